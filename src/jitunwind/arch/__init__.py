@@ -1,0 +1,43 @@
+"""What differs between architectures: one package each, with modules of the same names in it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from jitunwind.rows import RegisterRule
+
+
+@dataclass(frozen=True)
+class Convention:
+    """A calling convention, as far as unwinding goes: the registers a callee hands back as it got them."""
+
+    name: str
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The facts about one architecture that recovery, the plugin and the reports need.
+
+    Registers are DWARF numbers. `entry_cfa` is CFA minus stack pointer at a function's first instruction,
+    `entry_return` where the return address is there, `red_zone` the bytes below the stack pointer that
+    signal handlers leave alone.
+    """
+
+    name: str
+    register_names: tuple[str, ...]
+    stack_pointer: int
+    return_address: int
+    entry_cfa: int
+    entry_return: RegisterRule
+    caller_saved: tuple[int, ...]
+    red_zone: int
+    platform: Convention
+    jit: Convention
+
+    @cached_property
+    def register_numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.register_names)}
+
+    @property
+    def callee_saved(self) -> tuple[int, ...]:
+        return self.platform.kept

@@ -1,0 +1,312 @@
+"""x86_64 machine code to the effects that unwinding cares about, decoded by iced-x86.
+
+One linear sweep. Most instructions touch neither control flow, nor the stack pointer, nor a register that
+is followed; a table by instruction code, filled as codes are met, dismisses those in two look-ups, which is
+what makes recovery cheaper than other people's plain decoding.
+"""
+
+from collections.abc import Callable, Collection
+from functools import cache
+
+from iced_x86 import (
+    Code,
+    Decoder,
+    FlowControl,
+    Instruction,
+    InstructionInfoFactory,
+    MemorySizeExt,
+    OpAccess,
+    OpKind,
+    Register,
+    RegisterExt,
+)
+
+from jitunwind.arch.effects import (
+    NO_EFFECTS,
+    Assign,
+    Clobber,
+    Control,
+    Decoded,
+    Effect,
+    Effects,
+    Load,
+    Step,
+    Store,
+    assign,
+    clobber,
+    effects,
+    load,
+    store,
+)
+from jitunwind.arch.x86_64.registers import NAMES, RBP, RSP
+from jitunwind.rows import WORD
+
+_Handler = Callable[[Instruction, Collection[int]], Effects]
+
+_WRITES = frozenset((OpAccess.WRITE, OpAccess.COND_WRITE, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE))
+_info_factory = InstructionInfoFactory()
+
+
+def _dwarf_numbers() -> dict[int, int]:
+    """iced's register of any width -> the DWARF number of the 64-bit register it is part of."""
+    ids = {getattr(Register, name): getattr(Register, name) for name in dir(Register) if name.isupper()}
+    by_full = {getattr(Register, name.upper()): number for number, name in enumerate(NAMES[:16])}
+    numbers = {}
+    for register in ids:
+        full = RegisterExt.full_register(register)
+        if full in by_full:
+            numbers[register] = by_full[full]
+    return numbers
+
+
+_NUMBER = _dwarf_numbers()
+_GPR64 = frozenset(getattr(Register, name.upper()) for name in NAMES[:16])
+
+
+@cache
+def _pushed(source: int | None, size: int) -> Effects:
+    return effects(Assign(RSP, RSP, -size), Store(RSP, 0, source, size))
+
+
+@cache
+def _popped(target: int, size: int) -> Effects:
+    read = Load(target, RSP, 0) if size == WORD else Clobber(target)
+    return effects(read, Assign(RSP, RSP, size))
+
+
+def _push(ins: Instruction, followed: Collection[int]) -> Effects:
+    size = -ins.stack_pointer_increment
+    source = None
+    if size == 8 and ins.op0_kind == OpKind.REGISTER and ins.op0_register in _GPR64:
+        source = _NUMBER[ins.op0_register]
+    return _pushed(source, size)
+
+
+def _pop(ins: Instruction, followed: Collection[int]) -> Effects:
+    size = ins.stack_pointer_increment
+    if ins.op0_kind != OpKind.REGISTER or ins.op0_register not in _NUMBER:
+        return assign(RSP, RSP, size)
+    return _popped(_NUMBER[ins.op0_register], size)
+
+
+def _leave(ins: Instruction, followed: Collection[int]) -> Effects:
+    return _LEAVE
+
+
+def _add_immediate(ins: Instruction, followed: Collection[int]) -> Effects:
+    target = _NUMBER[ins.op0_register]
+    if target not in followed:
+        return NO_EFFECTS
+    addend = ins.immediate(1)
+    addend = addend - (1 << 64) if addend >> 63 else addend
+    return assign(target, target, addend if ins.code in _ADD_IMMEDIATE else -addend)
+
+
+def _move(ins: Instruction, followed: Collection[int]) -> Effects:
+    if ins.op0_kind != OpKind.REGISTER:
+        return _store_register(ins, followed)
+    if ins.op1_kind != OpKind.REGISTER:
+        return _load(ins, followed)
+    target, source = _NUMBER[ins.op0_register], _NUMBER[ins.op1_register]
+    return assign(target, source, 0) if target in followed else NO_EFFECTS
+
+
+def _exchange(ins: Instruction, followed: Collection[int]) -> Effects:
+    if ins.op0_kind == OpKind.MEMORY:
+        return _other(ins, followed)
+    return effects(
+        *(Clobber(n) for n in (_NUMBER[ins.op0_register], _NUMBER[ins.op1_register]) if n in followed)
+    )
+
+
+def _load(ins: Instruction, followed: Collection[int]) -> Effects:
+    target = _NUMBER[ins.op0_register]
+    if target not in followed:
+        return NO_EFFECTS
+    base = _NUMBER.get(ins.memory_base)
+    if base is None or ins.memory_index != Register.NONE or ins.segment_prefix != Register.NONE:
+        return clobber(target)
+    return load(target, base, _displacement(ins))
+
+
+def _store_register(ins: Instruction, followed: Collection[int]) -> Effects:
+    base = _NUMBER.get(ins.memory_base)
+    if base not in followed or ins.segment_prefix != Register.NONE:
+        return NO_EFFECTS
+    if ins.memory_index != Register.NONE:
+        return NO_EFFECTS
+    return store(base, _displacement(ins), _NUMBER[ins.op1_register], WORD)
+
+
+def _lea(ins: Instruction, followed: Collection[int]) -> Effects:
+    target = _NUMBER[ins.op0_register]
+    if target not in followed:
+        return NO_EFFECTS
+    base = _NUMBER.get(ins.memory_base)
+    if base is None or ins.memory_index != Register.NONE:
+        return clobber(target)
+    return assign(target, base, _displacement(ins))
+
+
+def _size(ins: Instruction) -> int:
+    """Bytes of the memory operand; those whose size depends on the state (xsave) count as a large one."""
+    return MemorySizeExt.size(ins.memory_size) or 4096
+
+
+def _displacement(ins: Instruction) -> int:
+    displacement = ins.memory_displacement
+    return displacement - (1 << 64) if displacement >> 63 else displacement
+
+
+def _write_op0(ins: Instruction, followed: Collection[int]) -> Effects:
+    """Writes its first operand and nothing else: a register, or memory with something not followed."""
+    if ins.op0_kind == OpKind.REGISTER:
+        number = _NUMBER.get(ins.op0_register)
+        return clobber(number) if number in followed else NO_EFFECTS
+    base = _NUMBER.get(ins.memory_base)
+    if base not in followed or ins.memory_index != Register.NONE or ins.segment_prefix != Register.NONE:
+        return NO_EFFECTS
+    return store(base, _displacement(ins), None, _size(ins))
+
+
+def _other(ins: Instruction, followed: Collection[int]) -> Effects:
+    """Whatever it writes, by iced's own account of the instruction's registers and memory."""
+    info = _info_factory.info(ins)
+    found: list[Effect] = []
+    for used in info.used_memory():
+        base = _NUMBER.get(used.base)
+        if used.access in _WRITES and base in followed and used.index == Register.NONE and base is not None:
+            if used.segment in (Register.FS, Register.GS):
+                continue
+            offset = used.displacement - (1 << 64) if used.displacement >> 63 else used.displacement
+            found.append(Store(base, offset, None, _size(ins)))
+    for register in info.used_registers():
+        number = _NUMBER.get(register.register)
+        if register.access in _WRITES and number in followed and number is not None:
+            found.append(Clobber(number))
+    return effects(*found)
+
+
+def _directs_control(ins: Instruction, followed: Collection[int]) -> Effects:
+    """Stands in the table of handlers for instructions that the sweep hands to `_control_step`."""
+    return NO_EFFECTS
+
+
+def _signed(address: int) -> int:
+    """Code is decoded at address 0, so a target before it wraps round."""
+    return address - (1 << 64) if address >> 63 else address
+
+
+_ADD_IMMEDIATE = frozenset((Code.ADD_RM64_IMM8, Code.ADD_RM64_IMM32, Code.ADD_RAX_IMM32))
+_SUB_IMMEDIATE = frozenset((Code.SUB_RM64_IMM8, Code.SUB_RM64_IMM32, Code.SUB_RAX_IMM32))
+_MOVE = frozenset((Code.MOV_R64_RM64, Code.MOV_RM64_R64))
+_EXCHANGE = frozenset((Code.XCHG_RM64_R64, Code.XCHG_R64_RAX))
+_LEAVE = effects(Assign(RSP, RBP, 0), Load(RBP, RSP, 0), Assign(RSP, RSP, WORD))
+_PUSH_NEXT = _pushed(None, WORD)
+
+_CONTROL = {
+    FlowControl.UNCONDITIONAL_BRANCH: Control.JUMP,
+    FlowControl.INDIRECT_BRANCH: Control.JUMP,
+    FlowControl.CONDITIONAL_BRANCH: Control.BRANCH,
+    FlowControl.RETURN: Control.RETURN,
+    FlowControl.CALL: Control.CALL,
+    FlowControl.INDIRECT_CALL: Control.CALL,
+    FlowControl.INTERRUPT: Control.HALT,
+    FlowControl.EXCEPTION: Control.HALT,
+}
+_DIRECT = frozenset((FlowControl.UNCONDITIONAL_BRANCH, FlowControl.CONDITIONAL_BRANCH, FlowControl.CALL))
+_ENDS = frozenset((Control.JUMP, Control.RETURN, Control.HALT))
+_HALTING = frozenset((Code.INT3, Code.HLT, Code.INVALID))
+
+
+def _control_step(ins: Instruction) -> Step:
+    """The step of an instruction that directs control."""
+    ip, after = ins.ip, ins.next_ip
+    if ins.code in _HALTING:
+        return Step(ip, after, NO_EFFECTS, Control.HALT)
+    flow = ins.flow_control
+    target = _signed(ins.near_branch_target) if flow in _DIRECT else None
+    if flow == FlowControl.CALL and target == after:  # "call next; pop": nobody returns to it
+        return Step(ip, after, _PUSH_NEXT)
+    return Step(ip, after, NO_EFFECTS, _CONTROL[flow], target)
+
+
+def _classify(ins: Instruction) -> tuple[_Handler | None, bool]:
+    """The handler for all instructions of this one's code and kind of first operand; None: of no interest.
+
+    The flag says that it only writes operand 0, a register, so that the sweep may dismiss it by that alone.
+    """
+    code, flow = ins.code, ins.flow_control
+    if code in _HALTING or (flow in _CONTROL and not (flow == FlowControl.CALL and not ins.is_call_near)):
+        return _directs_control, False
+    if code == Code.LEAVEQ:
+        return _leave, False
+    if ins.is_stack_instruction and ins.stack_pointer_increment:
+        return (_push, False) if ins.stack_pointer_increment < 0 else (_pop, False)
+    register_first = ins.op_count > 0 and ins.op0_kind == OpKind.REGISTER
+    if register_first and (code in _ADD_IMMEDIATE or code in _SUB_IMMEDIATE):
+        return _add_immediate, True
+    if code in _MOVE:
+        return _move, register_first
+    if code in _EXCHANGE:
+        return _exchange, False
+    if code == Code.LEA_R64_M:
+        return _lea, True
+    info = _info_factory.info(ins)
+    written = [r for r in info.used_registers() if r.access in _WRITES and r.register in _NUMBER]
+    stored = [m for m in info.used_memory() if m.access in _WRITES]
+    if not written and not stored:
+        return (None, False) if info.op0_access not in _WRITES else (_write_op0, register_first)
+    only_op0 = (
+        info.op0_access in _WRITES
+        and info.op1_access not in _WRITES
+        and len(written) == (1 if register_first else 0)
+        and len(stored) == (0 if register_first else 1)
+        and (not register_first or _NUMBER.get(ins.op0_register) == _NUMBER[written[0].register])
+        and not ins.has_rep_prefix
+        and not ins.has_repne_prefix
+        and not ins.is_string_instruction
+    )
+    return (_write_op0, register_first) if only_op0 else (_other, False)
+
+
+_handlers: dict[int, tuple[_Handler | None, bool]] = {}
+
+
+def decode(code: bytes, offset: int, followed: Collection[int]) -> Decoded:
+    """Decode `code` from `offset` on in one sweep, up to an instruction that does not fall through and behind
+    which no jump seen so far goes (what follows a region's code is data), or to the code's end.
+
+    `followed`: the registers (DWARF numbers) whose every write matters; writes to others give no step.
+    """
+    decoder = Decoder(64, code, ip=offset)
+    decoder.position = offset
+    steps: list[Step] = []
+    starts: list[int] = []
+    note_start, note_step = starts.append, steps.append
+    handler_of = _handlers.get
+    lively = frozenset(iced for iced, number in _NUMBER.items() if number in followed)
+    furthest, size = offset, len(code)
+    for ins in decoder:
+        ip = ins.ip
+        note_start(ip)
+        key = ins.code * 32 + ins.op0_kind
+        known = handler_of(key)
+        if known is None:
+            known = _handlers[key] = _classify(ins)
+        handler, by_register = known
+        if handler is None or (by_register and ins.op0_register not in lively):
+            continue
+        if handler is not _directs_control:
+            found = handler(ins, followed)
+            if found:
+                note_step(Step(ip, ip + ins.len, found))
+            continue
+        step = _control_step(ins)
+        note_step(step)
+        _, after, _, control, target = step
+        if target is not None and furthest < target < size and control is not Control.CALL:
+            furthest = target
+        if after > furthest and control in _ENDS:
+            break
+    return Decoded(steps, starts)

@@ -1,0 +1,31 @@
+"""x86_64's registers: names, DWARF numbers, who saves them, and the state at a function's entry.
+
+Numbers: System V psABI for x86_64, table 3.36 ("DWARF Register Number Mapping"); conventions: section 3.2.
+"""
+
+from jitunwind.arch import Architecture, Convention
+from jitunwind.rows import SavedAt
+
+RAX, RDX, RCX, RBX, RSI, RDI, RBP, RSP = range(8)
+R8, R9, R10, R11, R12, R13, R14, R15 = range(8, 16)
+RETURN_ADDRESS = 16
+
+NAMES = (
+    *("rax", "rdx", "rcx", "rbx", "rsi", "rdi", "rbp", "rsp"),
+    *("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"),
+    "rip",
+)
+
+X86_64 = Architecture(
+    name="x86_64",
+    register_names=NAMES,
+    stack_pointer=RSP,
+    return_address=RETURN_ADDRESS,
+    entry_cfa=8,
+    entry_return=SavedAt(-8),
+    caller_saved=(RAX, RDX, RCX, RSI, RDI, R8, R9, R10, R11),
+    red_zone=128,
+    platform=Convention("System V", kept=(RBX, RBP, R12, R13, R14, R15)),
+    # Clang's preserve_none, the convention of CPython's stencils: only rsp and rbp survive a call.
+    jit=Convention("preserve_none", kept=(RBP,)),
+)

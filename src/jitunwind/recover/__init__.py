@@ -1,0 +1,1 @@
+"""Machine code to unwind table, by control flow and forward data flow."""

@@ -1,0 +1,239 @@
+"""Machine code to states: control flow, and the forward data flow over it.
+
+In come a function's bytes, a decoder and the state at each entry; out comes, for every reachable
+instruction, the one state in which every path arrives there, or the two paths that disagree. It knows no
+opcode, no object format and no process.
+
+The rules of a meet: a register or slot that two paths leave with different values is not known. Where that
+loses the CFA, or every place of a register that the convention keeps, the paths disagree.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from operator import itemgetter
+
+from jitunwind.arch import Architecture
+from jitunwind.arch.effects import NO_EFFECTS, Control, Decoded, Step
+from jitunwind.recover.state import State, States
+from jitunwind.rows import SAME_VALUE
+
+Decoder = Callable[[bytes, int, Collection[int]], Decoded]
+"""(code, offset, followed registers) -> what `arch.ARCH.effects.decode` returns."""
+
+IndirectTargets = Callable[[int], Iterable[int]]
+"""The targets, as offsets in the code, of the indirect jump at an offset; none for one that leaves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """Where control leaves the code: a return (`target` None, `returns`), an indirect jump (`target` None) or
+    a jump out of the code. `at_entry_state`: the stack pointer and the kept registers are then as they were
+    at entry, as a return or a tail call has to leave them."""
+
+    target: int | None
+    returns: bool
+    at_entry_state: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """Two paths arrive at `target` with states that have no row in common.
+
+    `sources` are the instructions from which they arrive, `calls` the last call in the straight line of
+    code before each: if it never returns, that path does not exist.
+    """
+
+    target: int
+    sources: tuple[int, int]
+    calls: tuple[int | None, int | None]
+    about: str
+
+    def __str__(self) -> str:
+        one, other = self.sources
+        return (
+            f"the paths over +{one:#x} and +{other:#x} meet at +{self.target:#x} and disagree on {self.about}"
+        )
+
+
+@dataclass(slots=True)
+class Flow:
+    """`states` by the offset from which each holds; `ends`: offsets behind instructions that do not fall
+    through; `disagreements` by the offset where the paths meet; `exits` by the leaving instruction."""
+
+    states: dict[int, State] = field(default_factory=dict)
+    ends: set[int] = field(default_factory=set)
+    disagreements: dict[int, Disagreement] = field(default_factory=dict)
+    exits: dict[int, Exit] = field(default_factory=dict)
+
+
+def leaves(offset: int) -> Iterable[int]:
+    """`IndirectTargets` of code whose indirect jumps all leave it."""
+    return ()
+
+
+def analyze(
+    arch: Architecture,
+    states: States,
+    code: bytes,
+    decode: Decoder,
+    entries: Mapping[int, State],
+    followed: Collection[int],
+    indirect: IndirectTargets = leaves,
+    never_return: Collection[int] = (),
+) -> Flow:
+    """Follow `code` from each entry (offset -> state there) to the end of every path.
+
+    `followed` are the registers whose values matter; `never_return` the offsets of calls that do not come
+    back. A call into the code itself makes its target an entry of a function of the platform's convention.
+    """
+    sweeps = _Sweeps(code, decode, followed)
+    return _Analysis(states, arch, sweeps, len(code), entries, indirect, frozenset(never_return)).run()
+
+
+class _Sweeps:
+    """The code, decoded by as many linear sweeps as it takes to meet every reached instruction's start."""
+
+    def __init__(self, code: bytes, decode: Decoder, followed: Collection[int]) -> None:
+        self._code, self._decode, self._followed = code, decode, followed
+        self._sweeps: list[tuple[frozenset[int], list[Step], list[int], frozenset[int]]] = []
+
+    def from_offset(self, offset: int) -> tuple[list[Step], int, frozenset[int]]:
+        """The sweep in which an instruction starts at `offset`: its steps, the index of the first from there,
+        and its leaders: the instructions that direct jumps and calls go to, each of them a step."""
+        for starts, steps, offsets, leaders in self._sweeps:
+            if offset in starts:
+                return steps, bisect_left(offsets, offset), leaders
+        decoded = self._decode(self._code, offset, self._followed)
+        starts = frozenset(decoded.starts)
+        targets = {step.target for step in decoded.steps}
+        leaders = starts.intersection(target for target in targets if target is not None)
+        missing = leaders.difference([step.offset for step in decoded.steps])
+        extra = [Step(leader, leader, NO_EFFECTS) for leader in missing]
+        steps = sorted([*decoded.steps, *extra], key=itemgetter(0))
+        self._sweeps.append((starts, steps, [step.offset for step in steps], leaders))
+        return steps, bisect_left([step.offset for step in steps], offset), leaders
+
+
+class _Analysis:
+    def __init__(
+        self,
+        states: States,
+        arch: Architecture,
+        sweeps: _Sweeps,
+        size: int,
+        entries: Mapping[int, State],
+        indirect: IndirectTargets,
+        never_return: frozenset[int],
+    ) -> None:
+        self.make, self.arch, self.sweeps, self.size = states, arch, sweeps, size
+        self.indirect, self.never_return = indirect, never_return
+        self.called = states.entry(arch.platform)
+        self.flow = Flow()
+        self.arrivals: dict[int, State] = {}
+        self.sources: dict[int, tuple[int, int | None]] = {}
+        self.pending: list[int] = []
+        self.entries = frozenset(entries)
+        self.kept = [
+            register
+            for register in (*arch.callee_saved, arch.return_address)
+            if all(state.keeps(register) for state in entries.values())
+        ]
+        for offset, state in entries.items():
+            self.arrive(offset, state, offset, None)
+
+    def run(self) -> Flow:
+        while self.pending:
+            self._block(self.pending.pop())
+        return self.flow
+
+    def arrive(self, target: int, state: State, source: int, call: int | None) -> None:
+        """Control reaches `target` from the instruction at `source` in `state`."""
+        known = self.arrivals.get(target)
+        if known is state:
+            return
+        if known is None:
+            self.arrivals[target] = state
+            self.sources[target] = (source, call)
+            self.pending.append(target)
+            return
+        both = self.make.meet(known, state)
+        if target not in self.flow.disagreements:
+            about = self._lost(known, state, both)
+            if about:
+                first, first_call = self.sources[target]
+                paths = Disagreement(target, (first, source), (first_call, call), about)
+                self.flow.disagreements[target] = paths
+        if both is not known:
+            self.arrivals[target] = both
+            self.pending.append(target)
+
+    def _lost(self, one: State, other: State, both: State) -> str:
+        """What two arriving states have each, and their meet no more."""
+        if one.row and other.row and not both.row:
+            sp = self.arch.stack_pointer
+            return f"the CFA (stack pointer {one.place(sp)} and {other.place(sp)})"
+        for register in (*self.arch.callee_saved, self.arch.return_address):
+            if one.keeps(register) and other.keeps(register) and not both.keeps(register):
+                return f"where {self.arch.register_names[register]} is"
+        return ""
+
+    def _block(self, start: int) -> None:
+        """Run from `start` to the next instruction that control may also reach by a jump, or to an exit."""
+        make, states = self.make, self.flow.states
+        state = states[start] = self.arrivals[start]
+        steps, index, leaders = self.sweeps.from_offset(start)
+        call: int | None = None
+        previous = start
+        for offset, after, effects, control, target in islice(steps, index, None):
+            if offset in leaders and offset != start:
+                self.arrive(offset, state, previous, call)
+                return
+            previous = offset
+            following = state.after.get(effects) or make.after(state, effects)
+            if control is Control.BRANCH and target is not None:
+                self._go(target, following, offset, call)
+            elif control is Control.CALL:
+                if offset in self.never_return:
+                    self.flow.ends.add(after)
+                    return
+                if target is not None and 0 <= target < self.size and target not in self.entries:
+                    self.arrive(target, self.called, offset, None)
+                call = offset
+                following = following.after_call or make.after_call(following)
+            elif control is not Control.NEXT:
+                self.flow.ends.add(after)
+                self._leave(offset, control, target, following, call)
+                return
+            if following is not state:
+                state = states[after] = following
+        self.flow.exits[previous] = Exit(self.size, returns=False, at_entry_state=False)
+
+    def _go(self, target: int, state: State, source: int, call: int | None) -> None:
+        if 0 <= target < self.size:
+            self.arrive(target, state, source, call)
+        else:
+            self._exit(source, target, False, state)
+
+    def _leave(
+        self, source: int, control: Control, target: int | None, state: State, call: int | None
+    ) -> None:
+        if control is Control.RETURN:
+            self._exit(source, None, True, state)
+        elif control is Control.JUMP and target is not None:
+            self._go(target, state, source, call)
+        elif control is Control.JUMP:
+            targets = list(self.indirect(source))
+            for each in targets:
+                self._go(each, state, source, call)
+            if not targets:
+                self._exit(source, None, False, state)
+
+    def _exit(self, source: int, target: int | None, returns: bool, state: State) -> None:
+        at_entry = state.registers.get(self.arch.stack_pointer) == -self.arch.entry_cfa and all(
+            state.holds(register, SAME_VALUE)
+            for register in self.kept
+            if register != self.arch.return_address
+        )
+        self.flow.exits[source] = Exit(target, returns, at_entry)

@@ -1,0 +1,191 @@
+"""What is known of the machine's state at one instruction: the abstract domain that recovery works in.
+
+A value is an `int` n: the address CFA + n; or an `Entry`: what a register held at the function's first
+instruction. Registers and stack slots of which nothing is known are absent.
+
+Code has many instructions and few states. So equal states are one object, made by one `States`, which also
+remembers what follows each state by each instruction's effects: nearly every step is one look-up.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from jitunwind.arch import Architecture, Convention
+from jitunwind.arch.effects import Assign, Clobber, Effects, Load, Store
+from jitunwind.rows import (
+    SAME_VALUE,
+    UNDEFINED,
+    WORD,
+    CfaRule,
+    InRegister,
+    RegisterRule,
+    Row,
+    SameValue,
+    SavedAt,
+)
+
+
+class Entry(NamedTuple):
+    """The value that a register (DWARF number; the return-address column, too) had at entry."""
+
+    register: int
+
+
+Value = int | Entry
+
+
+class State:
+    """Registers and stack slots (by their offset from the CFA) with the values known of them. Immutable."""
+
+    __slots__ = ("after", "after_call", "met", "registers", "row", "slots")
+
+    def __init__(self, registers: Mapping[int, Value], slots: Mapping[int, Value], row: Row | None) -> None:
+        self.registers = registers
+        self.slots = slots
+        self.row = row
+        """The row that describes this state; None where no register gives the CFA."""
+        self.after: dict[Effects, State] = {}
+        self.after_call: State | None = None
+        self.met: dict[State, State] = {}
+
+    def keeps(self, register: int) -> bool:
+        """Whether the entry value of `register` is anywhere."""
+        value = Entry(register)
+        return value in self.registers.values() or value in self.slots.values()
+
+    def holds(self, register: int, rule: RegisterRule) -> bool:
+        """Whether the entry value of `register` is where `rule` says: the question an audit asks."""
+        value = Entry(register)
+        if isinstance(rule, SameValue):
+            return self.registers.get(register) == value
+        if isinstance(rule, SavedAt):
+            return self.slots.get(rule.offset) == value
+        if isinstance(rule, InRegister):
+            return self.registers.get(rule.register) == value
+        return False
+
+    def finds_cfa(self, rule: CfaRule) -> bool:
+        """Whether `rule` gives the CFA here."""
+        return self.registers.get(rule.register) == -rule.offset
+
+    def place(self, register: int) -> str:
+        """Where `register` points, for messages."""
+        value = self.registers.get(register)
+        return f"at CFA{value:+d}" if isinstance(value, int) else "unknown"
+
+
+class States:
+    """Makes the states of one architecture, and what follows from each."""
+
+    def __init__(self, arch: Architecture) -> None:
+        self._arch = arch
+        self._tracked = tuple(sorted((*arch.callee_saved, arch.return_address)))
+        self._states: dict[tuple[frozenset[tuple[int, Value]], frozenset[tuple[int, Value]]], State] = {}
+        self._rows: dict[Row, Row] = {}
+
+    def make(self, registers: Mapping[int, Value], slots: Mapping[int, Value]) -> State:
+        key = (frozenset(registers.items()), frozenset(slots.items()))
+        state = self._states.get(key)
+        if state is None:
+            state = self._states[key] = State(registers, slots, self._row(registers, slots))
+        return state
+
+    def entry(self, convention: Convention) -> State:
+        """The state at the first instruction of a function called by `convention`."""
+        arch = self._arch
+        registers: dict[int, Value] = {arch.stack_pointer: -arch.entry_cfa}
+        registers.update((register, Entry(register)) for register in convention.kept)
+        slots: dict[int, Value] = {}
+        if isinstance(arch.entry_return, SavedAt):
+            slots[arch.entry_return.offset] = Entry(arch.return_address)
+        elif isinstance(arch.entry_return, InRegister):
+            registers[arch.entry_return.register] = Entry(arch.return_address)
+        return self.make(registers, slots)
+
+    def meet(self, one: State, other: State) -> State:
+        """What holds in both."""
+        both = one.met.get(other)
+        if both is None:
+            both = one.met[other] = self.make(
+                dict(one.registers.items() & other.registers.items()),
+                dict(one.slots.items() & other.slots.items()),
+            )
+        return both
+
+    def after_call(self, state: State) -> State:
+        """The state behind a call that has come back."""
+        if state.after_call is None:
+            depth = state.registers.get(self._arch.stack_pointer)
+            state.after_call = self.make(
+                {r: value for r, value in state.registers.items() if r not in self._arch.caller_saved},
+                {at: value for at, value in state.slots.items() if not isinstance(depth, int) or at >= depth},
+            )
+        return state.after_call
+
+    def after(self, state: State, effects: Effects) -> State:
+        """The state behind an instruction of these effects."""
+        following = state.after.get(effects)
+        if following is None:
+            following = state.after[effects] = self._apply(state, effects)
+        return following
+
+    def _apply(self, state: State, effects: Effects) -> State:
+        registers, slots = dict(state.registers), dict(state.slots)
+        for effect in effects:
+            if isinstance(effect, Assign):
+                value = registers.get(effect.source)
+                if effect.addend:
+                    value = value + effect.addend if isinstance(value, int) else None
+                _set(registers, effect.target, value)
+                if effect.target == self._arch.stack_pointer and isinstance(value, int):
+                    limit = value - self._arch.red_zone
+                    slots = {at: held for at, held in slots.items() if at >= limit}
+            elif isinstance(effect, Store):
+                base = registers.get(effect.base)
+                if isinstance(base, int):
+                    start, end = base + effect.offset, base + effect.offset + effect.size
+                    slots = {at: held for at, held in slots.items() if at >= end or start >= at + WORD}
+                    value = registers.get(effect.source) if effect.source is not None else None
+                    if value is not None and effect.size == WORD:
+                        slots[start] = value
+            elif isinstance(effect, Load):
+                base = registers.get(effect.base)
+                held = slots.get(base + effect.offset) if isinstance(base, int) else None
+                _set(registers, effect.target, held)
+            elif isinstance(effect, Clobber):
+                registers.pop(effect.target, None)
+        return self.make(registers, slots)
+
+    def _row(self, registers: Mapping[int, Value], slots: Mapping[int, Value]) -> Row | None:
+        cfa = self._cfa(registers)
+        if cfa is None:
+            return None
+        row = Row(cfa, tuple((r, self._rule(r, registers, slots)) for r in self._tracked))
+        return self._rows.setdefault(row, row)
+
+    def _cfa(self, registers: Mapping[int, Value]) -> CfaRule | None:
+        for register in (self._arch.stack_pointer, *sorted(registers)):
+            value = registers.get(register)
+            if isinstance(value, int):
+                return CfaRule(register, -value)
+        return None
+
+    @staticmethod
+    def _rule(register: int, registers: Mapping[int, Value], slots: Mapping[int, Value]) -> RegisterRule:
+        wanted = Entry(register)
+        if registers.get(register) == wanted:
+            return SAME_VALUE
+        saved = [offset for offset, value in slots.items() if value == wanted]
+        if saved:
+            return SavedAt(max(saved))
+        for other, value in registers.items():
+            if value == wanted:
+                return InRegister(other)
+        return UNDEFINED
+
+
+def _set(registers: dict[int, Value], target: int, value: Value | None) -> None:
+    if value is None:
+        registers.pop(target, None)
+    else:
+        registers[target] = value

@@ -1,0 +1,32 @@
+"""A region: one contiguous range of JIT machine code, and what is known of it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class RegionKind(StrEnum):
+    """What part of a JIT a region is."""
+
+    JIT = "jit"
+    SHIM = "shim"
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """`size` bytes of machine code at address `start` (64-bit), called `name`.
+
+    `executor` is the address of the CPython object that owns it, 0 where none is known.
+    """
+
+    start: int
+    size: int
+    name: str
+    kind: RegionKind = RegionKind.JIT
+    executor: int = 0
+
+    @property
+    def end(self) -> int:
+        return self.start + self.size
+
+    def __contains__(self, address: int) -> bool:
+        return self.start <= address < self.start + self.size

@@ -1,0 +1,124 @@
+"""The unwind table: what recovery makes and every consumer reads.
+
+Plain immutable data and the one way to evaluate it; no I/O, no architecture, no process. Registers are
+DWARF register numbers (System V psABI x86_64, table 3.36; AADWARF64, section 4.1); names belong to `arch`.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+WORD = 8
+_MASK = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class CfaRule:
+    """CFA = register + offset (DW_CFA_def_cfa, DWARF 5 section 6.4.2.2)."""
+
+    register: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class SameValue:
+    """The caller's register is in that register still (DW_CFA_same_value)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedAt:
+    """The caller's register is the word at CFA + offset (DW_CFA_offset)."""
+
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class InRegister:
+    """The caller's register is in another register now (DW_CFA_register)."""
+
+    register: int
+
+
+@dataclass(frozen=True, slots=True)
+class Undefined:
+    """The caller's register is gone (DW_CFA_undefined)."""
+
+
+RegisterRule = SameValue | SavedAt | InRegister | Undefined
+
+SAME_VALUE = SameValue()
+UNDEFINED = Undefined()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The rule at one program counter: how the CFA is found and where each register of the caller is.
+
+    `rules` holds (register, rule) in rising register order; a register that is not listed is undefined.
+    """
+
+    cfa: CfaRule
+    rules: tuple[tuple[int, RegisterRule], ...]
+
+    def rule(self, register: int) -> RegisterRule:
+        for number, rule in self.rules:
+            if number == register:
+                return rule
+        return UNDEFINED
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """No rule here, and why: the third verdict beside exact and wrong, never folded into either."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnwindTable:
+    """The rows of one region. Row i holds from `offsets[i]` up to `offsets[i + 1]`, the last one up to `size`.
+
+    Offsets are bytes from the region's start, rising, the first 0: the rows cover the whole region. Where
+    nothing is known (data behind the code, paths that disagree) an `Unknown` stands in the row's place.
+    """
+
+    size: int
+    offsets: Sequence[int]
+    rows: Sequence[Row | Unknown]
+
+    def at(self, offset: int) -> Row | Unknown:
+        """The row for the instruction at `offset`; `Unknown` outside the region, too."""
+        if not 0 <= offset < self.size:
+            return Unknown(f"offset {offset:#x} is outside the region of {self.size:#x} bytes")
+        return self.rows[bisect_right(self.offsets, offset) - 1]
+
+    def spans(self) -> Iterator[tuple[int, int, Row | Unknown]]:
+        """Each row as (first offset, offset behind it, row)."""
+        ends = [*self.offsets[1:], self.size]
+        yield from zip(self.offsets, ends, self.rows, strict=True)
+
+
+def cfa_of(row: Row, registers: Mapping[int, int]) -> int:
+    """The CFA by `row`, 64-bit. KeyError where the row's CFA register is not among `registers`."""
+    return (registers[row.cfa.register] + row.cfa.offset) & _MASK
+
+
+def evaluate(
+    row: Row, registers: Mapping[int, int], read_word: Callable[[int], int], stack_pointer: int
+) -> dict[int, int]:
+    """The caller's registers by `row`, at the state `registers` (register number to 64-bit value).
+
+    Undefined registers are left out; `stack_pointer` (its register number) is the CFA. What `read_word`
+    raises for memory that cannot be read passes through.
+    """
+    cfa = cfa_of(row, registers)
+    caller = {stack_pointer: cfa}
+    for register, rule in row.rules:
+        if isinstance(rule, SavedAt):
+            caller[register] = read_word((cfa + rule.offset) & _MASK)
+        elif isinstance(rule, SameValue):
+            if register in registers:
+                caller[register] = registers[register]
+        elif isinstance(rule, InRegister) and rule.register in registers:
+            caller[register] = registers[rule.register]
+    return caller
