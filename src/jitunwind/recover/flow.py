@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import itemgetter
+from typing import NamedTuple
 
 from jitunwind.arch import Architecture
 from jitunwind.arch.effects import NO_EFFECTS, Control, Decoded, Step
@@ -60,12 +61,14 @@ class Disagreement:
 @dataclass(slots=True)
 class Flow:
     """`states` by the offset from which each holds; `ends`: offsets behind instructions that do not fall
-    through; `disagreements` by the offset where the paths meet; `exits` by the leaving instruction."""
+    through; `disagreements` by the offset where the paths meet; `exits` by the leaving instruction; `kept`:
+    the registers whose values at entry every entry promises to keep."""
 
     states: dict[int, State] = field(default_factory=dict)
     ends: set[int] = field(default_factory=set)
     disagreements: dict[int, Disagreement] = field(default_factory=dict)
     exits: dict[int, Exit] = field(default_factory=dict)
+    kept: tuple[int, ...] = ()
 
 
 def leaves(offset: int) -> Iterable[int]:
@@ -88,32 +91,81 @@ def analyze(
     `followed` are the registers whose values matter; `never_return` the offsets of calls that do not come
     back. A call into the code itself makes its target an entry of a function of the platform's convention.
     """
-    sweeps = _Sweeps(code, decode, followed)
+    sweeps = _Sweeps(code, decode, followed, entries)
     return _Analysis(states, arch, sweeps, len(code), entries, indirect, frozenset(never_return)).run()
+
+
+class _Sweep(NamedTuple):
+    """One linear decoding. `leaders` are the starts that control also reaches by another way than from the
+    instruction before; each is the offset of a step."""
+
+    starts: frozenset[int]
+    steps: list[Step]
+    offsets: list[int]
+    leaders: frozenset[int]
 
 
 class _Sweeps:
     """The code, decoded by as many linear sweeps as it takes to meet every reached instruction's start."""
 
-    def __init__(self, code: bytes, decode: Decoder, followed: Collection[int]) -> None:
+    def __init__(
+        self, code: bytes, decode: Decoder, followed: Collection[int], entries: Iterable[int]
+    ) -> None:
         self._code, self._decode, self._followed = code, decode, followed
-        self._sweeps: list[tuple[frozenset[int], list[Step], list[int], frozenset[int]]] = []
+        self._also_leaders = set(entries)
+        self._decoded: list[tuple[list[int], frozenset[int], list[Step]]] = []
+        self._sweeps: list[_Sweep] = []
+        self.outdated = False
+        """Whether a leader was found that blocks may have run past already."""
 
     def from_offset(self, offset: int) -> tuple[list[Step], int, frozenset[int]]:
         """The sweep in which an instruction starts at `offset`: its steps, the index of the first from there,
-        and its leaders: the instructions that direct jumps and calls go to, each of them a step."""
-        for starts, steps, offsets, leaders in self._sweeps:
-            if offset in starts:
-                return steps, bisect_left(offsets, offset), leaders
-        decoded = self._decode(self._code, offset, self._followed)
-        starts = frozenset(decoded.starts)
-        targets = {step.target for step in decoded.steps}
-        leaders = starts.intersection(target for target in targets if target is not None)
-        missing = leaders.difference([step.offset for step in decoded.steps])
+        and its leaders."""
+        for sweep in self._sweeps:
+            if offset in sweep.starts:
+                if offset not in sweep.leaders and offset not in self._also_leaders:
+                    self._also_leaders.add(offset)
+                    self.outdated = True
+                break
+        else:
+            sweep = self._new(offset)
+        return sweep.steps, bisect_left(sweep.offsets, offset), sweep.leaders
+
+    def refresh(self) -> None:
+        """Take the leaders that have been found since into every sweep."""
+        self._sweeps = [self._laid(starts, steps) for _, starts, steps in self._decoded]
+        self.outdated = False
+
+    def _new(self, offset: int) -> _Sweep:
+        """Decode from `offset` to where an earlier sweep has the same instructions."""
+        steps, starts = self._decode(self._code, offset, self._followed)
+        ends = steps and starts and steps[-1].offset == starts[-1]
+        end = steps[-1].next if ends else len(self._code)
+        for old, known, _ in self._decoded:
+            if old and old[0] < end and offset <= old[-1]:
+                again = next((start for start in starts if start in known), None)
+                if again is not None:
+                    starts = starts[: bisect_left(starts, again) + 1]
+                    steps = [step for step in steps if step.offset < again]
+                    end = again
+        for old, _, _ in self._decoded:
+            # Where sweeps overlap, an offset may be inside an instruction of one: note all states there.
+            shared = old[bisect_left(old, offset) : bisect_left(old, end) + 1]
+            if shared and old[0] < end:
+                self._also_leaders.update(shared, starts)
+                self.outdated = True
+        self._also_leaders.add(offset)
+        self._decoded.append((starts, frozenset(starts), steps))
+        self._sweeps.append(self._laid(*self._decoded[-1][1:]))
+        return self._sweeps[-1]
+
+    def _laid(self, starts: frozenset[int], steps: list[Step]) -> _Sweep:
+        targets = {step.target for step in steps if step.target is not None}
+        leaders = starts & (targets | self._also_leaders)
+        missing = leaders.difference([step.offset for step in steps])
         extra = [Step(leader, leader, NO_EFFECTS) for leader in missing]
-        steps = sorted([*decoded.steps, *extra], key=itemgetter(0))
-        self._sweeps.append((starts, steps, [step.offset for step in steps], leaders))
-        return steps, bisect_left([step.offset for step in steps], offset), leaders
+        steps = sorted([*steps, *extra], key=itemgetter(0))
+        return _Sweep(starts, steps, [step.offset for step in steps], leaders)
 
 
 class _Analysis:
@@ -140,13 +192,24 @@ class _Analysis:
             for register in (*arch.callee_saved, arch.return_address)
             if all(state.keeps(register) for state in entries.values())
         ]
-        for offset, state in entries.items():
-            self.arrive(offset, state, offset, None)
+        self.entry_states = entries
 
     def run(self) -> Flow:
+        self._run()
+        while self.sweeps.outdated:
+            self.sweeps.refresh()
+            self._run()
+        return self.flow
+
+    def _run(self) -> None:
+        self.flow = Flow(kept=tuple(self.kept))
+        self.arrivals.clear()
+        self.sources.clear()
+        for offset, state in self.entry_states.items():
+            if 0 <= offset < self.size:
+                self.arrive(offset, state, offset, None)
         while self.pending:
             self._block(self.pending.pop())
-        return self.flow
 
     def arrive(self, target: int, state: State, source: int, call: int | None) -> None:
         """Control reaches `target` from the instruction at `source` in `state`."""
@@ -206,7 +269,7 @@ class _Analysis:
                 self.flow.ends.add(after)
                 self._leave(offset, control, target, following, call)
                 return
-            if following is not state:
+            if following is not state or after in states:
                 state = states[after] = following
         self.flow.exits[previous] = Exit(self.size, returns=False, at_entry_state=False)
 

@@ -106,10 +106,12 @@ class States:
         """What holds in both."""
         both = one.met.get(other)
         if both is None:
-            both = one.met[other] = self.make(
-                dict(one.registers.items() & other.registers.items()),
-                dict(one.slots.items() & other.slots.items()),
-            )
+            registers = dict(one.registers.items() & other.registers.items())
+            slots = dict(one.slots.items() & other.slots.items())
+            if self._arch.stack_pointer not in registers:
+                for state in (one, other):
+                    slots = _above(slots, state.registers.get(self._arch.stack_pointer))
+            both = one.met[other] = self.make(registers, slots)
         return both
 
     def after_call(self, state: State) -> State:
@@ -118,7 +120,7 @@ class States:
             depth = state.registers.get(self._arch.stack_pointer)
             state.after_call = self.make(
                 {r: value for r, value in state.registers.items() if r not in self._arch.caller_saved},
-                {at: value for at, value in state.slots.items() if not isinstance(depth, int) or at >= depth},
+                _above(state.slots, depth),
             )
         return state.after_call
 
@@ -131,13 +133,15 @@ class States:
 
     def _apply(self, state: State, effects: Effects) -> State:
         registers, slots = dict(state.registers), dict(state.slots)
+        sp = self._arch.stack_pointer
         for effect in effects:
+            depth = registers.get(sp)
             if isinstance(effect, Assign):
                 value = registers.get(effect.source)
                 if effect.addend:
                     value = value + effect.addend if isinstance(value, int) else None
                 _set(registers, effect.target, value)
-                if effect.target == self._arch.stack_pointer and isinstance(value, int):
+                if effect.target == sp and isinstance(value, int):
                     limit = value - self._arch.red_zone
                     slots = {at: held for at, held in slots.items() if at >= limit}
             elif isinstance(effect, Store):
@@ -154,6 +158,8 @@ class States:
                 _set(registers, effect.target, held)
             elif isinstance(effect, Clobber):
                 registers.pop(effect.target, None)
+            if sp not in registers:
+                slots = _above(slots, depth)
         return self.make(registers, slots)
 
     def _row(self, registers: Mapping[int, Value], slots: Mapping[int, Value]) -> Row | None:
@@ -178,10 +184,8 @@ class States:
         saved = [offset for offset, value in slots.items() if value == wanted]
         if saved:
             return SavedAt(max(saved))
-        for other, value in registers.items():
-            if value == wanted:
-                return InRegister(other)
-        return UNDEFINED
+        holders = [other for other, value in registers.items() if value == wanted]
+        return InRegister(min(holders)) if holders else UNDEFINED
 
 
 def _set(registers: dict[int, Value], target: int, value: Value | None) -> None:
@@ -189,3 +193,8 @@ def _set(registers: dict[int, Value], target: int, value: Value | None) -> None:
         registers.pop(target, None)
     else:
         registers[target] = value
+
+
+def _above(slots: Mapping[int, Value], depth: Value | None) -> dict[int, Value]:
+    """The slots that nobody overwrites who pushes from the stack pointer `depth` on."""
+    return {at: held for at, held in slots.items() if not isinstance(depth, int) or at >= depth}

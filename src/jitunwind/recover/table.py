@@ -26,10 +26,10 @@ def recover(
     entry_states = {offset: states.entry(convention) for offset, convention in entries.items()}
     kept = frozenset(register for convention in entries.values() for register in convention.kept)
     flow = analyze(arch, states, code, decode, entry_states, kept | {arch.stack_pointer})
-    if flow.disagreements or not _complete(flow, entry_states):
+    if flow.disagreements or not _complete(flow):
         every = {*kept, *arch.callee_saved, *arch.caller_saved, arch.stack_pointer}
         flow = analyze(arch, states, code, decode, entry_states, every)
-    return table_of(arch, len(code), flow)
+    return table_of(len(code), flow)
 
 
 @cache
@@ -38,20 +38,15 @@ def _states(arch: Architecture) -> States:
     return States(arch)
 
 
-def _complete(flow: Flow, entries: Mapping[int, State]) -> bool:
-    """Whether every state still has the CFA and each kept register that all entries had."""
-    registers = [
-        register
-        for register in set.union(*(set(state.registers) for state in entries.values()))
-        if all(entry.keeps(register) for entry in entries.values())
-    ]
+def _complete(flow: Flow) -> bool:
+    """Whether every state still has the CFA and each register that all entries keep."""
     return all(
-        state.row is not None and all(state.keeps(register) for register in registers)
+        state.row is not None and all(state.keeps(register) for register in flow.kept)
         for state in set(flow.states.values())
     )
 
 
-def table_of(arch: Architecture, size: int, flow: Flow) -> UnwindTable:
+def table_of(size: int, flow: Flow) -> UnwindTable:
     """The rows of `flow`'s states, laid over [0, size)."""
     offsets: list[int] = []
     rows: list[Row | Unknown] = []
@@ -63,7 +58,7 @@ def table_of(arch: Architecture, size: int, flow: Flow) -> UnwindTable:
         if state is None:
             row: Row | Unknown = NOT_REACHED
         elif state.row is None or flow.disagreements:
-            row = _row_or_reason(arch, state, flow, offset)
+            row = _row_or_reason(state, flow, offset)
         else:
             row = state.row
         if row is not last:
@@ -73,11 +68,9 @@ def table_of(arch: Architecture, size: int, flow: Flow) -> UnwindTable:
     return UnwindTable(size, offsets, rows)
 
 
-def _row_or_reason(arch: Architecture, state: State, flow: Flow, offset: int) -> Row | Unknown:
+def _row_or_reason(state: State, flow: Flow, offset: int) -> Row | Unknown:
     """The row, unless a disagreement of paths has cost it something that the entry had."""
-    first = flow.states[min(flow.states)]
-    tracked = (*arch.callee_saved, arch.return_address)
-    if state.row is not None and all(state.keeps(r) for r in tracked if first.keeps(r)):
+    if state.row is not None and all(state.keeps(register) for register in flow.kept):
         return state.row
     if not flow.disagreements:
         return Unknown("no register gives the CFA")

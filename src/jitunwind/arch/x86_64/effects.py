@@ -15,6 +15,7 @@ from iced_x86 import (
     Instruction,
     InstructionInfoFactory,
     MemorySizeExt,
+    Mnemonic,
     OpAccess,
     OpKind,
     Register,
@@ -38,7 +39,7 @@ from jitunwind.arch.effects import (
     load,
     store,
 )
-from jitunwind.arch.x86_64.registers import NAMES, RBP, RSP
+from jitunwind.arch.x86_64.registers import NAMES, R11, RAX, RBP, RCX, RSP
 from jitunwind.rows import WORD
 
 _Handler = Callable[[Instruction, Collection[int]], Effects]
@@ -60,37 +61,54 @@ def _dwarf_numbers() -> dict[int, int]:
 
 
 _NUMBER = _dwarf_numbers()
-_GPR64 = frozenset(getattr(Register, name.upper()) for name in NAMES[:16])
+_BASE = {getattr(Register, name.upper()): number for number, name in enumerate(NAMES[:16])}
+"""The 64-bit registers: a narrower one in an address gives only its lower half."""
+_SEGMENTS = (Register.FS, Register.GS)
+"""Segments that do not start at address 0 (AMD64 manual, volume 2, section 4.5.3)."""
 
 
 @cache
 def _pushed(source: int | None, size: int) -> Effects:
-    return effects(Assign(RSP, RSP, -size), Store(RSP, 0, source, size))
+    return effects(Store(RSP, -size, source, size), Assign(RSP, RSP, -size))
 
 
 @cache
 def _popped(target: int, size: int) -> Effects:
     read = Load(target, RSP, 0) if size == WORD else Clobber(target)
-    return effects(read, Assign(RSP, RSP, size))
+    return effects(read) if target == RSP else effects(read, Assign(RSP, RSP, size))
 
 
 def _push(ins: Instruction, followed: Collection[int]) -> Effects:
     size = -ins.stack_pointer_increment
     source = None
-    if size == 8 and ins.op0_kind == OpKind.REGISTER and ins.op0_register in _GPR64:
+    if size == 8 and ins.op0_kind == OpKind.REGISTER and ins.op0_register in _BASE:
         source = _NUMBER[ins.op0_register]
     return _pushed(source, size)
 
 
 def _pop(ins: Instruction, followed: Collection[int]) -> Effects:
     size = ins.stack_pointer_increment
-    if ins.op0_kind != OpKind.REGISTER or ins.op0_register not in _NUMBER:
-        return assign(RSP, RSP, size)
-    return _popped(_NUMBER[ins.op0_register], size)
+    if ins.op0_kind == OpKind.REGISTER and ins.op0_register in _NUMBER:
+        return _popped(_NUMBER[ins.op0_register], size)
+    if ins.op0_kind == OpKind.MEMORY:  # addressed by the stack pointer behind the word
+        return effects(Assign(RSP, RSP, size), *_write_op0(ins, followed))
+    return assign(RSP, RSP, size)
 
 
 def _leave(ins: Instruction, followed: Collection[int]) -> Effects:
     return _LEAVE
+
+
+def _enter(ins: Instruction, followed: Collection[int]) -> Effects:
+    """`enter size, 0`, which is push rbp; mov rbp, rsp; sub rsp, size. Nobody uses the nested kind."""
+    if ins.code != Code.ENTERQ_IMM16_IMM8 or ins.immediate(1):
+        return effects(Clobber(RSP), Clobber(RBP))
+    return effects(*_pushed(RBP, WORD), Assign(RBP, RSP, 0), Assign(RSP, RSP, -ins.immediate(0)))
+
+
+def _system_call(ins: Instruction, followed: Collection[int]) -> Effects:
+    """The kernel returns its result in rax, which iced does not count."""
+    return effects(*(Clobber(number) for number in (RAX, RCX, R11) if number in followed))
 
 
 def _add_immediate(ins: Instruction, followed: Collection[int]) -> Effects:
@@ -123,17 +141,15 @@ def _load(ins: Instruction, followed: Collection[int]) -> Effects:
     target = _NUMBER[ins.op0_register]
     if target not in followed:
         return NO_EFFECTS
-    base = _NUMBER.get(ins.memory_base)
+    base = _BASE.get(ins.memory_base)
     if base is None or ins.memory_index != Register.NONE or ins.segment_prefix != Register.NONE:
         return clobber(target)
     return load(target, base, _displacement(ins))
 
 
 def _store_register(ins: Instruction, followed: Collection[int]) -> Effects:
-    base = _NUMBER.get(ins.memory_base)
-    if base not in followed or ins.segment_prefix != Register.NONE:
-        return NO_EFFECTS
-    if ins.memory_index != Register.NONE:
+    base = _BASE.get(ins.memory_base)
+    if base not in followed or ins.segment_prefix in _SEGMENTS or ins.memory_index != Register.NONE:
         return NO_EFFECTS
     return store(base, _displacement(ins), _NUMBER[ins.op1_register], WORD)
 
@@ -142,7 +158,7 @@ def _lea(ins: Instruction, followed: Collection[int]) -> Effects:
     target = _NUMBER[ins.op0_register]
     if target not in followed:
         return NO_EFFECTS
-    base = _NUMBER.get(ins.memory_base)
+    base = _BASE.get(ins.memory_base)
     if base is None or ins.memory_index != Register.NONE:
         return clobber(target)
     return assign(target, base, _displacement(ins))
@@ -163,8 +179,8 @@ def _write_op0(ins: Instruction, followed: Collection[int]) -> Effects:
     if ins.op0_kind == OpKind.REGISTER:
         number = _NUMBER.get(ins.op0_register)
         return clobber(number) if number in followed else NO_EFFECTS
-    base = _NUMBER.get(ins.memory_base)
-    if base not in followed or ins.memory_index != Register.NONE or ins.segment_prefix != Register.NONE:
+    base = _BASE.get(ins.memory_base)
+    if base not in followed or ins.memory_index != Register.NONE or ins.segment_prefix in _SEGMENTS:
         return NO_EFFECTS
     return store(base, _displacement(ins), None, _size(ins))
 
@@ -174,9 +190,9 @@ def _other(ins: Instruction, followed: Collection[int]) -> Effects:
     info = _info_factory.info(ins)
     found: list[Effect] = []
     for used in info.used_memory():
-        base = _NUMBER.get(used.base)
+        base = _BASE.get(used.base)
         if used.access in _WRITES and base in followed and used.index == Register.NONE and base is not None:
-            if used.segment in (Register.FS, Register.GS):
+            if used.segment in _SEGMENTS:
                 continue
             offset = used.displacement - (1 << 64) if used.displacement >> 63 else used.displacement
             found.append(Store(base, offset, None, _size(ins)))
@@ -201,6 +217,7 @@ _ADD_IMMEDIATE = frozenset((Code.ADD_RM64_IMM8, Code.ADD_RM64_IMM32, Code.ADD_RA
 _SUB_IMMEDIATE = frozenset((Code.SUB_RM64_IMM8, Code.SUB_RM64_IMM32, Code.SUB_RAX_IMM32))
 _MOVE = frozenset((Code.MOV_R64_RM64, Code.MOV_RM64_R64))
 _EXCHANGE = frozenset((Code.XCHG_RM64_R64, Code.XCHG_R64_RAX))
+_ENTER = frozenset((Code.ENTERQ_IMM16_IMM8, Code.ENTERW_IMM16_IMM8))
 _LEAVE = effects(Assign(RSP, RBP, 0), Load(RBP, RSP, 0), Assign(RSP, RSP, WORD))
 _PUSH_NEXT = _pushed(None, WORD)
 
@@ -216,6 +233,7 @@ _CONTROL = {
 }
 _DIRECT = frozenset((FlowControl.UNCONDITIONAL_BRANCH, FlowControl.CONDITIONAL_BRANCH, FlowControl.CALL))
 _ENDS = frozenset((Control.JUMP, Control.RETURN, Control.HALT))
+_LOOPS = frozenset((Mnemonic.LOOP, Mnemonic.LOOPE, Mnemonic.LOOPNE))
 _HALTING = frozenset((Code.INT3, Code.HLT, Code.INVALID))
 
 
@@ -228,7 +246,8 @@ def _control_step(ins: Instruction) -> Step:
     target = _signed(ins.near_branch_target) if flow in _DIRECT else None
     if flow == FlowControl.CALL and target == after:  # "call next; pop": nobody returns to it
         return Step(ip, after, _PUSH_NEXT)
-    return Step(ip, after, NO_EFFECTS, _CONTROL[flow], target)
+    found = clobber(RCX) if ins.mnemonic in _LOOPS else NO_EFFECTS
+    return Step(ip, after, found, _CONTROL[flow], target)
 
 
 def _classify(ins: Instruction) -> tuple[_Handler | None, bool]:
@@ -241,6 +260,10 @@ def _classify(ins: Instruction) -> tuple[_Handler | None, bool]:
         return _directs_control, False
     if code == Code.LEAVEQ:
         return _leave, False
+    if code in _ENTER:
+        return _enter, False
+    if code == Code.SYSCALL:
+        return _system_call, False
     if ins.is_stack_instruction and ins.stack_pointer_increment:
         return (_push, False) if ins.stack_pointer_increment < 0 else (_pop, False)
     register_first = ins.op_count > 0 and ins.op0_kind == OpKind.REGISTER

@@ -1,0 +1,1 @@
+"""Recovered rows against other witnesses, with a verdict for each instruction."""

@@ -1,0 +1,384 @@
+"""The functions of one ELF file, each recovered from its code and compared with its FDE.
+
+In comes a file; out come reports by FDE that can travel between processes. What one function's flow says of
+another (a jump into its cold part, a landing pad there, that it never returns) is in the report: whoever
+drives this (`bench/witness.py`) hands it to the next round.
+"""
+
+import re
+import time
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from iced_x86 import Code, Decoder, Instruction, Mnemonic
+
+from jitunwind.arch import Architecture
+from jitunwind.arch.effects import NO_EFFECTS, Control, Decoded, Step
+from jitunwind.arch.x86_64 import effects as x86_64
+from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.audit.compare import NOT_REACHED, PADDING, Comparison, Finding, Judge, compare
+from jitunwind.audit.switches import Switches
+from jitunwind.dwarf.decode import Fde, eh_frame, table_of
+from jitunwind.dwarf.lsda import call_sites
+from jitunwind.elf.inspect import ElfFile
+from jitunwind.errors import MalformedFrames
+from jitunwind.recover.flow import Flow, analyze
+from jitunwind.recover.state import Entry, State, States, Value
+from jitunwind.rows import SAME_VALUE, InRegister, Row, SavedAt, Unknown, UnwindTable
+
+NEVER_RETURN = re.compile(
+    r"abort|exit|_exit|_Exit|quick_exit|pthread_exit|thrd_exit|(__|_|sig|__libc_sig)?longjmp|__longjmp_chk"
+    r"|__stack_chk_fail(_local)?|__assert(_perror)?_fail|__(chk|fortify)_fail|__libc_fatal|v?errx?"
+    r"|__cxa_(throw|rethrow|bad_cast|bad_typeid|throw_bad_array_new_length|pure_virtual|call_unexpected"
+    r"|call_terminate|deleted_virtual)|__clang_call_terminate|_Unwind_Resume|_ZSt9terminatev"
+    r"|_ZSt\d+__throw_\w+|_ZSt17rethrow_exception\w+|_ZN4llvm(18report_fatal_error|25llvm_unreachable_internal"
+    r"|22report_bad_alloc_error)\w*|Py_FatalError|_Py_FatalErrorFunc|Py_Exit|__siglongjmp"
+)
+"""Functions that never return: ISO C, POSIX, the Itanium C++ ABI, libstdc++, LLVM, CPython."""
+
+SEEDED = "nothing known of the entry but the FDE's own first row"
+UNRESOLVED = "behind an indirect jump that is not understood"
+_TRIES = 8
+"""Calls taken, one after another, never to return, where two paths disagree."""
+_STATES_FOR = 300
+"""Functions that share one `States`, to keep memory bounded."""
+_PADDING = (Mnemonic.NOP, Mnemonic.INT3)
+
+Carried = tuple[tuple[tuple[int, Value], ...], tuple[tuple[int, Value], ...]]
+"""A state's registers and slots, in a form that travels between processes."""
+
+
+@dataclass(slots=True)
+class Report:
+    """One FDE's comparison, and what its flow says of other functions."""
+
+    index: int
+    comparison: Comparison
+    seeded: bool = False
+    returns: bool = True
+    """Whether a return, or a jump to who knows where, is reached."""
+    continues: list[int] = field(default_factory=list)
+    """Addresses outside the function to which it jumps."""
+    callees: list[int] = field(default_factory=list)
+    """Addresses of the functions it calls, where that may matter: something is not exact."""
+    carried: list[tuple[int, Carried]] = field(default_factory=list)
+    """Addresses outside the function that control reaches in a state that is not that of an entry."""
+    assumed: int = 0
+    """Calls taken never to return because two paths would disagree otherwise."""
+    unresolved: int = 0
+    """Indirect jumps that are neither understood nor, by the stack, tail calls."""
+    off_balance: int = 0
+    """Returns at which the stack pointer or a kept register is not as at entry."""
+    unreached: list[tuple[int, int]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Program:
+    """One x86_64 file, with its FDEs by rising address."""
+
+    def __init__(self, path: Path, arch: Architecture = X86_64) -> None:
+        self.arch = arch
+        self.elf = ElfFile(path)
+        section = self.elf.sections.get(".eh_frame")
+        if section is None:
+            raise MalformedFrames(f"{path} has no .eh_frame")
+        found = eh_frame(self.elf.section_data(".eh_frame"), section.address)
+        self.fdes = sorted((fde for fde in found if fde.size), key=lambda fde: fde.start)
+        self.starts = [fde.start for fde in self.fdes]
+        self.defined = {s.name: s.address for s in self.elf.functions() if s.address}
+        self.never = frozenset(a for name, a in self.defined.items() if NEVER_RETURN.fullmatch(name))
+        self._judge = Judge(arch)
+        self._states = States(arch)
+        self._made = 0
+        self._imports: dict[int, tuple[str, int]] = {}
+
+    def index_of(self, address: int) -> int | None:
+        """The index of the FDE that covers `address`."""
+        index = bisect_right(self.starts, address) - 1
+        fde = self.fdes[index] if index >= 0 else None
+        return index if fde is not None and address < fde.start + fde.size else None
+
+    def table(self, index: int) -> UnwindTable:
+        return table_of(self.fdes[index], self.arch.callee_saved)
+
+    def enters_here(self, row: Row | Unknown) -> bool:
+        """Whether `row` is the one at a function's first instruction."""
+        return (
+            isinstance(row, Row)
+            and (row.cfa.register, row.cfa.offset) == (self.arch.stack_pointer, self.arch.entry_cfa)
+            and row.rule(self.arch.return_address) == self.arch.entry_return
+            and all(row.rule(register) == SAME_VALUE for register in self.arch.callee_saved)
+        )
+
+    def is_part(self, address: int) -> bool:
+        """Whether the code at `address` may be part of a function that starts elsewhere."""
+        index = self.index_of(address)
+        if index is None:
+            return False
+        return self.fdes[index].start != address or not self.enters_here(self.table(index).at(0))
+
+    def import_of(self, address: int) -> tuple[str, int]:
+        """The name behind a PLT entry at `address`, and where this file itself defines it; ("", address)
+        for what is no PLT entry."""
+        known = self._imports.get(address)
+        if known is None:
+            known = ("", address)
+            section = self.elf.section_of(address)
+            if section is not None and section.name.startswith(".plt"):
+                for ins in Decoder(64, self.elf.read(address, 16), ip=address):
+                    if ins.is_jmp_near_indirect and ins.is_ip_rel_memory_operand:
+                        name = self.elf.imports.get(ins.ip_rel_memory_address, "")
+                        known = (name, self.defined.get(name, address))
+                        break
+            self._imports[address] = known
+        return known
+
+    def judge(self, index: int, carried: Mapping[int, Iterable[Carried]], never: Collection[int]) -> Report:
+        """Recover the code of FDE `index`, and compare.
+
+        `carried` are the states in which other functions' code reaches this (by offset), `never` the
+        addresses of functions that never return. A code part that nothing is known to reach is entered by
+        its own first row, and its report is `seeded`.
+        """
+        began = time.perf_counter()
+        self._made += 1
+        if self._made % _STATES_FOR == 0:
+            self._states, self._judge = States(self.arch), Judge(self.arch)
+        report = _Function(self, index, self._states, self._judge, never).run(carried)
+        report.seconds = time.perf_counter() - began
+        return report
+
+
+class _Function:
+    def __init__(
+        self, program: Program, index: int, states: States, judge: Judge, never: Collection[int]
+    ) -> None:
+        self.program, self.index, self.states, self.judge, self.never = program, index, states, judge, never
+        self.arch = program.arch
+        self.fde: Fde = program.fdes[index]
+        self.base = self.fde.start
+        self.code = program.elf.read(self.base, self.fde.size)
+        self.size = len(self.code)
+        self.table = program.table(index)
+        self.pads = self._landing_pads()
+        self.switches = Switches(self.code, self.base, program.elf.read, self._is_data, program.is_part)
+        self.sweeps: list[list[int]] = []
+        self.calls: dict[int, int] = {}
+        self.outside: dict[int, list[int]] = {}
+        self.resolved: set[int] = set()
+        self.conflict = False
+
+    def run(self, carried: Mapping[int, Iterable[Carried]]) -> Report:
+        entries, seeded = self._entries(carried)
+        if not entries:
+            comparison = Comparison()
+            row = self.table.at(0)
+            reason = row.reason if isinstance(row, Unknown) else SEEDED
+            count = sum(1 for _ in Decoder(64, self.code))
+            comparison.note(Finding(0, self.size, count, Unknown(reason), row, None))
+            return Report(self.index, comparison, seeded=True)
+        few = {*self.arch.callee_saved, self.arch.stack_pointer}
+        flow = self._analyze(entries, few, ())
+        comparison = self._compare(flow)
+        never: tuple[int, ...] = ()
+        if comparison.wrong or flow.disagreements or set(comparison.unknown) - {NOT_REACHED, PADDING}:
+            every = few | set(self.arch.caller_saved)
+            flow = self._analyze(entries, every, ())
+            flow, never = self._without_dead_paths(flow, entries, every)
+            comparison = self._compare(flow)
+        return self._report(flow, comparison, seeded, len(never))
+
+    def _entries(self, carried: Mapping[int, Iterable[Carried]]) -> tuple[dict[int, State], bool]:
+        """The states at the entries, and whether they are only what the FDE itself says."""
+        entries: dict[int, State] = {}
+        for offset, states in carried.items():
+            for registers, slots in states:
+                state = self.states.make(dict(registers), dict(slots))
+                if offset in entries:
+                    both = self.states.meet(entries[offset], state)
+                    self.conflict |= both is not state
+                    state = both
+                entries[offset] = state
+        row = self.table.at(0)
+        if self.program.enters_here(row):
+            entries[0] = self.states.entry(self.arch.platform)
+            return entries, False
+        if entries or isinstance(row, Unknown):
+            return entries, False
+        return {0: self._seed(row)}, True
+
+    def _seed(self, row: Row) -> State:
+        """The state that `row` describes."""
+        registers: dict[int, Value] = {row.cfa.register: -row.cfa.offset}
+        slots: dict[int, Value] = {}
+        for register, rule in row.rules:
+            if rule == SAME_VALUE:
+                registers[register] = Entry(register)
+            elif isinstance(rule, SavedAt):
+                slots[rule.offset] = Entry(register)
+            elif isinstance(rule, InRegister):
+                registers[rule.register] = Entry(register)
+        return self.states.make(registers, slots)
+
+    def _analyze(
+        self, entries: Mapping[int, State], followed: Collection[int], dead: Collection[int]
+    ) -> Flow:
+        self.sweeps.clear()
+        self.outside.clear()
+        self.resolved.clear()
+        return analyze(
+            self.arch, self.states, self.code, self._decode, entries, followed, self._indirect, dead
+        )
+
+    def _without_dead_paths(
+        self, flow: Flow, entries: Mapping[int, State], followed: Collection[int]
+    ) -> tuple[Flow, tuple[int, ...]]:
+        """Take calls never to return, one by one, as long as each makes fewer paths disagree."""
+        dead: tuple[int, ...] = ()
+        tried: set[int] = set()
+        while flow.disagreements and len(tried) < _TRIES:
+            candidates = [
+                call
+                for one in flow.disagreements.values()
+                for call in sorted((c for c in one.calls if c is not None), key=lambda c: abs(one.target - c))
+                if call not in tried
+            ]
+            if not candidates:
+                break
+            tried.add(candidates[0])
+            other = self._analyze(entries, followed, (*dead, candidates[0]))
+            if len(other.disagreements) < len(flow.disagreements):
+                flow, dead = other, (*dead, candidates[0])
+        if tried:
+            flow = self._analyze(entries, followed, dead)
+        return flow, dead
+
+    def _decode(self, code: bytes, offset: int, followed: Collection[int]) -> Decoded:
+        """The decoder's steps; calls that never return end their path, those that may throw also land."""
+        decoded = x86_64.decode(code, offset, followed)
+        self.sweeps.append(decoded.starts)
+        steps: list[Step] = []
+        for step in decoded.steps:
+            if step.control is Control.CALL:
+                for start, end, pad in self.pads:
+                    if start <= step.offset < end:
+                        steps.append(Step(step.offset, step.offset, NO_EFFECTS, Control.BRANCH, pad))
+                        break
+                if self._never_returns(step):
+                    step = Step(step.offset, step.next, NO_EFFECTS, Control.HALT)
+            steps.append(step)
+        return Decoded(steps, decoded.starts)
+
+    def _never_returns(self, step: Step) -> bool:
+        if step.target is not None:
+            name, address = self.program.import_of(self.base + step.target)
+            self.calls[step.offset] = address
+            return address in self.never or bool(name and NEVER_RETURN.fullmatch(name))
+        ins = self._at(step.offset)
+        if ins.is_ip_rel_memory_operand:
+            name = self.program.elf.imports.get(ins.ip_rel_memory_address, "")
+            return bool(name and NEVER_RETURN.fullmatch(name)) or self.program.defined.get(name) in self.never
+        return False
+
+    def _at(self, offset: int) -> Instruction:
+        return Decoder(64, self.code[offset : offset + 15], ip=self.base + offset).decode()
+
+    def _indirect(self, offset: int) -> list[int]:
+        starts = next(starts for starts in reversed(self.sweeps) if _has(starts, offset))
+        targets = self.switches.targets(offset, starts)
+        if targets:
+            self.resolved.add(offset)
+        inside = [target - self.base for target in targets if 0 <= target - self.base < self.size]
+        outside = [target for target in targets if not 0 <= target - self.base < self.size]
+        if outside:
+            self.outside[offset] = outside
+        return inside
+
+    def _is_data(self, address: int) -> bool:
+        section = self.program.elf.section_of(address)
+        return section is not None and not section.executable
+
+    def _landing_pads(self) -> list[tuple[int, int, int]]:
+        """The call sites as offsets: (start, end, landing pad)."""
+        if self.fde.lsda is None:
+            return []
+        data = self.program.elf.read(self.fde.lsda, 1 << 20)
+        try:
+            found = list(call_sites(data, self.fde.lsda, self.base))
+        except MalformedFrames:
+            return []
+        return [(s.start - self.base, s.end - self.base, s.landing_pad - self.base) for s in found]
+
+    def _compare(self, flow: Flow) -> Comparison:
+        starts = self.sweeps[0] if len(self.sweeps) == 1 else sorted(set().union(*self.sweeps))
+        unresolved = bool(self._unresolved(flow))
+
+        def unreached(offset: int, end: int) -> Counter[str]:
+            counts: Counter[str] = Counter()
+            for ins in Decoder(64, self.code[offset:end]):
+                padding = ins.mnemonic in _PADDING or ins.code in (Code.XCHG_RM16_R16, Code.XCHG_R16_AX)
+                counts[PADDING if padding else UNRESOLVED if unresolved else NOT_REACHED] += 1
+            return counts
+
+        return compare(self.judge, flow, self.table, starts, unreached, self.conflict)
+
+    def _unresolved(self, flow: Flow) -> list[int]:
+        return [
+            source
+            for source, leave in flow.exits.items()
+            if leave.target is None
+            and not leave.returns
+            and not leave.at_entry_state
+            and source not in self.resolved
+        ]
+
+    def _report(self, flow: Flow, comparison: Comparison, seeded: bool, assumed: int) -> Report:
+        report = Report(self.index, comparison, seeded, returns=False, assumed=assumed)
+        keys = sorted(flow.states)
+        carried: set[tuple[int, Carried]] = set()
+        pads = {(start, end): pad for start, end, pad in self.pads}
+        for source, leave in flow.exits.items():
+            if leave.returns or (leave.target is None and source not in self.resolved):
+                report.returns = True
+                report.off_balance += leave.returns and not leave.at_entry_state
+                continue
+            targets = self.outside.get(source, [])
+            if leave.target is not None and leave.target != self.size:
+                targets = [*targets, self.base + leave.target]
+            state = flow.states[keys[bisect_right(keys, source) - 1]]
+            for target in targets:
+                thrown = any(s <= source < e and p + self.base == target for (s, e), p in pads.items())
+                report.continues.append(target)
+                if thrown:
+                    state = self.states.after_call(state)
+                elif leave.at_entry_state and not self.program.is_part(target):
+                    continue
+                carried.add((target, _carry(state)))
+        for source, outside in self.outside.items():
+            if source not in flow.exits:
+                state = flow.states[keys[bisect_right(keys, source) - 1]]
+                carried.update((target, _carry(state)) for target in outside)
+                report.continues.extend(outside)
+        report.carried = sorted(carried, key=lambda one: one[0])
+        report.unresolved = len(self._unresolved(flow))
+        if comparison.wrong or flow.disagreements:
+            report.callees = sorted(set(self.calls.values()))
+        report.unreached = [
+            (finding.offset, finding.end) for finding in comparison.findings if finding.state is None
+        ]
+        return report
+
+
+def _has(starts: list[int], offset: int) -> bool:
+    index = bisect_left(starts, offset)
+    return index < len(starts) and starts[index] == offset
+
+
+def _carry(state: State) -> Carried:
+    return (
+        tuple(sorted(state.registers.items(), key=lambda item: item[0])),
+        tuple(sorted(state.slots.items(), key=lambda item: item[0])),
+    )

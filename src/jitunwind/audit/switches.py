@@ -1,0 +1,176 @@
+"""Where indirect jumps of compiled x86_64 code go: the jump tables of GCC's and Clang's switch statements.
+
+A function's bytes and the file's memory in, targets out. Known shapes: `jmp *table(,%i,8)`,
+`mov (%t,%i,8),%r; jmp *%r` (addresses), and `movslq (%t,%i,4),%r; add %t,%r; jmp *%r` (offsets from the
+table). The table's address is the nearest `lea` or `mov` in the straight line before; where there is none,
+every table that the function mentions counts. A table ends where the next thing that the function mentions
+begins, or at the first entry that leads out of the function and its parts.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from struct import Struct
+
+from iced_x86 import (
+    Code,
+    Decoder,
+    FlowControl,
+    Instruction,
+    InstructionInfoFactory,
+    Mnemonic,
+    OpAccess,
+    OpKind,
+    Register,
+    RegisterExt,
+)
+
+_ABSOLUTE, _RELATIVE = Struct("<Q"), Struct("<i")
+_WINDOW = 40
+"""Instructions looked at before a jump."""
+_ENTRIES = 1 << 14
+"""Entries read of one table at most."""
+_BIAS = 64
+"""Entries skipped at most before the first, where a table's address counts from an index that is never 0."""
+_STOPS = (FlowControl.UNCONDITIONAL_BRANCH, FlowControl.INDIRECT_BRANCH, FlowControl.RETURN)
+_WRITES = (OpAccess.WRITE, OpAccess.COND_WRITE, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE)
+_IMMEDIATE_MOVES = (Code.MOV_R32_IMM32, Code.MOV_R64_IMM64, Code.MOV_RM64_IMM32, Code.MOV_RM32_IMM32)
+_info = InstructionInfoFactory()
+
+
+class Switches:
+    """The jump tables of the function `code` at address `start`.
+
+    `read(address, size)` gives the file's bytes, `is_data(address)` whether jump tables may be there,
+    `is_part(address)` whether that code may belong to the function without lying in it.
+    """
+
+    def __init__(
+        self,
+        code: bytes,
+        start: int,
+        read: Callable[[int, int], bytes],
+        is_data: Callable[[int], bool],
+        is_part: Callable[[int], bool],
+    ) -> None:
+        self._code, self._start, self._end = code, start, start + len(code)
+        self._read, self._is_data, self._is_part = read, is_data, is_part
+
+    def targets(self, offset: int, starts: Sequence[int]) -> list[int]:
+        """The addresses to which the jump at `offset` may go; none for one that leaves or is not understood.
+
+        `starts` are the offsets of instructions in the sweep that has the jump.
+        """
+        jump = self._at(offset)
+        index = bisect_left(starts, offset)
+        window = [self._at(start) for start in starts[max(0, index - _WINDOW) : index]]
+        if jump.op0_kind == OpKind.MEMORY:
+            return self._absolute(jump, window)
+        if jump.op0_kind == OpKind.REGISTER:
+            return self._through(jump.op0_register, window)
+        return []
+
+    def _through(self, register: int, window: list[Instruction]) -> list[int]:
+        """Targets of a jump to the address in `register`."""
+        place = _written(register, window)
+        if place is None:
+            return []
+        writer = window[place]
+        if writer.mnemonic == Mnemonic.MOV and writer.op1_kind == OpKind.MEMORY:
+            return self._absolute(writer, window[:place])
+        if writer.mnemonic == Mnemonic.ADD and writer.op1_kind == OpKind.REGISTER:
+            for part in (register, writer.op1_register):
+                at = _written(part, window[:place])
+                if at is not None and window[at].mnemonic == Mnemonic.MOVSXD:
+                    return self._relative(window[at], window[:at])
+        return []
+
+    def _absolute(self, access: Instruction, window: list[Instruction]) -> list[int]:
+        if access.memory_index == Register.NONE or access.memory_index_scale != 8:
+            return []
+        table = self._table(access, window)
+        tables = self._mentioned if table is None else [table]
+        return [target for each in tables for target in self._entries(each, _ABSOLUTE, 0)]
+
+    def _relative(self, access: Instruction, window: list[Instruction]) -> list[int]:
+        if access.op1_kind != OpKind.MEMORY:
+            return []
+        table = self._table(access, window)
+        tables = self._mentioned if table is None else [table]
+        return [target for each in tables for target in self._entries(each, _RELATIVE, each)]
+
+    def _table(self, access: Instruction, window: list[Instruction]) -> int | None:
+        """The address of the table that `access` reads, if the straight line of code says so."""
+        if access.memory_base == Register.NONE:
+            return access.memory_displacement
+        base = _constant(access.memory_base, window)
+        return None if base is None else base + access.memory_displacement & (1 << 64) - 1
+
+    def _entries(self, table: int, entry: Struct, base: int) -> list[int]:
+        if not self._is_data(table):
+            return []
+        index = bisect_right(self._mentioned, table)
+        limit = self._mentioned[index] - table if index < len(self._mentioned) else _ENTRIES * entry.size
+        data = self._read(table, min(limit, _ENTRIES * entry.size))
+        found: list[int] = []
+        for number in range(len(data) // entry.size):
+            target = entry.unpack_from(data, number * entry.size)[0] + base
+            if self._start <= target < self._end or (found and self._is_part(target)):
+                found.append(target)
+            elif found or number >= _BIAS or entry is _RELATIVE:
+                break
+        return found
+
+    @cached_property
+    def _mentioned(self) -> list[int]:
+        """Every address of data that an instruction of the function mentions, rising."""
+        found: set[int] = set()
+        for ins in Decoder(64, self._code, ip=self._start):
+            if ins.is_ip_rel_memory_operand:
+                found.add(ins.ip_rel_memory_address)
+            elif ins.code in _IMMEDIATE_MOVES:
+                found.add(ins.immediate(1))
+            elif ins.memory_displ_size >= 4:
+                found.add(ins.memory_displacement)
+        return sorted(address for address in found if self._is_data(address))
+
+    def _at(self, offset: int) -> Instruction:
+        decoder = Decoder(64, self._code[offset : offset + 15], ip=self._start + offset)
+        return decoder.decode()
+
+
+def _written(register: int, window: list[Instruction]) -> int | None:
+    """The index of the last instruction in `window` that writes `register`, in the straight line to its end."""
+    full = RegisterExt.full_register(register)
+    for index in range(len(window) - 1, -1, -1):
+        ins = window[index]
+        if ins.flow_control in _STOPS:
+            return None
+        if ins.op_count and ins.op0_kind == OpKind.REGISTER and _is(ins.op0_register, full):
+            if _info.info(ins).op0_access in _WRITES:
+                return index
+        elif ins.flow_control in (FlowControl.CALL, FlowControl.INDIRECT_CALL) and full not in _KEPT:
+            return None
+    return None
+
+
+def _is(register: int, full: int) -> bool:
+    return register != Register.NONE and RegisterExt.full_register(register) == full
+
+
+def _constant(register: int, window: list[Instruction]) -> int | None:
+    """The address that the straight line of code in `window` leaves in `register`."""
+    at = _written(register, window)
+    if at is None:
+        return None
+    ins = window[at]
+    if ins.mnemonic == Mnemonic.LEA and ins.is_ip_rel_memory_operand:
+        return ins.ip_rel_memory_address
+    if ins.code in _IMMEDIATE_MOVES:
+        return ins.immediate(1)
+    if ins.mnemonic == Mnemonic.MOV and ins.op1_kind == OpKind.REGISTER:
+        return _constant(ins.op1_register, window[:at])
+    return None
+
+
+_KEPT = (Register.RBX, Register.RBP, Register.R12, Register.R13, Register.R14, Register.R15)

@@ -1,0 +1,196 @@
+"""Where things are inside CPython: its own debug offsets, and a table for what those leave out.
+
+`_PyRuntime` begins with a `_Py_DebugOffsets` (CPython Include/internal/pycore_debug_offsets.h), which
+describes frames, code objects and strings. Of executors it says nothing: their offsets are compiled from
+the headers of each version (Py_BUILD_CORE, x86_64 and AArch64 alike) and checked before they are believed.
+"""
+
+import struct
+from dataclasses import dataclass
+
+from jitunwind.errors import NotPython, UnreadableMemory, UnsupportedVersion
+from jitunwind.memory import Memory
+
+COOKIE = b"xdebugpy"
+
+_INTERPRETER = """
+    runtime_state: size finalizing interpreters_head
+    interpreter_state: size id next threads_head threads_main gc imports_modules sysdict builtins ceval_gil
+        gil_runtime_state gil_runtime_state_enabled gil_runtime_state_locked gil_runtime_state_holder
+        code_object_generation tlbc_generation
+"""
+_FRAMES_AND_CODE = """
+    interpreter_frame: size previous executable instr_ptr localsplus owner stackpointer tlbc_index
+    code_object: size filename name qualname linetable firstlineno argcount localsplusnames localspluskinds
+        co_code_adaptive co_tlbc
+    pyobject: size ob_type
+"""
+_CONTAINERS = """
+    tuple_object: size ob_item ob_size
+    list_object: size ob_item ob_size
+    set_object: size used table mask
+    dict_object: size ma_keys ma_values
+    float_object: size ob_fval
+    long_object: size lv_tag ob_digit
+    bytes_object: size ob_size ob_sval
+    unicode_object: size state length asciiobject_size
+"""
+
+_FIELDS = {
+    (3, 14): f"""
+        {_INTERPRETER}
+        thread_state: size prev next interp current_frame thread_id native_thread_id datastack_chunk status
+        {_FRAMES_AND_CODE}
+        type_object: size tp_name tp_repr tp_flags
+        {_CONTAINERS}
+    """,
+    (3, 15): f"""
+        {_INTERPRETER}
+        thread_state: size prev next interp current_frame base_frame last_profiled_frame
+            last_profiled_frame_seq thread_id native_thread_id datastack_chunk status holds_gil gil_requested
+            current_exception exc_state
+        err_stackitem: exc_value
+        {_FRAMES_AND_CODE}
+        type_object: size tp_name tp_repr tp_flags tp_basicsize tp_dictoffset
+        heap_type_object: size ht_cached_keys
+        {_CONTAINERS}
+    """,
+}
+"""`_Py_DebugOffsets` in order, from the version number on, as far as it is used: one 64-bit word each."""
+
+
+@dataclass(frozen=True)
+class ExecutorLayout:
+    """Offsets of one minor version's executors and of the interpreter's ways to them.
+
+    `lists`: offsets in the interpreter of heads of linked lists of executors; `singles`: of pointers to one;
+    `array` and `array_count`: of a pointer to an array of them and its length, where the version has one.
+    """
+
+    lists: tuple[int, ...]
+    singles: tuple[int, ...]
+    array: int | None
+    array_count: int | None
+    link_next: int
+    code: int
+    jit_size: int
+    jit_code: int
+    trace: int
+    code_size: int
+    exits: int
+    exit_count: int
+    warm: int | None
+    """Of the flag that the body's first instructions set by its absolute address (3.14)."""
+    frame_register: int
+    """The DWARF number of the register that holds the interpreter's frame in x86_64 bodies."""
+    shim_in_region: bool
+    """Each executor's machine code begins with a shim of its own (3.14)."""
+
+
+EXIT_SIZE = 16
+EXIT_EXECUTOR = 8
+R12, R13 = 12, 13
+
+EXECUTORS = {
+    (3, 14): ExecutorLayout(
+        lists=(223192, 223200),
+        singles=(),
+        array=None,
+        array_count=None,
+        link_next=72,
+        code=88,
+        jit_size=104,
+        jit_code=112,
+        trace=24,
+        code_size=100,
+        exits=128,
+        exit_count=96,
+        warm=35,
+        frame_register=R12,
+        shim_in_region=True,
+    ),
+    (3, 15): ExecutorLayout(
+        lists=(223464,),
+        singles=(223472, 223480),
+        array=223440,
+        array_count=223448,
+        link_next=48,
+        code=64,
+        jit_size=80,
+        jit_code=88,
+        trace=24,
+        code_size=76,
+        exits=104,
+        exit_count=72,
+        warm=None,
+        frame_register=R13,
+        shim_in_region=False,
+    ),
+}
+"""By (major, minor); from 3.14.10 and 3.15.2. A build with other offsets is found out by `executors`."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One process's CPython: its version, where its runtime is, and the offsets to read it with.
+
+    `offsets["code_object.filename"]` is `_Py_DebugOffsets.code_object.filename`, in bytes.
+    """
+
+    runtime: int
+    version: tuple[int, int, int]
+    offsets: dict[str, int]
+    executor: ExecutorLayout
+
+    @property
+    def version_text(self) -> str:
+        return ".".join(str(part) for part in self.version)
+
+
+def read_layout(memory: Memory) -> Layout:
+    """The layout of the CPython in `memory`.
+
+    NotPython where there is no `_PyRuntime` or it is not one; UnsupportedVersion for other minor versions,
+    free-threaded builds and implausible offsets.
+    """
+    runtime = memory.symbol("_PyRuntime")
+    if not runtime:
+        raise NotPython(
+            "the process has no _PyRuntime: it is not a CPython, or its symbols are not to be had"
+        )
+    try:
+        cookie, hexversion, free_threaded = struct.unpack("<8sQQ", memory.checked_read(runtime, 24))
+    except UnreadableMemory:
+        raise NotPython("_PyRuntime cannot be read") from None
+    if cookie != COOKIE:
+        raise NotPython("_PyRuntime does not begin with debug offsets: a CPython before 3.13, or none")
+    version = (hexversion >> 24 & 0xFF, hexversion >> 16 & 0xFF, hexversion >> 8 & 0xFF)
+    text = ".".join(str(part) for part in version)
+    executor = EXECUTORS.get(version[:2])
+    if executor is None:
+        raise UnsupportedVersion(f"CPython {text} is not known here")
+    if free_threaded:
+        raise UnsupportedVersion(f"this CPython {text} is free-threaded, and has no JIT")
+    names = _names(_FIELDS[version[:2]])
+    try:
+        values = memory.words(runtime + 24, len(names))
+    except UnreadableMemory:
+        raise NotPython("_PyRuntime is cut short") from None
+    offsets = dict(zip(names, values, strict=True))
+    if any(offset > _LARGEST_OFFSET for offset in offsets.values()):
+        raise UnsupportedVersion(f"the debug offsets of this CPython {text} are implausible")
+    return Layout(runtime, version, offsets, executor)
+
+
+_LARGEST_OFFSET = 1 << 24
+
+
+def _names(fields: str) -> list[str]:
+    names = []
+    group = ""
+    for word in fields.split():
+        if word.endswith(":"):
+            group = word[:-1]
+        else:
+            names.append(f"{group}.{word}")
+    return names

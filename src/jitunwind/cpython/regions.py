@@ -1,0 +1,251 @@
+"""The regions of a CPython: machine code from the mappings, owners from the executors.
+
+The mappings say what is code: the executors' list may be empty while their code still runs. The executors
+say who owns it and how long it is. Addresses in between are looked up one by one, and cheaply: a debugger
+asks about every program counter it meets.
+"""
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cached_property
+
+from jitunwind.arch import Convention
+from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.cpython.executors import (
+    Executor,
+    Executors,
+    code_by_executor,
+    executor_heads,
+    find_executors,
+    interpreters,
+    read_executor,
+)
+from jitunwind.cpython.layout import Layout
+from jitunwind.cpython.lines import LineRow, first_code, line_rows
+from jitunwind.cpython.objects import CodeObject, Objects
+from jitunwind.errors import UnreadableMemory
+from jitunwind.memory import Mapping, Memory
+from jitunwind.region import Region, RegionKind
+
+PAGE = 4096
+SHIM = bytes.fromhex("415741564155415453")
+"""push r15, r14, r13, r12, rbx: how the shim begins that stands before each executor's code on 3.14."""
+LONGEST_SHIM = 64
+_KERNEL = 1 << 63
+UNKNOWN_NAME = "py::jit_executor:<jit>"
+SHIM_NAME = "py::jit_shim:<jit>"
+ENTRY_SHIM = bytes.fromhex("554889e5415741564155415453")
+"""push rbp; mov rsp,rbp; push r15, r14, r13, r12, rbx: how 3.15's one shim, _PyJIT_Entry, begins."""
+
+
+@dataclass(frozen=True)
+class JitCode:
+    """One executor's machine code [start, start + size), its shim included where it has one of its own."""
+
+    start: int
+    code: bytes
+    shim_size: int
+    executor: int
+
+    @property
+    def size(self) -> int:
+        return len(self.code)
+
+    def entries(self) -> dict[int, Convention]:
+        """Where control enters, and by which convention: as `recover` takes it."""
+        if self.shim_size:
+            return {0: X86_64.platform, self.shim_size: X86_64.jit}
+        return {0: X86_64.jit}
+
+
+class Regions:
+    """The JIT code of one process, as it was when this was made; `still_true` says whether it is so still."""
+
+    def __init__(self, memory: Memory, layout: Layout) -> None:
+        self.memory = memory
+        self.layout = layout
+        self.objects = Objects(memory, layout)
+        self.warnings: list[str] = []
+        self._fingerprint = self._take_fingerprint()
+        self._found: dict[int, JitCode | None] = {}
+        self._verified: set[int] = set()
+        self._code_of: dict[int, CodeObject | None] = {}
+
+    def _take_fingerprint(self) -> object:
+        """What changes when executors come or go: the mappings, and the interpreters' lists."""
+        heads: list[bytes] = []
+        try:
+            heads = [
+                executor_heads(self.memory, self.layout, interpreter)
+                for interpreter in interpreters(self.memory, self.layout)
+            ]
+        except UnreadableMemory:
+            pass
+        return _executable_anonymous(self.memory), heads
+
+    def still_true(self) -> bool:
+        """Whether no executor has come or gone. Call it when the process has run: what is found from then on
+        is compared with the process's memory once more."""
+        self._verified.clear()
+        return self._take_fingerprint() == self._fingerprint
+
+    @cached_property
+    def ranges(self) -> list[Mapping]:
+        """The anonymous executable mappings: all JIT code lies in them, and hardly anything else."""
+        return _executable_anonymous(self.memory)
+
+    def may_hold(self, address: int) -> Mapping | None:
+        """The range that `address` lies in; None: it is not JIT code."""
+        index = bisect_right(self.ranges, address, key=lambda mapping: mapping.start) - 1
+        if index >= 0 and address < self.ranges[index].end:
+            return self.ranges[index]
+        return None
+
+    @cached_property
+    def executors(self) -> Executors:
+        found = find_executors(self.memory, self.objects, self.layout)
+        for start, executor in list(found.by_start.items()):
+            if self.may_hold(start) is None or self.may_hold(start + executor.jit_size - 1) is None:
+                del found.by_start[start]
+                found.warnings.append(
+                    f"the executor at {executor.address:#x} has code outside executable memory"
+                )
+        self.warnings += found.warnings
+        return found
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Where executors' machine code begins, rising."""
+        starts = set(self.executors.by_start)
+        if self.layout.executor.shim_in_region:
+            for mapping in self.ranges:
+                starts.update(self._shims(mapping))
+        return sorted(starts)
+
+    def _shims(self, mapping: Mapping) -> list[int]:
+        """The page starts in `mapping` at which a shim stands."""
+        try:
+            data = self.memory.checked_read(mapping.start, mapping.end - mapping.start)
+        except UnreadableMemory:
+            return []
+        size = len(SHIM)
+        return [
+            mapping.start + offset
+            for offset in range(0, len(data), PAGE)
+            if data[offset : offset + size] == SHIM
+        ]
+
+    def find(self, address: int) -> JitCode | None:
+        """The executor's code that `address` lies in; None where it is not JIT code."""
+        mapping = self.may_hold(address)
+        if mapping is None:
+            return None
+        index = bisect_right(self.starts, address) - 1
+        start = self.starts[index] if index >= 0 else 0
+        following = self.starts[index + 1] if index + 1 < len(self.starts) else mapping.end
+        if start < mapping.start:
+            return None
+        executor = self.executors.by_start.get(start)
+        end = start + executor.jit_size if executor else min(following, mapping.end)
+        if address >= end:
+            return None
+        if start not in self._verified:
+            self._verified.add(start)
+            known, now = self._found.get(start), self._read(start, end, executor)
+            if known is None or known != now:
+                self._found[start] = now
+                self._code_of.pop(start, None)
+        return self._found[start]
+
+    def _read(self, start: int, end: int, executor: Executor | None) -> JitCode | None:
+        try:
+            code = self.memory.checked_read(start, end - start)
+        except UnreadableMemory as error:
+            self.warnings.append(f"the machine code at {start:#x} cannot be read: {error}")
+            return None
+        shim = _shim_size(code) if self.layout.executor.shim_in_region else 0
+        return JitCode(
+            start, code, shim, executor.address if executor else self._executor_in(code, shim, start)
+        )
+
+    def _executor_in(self, code: bytes, shim: int, start: int) -> int:
+        """The executor that 3.14's machine code itself names: its first instructions set a flag in it."""
+        warm = self.layout.executor.warm
+        if warm is None or code[shim : shim + 2] != b"\x48\xb8":  # movabs $&executor.warm,%rax
+            return 0
+        address = int.from_bytes(code[shim + 2 : shim + 10], "little") - warm
+        executor = read_executor(self.memory, self.objects, self.layout.executor, address)
+        return address if executor is not None and executor.jit_code == start else 0
+
+    def code_object(self, jit_code: JitCode) -> CodeObject | None:
+        """The code object of the function that the executor runs; None where it is not to be found."""
+        if jit_code.start not in self._code_of:
+            self._code_of[jit_code.start] = self._code_object(jit_code)
+        return self._code_of[jit_code.start]
+
+    def _code_object(self, jit_code: JitCode) -> CodeObject | None:
+        executor = self.executors.by_start.get(jit_code.start)
+        if executor is None and jit_code.executor:
+            executor = read_executor(self.memory, self.objects, self.layout.executor, jit_code.executor)
+        if executor is not None:
+            address = executor.code or self._owners.get(executor.address, 0)
+            code = self.objects.code(address) if address else None
+            if code is not None:
+                return code
+        return first_code(jit_code.code, self.objects, self.layout)
+
+    @cached_property
+    def _owners(self) -> dict[int, int]:
+        return code_by_executor(self.memory, self.objects, self.layout.executor, self.executors)
+
+    @cached_property
+    def entry_shim(self) -> Region | None:
+        """3.15's one shim, `_PyJIT_Entry`, in the interpreter's own code; known by its call of
+        executor->jit_code. None on 3.14, where each executor has its own, and where it is not found."""
+        if self.layout.executor.shim_in_region:
+            return None
+        text = self.memory.symbol("PyObject_Call") or 0
+        mapping = next((m for m in self.memory.mappings() if m.start <= text < m.end), None)
+        if mapping is None:
+            return None
+        try:
+            code = self.memory.checked_read(mapping.start, mapping.end - mapping.start)
+        except UnreadableMemory:
+            return None
+        call = b"\x41\xff\x54\x24" + bytes([self.layout.executor.jit_code])  # call *jit_code(%r12)
+        at = -1
+        while (at := code.find(call, at + 1)) != -1:
+            start = code.rfind(ENTRY_SHIM, max(at - LONGEST_SHIM, 0), at)
+            end = code.find(b"\x5d\xc3", at, at + LONGEST_SHIM)  # pop %rbp; ret
+            if start != -1 and end != -1:
+                return Region(mapping.start + start, end + 2 - start, SHIM_NAME, RegionKind.SHIM)
+        return None
+
+    def lines(self, jit_code: JitCode) -> list[LineRow]:
+        """The Python lines of an executor's machine code."""
+        return line_rows(jit_code.code, self.objects, self.layout, self.code_object(jit_code))
+
+    def parts(self, jit_code: JitCode) -> list[Region]:
+        """The executor's code as regions: its shim, where it has one of its own, and its body."""
+        code = self.code_object(jit_code)
+        name = code.name if code else UNKNOWN_NAME
+        shim, start, size = jit_code.shim_size, jit_code.start, jit_code.size
+        body = Region(start + shim, size - shim, name, RegionKind.JIT, jit_code.executor)
+        return [Region(start, shim, SHIM_NAME, RegionKind.SHIM, jit_code.executor), body] if shim else [body]
+
+
+def _executable_anonymous(memory: Memory) -> list[Mapping]:
+    return [
+        mapping
+        for mapping in memory.mappings()
+        if mapping.executable and not mapping.path and mapping.start < _KERNEL
+    ]
+
+
+def _shim_size(code: bytes) -> int:
+    """Bytes of the shim before a 3.14 executor's body: it calls the body right behind itself."""
+    call = code.find(b"\xe8", len(SHIM), LONGEST_SHIM)
+    if not code.startswith(SHIM) or call < 0:
+        return 0
+    target = call + 5 + int.from_bytes(code[call + 1 : call + 5], "little", signed=True)
+    return target if call < target <= LONGEST_SHIM else 0

@@ -1,0 +1,1 @@
+"""DWARF bytes to tables and back: no ELF, no process."""

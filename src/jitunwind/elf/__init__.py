@@ -1,0 +1,1 @@
+"""ELF: reading files, and writing the object that describes JIT code."""

@@ -1,0 +1,151 @@
+"""The in-memory object: an ELF file that names JIT code to a debugger, without a copy of the code.
+
+Each function has a `.text` of its own (SHT_NOBITS at its address), so that what lies between two regions
+belongs to nobody; names stand in `.symtab`, lines in DWARF sections.
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from jitunwind.dwarf.lines import Function, encode
+
+
+class Machine(IntEnum):
+    """e_machine (System V gABI, chapter 4)."""
+
+    X86_64 = 62
+    AARCH64 = 183
+
+
+class _Type(IntEnum):
+    """sh_type (gABI, figure 4-9)."""
+
+    NULL = 0
+    PROGBITS = 1
+    SYMTAB = 2
+    STRTAB = 3
+    NOBITS = 8
+
+
+_ALLOC_EXECINSTR = 0x2 | 0x4
+_ET_EXEC = 2
+_GLOBAL_FUNCTION = 1 << 4 | 2
+"""STB_GLOBAL, STT_FUNC."""
+_HEADER_SIZE, _SECTION_SIZE, _SYMBOL_SIZE = 64, 64, 24
+_FIRST_RESERVED_INDEX = 0xFF00
+"""SHN_LORESERVE: section numbers from here on need the extended numbering, which is not used."""
+MOST_FUNCTIONS = _FIRST_RESERVED_INDEX - 16
+
+
+@dataclass
+class _Section:
+    name: str
+    type: _Type
+    data: bytes = b""
+    address: int = 0
+    size: int = 0
+    flags: int = 0
+    link: int = 0
+    info: int = 0
+    entry_size: int = 0
+
+
+class _Strings:
+    """A string table: gABI, chapter 4."""
+
+    def __init__(self) -> None:
+        self.data = bytearray(b"\0")
+        self._offsets: dict[str, int] = {"": 0}
+
+    def add(self, text: str) -> int:
+        if text not in self._offsets:
+            self._offsets[text] = len(self.data)
+            self.data += text.encode("utf-8", "surrogateescape").replace(b"\0", b"?") + b"\0"
+        return self._offsets[text]
+
+
+def symbol_file(machine: Machine, functions: Sequence[Function]) -> bytes:
+    """The bytes of an ELF object with the names and lines of `functions`, at most `MOST_FUNCTIONS`."""
+    if len(functions) > MOST_FUNCTIONS:
+        raise ValueError(f"{len(functions)} functions; one object holds {MOST_FUNCTIONS}")
+    texts = [_Section(".text", _Type.NOBITS, b"", f.start, f.size, _ALLOC_EXECINSTR) for f in functions]
+    names = _Strings()
+    symbols = bytearray(_SYMBOL_SIZE)
+    for index, function in enumerate(functions, start=1):
+        symbols += struct.pack(
+            "<IBBHQQ",
+            names.add(_without_suffix(function.name)),
+            _GLOBAL_FUNCTION,
+            0,
+            index,
+            function.start,
+            function.size,
+        )
+    debug = encode(functions)
+    symtab_index = 1 + len(texts)
+    sections = [
+        _Section("", _Type.NULL),
+        *texts,
+        _Section(
+            ".symtab", _Type.SYMTAB, bytes(symbols), link=symtab_index + 1, info=1, entry_size=_SYMBOL_SIZE
+        ),
+        _Section(".strtab", _Type.STRTAB, bytes(names.data)),
+        _Section(".debug_abbrev", _Type.PROGBITS, debug.abbrev),
+        _Section(".debug_info", _Type.PROGBITS, debug.info),
+        _Section(".debug_line", _Type.PROGBITS, debug.line),
+        _Section(".shstrtab", _Type.STRTAB),
+    ]
+    return _layout(machine, sections)
+
+
+def _without_suffix(name: str) -> str:
+    """`name`, so that GDB does not take its end for a compiler's suffix.
+
+    GDB tries to decode each ELF symbol as Ada and prints "hot.py" as "hot[py]" (remove_compiler_suffix in
+    gdb/ada-lang.c); a space behind it stops that. Names in DWARF are left alone by it.
+    """
+    return name + " " if name.rpartition(".")[2].isalpha() and "." in name else name
+
+
+def _layout(machine: Machine, sections: list[_Section]) -> bytes:
+    strings = _Strings()
+    name_offsets = [strings.add(section.name) for section in sections]
+    sections[-1].data = bytes(strings.data)
+    body, headers = bytearray(), bytearray()
+    for section, name in zip(sections, name_offsets, strict=True):
+        offset = _HEADER_SIZE + len(body) if section.type != _Type.NULL else 0
+        headers += struct.pack(
+            "<IIQQQQIIQQ",
+            name,
+            section.type,
+            section.flags,
+            section.address,
+            offset,
+            section.size or len(section.data),
+            section.link,
+            section.info,
+            1 if section.type != _Type.SYMTAB else 8,
+            section.entry_size,
+        )
+        body += section.data
+        body += bytes(-len(body) % 8)
+    ident = b"\x7fELF" + bytes((2, 1, 1, 0)) + bytes(8)  # 64-bit, little-endian, version 1
+    header = ident + struct.pack(
+        "<HHIQQQIHHHHHH",
+        _ET_EXEC,
+        machine,
+        1,
+        0,
+        0,
+        _HEADER_SIZE + len(body),
+        0,
+        _HEADER_SIZE,
+        0,
+        0,
+        _SECTION_SIZE,
+        len(sections),
+        len(sections) - 1,
+    )
+    return header + bytes(body) + bytes(headers)

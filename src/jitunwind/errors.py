@@ -1,0 +1,57 @@
+"""Every exception of jitunwind, each with what a person can do about it.
+
+`str(error)` is what went wrong; `error.hint` is what to do, and may be empty. The command line prints both
+and exits with 2.
+"""
+
+
+class JitunwindError(Exception):
+    """The base of all."""
+
+    hint = ""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        if hint is not None:
+            self.hint = hint
+
+
+class UnreadableMemory(JitunwindError):
+    """Memory of the process that is not there, or not to be had."""
+
+    def __init__(self, address: int, size: int) -> None:
+        super().__init__(f"cannot read {size} bytes at {address:#x}")
+        self.address = address
+        self.size = size
+
+
+class NotPython(JitunwindError):
+    """The process is not a CPython that can be understood."""
+
+    hint = "jitunwind looks at CPython 3.14 and 3.15 on x86_64"
+
+
+class UnsupportedVersion(JitunwindError):
+    """A CPython whose internals are not known here."""
+
+    hint = "known are 3.14 and 3.15; native frames are shown, JIT frames cannot be named"
+
+
+class CorruptState(JitunwindError):
+    """Structures of the process that contradict themselves."""
+
+    hint = (
+        "the process's memory is damaged, or it was stopped in the middle of a change: continue and try again"
+    )
+
+
+class NotElf(JitunwindError):
+    """A file that is not a 64-bit little-endian ELF file, or a damaged one."""
+
+    hint = "give an x86_64 or AArch64 Linux executable or shared library"
+
+
+class MalformedFrames(JitunwindError):
+    """Unwind information that breaks the rules of DWARF 5, section 6.4, or of the LSB."""
+
+    hint = "compare with readelf --debug-dump=frames; the file may be damaged"

@@ -1,0 +1,130 @@
+"""What the plugin knows of each inferior: its CPython, its JIT code now, and the tables recovered from it.
+
+GDB's events say when to forget: nothing found before the process ran on is used unchecked afterwards.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import gdb
+
+from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.cpython.layout import Layout, read_layout
+from jitunwind.cpython.regions import JitCode, Regions
+from jitunwind.errors import JitunwindError
+from jitunwind.gdbplugin.decoding import decoder_of
+from jitunwind.gdbplugin.inferior import Inferior
+from jitunwind.recover.table import recover
+from jitunwind.rows import UnwindTable
+
+MOST_TABLES = 1 << 14
+ARCHITECTURE = X86_64
+_GDB_ARCHITECTURE = "i386:x86-64"
+
+
+@dataclass
+class Session:
+    """One inferior."""
+
+    memory: Inferior
+    architecture: str
+    layout: Layout | None = None
+    problem: str = ""
+    """Why there is no layout, if there is none."""
+    _regions: Regions | None = None
+    _stale: bool = True
+    _tables: dict[tuple[int, bytes], UnwindTable] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    """What went wrong in unwinding, and how often: shown by `jitunwind bt` and `jit-rows`."""
+
+    def ran(self) -> None:
+        """The process has run, or somebody wrote to its memory."""
+        self._stale = True
+        self.memory.forget()
+
+    def regions(self) -> Regions | None:
+        """The JIT code of the process now; None where there is no CPython that is known."""
+        if self.layout is None:
+            return None
+        if self._stale:
+            self._stale = False
+            if self._regions is None or not self._regions.still_true():
+                self._regions = Regions(self.memory, self.layout)
+        return self._regions
+
+    def table(self, jit_code: JitCode) -> UnwindTable:
+        """The unwind table of an executor's machine code, recovered once."""
+        key = (jit_code.start, jit_code.code)
+        table = self._tables.get(key)
+        if table is None:
+            if len(self._tables) >= MOST_TABLES:
+                self._tables.clear()
+            decode = decoder_of(jit_code.start)
+            table = self._tables[key] = recover(ARCHITECTURE, jit_code.code, decode, jit_code.entries())
+        return table
+
+    def count(self, what: str) -> None:
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+
+_sessions: dict[int, Session] = {}
+
+
+def session() -> Session:
+    """That of the selected inferior."""
+    inferior = gdb.selected_inferior()
+    known = _sessions.get(inferior.num)
+    if known is None:
+        known = _sessions[inferior.num] = _open(inferior)
+    return known
+
+
+def _open(inferior: gdb.Inferior) -> Session:
+    memory = Inferior(inferior)
+    opened = Session(memory, architecture="")
+    try:
+        opened.architecture = inferior.architecture().name()
+        if opened.architecture != _GDB_ARCHITECTURE:
+            opened.problem = f"its architecture is {opened.architecture}; known is {_GDB_ARCHITECTURE}"
+        else:
+            opened.layout = read_layout(memory)
+    except JitunwindError as error:
+        opened.problem = str(error)
+    except gdb.error as error:
+        opened.problem = f"GDB says: {error}"
+    return opened
+
+
+def _ran(event: object) -> None:
+    for each in _sessions.values():
+        each.ran()
+
+
+def _forget_failed(event: object) -> None:
+    """Another file has come: a process that was no CPython may be one now."""
+    for number, each in list(_sessions.items()):
+        each.ran()
+        if each.layout is None:
+            del _sessions[number]
+
+
+def _forget(event: object) -> None:
+    _sessions.clear()
+
+
+def watch() -> None:
+    """Follow GDB's events."""
+    followed: list[tuple[str, Callable[[object], None]]] = [
+        ("cont", _ran),
+        ("memory_changed", _ran),
+        ("inferior_call", _ran),
+        ("new_objfile", _forget_failed),
+        ("clear_objfiles", _forget),
+        ("exited", _forget),
+        ("inferior_deleted", _forget),
+        ("executable_changed", _forget),
+    ]
+    for name, handler in followed:
+        registry = getattr(gdb.events, name, None)
+        if registry is not None:
+            registry.connect(handler)

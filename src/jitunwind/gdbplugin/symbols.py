@@ -1,0 +1,216 @@
+"""Names and lines that every GDB command sees: one symbol file for the JIT code that stacks lead to.
+
+GDB asks for symbols from many places, and only symbol files answer all of them. So at each stop, before GDB
+prints anything (a `hook-stop`), the stacks are searched for words that point into JIT code, and a symbol
+file for just those regions is put in the place of the one before: cost follows what is on the stacks, not
+how many executors are alive.
+"""
+
+import os
+import tempfile
+from array import array
+from pathlib import Path
+
+import gdb
+
+from jitunwind.cpython.regions import JitCode, Regions
+from jitunwind.dwarf.lines import Function, Line
+from jitunwind.elf.image import MOST_FUNCTIONS, Machine, symbol_file
+from jitunwind.errors import JitunwindError
+from jitunwind.gdbplugin.session import ARCHITECTURE, session
+from jitunwind.memory import Memory
+from jitunwind.region import Region, RegionKind
+
+MOST_STACK = 1 << 26
+"""Bytes of one thread's stack that are searched."""
+_STACK_POINTER = ARCHITECTURE.register_names[ARCHITECTURE.stack_pointer]
+_WORD = 8
+
+
+class SymbolFile:
+    """The symbol file that GDB holds now, and what is in it."""
+
+    def __init__(self) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="jitunwind-")
+        self._path: Path | None = None
+        self._count = 0
+        self._loaded: dict[int, JitCode] = {}
+        self._shim: Region | None = None
+
+    def show(self, wanted: list[JitCode], regions: Regions) -> None:
+        """Have GDB know `wanted`, besides what it knows already and what is true still."""
+        now = {start: jit_code for start, jit_code in self._loaded.items() if regions.find(start) == jit_code}
+        now.update((jit_code.start, jit_code) for jit_code in wanted)
+        shim = regions.entry_shim if now else None
+        if now == self._loaded and shim == self._shim:
+            return
+        self._replace(_functions(list(now.values()), shim, regions))
+        self._loaded, self._shim = now, shim
+
+    def drop(self) -> None:
+        """Take everything back: the process is gone."""
+        self._loaded, self._shim = {}, None
+        self._remove()
+
+    def _replace(self, functions: list[Function]) -> None:
+        self._remove()
+        if not functions:
+            return
+        self._count += 1
+        path = Path(self._directory.name) / f"jit-code-{self._count}.o"
+        path.write_bytes(symbol_file(Machine.X86_64, functions[:MOST_FUNCTIONS]))
+        gdb.execute(f"add-symbol-file {path} -o 0", to_string=True)
+        self._path = path
+
+    def _remove(self) -> None:
+        path, self._path = self._path, None
+        if path is None:
+            return
+        try:
+            gdb.execute(f"remove-symbol-file {path}", to_string=True)
+        except gdb.error:
+            pass  # GDB dropped it itself
+        path.unlink(missing_ok=True)
+
+
+def _functions(jit_codes: list[JitCode], shim: Region | None, regions: Regions) -> list[Function]:
+    functions = []
+    for jit_code in sorted(jit_codes, key=lambda each: each.start):
+        lines = regions.lines(jit_code)
+        for part in regions.parts(jit_code):
+            first = part.start - jit_code.start
+            of_part = [] if part.kind is RegionKind.SHIM else lines
+            functions.append(
+                Function(
+                    part.name,
+                    part.start,
+                    part.size,
+                    [Line(max(row.offset - first, 0), row.filename, row.line) for row in of_part],
+                )
+            )
+    if shim is not None:
+        functions.append(Function(shim.name, shim.start, shim.size, []))
+    return functions
+
+
+def words_into(memory: Memory, stack_pointer: int, regions: Regions) -> set[int]:
+    """The words between `stack_pointer` and its stack's end that point into JIT code."""
+    stack = next((m for m in memory.mappings() if m.start <= stack_pointer < m.end), None)
+    ranges = regions.ranges
+    if stack is None or not ranges:
+        return set()
+    start = stack_pointer & -_WORD
+    size = min(stack.end - start, MOST_STACK) & -_WORD
+    try:
+        words = array("Q", memory.checked_read(start, size))
+    except JitunwindError:
+        return set()
+    low, high = ranges[0].start, ranges[-1].end
+    return {word for word in words if low <= word < high and regions.may_hold(word)}
+
+
+def jit_code_on_stacks() -> list[JitCode]:
+    """The JIT code that the selected inferior's threads are in, or come back to."""
+    current = session()
+    regions = current.regions()
+    if regions is None or not regions.ranges:
+        return []
+    words: set[int] = set()
+    for pc, stack_pointer in _threads():
+        words |= words_into(current.memory, stack_pointer, regions)
+        words.add(pc)
+    found = {}
+    for word in words:
+        jit_code = regions.find(word)
+        if jit_code is not None:
+            found[jit_code.start] = jit_code
+    return list(found.values())
+
+
+def _threads() -> list[tuple[int, int]]:
+    """The program counter and stack pointer of each thread."""
+    selected = gdb.selected_thread()
+    if selected is None:
+        return []
+    threads = selected.inferior.threads()
+    if len(threads) == 1:
+        return [_pc_and_sp()]
+    frame = gdb.selected_frame() if selected.is_stopped() else None
+    found = []
+    try:
+        for thread in threads:
+            if thread.is_stopped():
+                thread.switch()
+                found.append(_pc_and_sp())
+    finally:
+        selected.switch()
+        if frame is not None and frame.is_valid():
+            frame.select()
+    return found
+
+
+def _pc_and_sp() -> tuple[int, int]:
+    frame = gdb.newest_frame()
+    return frame.pc(), int(frame.read_register(_STACK_POINTER)) & 0xFFFFFFFFFFFFFFFF
+
+
+_files: dict[int, SymbolFile] = {}
+
+
+def synchronize(everything: bool = False) -> None:
+    """Bring GDB's symbols up to date with the process: what stacks lead to, or `everything` there is."""
+    try:
+        thread = gdb.selected_thread()
+        if thread is None or not thread.is_valid() or not thread.is_stopped():
+            return
+        current = session()
+        regions = current.regions()
+        if regions is None:
+            return
+        if everything:
+            wanted = [code for start in regions.starts if (code := regions.find(start)) is not None]
+        else:
+            wanted = jit_code_on_stacks()
+        number = gdb.selected_inferior().num
+        if wanted or number in _files:
+            file = _files.setdefault(number, SymbolFile())
+            file.show(wanted, regions)
+    except Exception as error:  # a damaged process must not cost the user the session
+        session().count(f"{type(error).__name__}: {error}")
+
+
+def _exited(event: object) -> None:
+    for file in _files.values():
+        try:
+            file.drop()
+        except (gdb.error, OSError):
+            pass
+    _files.clear()
+
+
+class _SyncCommand(gdb.Command):
+    """Bring the names and lines of JIT code up to date. GDB does it at every stop by itself (hook-stop)."""
+
+    def __init__(self) -> None:
+        super().__init__("jitunwind-sync", gdb.COMMAND_SUPPORT)
+
+    def invoke(self, argument: str, from_tty: bool) -> None:
+        synchronize()
+
+
+def install() -> None:
+    """Have the symbols follow the process."""
+    _SyncCommand()
+    gdb.events.exited.connect(_exited)
+    gdb.events.before_prompt.connect(synchronize)
+    _hook_stop()
+
+
+def _hook_stop() -> None:
+    """Append to the user's `hook-stop`, if there is one: it runs before GDB prints where it stopped."""
+    try:
+        text = gdb.execute("show user hook-stop", to_string=True)
+        body = [line[2:] for line in text.splitlines()[1:]]
+    except gdb.error:
+        body = []
+    gdb.execute(os.linesep.join(["define hook-stop", *body, "jitunwind-sync", "end"]), to_string=True)

@@ -1,0 +1,62 @@
+"""Reading another process: one small interface, whatever lies behind it (a live process, a core, GDB)."""
+
+import struct
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from jitunwind.errors import UnreadableMemory
+
+ADDRESS_LIMIT = 1 << 64
+
+
+class Mapping(NamedTuple):
+    """One range [start, end) of the address space; `path` is empty for anonymous memory."""
+
+    start: int
+    end: int
+    executable: bool
+    path: str
+
+
+class Memory(ABC):
+    """A process's memory and what is mapped in it. The bytes are never trusted: each read is bounded."""
+
+    @abstractmethod
+    def read(self, address: int, size: int) -> bytes:
+        """Exactly `size` bytes at `address`. UnreadableMemory where they are not all there."""
+
+    @abstractmethod
+    def mappings(self) -> list[Mapping]:
+        """What is mapped now, by rising address."""
+
+    @abstractmethod
+    def symbol(self, name: str) -> int | None:
+        """The address of a global symbol of the process; None where there is none."""
+
+    def checked_read(self, address: int, size: int) -> bytes:
+        """`read`, with addresses and sizes that cannot be refused before anyone is asked."""
+        if not (
+            0 < address < ADDRESS_LIMIT and 0 <= size <= _MOST_AT_ONCE and address + size <= ADDRESS_LIMIT
+        ):
+            raise UnreadableMemory(address, size)
+        return self.read(address, size)
+
+    def word(self, address: int) -> int:
+        return int.from_bytes(self.checked_read(address, 8), "little")
+
+    def words(self, address: int, count: int) -> tuple[int, ...]:
+        return struct.unpack(f"<{count}Q", self.checked_read(address, 8 * count))
+
+    def cstring(self, address: int, limit: int = 256) -> str:
+        """The NUL-terminated string at `address`, cut after `limit` bytes."""
+        for size in (32, limit):
+            try:
+                data = self.checked_read(address, size)
+            except UnreadableMemory:
+                data = self.checked_read(address, min(size, 4096 - address % 4096))
+            if b"\0" in data:
+                break
+        return data.partition(b"\0")[0].decode("utf-8", "replace")
+
+
+_MOST_AT_ONCE = 1 << 30
