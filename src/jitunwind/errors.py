@@ -55,3 +55,42 @@ class MalformedFrames(JitunwindError):
     """Unwind information that breaks the rules of DWARF 5, section 6.4, or of the LSB."""
 
     hint = "compare with readelf --debug-dump=frames; the file may be damaged"
+
+
+class NoSuchProcess(JitunwindError):
+    """There is no process of that number, or it has gone."""
+
+    hint = "list Python processes with: pgrep -a python"
+
+
+class NotPermitted(JitunwindError):
+    """The process is there, and not ours to look into."""
+
+    hint = (
+        "run as the process's user or as root; where that is not enough: "
+        "sudo sysctl kernel.yama.ptrace_scope=0, or run jitunwind with sudo"
+    )
+
+
+class AlreadyTraced(JitunwindError):
+    """Another debugger or tracer has the process."""
+
+    hint = "detach the other debugger first: a process has one tracer at a time"
+
+
+class BadCore(JitunwindError):
+    """A core file that cannot be used."""
+
+    hint = "take another one: ulimit -c unlimited before the crash, or gcore PID"
+
+
+class GdbMissing(JitunwindError):
+    """No GDB to work with."""
+
+    hint = "install it (apt-get install gdb, or pip install 'jitunwind[gdb]'), or name one with --gdb"
+
+
+class GdbFailed(JitunwindError):
+    """GDB ended without an answer."""
+
+    hint = "GDB 13 or later with Python 3.11 or later is needed; name another with --gdb"

@@ -15,7 +15,17 @@ from typing import NamedTuple
 from jitunwind.arch import Architecture
 from jitunwind.recover.flow import Flow
 from jitunwind.recover.state import Entry, State
-from jitunwind.rows import CfaRule, InRegister, RegisterRule, Row, SameValue, SavedAt, Unknown, UnwindTable
+from jitunwind.rows import (
+    CfaRule,
+    InRegister,
+    RegisterRule,
+    Row,
+    SameValue,
+    SavedAt,
+    Undefined,
+    Unknown,
+    UnwindTable,
+)
 
 NOT_REACHED = "not reached by control flow"
 PADDING = "padding between blocks"
@@ -23,6 +33,7 @@ DISAGREE = "paths disagree"
 NO_CFA = "no register gives the CFA"
 CFA_NOT_COMPARABLE = "the table's CFA register is one whose value is not recovered"
 SAYS_UNDEFINED = "the table calls a register undefined"
+OUTERMOST = "the table says that this frame has no caller"
 
 
 class Exact(NamedTuple):
@@ -93,6 +104,8 @@ class Judge:
         return known
 
     def _verdict(self, state: State, row: Row) -> Verdict:
+        if isinstance(row.rule(self._arch.return_address), Undefined):
+            return Unknown(OUTERMOST)
         if not state.finds_cfa(row.cfa):
             if state.row is None:
                 return _NO_CFA

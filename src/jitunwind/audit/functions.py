@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from iced_x86 import Code, Decoder, Instruction, Mnemonic
+from iced_x86 import Decoder, Instruction, Mnemonic
 
 from jitunwind.arch import Architecture
 from jitunwind.arch.effects import NO_EFFECTS, Control, Decoded, Step
@@ -118,7 +118,12 @@ class Program:
         index = self.index_of(address)
         if index is None:
             return False
-        return self.fdes[index].start != address or not self.enters_here(self.table(index).at(0))
+        return self.fdes[index].start != address or self.is_cold(address)
+
+    def is_cold(self, address: int) -> bool:
+        """Whether the FDE there is for a part that no call enters."""
+        index = self.index_of(address)
+        return index is not None and not self.enters_here(self.table(index).at(0))
 
     def import_of(self, address: int) -> tuple[str, int]:
         """The name behind a PLT entry at `address`, and where this file itself defines it; ("", address)
@@ -164,7 +169,7 @@ class _Function:
         self.size = len(self.code)
         self.table = program.table(index)
         self.pads = self._landing_pads()
-        self.switches = Switches(self.code, self.base, program.elf.read, self._is_data, program.is_part)
+        self.switches = Switches(self.code, self.base, program.elf.read, self._is_data, program.is_cold)
         self.sweeps: list[list[int]] = []
         self.calls: dict[int, int] = {}
         self.outside: dict[int, list[int]] = {}
@@ -319,8 +324,9 @@ class _Function:
         def unreached(offset: int, end: int) -> Counter[str]:
             counts: Counter[str] = Counter()
             for ins in Decoder(64, self.code[offset:end]):
-                padding = ins.mnemonic in _PADDING or ins.code in (Code.XCHG_RM16_R16, Code.XCHG_R16_AX)
-                counts[PADDING if padding else UNRESOLVED if unresolved else NOT_REACHED] += 1
+                counts[
+                    PADDING if ins.mnemonic in _PADDING else UNRESOLVED if unresolved else NOT_REACHED
+                ] += 1
             return counts
 
         return compare(self.judge, flow, self.table, starts, unreached, self.conflict)
@@ -346,7 +352,9 @@ class _Function:
                 report.off_balance += leave.returns and not leave.at_entry_state
                 continue
             targets = self.outside.get(source, [])
-            if leave.target is not None and leave.target != self.size:
+            if leave.target == self.size and self._ends_with_call(source):
+                continue
+            if leave.target is not None:
                 targets = [*targets, self.base + leave.target]
             state = flow.states[keys[bisect_right(keys, source) - 1]]
             for target in targets:
@@ -370,6 +378,11 @@ class _Function:
             (finding.offset, finding.end) for finding in comparison.findings if finding.state is None
         ]
         return report
+
+    def _ends_with_call(self, offset: int) -> bool:
+        """Whether the code ends with the call at `offset`: compilers do that where it never returns."""
+        ins = self._at(offset)
+        return ins.next_ip == self.base + self.size and (ins.is_call_near or ins.is_call_near_indirect)
 
 
 def _has(starts: list[int], offset: int) -> bool:

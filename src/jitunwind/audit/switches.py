@@ -8,12 +8,13 @@ begins, or at the first entry that leads out of the function and its parts.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from struct import Struct
 
 from iced_x86 import (
     Code,
+    ConditionCode,
     Decoder,
     FlowControl,
     Instruction,
@@ -35,6 +36,16 @@ _BIAS = 64
 _STOPS = (FlowControl.UNCONDITIONAL_BRANCH, FlowControl.INDIRECT_BRANCH, FlowControl.RETURN)
 _WRITES = (OpAccess.WRITE, OpAccess.COND_WRITE, OpAccess.READ_WRITE, OpAccess.READ_COND_WRITE)
 _IMMEDIATE_MOVES = (Code.MOV_R32_IMM32, Code.MOV_R64_IMM64, Code.MOV_RM64_IMM32, Code.MOV_RM32_IMM32)
+_ABOVE = {ConditionCode.A: 1, ConditionCode.AE: 0}
+_IMMEDIATES = (
+    OpKind.IMMEDIATE8,
+    OpKind.IMMEDIATE16,
+    OpKind.IMMEDIATE32,
+    OpKind.IMMEDIATE8TO16,
+    OpKind.IMMEDIATE8TO32,
+    OpKind.IMMEDIATE8TO64,
+    OpKind.IMMEDIATE32TO64,
+)
 _info = InstructionInfoFactory()
 
 
@@ -55,71 +66,92 @@ class Switches:
     ) -> None:
         self._code, self._start, self._end = code, start, start + len(code)
         self._read, self._is_data, self._is_part = read, is_data, is_part
+        self._found: dict[int, list[int]] = {}
 
     def targets(self, offset: int, starts: Sequence[int]) -> list[int]:
         """The addresses to which the jump at `offset` may go; none for one that leaves or is not understood.
 
         `starts` are the offsets of instructions in the sweep that has the jump.
         """
+        found = self._found.get(offset)
+        if found is None:
+            found = self._found[offset] = sorted(set(self._targets(offset, starts)))
+        return found
+
+    def _targets(self, offset: int, starts: Sequence[int]) -> Iterable[int]:
         jump = self._at(offset)
         index = bisect_left(starts, offset)
         window = [self._at(start) for start in starts[max(0, index - _WINDOW) : index]]
-        if jump.op0_kind == OpKind.MEMORY:
-            return self._absolute(jump, window)
+        access, before = jump, window
         if jump.op0_kind == OpKind.REGISTER:
-            return self._through(jump.op0_register, window)
+            place = _written(jump.op0_register, window)
+            if place is None:
+                return []
+            access, before = window[place], window[:place]
+            if access.mnemonic == Mnemonic.ADD and access.op1_kind == OpKind.REGISTER:
+                return self._relative(access, before, window, starts)
+            if access.mnemonic != Mnemonic.MOV or access.op1_kind != OpKind.MEMORY:
+                return []
+        if access.memory_index == Register.NONE or access.memory_index_scale != _ABSOLUTE.size:
+            return []
+        tables = self._tables(access, before)
+        count = _count(window)
+        return [t for table in tables for t in self._entries(table, _ABSOLUTE, 0, count, starts)]
+
+    def _relative(
+        self, add: Instruction, before: list[Instruction], window: list[Instruction], starts: Sequence[int]
+    ) -> list[int]:
+        """Targets of `movslq (%table,%i,4),%a; add %b,%a`; %b is the table, or a label in the code."""
+        for loaded, other in (
+            (add.op0_register, add.op1_register),
+            (add.op1_register, add.op0_register),
+        ):
+            at = _written(loaded, before)
+            if at is None or before[at].mnemonic != Mnemonic.MOVSXD or before[at].op1_kind != OpKind.MEMORY:
+                continue
+            base = _constant(other, before)
+            label = base if base is not None and not self._is_data(base) else None
+            return [
+                target
+                for table in self._tables(before[at], before[:at])
+                for target in self._entries(
+                    table, _RELATIVE, table if label is None else label, _count(window), starts
+                )
+            ]
         return []
 
-    def _through(self, register: int, window: list[Instruction]) -> list[int]:
-        """Targets of a jump to the address in `register`."""
-        place = _written(register, window)
-        if place is None:
-            return []
-        writer = window[place]
-        if writer.mnemonic == Mnemonic.MOV and writer.op1_kind == OpKind.MEMORY:
-            return self._absolute(writer, window[:place])
-        if writer.mnemonic == Mnemonic.ADD and writer.op1_kind == OpKind.REGISTER:
-            for part in (register, writer.op1_register):
-                at = _written(part, window[:place])
-                if at is not None and window[at].mnemonic == Mnemonic.MOVSXD:
-                    return self._relative(window[at], window[:at])
-        return []
-
-    def _absolute(self, access: Instruction, window: list[Instruction]) -> list[int]:
-        if access.memory_index == Register.NONE or access.memory_index_scale != 8:
-            return []
-        table = self._table(access, window)
-        tables = self._mentioned if table is None else [table]
-        return [target for each in tables for target in self._entries(each, _ABSOLUTE, 0)]
-
-    def _relative(self, access: Instruction, window: list[Instruction]) -> list[int]:
-        if access.op1_kind != OpKind.MEMORY:
-            return []
-        table = self._table(access, window)
-        tables = self._mentioned if table is None else [table]
-        return [target for each in tables for target in self._entries(each, _RELATIVE, each)]
-
-    def _table(self, access: Instruction, window: list[Instruction]) -> int | None:
-        """The address of the table that `access` reads, if the straight line of code says so."""
+    def _tables(self, access: Instruction, before: list[Instruction]) -> list[int]:
+        """The table that `access` reads, if the straight line of code says so; else all that are mentioned."""
         if access.memory_base == Register.NONE:
-            return access.memory_displacement
-        base = _constant(access.memory_base, window)
-        return None if base is None else base + access.memory_displacement & (1 << 64) - 1
+            return [access.memory_displacement]
+        base = _constant(access.memory_base, before)
+        return self._mentioned if base is None else [base + access.memory_displacement & (1 << 64) - 1]
 
-    def _entries(self, table: int, entry: Struct, base: int) -> list[int]:
+    def _entries(
+        self, table: int, entry: Struct, base: int, count: int | None, starts: Sequence[int]
+    ) -> Iterator[int]:
         if not self._is_data(table):
-            return []
+            return
         index = bisect_right(self._mentioned, table)
         limit = self._mentioned[index] - table if index < len(self._mentioned) else _ENTRIES * entry.size
-        data = self._read(table, min(limit, _ENTRIES * entry.size))
-        found: list[int] = []
+        data = self._read(table, min(limit, (count or _ENTRIES) * entry.size))
+        begun = False
         for number in range(len(data) // entry.size):
             target = entry.unpack_from(data, number * entry.size)[0] + base
-            if self._start <= target < self._end or (found and self._is_part(target)):
-                found.append(target)
-            elif found or number >= _BIAS or entry is _RELATIVE:
+            if self._starts_instruction(target, starts) or (begun and self._is_part(target)):
+                begun = True
+                yield target
+            elif begun or number >= _BIAS or entry is _RELATIVE:
                 break
-        return found
+
+    def _starts_instruction(self, target: int, starts: Sequence[int]) -> bool:
+        """Whether `target` is in the function, and an instruction of the sweep if that came so far."""
+        if not self._start <= target < self._end:
+            return False
+        offset = target - self._start
+        if not starts[0] <= offset <= starts[-1]:
+            return True
+        return starts[bisect_left(starts, offset)] == offset
 
     @cached_property
     def _mentioned(self) -> list[int]:
@@ -151,6 +183,22 @@ def _written(register: int, window: list[Instruction]) -> int | None:
                 return index
         elif ins.flow_control in (FlowControl.CALL, FlowControl.INDIRECT_CALL) and full not in _KEPT:
             return None
+    return None
+
+
+def _count(window: list[Instruction]) -> int | None:
+    """How many entries the last `cmp $n,%i; ja` before a jump leaves, if the straight line has one."""
+    for at in range(len(window) - 1, 0, -1):
+        ins = window[at]
+        if ins.flow_control in _STOPS:
+            return None
+        if ins.flow_control != FlowControl.CONDITIONAL_BRANCH:
+            continue
+        above = _ABOVE.get(ins.condition_code)
+        compare = next((i for i in reversed(window[max(0, at - 4) : at]) if i.mnemonic == Mnemonic.CMP), None)
+        if above is None or compare is None or compare.op1_kind not in _IMMEDIATES:
+            return None
+        return (compare.immediate(1) & 0xFFFF) + above
     return None
 
 

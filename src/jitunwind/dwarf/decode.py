@@ -417,11 +417,14 @@ class _Machine:
             cursor.take(cursor.uleb())
             self.cfa = _BY_EXPRESSION
         elif opcode == CallFrame.OFFSET_EXTENDED:
-            rules[cursor.uleb()] = SavedAt(cursor.uleb() * factor)
+            register, offset = cursor.uleb(), cursor.uleb()
+            rules[register] = SavedAt(offset * factor)
         elif opcode == CallFrame.OFFSET_EXTENDED_SF:
-            rules[cursor.uleb()] = SavedAt(cursor.sleb() * factor)
+            register, offset = cursor.uleb(), cursor.sleb()
+            rules[register] = SavedAt(offset * factor)
         elif opcode == CallFrame.GNU_NEGATIVE_OFFSET_EXTENDED:
-            rules[cursor.uleb()] = SavedAt(-cursor.uleb() * factor)
+            register, offset = cursor.uleb(), cursor.uleb()
+            rules[register] = SavedAt(-offset * factor)
         elif opcode == CallFrame.RESTORE_EXTENDED:
             self._restore(cursor.uleb())
         elif opcode == CallFrame.UNDEFINED:
@@ -429,7 +432,8 @@ class _Machine:
         elif opcode == CallFrame.SAME_VALUE:
             rules[cursor.uleb()] = SAME_VALUE
         elif opcode == CallFrame.REGISTER:
-            rules[cursor.uleb()] = InRegister(cursor.uleb())
+            register, other = cursor.uleb(), cursor.uleb()
+            rules[register] = InRegister(other)
         elif opcode in (CallFrame.EXPRESSION, CallFrame.VAL_EXPRESSION):
             register = cursor.uleb()
             cursor.take(cursor.uleb())

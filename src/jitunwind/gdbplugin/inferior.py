@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gdb
 
-from jitunwind.errors import UnreadableMemory
+from jitunwind.errors import JitunwindError, UnreadableMemory
 from jitunwind.memory import Mapping, Memory
 from jitunwind.memory.core import load_segments
 
@@ -66,10 +66,14 @@ class Inferior(Memory):
         """A core's segments, those that files are mapped at named by GDB's account of its NT_FILE note."""
         files = [mapping for mapping in self._of_gdb() if mapping.path]
         mappings = []
-        for start, end, executable in load_segments(path):
-            of_file = next((m.path for m in files if m.start < end and start < m.end), "")
-            mappings.append(Mapping(start, end, executable, of_file))
-        return mappings
+        try:
+            segments = load_segments(path)
+        except (OSError, JitunwindError):
+            return files
+        for segment in segments:
+            of_file = next((m.path for m in files if m.start < segment.end and segment.start < m.end), "")
+            mappings.append(Mapping(segment.start, segment.end, segment.executable, of_file))
+        return sorted(mappings)
 
     def _of_gdb(self) -> list[Mapping]:
         """As `info proc mappings` lists them: of a remote process, or a core's files. Its permissions may be

@@ -1,16 +1,17 @@
-"""What GDB sources: makes jitunwind importable in GDB's own Python, and starts the plugin.
+"""What GDB sources: makes jitunwind importable in GDB's own Python, and starts a part of the plugin.
 
 GDB's Python is not the user's: its path must not gain the user's packages, which may be built for another
-version. So a finder of our own gives jitunwind and what it needs, and nothing else, from where they are
-(`SEARCH`, set by the line that `jitunwind gdb --print-init` prints; else next to this file).
+version. So a finder of our own gives jitunwind and what it needs, and nothing else, from the folders in
+`SEARCH` (set by whoever runs this file; else where this file is). `START` is the module to start.
 """
 
+import importlib
 import importlib.machinery
 import sys
 from pathlib import Path
 
 PACKAGES = ("jitunwind", "iced_x86")
-HERE = Path(__file__).resolve().parents[2] if "__file__" in globals() else None
+OLDEST_PYTHON = (3, 11)
 
 
 class Finder:
@@ -25,18 +26,18 @@ class Finder:
         return None
 
 
-def start(search):
+def start(search, module):
     import gdb
 
-    if sys.version_info < (3, 11):
-        version = ".".join(map(str, sys.version_info[:2]))
-        raise gdb.GdbError(
-            f"jitunwind: this GDB has Python {version}; 3.11 or later is needed (GDB 13.1 of Debian 12 has it)"
-        )
+    if sys.version_info[:2] < OLDEST_PYTHON:
+        found, wanted = (".".join(map(str, version)) for version in (sys.version_info[:2], OLDEST_PYTHON))
+        raise gdb.GdbError(f"jitunwind: this GDB has Python {found}; {wanted} or later is needed")
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, Finder)]
     sys.meta_path.append(Finder(search))
-    from jitunwind.gdbplugin import plugin
-
-    plugin.install()
+    importlib.import_module(module).install()
 
 
-start(globals().get("SEARCH") or [str(HERE)])
+start(
+    globals().get("SEARCH") or [str(Path(__file__).resolve().parents[2])],
+    globals().get("START", "jitunwind.gdbplugin.plugin"),
+)

@@ -1,39 +1,143 @@
-"""What a core file says of the memory it holds: its program headers (System V gABI, chapter 5)."""
+"""What a core file says of itself: its architecture, whether it is whole, its program, its segments.
+
+System V gABI, chapters 4 and 5; the notes as the Linux kernel writes them (fs/binfmt_elf.c).
+"""
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
+from jitunwind.elf.image import Machine
+from jitunwind.errors import BadCore
+
+_ET_CORE = 4
 _PT_LOAD = 1
+_PT_NOTE = 4
 _PF_X = 1
 _MOST_HEADERS = 1 << 20
 _PN_XNUM = 0xFFFF
 """With more headers than this, e_phnum is this, and the number stands in the first section's sh_info."""
+_NT_FILE = 0x46494C45
+_NT_AUXV = 6
+_AT_ENTRY = 9
+_MOST_NOTES = 1 << 26
 
 
-def load_segments(path: str) -> list[tuple[int, int, bool]]:
-    """The (start, end, executable) of each PT_LOAD segment of the 64-bit little-endian ELF file at `path`.
+class Segment(NamedTuple):
+    """A PT_LOAD program header: [start, end) of the process, in the file from `offset` for `stored` bytes."""
 
-    Empty for files that are none. OSError, if the file cannot be read.
-    """
+    start: int
+    end: int
+    executable: bool
+    offset: int
+    stored: int
+
+
+def _program_headers(file: BinaryIO) -> Iterator[tuple[int, ...]]:
+    """(p_type, p_flags, p_offset, p_vaddr, p_paddr, p_filesz, p_memsz, p_align) of each header."""
+    file.seek(0)
+    header = file.read(64)
+    (offset,) = struct.unpack_from("<Q", header, 32)
+    size, count = struct.unpack_from("<HH", header, 54)
+    if count == _PN_XNUM:
+        (sections,) = struct.unpack_from("<Q", header, 40)
+        file.seek(sections + 44)
+        count = int.from_bytes(file.read(4), "little")
+    if size < 56 or count > _MOST_HEADERS:
+        raise BadCore(f"{file.name}: its program headers make no sense")
+    file.seek(offset)
+    table = file.read(size * count)
+    if len(table) < size * count:
+        raise BadCore(f"{file.name} is cut short: it ends inside its program headers")
+    for at in range(0, len(table), size):
+        yield struct.unpack_from("<IIQQQQQQ", table, at)
+
+
+def load_segments(path: str) -> list[Segment]:
+    """The segments of the core at `path`. BadCore, OSError."""
     with Path(path).open("rb") as file:
-        header = file.read(64)
-        if len(header) < 64 or header[:6] != b"\x7fELF\x02\x01":
-            return []
-        (offset,) = struct.unpack_from("<Q", header, 32)
-        size, count = struct.unpack_from("<HH", header, 54)
-        if count == _PN_XNUM:
-            (sections,) = struct.unpack_from("<Q", header, 40)
-            file.seek(sections + 44)
-            count = int.from_bytes(file.read(4), "little")
-        if size < 56 or count > _MOST_HEADERS:
-            return []
+        return [
+            Segment(address, address + in_memory, bool(flags & _PF_X), offset, in_file)
+            for kind, flags, offset, address, _, in_file, in_memory, _ in _program_headers(file)
+            if kind == _PT_LOAD
+        ]
+
+
+def is_core(path: Path) -> bool:
+    """Whether there is an ELF core file at `path`."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(18)
+    except OSError:
+        return False
+    return header[:4] == b"\x7fELF" and len(header) == 18 and header[16] == _ET_CORE
+
+
+def check_core(path: Path, machine: Machine) -> None:
+    """BadCore, unless there is a whole core of `machine` at `path`."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(64)
+        size = path.stat().st_size
+    except OSError as error:
+        raise BadCore(
+            f"{path} cannot be read: {error.strerror}", "name a process number or a core file"
+        ) from None
+    if header[:4] != b"\x7fELF":
+        raise BadCore(f"{path} is no core file", "name a process number or a core file")
+    if len(header) < 64:
+        raise BadCore(f"{path} is cut short: it ends inside its ELF header")
+    if header[4:6] != b"\x02\x01":
+        raise BadCore(f"{path} is of a 32-bit or big-endian process", "known are 64-bit little-endian ones")
+    kind, found = struct.unpack_from("<HH", header, 16)
+    if kind != _ET_CORE:
+        raise BadCore(f"{path} is an ELF file, but no core", "name the core, and the program with --exe")
+    if found != machine:
+        name = next((m.name for m in Machine if m == found), f"machine {found}")
+        raise BadCore(f"{path} is of another architecture ({name})", f"known is {machine.name}")
+    segments = load_segments(str(path))
+    needed = max((segment.offset + segment.stored for segment in segments), default=0)
+    if needed > size:
+        raise BadCore(f"{path} is cut short: it has {size} of {needed} bytes")
+
+
+def program_of(path: Path) -> str | None:
+    """The path of the program that left the core: the file that was mapped where execution began."""
+    with path.open("rb") as file:
+        notes = {kind: data for kind, data in _notes(file)}
+    entry = _entry(notes.get(_NT_AUXV, b""))
+    return next((name for start, end, name in _files(notes.get(_NT_FILE, b"")) if start <= entry < end), None)
+
+
+def _notes(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    for kind, _, offset, _, _, size, _, _ in list(_program_headers(file)):
+        if kind != _PT_NOTE or size > _MOST_NOTES:
+            continue
         file.seek(offset)
-        table = file.read(size * count)
-    segments = []
-    for at in range(0, len(table) - 55, size):
-        kind, flags = struct.unpack_from("<II", table, at)
-        (address,) = struct.unpack_from("<Q", table, at + 16)
-        (length,) = struct.unpack_from("<Q", table, at + 40)
-        if kind == _PT_LOAD:
-            segments.append((address, address + length, bool(flags & _PF_X)))
-    return segments
+        data, at = file.read(size), 0
+        while at + 12 <= len(data):
+            name_size, content_size, note = struct.unpack_from("<III", data, at)
+            start = at + 12 + (name_size + 3 & ~3)
+            yield note, data[start : start + content_size]
+            at = start + (content_size + 3 & ~3)
+
+
+def _entry(auxv: bytes) -> int:
+    pairs = struct.iter_unpack("<QQ", auxv[: len(auxv) & ~15])
+    return next((value for kind, value in pairs if kind == _AT_ENTRY), 0)
+
+
+def _files(data: bytes) -> list[tuple[int, int, str]]:
+    """(start, end, path) of each mapped file: a count, the page size, three words each, then the names."""
+    if len(data) < 16:
+        return []
+    (count,) = struct.unpack_from("<Q", data)
+    if count > len(data) // 24:
+        return []
+    names = data[16 + 24 * count :].split(b"\0")
+    ranges = struct.iter_unpack("<QQQ", data[16 : 16 + 24 * count])
+    return [
+        (start, end, name.decode(errors="surrogateescape"))
+        for (start, end, _), name in zip(ranges, names, strict=False)
+    ]

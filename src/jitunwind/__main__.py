@@ -1,0 +1,5 @@
+"""`python -m jitunwind`."""
+
+from jitunwind.cli import main
+
+main()

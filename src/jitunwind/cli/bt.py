@@ -1,0 +1,123 @@
+"""`jitunwind bt`: the native stacks of a process or a core, JIT frames included."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from jitunwind.cli.output import console, error_console, print_warning
+from jitunwind.errors import BadCore, JitunwindError, NotPython
+from jitunwind.gdbplugin.backtrace import Report, of_core, of_process
+from jitunwind.gdbplugin.launch import find_gdb
+from jitunwind.memory.live import JIT_SWITCH, jit_switch
+
+_COLOURS = {"jit": "bold green", "shim": "green", "python": "cyan", "native": "bold"}
+_JSON_KEYS = ("pid", "core", "python", "threads", "complete", "warnings")
+
+
+@click.command()
+@click.argument("target", metavar="PID|CORE")
+@click.option("--exe", metavar="PYTHON", help="The program that left the core.  [default: as the core says]")
+@click.option("--thread", type=int, metavar="TID", help="Only the thread with this kernel id.")
+@click.option("--python", "python", is_flag=True, help="Interleave the interpreter's pure Python frames.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
+@click.option("--gdb", "gdb_path", metavar="GDB", help="The GDB to use.  [default: $JITUNWIND_GDB, or gdb]")
+@click.pass_context
+def bt(
+    context: click.Context,
+    target: str,
+    exe: str | None,
+    thread: int | None,
+    python: bool,
+    as_json: bool,
+    color: str,
+    gdb_path: str | None,
+) -> None:
+    """Print the whole native stack of every thread of a live process or a core file.
+
+    JIT frames have the name of their Python function, and the line it runs. The process stands still for as
+    long as the last line says, and goes on.
+
+    Exit status: 0 all stacks are whole; 2 the input cannot be used, a stack is not whole, or the process has
+    no JIT code because its JIT is off (its stack is printed all the same).
+    """
+    path = find_gdb(gdb_path)
+    with error_console().status(f"reading the stacks of {target}"):
+        report = _read(path, target, exe, thread, python)
+    stacks = report.stacks
+    if thread is not None and not stacks["threads"]:
+        known = ", ".join(str(tid) for tid in stacks["tids"])
+        raise JitunwindError(f"{target} has no thread {thread}", f"its threads are {known}")
+    problems = _problems(target, report)
+    stacks["warnings"] += problems
+    if as_json:
+        click.echo(json.dumps({key: stacks[key] for key in _JSON_KEYS}, indent=2))
+    else:
+        _print(console(color), stacks, report)
+    for warning in stacks["warnings"]:
+        print_warning(warning)
+    if problems or not stacks["complete"]:
+        context.exit(2)
+
+
+def _read(gdb: str, target: str, exe: str | None, thread: int | None, python: bool) -> Report:
+    if target.isdigit():
+        return of_process(gdb, int(target), thread, python)
+    core = Path(target)
+    if not core.exists():
+        raise BadCore(f"{target} is neither a process number nor a file", "name a PID or a core file")
+    if exe is not None and not Path(exe).exists():
+        raise BadCore(f"--exe {exe}: there is no such file", "name the program that left the core")
+    return of_core(gdb, core, exe, thread, python)
+
+
+def _problems(target: str, report: Report) -> list[str]:
+    """What keeps the answer from being what was asked for, besides a stack that is not whole."""
+    stacks = report.stacks
+    if not stacks["threads"]:
+        raise JitunwindError(f"GDB found no thread in {target}", report.gdb_said.strip().rpartition("\n")[2])
+    if stacks["python"] is None:
+        if "_PyRuntime" in stacks["problem"]:
+            raise NotPython(f"{target} is no CPython: {stacks['problem']}")
+        return [str(stacks["problem"])]
+    if stacks["jit_code"] or not target.isdigit():
+        return []
+    switch = jit_switch(int(target))
+    if switch in (None, "", "0"):
+        state = "is not set" if switch is None else f"is {switch!r}"
+        return [
+            f"no JIT code here: {JIT_SWITCH} {state} in the process's environment, so its JIT is off or absent"
+        ]
+    return []
+
+
+def _print(out: Console, stacks: dict[str, Any], report: Report) -> None:
+    python = f"CPython {stacks['python']}" if stacks["python"] else "no known CPython"
+    where = f"core {stacks['core']}" if stacks["core"] else f"process {stacks['pid']}"
+    out.print(Text(f"{where}, {python}", "dim"))
+    for thread in stacks["threads"]:
+        out.print(Text.assemble("\nThread ", (str(thread["tid"]), "bold"), f" ({thread['name']})"))
+        width = len(str(len(thread["frames"])))
+        for frame in thread["frames"]:
+            out.print(_line(frame, width))
+    whole = "all stacks are whole" if stacks["complete"] else "NOT every stack is whole"
+    stood = f"; the process stood still for {report.stopped_seconds:.3f} s" if report.stopped_seconds else ""
+    out.print(Text(f"\n{whole}{stood}", "dim" if stacks["complete"] else "bold red"))
+
+
+def _line(frame: dict[str, Any], width: int) -> Text:
+    kind = frame["kind"]
+    address = " " * 18 if kind == "python" else f"{int(frame['pc'], 16):#018x}"
+    text = Text.assemble(
+        (f"#{frame['index']:<{width}} ", "dim"),
+        (f"{address} ", "dim"),
+        (f"{kind:<7}", _COLOURS[kind]),
+        (frame["name"], _COLOURS[kind]),
+    )
+    if frame["file"] is not None:
+        text.append(f" at {frame['file']}:{frame['line']}", "yellow" if kind != "native" else "dim")
+    return text

@@ -1,0 +1,103 @@
+"""The pure Python frames of a CPython's threads, in the stretches that one run of its interpreter loop holds.
+
+Each run of the loop puts a marker frame on its own C stack (owner FRAME_OWNED_BY_INTERPRETER, CPython
+Include/internal/pycore_interpframe_structs.h). Its address says which native frame ran the Python frames
+before it, with or without symbols.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from jitunwind.cpython.executors import interpreters
+from jitunwind.cpython.layout import Layout
+from jitunwind.cpython.objects import CodeObject, Objects
+from jitunwind.errors import UnreadableMemory
+from jitunwind.memory import Memory
+
+_OWNED_BY_INTERPRETER = 3
+_TAGS = 3
+"""The low bits of a _PyStackRef that are no address."""
+MOST_FRAMES = 1 << 20
+MOST_THREADS = 1 << 16
+
+
+@dataclass(frozen=True)
+class PythonFrame:
+    """One frame: where its _PyInterpreterFrame is, what it runs, and the bytecode instruction it is at."""
+
+    address: int
+    code: CodeObject
+    instruction: int
+
+    @property
+    def line(self) -> int | None:
+        return self.code.line_at(self.instruction)
+
+
+@dataclass
+class Stretch:
+    """The Python frames that one run of the interpreter loop holds, innermost first.
+
+    `marker` is the address of its marker frame, on the C stack of that run; 0 where the chain broke off.
+    """
+
+    frames: list[PythonFrame] = field(default_factory=list)
+    marker: int = 0
+
+
+def frame_at(memory: Memory, layout: Layout, objects: Objects, address: int) -> PythonFrame | None:
+    """The Python frame at `address`; None, if there is none that makes sense."""
+    offsets = layout.offsets
+    try:
+        executable = memory.word(address + offsets["interpreter_frame.executable"]) & ~_TAGS
+        instruction = memory.word(address + offsets["interpreter_frame.instr_ptr"])
+        code = objects.code(executable)
+    except UnreadableMemory:
+        return None
+    return PythonFrame(address, code, instruction) if code is not None else None
+
+
+def stretches(memory: Memory, layout: Layout, objects: Objects, thread_id: int) -> list[Stretch]:
+    """The stretches of the thread with that native (kernel) id, innermost first; empty, if it has none."""
+    offsets = layout.offsets
+    try:
+        for state in _thread_states(memory, layout):
+            if memory.word(state + offsets["thread_state.native_thread_id"]) == thread_id:
+                current = memory.word(state + offsets["thread_state.current_frame"])
+                return list(_chain(memory, layout, objects, current))
+    except UnreadableMemory:
+        pass
+    return []
+
+
+def _thread_states(memory: Memory, layout: Layout) -> Iterator[int]:
+    for interpreter in interpreters(memory, layout):
+        state = memory.word(interpreter + layout.offsets["interpreter_state.threads_head"])
+        seen: set[int] = set()
+        while state and state not in seen and len(seen) < MOST_THREADS:
+            seen.add(state)
+            yield state
+            state = memory.word(state + layout.offsets["thread_state.next"])
+
+
+def _chain(memory: Memory, layout: Layout, objects: Objects, address: int) -> Iterator[Stretch]:
+    offsets = layout.offsets
+    stretch, seen = Stretch(), set[int]()
+    while address and address not in seen and len(seen) < MOST_FRAMES:
+        seen.add(address)
+        try:
+            owner = memory.checked_read(address + offsets["interpreter_frame.owner"], 1)[0]
+            previous = memory.word(address + offsets["interpreter_frame.previous"])
+        except UnreadableMemory:
+            break
+        if owner == _OWNED_BY_INTERPRETER:
+            stretch.marker = address
+            yield stretch
+            stretch = Stretch()
+        else:
+            frame = frame_at(memory, layout, objects, address)
+            if frame is not None:
+                stretch.frames.append(frame)
+        address = previous
+    if stretch.frames:
+        yield stretch

@@ -1,0 +1,226 @@
+"""The stacks of all threads as data: what `jitunwind bt` has GDB do.
+
+It goes from frame to frame with GDB's own unwinders and ours, and names JIT frames from the process itself:
+no symbol file is made. `report()` gives the JSON of `bt --json`, without colours and without opinions.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import gdb
+import gdb.unwinder
+
+from jitunwind.cpython.frames import Stretch, frame_at, stretches
+from jitunwind.cpython.regions import SHIM_NAME, Regions
+from jitunwind.gdbplugin.session import ARCHITECTURE, Session, session, watch
+from jitunwind.gdbplugin.unwinder import JitUnwinder
+from jitunwind.region import RegionKind
+
+MOST_FRAMES = 100_000
+_NAMES = ARCHITECTURE.register_names
+_CALLEE_SAVED = tuple(_NAMES[register] for register in ARCHITECTURE.callee_saved)
+_SP = _NAMES[ARCHITECTURE.stack_pointer]
+_MASK = 0xFFFFFFFFFFFFFFFF
+
+Frame = dict[str, Any]
+
+
+def install() -> None:
+    """Register the unwinder alone."""
+    gdb.unwinder.register_unwinder(None, JitUnwinder(), replace=True)
+    watch()
+
+
+def report(only_thread: int | None, with_python: bool) -> dict[str, Any]:
+    """The stacks of the selected inferior, as `bt --json` prints them (documented in docs/bt.md)."""
+    current = session()
+    inferior = gdb.selected_inferior()
+    threads = sorted((t for t in inferior.threads() if t.is_valid()), key=lambda t: t.num)
+    listed, complete = [], True
+    for thread in threads:
+        tid = thread.ptid[1] or thread.ptid[0]
+        if only_thread is not None and tid != only_thread:
+            continue
+        thread.switch()
+        frames, whole = _stack(current)
+        complete = complete and whole
+        if with_python:
+            frames = _interleave(current, frames, tid)
+        for index, frame in enumerate(frames):
+            frame["index"] = index
+        listed.append({"tid": tid, "name": thread.name or "", "frames": frames})
+    regions = current.regions()
+    warnings = [f"unknown, {count} times: {what}" for what, count in current.counts.items()]
+    warnings += regions.warnings if regions is not None else []
+    return {
+        "pid": inferior.pid,
+        "core": current.memory.core_file,
+        "python": current.layout.version_text if current.layout else None,
+        "threads": listed,
+        "complete": complete and bool(listed),
+        "warnings": warnings,
+        "problem": current.problem,
+        "jit_code": bool(regions and regions.starts),
+        "tids": [thread.ptid[1] or thread.ptid[0] for thread in threads],
+    }
+
+
+def _stack(current: Session) -> tuple[list[Frame], bool]:
+    """The frames of the selected thread, and whether the last one is the outermost there is."""
+    frames: list[Frame] = []
+    frame = gdb.newest_frame()
+    below_jit = False
+    while frame is not None and len(frames) < MOST_FRAMES:
+        described = _describe(current, frame, below_jit, innermost=not frames)
+        below_jit = described["kind"] == "jit"
+        frames.append(described)
+        try:
+            older = frame.older()
+        except gdb.error as error:
+            current.count(f"GDB stops at {described['pc']}: {error}")
+            return frames, False
+        if older is None:
+            reason = frame.unwind_stop_reason()
+            if reason in (gdb.FRAME_UNWIND_NO_REASON, gdb.FRAME_UNWIND_OUTERMOST):
+                return frames, True
+            current.count(f"GDB stops at {described['pc']}: {gdb.frame_stop_reason_string(reason)}")
+            return frames, False
+        frame = older
+    return frames, False
+
+
+def _describe(current: Session, frame: gdb.Frame, below_jit: bool, innermost: bool) -> Frame:
+    pc = frame.pc() & _MASK
+    described: Frame = {
+        "index": 0,
+        "pc": f"{pc:#x}",
+        "sp": f"{_register(frame, _SP) or 0:#x}",
+        "kind": "native",
+        "name": None,
+        "file": None,
+        "line": None,
+        "region": None,
+        "registers": {},
+    }
+    for name in _CALLEE_SAVED:
+        value = _register(frame, name)
+        if value is not None:
+            described["registers"][name] = f"{value:#x}"
+    regions = current.regions()
+    if regions is None or not _name_jit(current, regions, frame, pc, described, innermost):
+        _name_native(current, frame, pc, described)
+        if below_jit and regions is not None and not regions.layout.executor.shim_in_region:
+            described.update(kind="shim", name=SHIM_NAME)
+            shim = regions.entry_shim
+            if shim is not None:
+                described["region"] = {"start": f"{shim.start:#x}", "size": shim.size}
+    return described
+
+
+def _name_jit(
+    current: Session, regions: Regions, frame: gdb.Frame, pc: int, described: Frame, innermost: bool
+) -> bool:
+    """Fill in what is known of a JIT frame; False, if it is none."""
+    jit_code = regions.find(pc)
+    if jit_code is None:
+        return False
+    part = next(part for part in regions.parts(jit_code) if pc in part)
+    described.update(
+        kind=str(part.kind),
+        name=part.name,
+        region={"start": f"{part.start:#x}", "size": part.size},
+    )
+    if part.kind is RegionKind.SHIM:
+        return True
+    at = pc - jit_code.start - (0 if innermost else 1)  # a caller is at its call, before the return address
+    row = next((row for row in reversed(regions.lines(jit_code)) if row.offset <= at), None)
+    if row is not None:
+        described.update(file=row.filename, line=row.line)
+    if not innermost:
+        _line_of_frame(current, regions, frame, described)
+    return True
+
+
+def _line_of_frame(current: Session, regions: Regions, frame: gdb.Frame, described: Frame) -> None:
+    """At a call the interpreter's frame is up to date: its instruction pointer says the line."""
+    address = _register(frame, _NAMES[regions.layout.executor.frame_register])
+    found = frame_at(current.memory, regions.layout, regions.objects, address) if address else None
+    if found is not None and found.line is not None:
+        described.update(file=found.code.filename, line=found.line)
+
+
+def _name_native(current: Session, frame: gdb.Frame, pc: int, described: Frame) -> None:
+    described["name"] = frame.name()
+    try:
+        sal = frame.find_sal()
+    except gdb.error:
+        sal = None
+    if sal is not None and sal.symtab is not None and sal.line:
+        described.update(file=sal.symtab.filename, line=sal.line)
+    if described["name"] is None:
+        described["name"] = _module_offset(current, pc)
+
+
+def _module_offset(current: Session, pc: int) -> str:
+    """`python3.14+0x51aae` for code without a symbol: its file, and the offset from where that begins."""
+    mappings = current.memory.mappings()
+    path = next((m.path for m in mappings if m.start <= pc < m.end), "")
+    if not path:
+        path = gdb.solib_name(pc) or ""
+    base = min((m.start for m in mappings if m.path == path), default=0)
+    if not path or not base:
+        return f"{pc:#x}"
+    return f"{os.path.basename(path)}+{pc - base:#x}"
+
+
+def _register(frame: gdb.Frame, name: str) -> int | None:
+    """A register's value in `frame`; None, where it is not to be had."""
+    try:
+        return int(frame.read_register(name)) & _MASK
+    except (gdb.error, ValueError):
+        return None
+
+
+def _interleave(current: Session, frames: list[Frame], tid: int) -> list[Frame]:
+    """`frames` with the Python frames before the native frames that run them."""
+    regions = current.regions()
+    if regions is None:
+        return frames
+    before: dict[int, list[Frame]] = {}
+    for stretch in stretches(current.memory, regions.layout, regions.objects, tid):
+        index = _run_by(frames, stretch)
+        if index is not None:
+            before.setdefault(index, []).extend(_python_frames(stretch))
+    merged: list[Frame] = []
+    for index, frame in enumerate(frames):
+        merged.extend(before.get(index, ()))
+        merged.append(frame)
+    return merged
+
+
+def _run_by(frames: list[Frame], stretch: Stretch) -> int | None:
+    """The index of the innermost frame of the run of the interpreter loop that holds `stretch`: the loop's
+    own, on whose stack the marker lies, or that of the JIT code it has entered."""
+    for index, frame in enumerate(frames):
+        above = int(frames[index + 1]["sp"], 16) if index + 1 < len(frames) else _MASK
+        if int(frame["sp"], 16) <= stretch.marker < above:
+            while index > 0 and frames[index - 1]["kind"] in ("jit", "shim"):
+                index -= 1
+            return index
+    return None
+
+
+def _python_frames(stretch: Stretch) -> Iterator[Frame]:
+    for frame in stretch.frames:
+        yield {
+            "index": 0,
+            "pc": f"{frame.instruction:#x}",
+            "sp": f"{frame.address:#x}",
+            "kind": "python",
+            "name": frame.code.qualname,
+            "file": frame.code.filename,
+            "line": frame.line,
+            "region": None,
+            "registers": {},
+        }

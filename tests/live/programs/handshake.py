@@ -1,0 +1,40 @@
+"""What every program of the live tests does at its two ends: warm up, say "ready", and then work for ever.
+
+The work is driven from C (`deque` over `starmap`), so that each round enters JIT code anew and a round is
+never inlined into a trace of the driving loop. An alarm ends a program that nobody ended.
+"""
+
+import collections
+import itertools
+import signal
+from collections.abc import Callable
+
+LONGEST_LIFE = 1800
+"""Seconds until the alarm."""
+PR_SET_PTRACER, ANY_PROCESS = 0x59616D61, -1
+
+
+def allow_tracing() -> None:
+    """Let a debugger attach that is no ancestor (prctl(2); Yama's ptrace_scope 1 forbids it else)."""
+    try:
+        import ctypes
+    except ImportError:
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PTRACER, ctypes.c_ulong(ANY_PROCESS), 0, 0, 0)
+
+
+def ready() -> None:
+    signal.alarm(LONGEST_LIFE)
+    allow_tracing()
+    print("ready", flush=True)
+
+
+def warm(work: Callable[[], object], rounds: int) -> None:
+    collections.deque(itertools.starmap(work, itertools.repeat((), rounds)), maxlen=0)
+
+
+def run_forever(work: Callable[[], object], rounds: int = 400) -> None:
+    """`rounds` to get warm in, the handshake, then `work` until killed."""
+    warm(work, rounds)
+    ready()
+    collections.deque(itertools.starmap(work, itertools.repeat(())), maxlen=0)
