@@ -63,6 +63,10 @@ class NoSuchProcess(JitunwindError):
     hint = "list Python processes with: pgrep -a python"
 
 
+class NoSuchThread(JitunwindError):
+    """The process has no thread of that number."""
+
+
 class NotPermitted(JitunwindError):
     """The process is there, and not ours to look into."""
 

@@ -76,7 +76,7 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True)
 class UnwindTable:
-    """The rows of one region. Row i holds from `offsets[i]` up to `offsets[i + 1]`, the last one up to `size`.
+    """The rows of one region. Row i holds from `offsets[i]` to `offsets[i + 1]`, the last one to `size`.
 
     Offsets are bytes from the region's start, rising, the first 0: the rows cover the whole region. Where
     nothing is known (data behind the code, paths that disagree) an `Unknown` stands in the row's place.

@@ -24,8 +24,11 @@ ENTRY = "_PyJIT_Entry"
 """The one shim of 3.15."""
 PAGE = 4096
 LONGEST_SHIM = 64
+LONGEST_INSTRUCTION = 15
 MASK = (1 << 64) - 1
 MOST_EXAMPLES = 6
+MOST_FRAMES = 2
+"""From a body to the C code that entered it: the body's caller is the shim, the shim's is C."""
 
 
 @dataclass
@@ -44,13 +47,16 @@ class Config:
 @dataclass
 class Activation:
     """One run of JIT code. `truth`: the caller's registers at the call; while JIT code has called C,
-    `resume` is where that call returns to and with which stack pointer."""
+    `resume` is where that call returns to and with which stack pointer. `first` and
+    `body` are where the executor's body begins that the shim called and that runs now, `last` the
+    instruction checked last."""
 
     truth: dict[str, int]
     resume: tuple[int, int] | None = None
-    steps: int = 0
-    stale: int = 0
     abandoned: bool = False
+    first: int = 0
+    body: int = 0
+    last: int = 0
 
 
 @dataclass
@@ -64,10 +70,10 @@ class Report:
     returns: int = 0
     """Activations seen to return to their RA at their CFA: the ground truth is true."""
     bad_returns: int = 0
-    foreign: int = 0
-    """Bodies' instructions that ran in another region than the one whose shim was entered."""
     jumps: int = 0
-    """Jumps from one region into another: side exits, and links between executors."""
+    """Jumps from one executor's body to the start of another's: side exits, and links between executors."""
+    foreign: int = 0
+    """Instructions checked behind such a jump: on 3.14 the activation's shim is then another executor's."""
     threads: int = 0
     counts: dict[str, dict[str, dict[str, int]]] = field(
         default_factory=lambda: {
@@ -77,7 +83,10 @@ class Report:
             for part in ("body", "shim")
         }
     )
+    depths: dict[str, dict[str, int]] = field(default_factory=lambda: {"body": {}, "shim": {}})
+    """How many frames out of bodies and shims GDB had the caller, and how often."""
     distinct: int = 0
+    """Different addresses among the checked instructions."""
     examples: list[str] = field(default_factory=list)
     seconds: float = 0.0
     stopped: str = ""
@@ -96,7 +105,9 @@ class Stepper:
         self.breakpoints: dict[int, gdb.Breakpoint] = {}
         self.stacks: dict[int, list[Activation]] = {}
         self.seen: set[int] = set()
-        self.shim_of: dict[int, int] = {}
+        self.stale = 0
+        self.skip = 0
+        """How many activations to let pass unchecked, for another path to come up."""
         if not config.shim_in_region:
             start = address_of(ENTRY)
             self.shims[start] = end_of_function(start)
@@ -138,11 +149,9 @@ class Stepper:
     def is_jit(self, pc: int) -> bool:
         return any(start <= pc < end for start, end in self.code) or self.in_shim(pc)
 
-    def region_of(self, pc: int) -> int:
-        """3.14: the nearest shim below. 3.15 has nothing to tell regions apart by: the page."""
-        if not self.config.shim_in_region:
-            return pc & -PAGE
-        return max((start for start in self.shims if start <= pc), default=0)
+    def is_body_start(self, pc: int) -> bool:
+        """Regions begin at pages; 3.14's with a shim."""
+        return pc in self.shims.values() if self.config.shim_in_region else pc % PAGE == 0
 
     # What to do next
 
@@ -150,6 +159,7 @@ class Stepper:
         begin = time.monotonic()
         gdb.execute("set breakpoint always-inserted on", to_string=True)
         gdb.execute("set scheduler-locking step", to_string=True)
+        gdb.execute("set print frame-info short-location", to_string=True)  # sources cost 3 ms a step
         self.rescan()
         try:
             while self.report.body < self.config.budget:
@@ -161,7 +171,7 @@ class Stepper:
             self.report.stopped = f"GDB says: {error}"
         self.report.seconds = time.monotonic() - begin
         self.report.distinct = len(self.seen)
-        self.report.threads = len([stack for stack in self.stacks.values() if stack is not None])
+        self.report.threads = len(self.stacks)
 
     def advance(self) -> None:
         """One decision at the place where the process stands."""
@@ -174,13 +184,14 @@ class Stepper:
             self.enter(stack, sp)
         top = stack[-1] if stack else None
         if top is not None and top.resume == (pc, sp):
-            top.resume = None
+            self.resumed(top)
         if top is None or top.resume is not None or top.abandoned:
             self.go_on()
             return
         if self.is_jit(pc):
             self.check(top, pc)
-            if top.stale > self.config.patience:
+            if self.stale > self.config.patience:
+                self.stale, self.skip = 0, self.random.randrange(30)
                 top.abandoned = True
                 self.go_on()
                 return
@@ -200,37 +211,44 @@ class Stepper:
         self.break_at(back)
         self.go_on()
 
+    def resumed(self, activation: Activation) -> None:
+        """Its call of C has come back: that place needs no breakpoint, unless for another activation."""
+        waited, activation.resume = activation.resume, None
+        if waited is None:
+            return
+        others = (other.resume for stack in self.stacks.values() for other in stack)
+        if not any(other is not None and other[0] == waited[0] for other in others):
+            self.breakpoints[waited[0]].enabled = False
+
     def go_on(self) -> None:
         gdb.execute("continue", to_string=True)
         self.rescan()
 
     def enter(self, stack: list[Activation], sp: int) -> None:
         """A shim's first instruction: this is the ground truth."""
-        if stack and stack[-1].truth["rsp"] == sp + 8 and not stack[-1].steps:
-            return  # this very activation
         while stack and stack[-1].truth["rsp"] <= sp + 8:
-            stack.pop()  # returned, while it was left alone
+            self.resumed(stack.pop())  # returned, while it was left alone
         truth = {name: register(name) for name in KEPT}
         truth["rsp"], truth["rip"] = sp + 8, word(sp)
         self.report.activations += 1
         self.report.nested += bool(stack)
-        stack.append(Activation(truth))
+        self.skip = max(self.skip - 1, -1)
+        stack.append(Activation(truth, abandoned=self.skip >= 0))
 
     def check(self, activation: Activation, pc: int) -> None:
         """Compare GDB's caller with the ground truth."""
         in_shim = self.in_shim(pc)
-        activation.steps += 1
-        if pc in self.seen:
-            activation.stale += 1
-        else:
-            activation.stale = 0
-            self.seen.add(pc)
+        self.stale = self.stale + 1 if pc in self.seen else 0
+        self.seen.add(pc)
         if in_shim:
             self.report.shim += 1
         else:
             self.report.body += 1
-        got = caller(1 if in_shim else 2)
-        counts = self.report.counts["shim" if in_shim else "body"]
+            self.follow(activation, pc)
+        part = "shim" if in_shim else "body"
+        got, depth = self.caller()
+        depths, counts = self.report.depths[part], self.report.counts[part]
+        depths[str(depth)] = depths.get(str(depth), 0) + 1
         bad = []
         for name in REGISTERS:
             value, true = got[name], activation.truth[name]
@@ -244,23 +262,37 @@ class Stepper:
             self.report.examples.append("\n".join([code, *bad]))
 
 
-def caller(depth: int) -> dict[str, int | str]:
-    """The registers `depth` frames out of the newest one; words where there is no value."""
-    try:
-        frame = gdb.newest_frame()
-        for _ in range(depth):
-            frame = frame.older()
-            if frame is None:
-                return dict.fromkeys(REGISTERS, "no such frame")
-    except (gdb.error, gdb.MemoryError) as error:
-        return dict.fromkeys(REGISTERS, str(error))
-    found: dict[str, int | str] = {}
-    for name in REGISTERS:
+    def caller(self) -> tuple[dict[str, int | str], int]:
+        """The registers of the innermost frame that is neither JIT code nor its shim, with words where there
+        is no value, and how many frames out that is."""
+        depth = 0
         try:
-            found[name] = int(frame.read_register(name)) & MASK
+            frame = gdb.newest_frame()
+            while depth == 0 or (self.is_jit(frame.pc()) and depth < MOST_FRAMES):
+                depth += 1
+                frame = frame.older()
+                if frame is None:
+                    return dict.fromkeys(REGISTERS, "no such frame"), depth
         except (gdb.error, gdb.MemoryError) as error:
-            found[name] = str(error)
-    return found
+            return dict.fromkeys(REGISTERS, str(error)), depth
+        found: dict[str, int | str] = {}
+        for name in REGISTERS:
+            try:
+                found[name] = int(frame.read_register(name)) & MASK
+            except (gdb.error, gdb.MemoryError) as error:
+                found[name] = str(error)
+        return found, depth
+
+    def follow(self, activation: Activation, pc: int) -> None:
+        """Note which executor's body runs."""
+        jumped = not activation.last < pc <= activation.last + LONGEST_INSTRUCTION
+        activation.last = pc
+        if not activation.body:
+            activation.body = activation.first = pc
+        elif jumped and pc != activation.body and self.is_body_start(pc):
+            activation.body = pc
+            self.report.jumps += 1
+        self.report.foreign += activation.body != activation.first
 
 
 def register(name: str) -> int:

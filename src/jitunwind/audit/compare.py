@@ -50,7 +50,8 @@ Verdict = Exact | Wrong | Unknown
 EXACT = Exact()
 
 
-class Finding(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Finding:
     """`count` instructions from `offset` up to `end` with one verdict other than exact."""
 
     offset: int
@@ -124,7 +125,7 @@ class Judge:
     def _about_cfa(self, value: int | Entry, rule: CfaRule) -> str:
         name = self._arch.register_names[rule.register]
         if isinstance(value, int):
-            return f"CFA: off by {rule.offset + value:+d} from {name}"
+            return f"CFA: another offset from {name}"
         return f"CFA: {name} is not a frame address"
 
     def _about(self, register: int, rule: RegisterRule, state: State) -> str:

@@ -10,7 +10,7 @@ import time
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from iced_x86 import Decoder, Instruction, Mnemonic
@@ -45,6 +45,10 @@ _TRIES = 8
 """Calls taken, one after another, never to return, where two paths disagree."""
 _STATES_FOR = 300
 """Functions that share one `States`, to keep memory bounded."""
+_STUB = 16
+"""Bytes of a PLT entry: System V psABI x86_64, figure 5.2."""
+_JUMP = 6
+"""Bytes of `jmp *slot(%rip)`."""
 _PADDING = (Mnemonic.NOP, Mnemonic.INT3)
 
 Carried = tuple[tuple[tuple[int, Value], ...], tuple[tuple[int, Value], ...]]
@@ -93,6 +97,7 @@ class Program:
         self._judge = Judge(arch)
         self._states = States(arch)
         self._made = 0
+        self._entry: dict[int, bool] = {}
         self._imports: dict[int, tuple[str, int]] = {}
 
     def index_of(self, address: int) -> int | None:
@@ -113,6 +118,19 @@ class Program:
             and all(row.rule(register) == SAME_VALUE for register in self.arch.callee_saved)
         )
 
+    def is_entry(self, index: int) -> bool:
+        """Whether a call enters FDE `index` at its start, by its first row.
+
+        Not where that row ends behind a one-byte nop, which changes nothing: GCC puts one before a landing
+        pad that would be first in a cold part, since landing pad 0 means none.
+        """
+        known = self._entry.get(index)
+        if known is None:
+            fde, table = self.fdes[index], self.table(index)
+            padded = list(table.offsets[1:2]) == [1] and self.elf.read(fde.start, 1) == b"\x90"
+            known = self._entry[index] = not padded and self.enters_here(table.at(0))
+        return known
+
     def is_part(self, address: int) -> bool:
         """Whether the code at `address` may be part of a function that starts elsewhere."""
         index = self.index_of(address)
@@ -123,7 +141,7 @@ class Program:
     def is_cold(self, address: int) -> bool:
         """Whether the FDE there is for a part that no call enters."""
         index = self.index_of(address)
-        return index is not None and not self.enters_here(self.table(index).at(0))
+        return index is not None and not self.is_entry(index)
 
     def import_of(self, address: int) -> tuple[str, int]:
         """The name behind a PLT entry at `address`, and where this file itself defines it; ("", address)
@@ -171,6 +189,7 @@ class _Function:
         self.pads = self._landing_pads()
         self.switches = Switches(self.code, self.base, program.elf.read, self._is_data, program.is_cold)
         self.sweeps: list[list[int]] = []
+        self.decoded: dict[frozenset[int], Decoded] = {}
         self.calls: dict[int, int] = {}
         self.outside: dict[int, list[int]] = {}
         self.resolved: set[int] = set()
@@ -207,11 +226,18 @@ class _Function:
                     self.conflict |= both is not state
                     state = both
                 entries[offset] = state
-        row = self.table.at(0)
-        if self.program.enters_here(row):
+        if self.program.is_entry(self.index):
             entries[0] = self.states.entry(self.arch.platform)
             return entries, False
-        if entries or isinstance(row, Unknown):
+        section = self.program.elf.section_of(self.base)
+        if section is not None and section.name.startswith(".plt"):
+            # Calls enter each stub but the first, which the others reach with one word pushed.
+            # Until it is bound, a stub of `jmp *slot; push; jmp first` jumps to its own push.
+            stubs = range(_STUB, self.size, _STUB)
+            lazy = [stub + _JUMP for stub in stubs if self.code[stub : stub + 2] == b"\xff\x25"]
+            return dict.fromkeys((*stubs, *lazy), self.states.entry(self.arch.platform)), False
+        row = self.table.at(0)
+        if entries or isinstance(row, Unknown) or self.program.enters_here(row):
             return entries, False
         return {0: self._seed(row)}, True
 
@@ -234,9 +260,7 @@ class _Function:
         self.sweeps.clear()
         self.outside.clear()
         self.resolved.clear()
-        return analyze(
-            self.arch, self.states, self.code, self._decode, entries, followed, self._indirect, dead
-        )
+        return analyze(self.arch, self.states, self.code, self._decode, entries, followed, never_return=dead)
 
     def _without_dead_paths(
         self, flow: Flow, entries: Mapping[int, State], followed: Collection[int]
@@ -262,20 +286,42 @@ class _Function:
         return flow, dead
 
     def _decode(self, code: bytes, offset: int, followed: Collection[int]) -> Decoded:
-        """The decoder's steps; calls that never return end their path, those that may throw also land."""
-        decoded = x86_64.decode(code, offset, followed)
-        self.sweeps.append(decoded.starts)
+        """Decode compiled code in one sweep over all of it, with the edges that only a file's tables tell."""
+        whole = self._whole(frozenset(followed))
+        decoded = whole if _has(whole.starts, offset) else x86_64.decode(code, offset, followed)
+        if not any(starts is decoded.starts for starts in self.sweeps):
+            self.sweeps.append(decoded.starts)
+        return Decoded(self._with_edges(decoded), decoded.starts)
+
+    def _whole(self, followed: frozenset[int]) -> Decoded:
+        """All of the code, straight on behind jumps and returns."""
+        known = self.decoded.get(followed)
+        if known is None:
+            known = self.decoded[followed] = Decoded([], [])
+            at = 0
+            while at < self.size:
+                steps, starts = x86_64.decode(self.code, at, followed)
+                known.steps.extend(steps)
+                known.starts.extend(starts)
+                at = starts[-1] + self._at(starts[-1]).len if starts else self.size
+        return known
+
+    def _with_edges(self, decoded: Decoded) -> list[Step]:
+        """The steps; calls that never return end their path, those that may throw also land, and switches
+        branch to each of their targets."""
         steps: list[Step] = []
         for step in decoded.steps:
             if step.control is Control.CALL:
                 for start, end, pad in self.pads:
                     if start <= step.offset < end:
-                        steps.append(Step(step.offset, step.offset, NO_EFFECTS, Control.BRANCH, pad))
+                        steps.append(_edge(step, pad))
                         break
                 if self._never_returns(step):
                     step = Step(step.offset, step.next, NO_EFFECTS, Control.HALT)
+            elif step.control is Control.JUMP and step.target is None:
+                steps.extend(_edge(step, target) for target in self._switch(step.offset, decoded.starts))
             steps.append(step)
-        return Decoded(steps, decoded.starts)
+        return steps
 
     def _never_returns(self, step: Step) -> bool:
         if step.target is not None:
@@ -291,16 +337,15 @@ class _Function:
     def _at(self, offset: int) -> Instruction:
         return Decoder(64, self.code[offset : offset + 15], ip=self.base + offset).decode()
 
-    def _indirect(self, offset: int) -> list[int]:
-        starts = next(starts for starts in reversed(self.sweeps) if _has(starts, offset))
+    def _switch(self, offset: int, starts: list[int]) -> list[int]:
+        """The offsets to which the indirect jump at `offset` may go; notes those in other code."""
         targets = self.switches.targets(offset, starts)
         if targets:
             self.resolved.add(offset)
-        inside = [target - self.base for target in targets if 0 <= target - self.base < self.size]
         outside = [target for target in targets if not 0 <= target - self.base < self.size]
         if outside:
             self.outside[offset] = outside
-        return inside
+        return [target - self.base for target in targets if 0 <= target - self.base < self.size]
 
     def _is_data(self, address: int) -> bool:
         section = self.program.elf.section_of(address)
@@ -332,6 +377,10 @@ class _Function:
         return compare(self.judge, flow, self.table, starts, unreached, self.conflict)
 
     def _unresolved(self, flow: Flow) -> list[int]:
+        """Indirect jumps that are neither switches nor, by the stack, tail calls; a PLT has none."""
+        section = self.program.elf.section_of(self.base)
+        if section is not None and section.name.startswith(".plt"):
+            return []
         return [
             source
             for source, leave in flow.exits.items()
@@ -377,12 +426,24 @@ class _Function:
         report.unreached = [
             (finding.offset, finding.end) for finding in comparison.findings if finding.state is None
         ]
+        # A state knows the states that follow it, and they theirs: only its values travel.
+        comparison.findings = [
+            replace(finding, state=State(finding.state.registers, finding.state.slots, finding.state.row))
+            if finding.state is not None
+            else finding
+            for finding in comparison.findings
+        ]
         return report
 
     def _ends_with_call(self, offset: int) -> bool:
         """Whether the code ends with the call at `offset`: compilers do that where it never returns."""
         ins = self._at(offset)
         return ins.next_ip == self.base + self.size and (ins.is_call_near or ins.is_call_near_indirect)
+
+
+def _edge(step: Step, target: int) -> Step:
+    """A branch to `target` just before `step`."""
+    return Step(step.offset, step.offset, NO_EFFECTS, Control.BRANCH, target)
 
 
 def _has(starts: list[int], offset: int) -> bool:

@@ -32,7 +32,7 @@ def in_turn(program: Program) -> Run:
 
 def judge_all(program: Program, run: Run) -> dict[int, Report]:
     """The last report of each FDE, by its index in `program.fdes`."""
-    functions = {i for i in range(len(program.fdes)) if program.enters_here(program.table(i).at(0))}
+    functions = {i for i in range(len(program.fdes)) if program.is_entry(i)}
     reports: dict[int, Report] = {}
     used: dict[int, Arrivals] = {index: {} for index in functions}
     never = program.never
@@ -51,7 +51,7 @@ def judge_all(program: Program, run: Run) -> dict[int, Report]:
             break
         used.update((index, arrivals.get(index, {})) for index in dirty)
         jobs = [(index, used[index]) for index in sorted(dirty)]
-    left = [(index, {}) for index in range(len(program.fdes)) if index not in reports]
+    left: list[Job] = [(index, {}) for index in range(len(program.fdes)) if index not in reports]
     reports.update((report.index, report) for report in run(left, never))
     return reports
 
@@ -59,8 +59,8 @@ def judge_all(program: Program, run: Run) -> dict[int, Report]:
 def _arrivals(
     program: Program, functions: set[int], reports: dict[int, Report], used: dict[int, Arrivals]
 ) -> dict[int, Arrivals]:
-    """Where the reports say that control arrives in other code. Of a function, only what its own flow does not
-    reach counts."""
+    """Where the reports say that control arrives in other code; in a function, only where its own flow does
+    not get."""
     found: defaultdict[int, defaultdict[int, set[Carried]]] = defaultdict(lambda: defaultdict(set))
     for report in reports.values():
         for address, state in report.carried:

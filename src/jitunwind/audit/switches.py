@@ -88,8 +88,9 @@ class Switches:
             if place is None:
                 return []
             access, before = window[place], window[:place]
-            if access.mnemonic == Mnemonic.ADD and access.op1_kind == OpKind.REGISTER:
-                return self._relative(access, before, window, starts)
+            parts = _added(access)
+            if parts is not None:
+                return self._relative(parts, before, window, starts)
             if access.mnemonic != Mnemonic.MOV or access.op1_kind != OpKind.MEMORY:
                 return []
         if access.memory_index == Register.NONE or access.memory_index_scale != _ABSOLUTE.size:
@@ -99,13 +100,14 @@ class Switches:
         return [t for table in tables for t in self._entries(table, _ABSOLUTE, 0, count, starts)]
 
     def _relative(
-        self, add: Instruction, before: list[Instruction], window: list[Instruction], starts: Sequence[int]
+        self,
+        parts: tuple[int, int],
+        before: list[Instruction],
+        window: list[Instruction],
+        starts: Sequence[int],
     ) -> list[int]:
         """Targets of `movslq (%table,%i,4),%a; add %b,%a`; %b is the table, or a label in the code."""
-        for loaded, other in (
-            (add.op0_register, add.op1_register),
-            (add.op1_register, add.op0_register),
-        ):
+        for loaded, other in (parts, parts[::-1]):
             at = _written(loaded, before)
             if at is None or before[at].mnemonic != Mnemonic.MOVSXD or before[at].op1_kind != OpKind.MEMORY:
                 continue
@@ -118,10 +120,13 @@ class Switches:
                     table, _RELATIVE, table if label is None else label, _count(window), starts
                 )
             ]
-        return []
+        # Unoptimised code loads the entry in more steps, but what it adds to that is the table as well.
+        tables = (base for base in (_constant(part, before) for part in parts) if base is not None)
+        count = _count(window)
+        return [t for table in tables for t in self._entries(table, _RELATIVE, table, count, starts)]
 
     def _tables(self, access: Instruction, before: list[Instruction]) -> list[int]:
-        """The table that `access` reads, if the straight line of code says so; else all that are mentioned."""
+        """The table that `access` reads, if the straight line of code says so; else every one."""
         if access.memory_base == Register.NONE:
             return [access.memory_displacement]
         base = _constant(access.memory_base, before)
@@ -172,8 +177,8 @@ class Switches:
 
 
 def _written(register: int, window: list[Instruction]) -> int | None:
-    """The index of the last instruction in `window` that writes `register`, in the straight line to its end."""
-    full = RegisterExt.full_register(register)
+    """The index of the last instruction in `window` that writes `register`, in a straight line."""
+    full = RegisterExt.full_register(register)  # type: ignore[arg-type]
     for index in range(len(window) - 1, -1, -1):
         ins = window[index]
         if ins.flow_control in _STOPS:
@@ -183,6 +188,15 @@ def _written(register: int, window: list[Instruction]) -> int | None:
                 return index
         elif ins.flow_control in (FlowControl.CALL, FlowControl.INDIRECT_CALL) and full not in _KEPT:
             return None
+    return None
+
+
+def _added(ins: Instruction) -> tuple[int, int] | None:
+    """The two registers of which `ins` makes the sum."""
+    if ins.mnemonic == Mnemonic.ADD and ins.op1_kind == OpKind.REGISTER:
+        return ins.op0_register, ins.op1_register
+    if ins.mnemonic == Mnemonic.LEA and ins.memory_index_scale == 1 and not ins.memory_displacement:
+        return (ins.memory_base, ins.memory_index) if ins.memory_index != Register.NONE else None
     return None
 
 
@@ -203,7 +217,7 @@ def _count(window: list[Instruction]) -> int | None:
 
 
 def _is(register: int, full: int) -> bool:
-    return register != Register.NONE and RegisterExt.full_register(register) == full
+    return register != Register.NONE and RegisterExt.full_register(register) == full  # type: ignore[arg-type]
 
 
 def _constant(register: int, window: list[Instruction]) -> int | None:

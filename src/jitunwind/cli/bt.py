@@ -8,11 +8,10 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from jitunwind.cli.output import console, error_console, print_warning
-from jitunwind.errors import BadCore, JitunwindError, NotPython
+from jitunwind.cli.output import console, print_warning, progress
+from jitunwind.errors import BadCore, JitunwindError, NoSuchThread, NotPython
 from jitunwind.gdbplugin.backtrace import Report, of_core, of_process
 from jitunwind.gdbplugin.launch import find_gdb
-from jitunwind.memory.live import JIT_SWITCH, jit_switch
 
 _COLOURS = {"jit": "bold green", "shim": "green", "python": "cyan", "native": "bold"}
 _JSON_KEYS = ("pid", "core", "python", "threads", "complete", "warnings")
@@ -46,53 +45,66 @@ def bt(
     no JIT code because its JIT is off (its stack is printed all the same).
     """
     path = find_gdb(gdb_path)
-    with error_console().status(f"reading the stacks of {target}"):
+    with progress(f"reading the stacks of {target}"):
         report = _read(path, target, exe, thread, python)
     stacks = report.stacks
-    if thread is not None and not stacks["threads"]:
-        known = ", ".join(str(tid) for tid in stacks["tids"])
-        raise JitunwindError(f"{target} has no thread {thread}", f"its threads are {known}")
-    problems = _problems(target, report)
-    stacks["warnings"] += problems
+    _check(target, report, thread)
+    problem = _problem(stacks)
+    stacks["warnings"] += [problem] if problem else _notes(stacks, report)
     if as_json:
         click.echo(json.dumps({key: stacks[key] for key in _JSON_KEYS}, indent=2))
     else:
         _print(console(color), stacks, report)
     for warning in stacks["warnings"]:
         print_warning(warning)
-    if problems or not stacks["complete"]:
+    if problem or not stacks["complete"]:
         context.exit(2)
 
 
 def _read(gdb: str, target: str, exe: str | None, thread: int | None, python: bool) -> Report:
-    if target.isdigit():
+    if target.isascii() and target.isdigit():
+        if exe is not None:
+            raise click.UsageError("--exe is for cores: a live process says itself what it runs")
         return of_process(gdb, int(target), thread, python)
     core = Path(target)
     if not core.exists():
         raise BadCore(f"{target} is neither a process number nor a file", "name a PID or a core file")
-    if exe is not None and not Path(exe).exists():
+    if exe is not None and not Path(exe).is_file():
         raise BadCore(f"--exe {exe}: there is no such file", "name the program that left the core")
     return of_core(gdb, core, exe, thread, python)
 
 
-def _problems(target: str, report: Report) -> list[str]:
-    """What keeps the answer from being what was asked for, besides a stack that is not whole."""
+def _check(target: str, report: Report, thread: int | None) -> None:
+    """NotPython, NoSuchThread or JitunwindError, where there is nothing to print."""
     stacks = report.stacks
-    if not stacks["threads"]:
+    if not stacks["tids"]:
         raise JitunwindError(f"GDB found no thread in {target}", report.gdb_said.strip().rpartition("\n")[2])
+    if stacks["problem_kind"] == NotPython.__name__:
+        raise NotPython(f"{target} is no CPython: {stacks['problem']}")
+    if not stacks["threads"]:
+        raise NoSuchThread(
+            f"{target} has no thread {thread}", f"one of its own: {', '.join(map(str, stacks['tids']))}"
+        )
+
+
+def _problem(stacks: dict[str, Any]) -> str | None:
+    """What keeps the answer from being what was asked for, besides a stack that is not whole."""
     if stacks["python"] is None:
-        if "_PyRuntime" in stacks["problem"]:
-            raise NotPython(f"{target} is no CPython: {stacks['problem']}")
-        return [str(stacks["problem"])]
-    if stacks["jit_code"] or not target.isdigit():
-        return []
-    switch = jit_switch(int(target))
-    if switch in (None, "", "0"):
-        state = "is not set" if switch is None else f"is {switch!r}"
-        return [
-            f"no JIT code here: {JIT_SWITCH} {state} in the process's environment, so its JIT is off or absent"
-        ]
-    return []
+        return f"{stacks['problem']}: JIT frames, if there are any, are neither unwound nor named"
+    if stacks["jit_on"] is False and not stacks["jit_code"]:
+        return "no JIT code here: this Python's JIT is off (PYTHON_JIT=1 turns it on), or it has none"
+    return None
+
+
+def _notes(stacks: dict[str, Any], report: Report) -> list[str]:
+    """What is good to know, and no reason to fail."""
+    notes = [line.removeprefix("warning: ") for line in report.gdb_said.splitlines() if _MISMATCH in line]
+    if not stacks["jit_code"]:
+        notes.append("no JIT code here yet: the JIT is on, and nothing has become hot")
+    return notes
+
+
+_MISMATCH = "core file may not match"
 
 
 def _print(out: Console, stacks: dict[str, Any], report: Report) -> None:
@@ -105,7 +117,7 @@ def _print(out: Console, stacks: dict[str, Any], report: Report) -> None:
         for frame in thread["frames"]:
             out.print(_line(frame, width))
     whole = "all stacks are whole" if stacks["complete"] else "NOT every stack is whole"
-    stood = f"; the process stood still for {report.stopped_seconds:.3f} s" if report.stopped_seconds else ""
+    stood = f"; the process stood still for {report.stopped_seconds:.3f} s" if not stacks["core"] else ""
     out.print(Text(f"\n{whole}{stood}", "dim" if stacks["complete"] else "bold red"))
 
 

@@ -5,6 +5,7 @@ describes frames, code objects and strings. Of executors it says nothing: their 
 the headers of each version (Py_BUILD_CORE, x86_64 and AArch64 alike) and checked before they are believed.
 """
 
+import os
 import struct
 from dataclasses import dataclass
 
@@ -83,6 +84,8 @@ class ExecutorLayout:
     """Of the flag that the body's first instructions set by its absolute address (3.14)."""
     frame_register: int
     """The DWARF number of the register that holds the interpreter's frame in x86_64 bodies."""
+    jit_switch: int
+    """Of the interpreter's flag that says whether its JIT is on; in every build, with a JIT or without."""
     shim_in_region: bool
     """Each executor's machine code begins with a shim of its own (3.14)."""
 
@@ -107,6 +110,7 @@ EXECUTORS = {
         exit_count=96,
         warm=35,
         frame_register=R12,
+        jit_switch=223184,
         shim_in_region=True,
     ),
     (3, 15): ExecutorLayout(
@@ -124,6 +128,7 @@ EXECUTORS = {
         exit_count=72,
         warm=None,
         frame_register=R13,
+        jit_switch=223408,
         shim_in_region=False,
     ),
 }
@@ -153,22 +158,20 @@ def read_layout(memory: Memory) -> Layout:
     NotPython where there is no `_PyRuntime` or it is not one; UnsupportedVersion for other minor versions,
     free-threaded builds and implausible offsets.
     """
-    runtime = memory.symbol("_PyRuntime")
+    runtime = memory.symbol("_PyRuntime") or find_runtime(memory)
     if not runtime:
-        raise NotPython(
-            "the process has no _PyRuntime: it is not a CPython, or its symbols are not to be had"
-        )
+        raise NotPython("nothing that it has loaded is a CPython's runtime (_PyRuntime)")
     try:
         cookie, hexversion, free_threaded = struct.unpack("<8sQQ", memory.checked_read(runtime, 24))
     except UnreadableMemory:
         raise NotPython("_PyRuntime cannot be read") from None
     if cookie != COOKIE:
-        raise NotPython("_PyRuntime does not begin with debug offsets: a CPython before 3.13, or none")
-    version = (hexversion >> 24 & 0xFF, hexversion >> 16 & 0xFF, hexversion >> 8 & 0xFF)
+        raise UnsupportedVersion(f"{_older(memory)} is not known here, only 3.14 and 3.15 are")
+    version = _version(hexversion)
     text = ".".join(str(part) for part in version)
     executor = EXECUTORS.get(version[:2])
     if executor is None:
-        raise UnsupportedVersion(f"CPython {text} is not known here")
+        raise UnsupportedVersion(f"CPython {text} is not known here, only 3.14 and 3.15 are")
     if free_threaded:
         raise UnsupportedVersion(f"this CPython {text} is free-threaded, and has no JIT")
     names = _names(_FIELDS[version[:2]])
@@ -180,6 +183,61 @@ def read_layout(memory: Memory) -> Layout:
     if any(offset > _LARGEST_OFFSET for offset in offsets.values()):
         raise UnsupportedVersion(f"the debug offsets of this CPython {text} are implausible")
     return Layout(runtime, version, offsets, executor)
+
+
+def find_runtime(memory: Memory) -> int | None:
+    """The address of `_PyRuntime` in a program whose symbols are gone: by the cookie that it begins with, in
+    the data of mapped files, Python's before others'."""
+    files = [
+        mapping for mapping in memory.mappings() if mapping.path.startswith("/") and not mapping.executable
+    ]
+    files.sort(key=lambda mapping: "python" not in os.path.basename(mapping.path))
+    left = _MOST_SEARCHED
+    for mapping in files:
+        for start in range(mapping.start, mapping.end, _SEARCHED_AT_ONCE):
+            size = min(mapping.end - start, _SEARCHED_AT_ONCE)
+            left -= size
+            if left < 0:
+                return None
+            try:
+                data = memory.checked_read(start, size)
+            except UnreadableMemory:
+                continue
+            at = -1
+            while (at := data.find(COOKIE, at + 1)) != -1:
+                if at % _RUNTIME_ALIGNMENT == 0 and _is_runtime(memory, start + at):
+                    return start + at
+    return None
+
+
+_MOST_SEARCHED = 1 << 26
+_SEARCHED_AT_ONCE = 1 << 20
+_RUNTIME_ALIGNMENT = 8
+
+
+def _is_runtime(memory: Memory, address: int) -> bool:
+    """Whether a version of CPython 3 follows the cookie, and sizes that runtime and interpreter can have."""
+    try:
+        hexversion, _, runtime_size = memory.words(address + len(COOKIE), 3)
+    except UnreadableMemory:
+        return False
+    return hexversion >> 24 == 3 and 0 < runtime_size <= _LARGEST_OFFSET
+
+
+def _version(hexversion: int) -> tuple[int, int, int]:
+    """PY_VERSION_HEX (Include/patchlevel.h)."""
+    return (hexversion >> 24 & 0xFF, hexversion >> 16 & 0xFF, hexversion >> 8 & 0xFF)
+
+
+def _older(memory: Memory) -> str:
+    """What to call a CPython without debug offsets; since 3.11 it exports its version."""
+    try:
+        address = memory.symbol("Py_Version")
+        if address:
+            return f"CPython {'.'.join(map(str, _version(memory.word(address))))}"
+    except UnreadableMemory:
+        pass
+    return "a CPython before 3.11"
 
 
 _LARGEST_OFFSET = 1 << 24

@@ -1,6 +1,9 @@
-"""Python objects of another process, read without trusting one of them: types, strings, code objects, lines."""
+"""Python objects of another process, read without trusting them: types, strings, code objects, lines."""
 
+from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from jitunwind.cpython.layout import Layout
 from jitunwind.errors import CorruptState, UnreadableMemory
@@ -30,12 +33,24 @@ class CodeObject:
         """The form that CPython's own perf support uses (Python/perf_trampoline.c)."""
         return f"py::{self.qualname}:{self.filename}"
 
+    def holds(self, instruction: int) -> bool:
+        """Whether the bytecode instruction at that address is one of this code object."""
+        return self.bytecode <= instruction < self.bytecode + self.bytecode_size
+
     def line_at(self, instruction: int) -> int | None:
         """The source line of the bytecode instruction at that address; None where it has none."""
-        offset = instruction - self.bytecode
-        if not 0 <= offset < self.bytecode_size:
+        if not self.holds(instruction):
             return None
-        return _line(self.line_table, self.first_line, offset)
+        starts, lines = self._lines
+        index = bisect_right(starts, instruction - self.bytecode) - 1
+        return lines[index] if index >= 0 else None
+
+    @cached_property
+    def _lines(self) -> tuple[list[int], list[int | None]]:
+        """Where each entry of the line table begins, in bytes from the bytecode's start, and its line."""
+        entries = list(_entries(self.line_table, self.first_line))
+        end = entries[-1][1] if entries else 0
+        return [*(start for start, _, _ in entries), end], [*(line for _, _, line in entries), None]
 
 
 class Objects:
@@ -68,7 +83,8 @@ class Objects:
         state = int.from_bytes(memory.checked_read(address + offsets["unicode_object.state"], 4), "little")
         if length > _LONGEST_STRING:
             raise CorruptState(f"the str at {address:#x} has {length} characters")
-        # PyASCIIObject.state with a GIL (Include/cpython/unicodeobject.h): interned:2, kind:3, compact:1, ascii:1
+        # PyASCIIObject.state, built with a GIL (Include/cpython/unicodeobject.h): interned:2, kind:3,
+        # compact:1, ascii:1.
         kind, ascii_only = state >> 2 & 7, state >> 6 & 1
         start = address + offsets["unicode_object.asciiobject_size"] + (0 if ascii_only else 16)
         if kind not in (1, 2, 4):
@@ -89,6 +105,8 @@ class Objects:
         offsets, memory = self._offsets, self._memory
         if self.type_name(address) != "code":
             return None
+        if not self.code_type:  # the program has no symbols
+            self.code_type = memory.word(address + offsets["pyobject.ob_type"])
         units = memory.word(address + 16)  # PyVarObject.ob_size
         line_table = memory.word(address + offsets["code_object.linetable"])
         table_size = memory.word(line_table + offsets["bytes_object.ob_size"])
@@ -113,7 +131,7 @@ class Objects:
         Bytecode lies inside its code object: so one known, or the next object below with the type of code.
         """
         for code in self._owners:
-            if code.bytecode <= instruction < code.bytecode + code.bytecode_size:
+            if code.holds(instruction):
                 return code
         if not self.code_type:
             return None
@@ -127,32 +145,30 @@ class Objects:
             at = len(below)
             while (at := below.rfind(wanted, 0, at)) != -1:
                 address = start + at - self._offsets["pyobject.ob_type"]
-                code = self.code(address) if address % 8 == 0 else None
-                if code is not None and code.bytecode <= instruction < code.bytecode + code.bytecode_size:
-                    return code
+                found = self.code(address) if address % 8 == 0 else None
+                if found is not None and found.holds(instruction):
+                    return found
         return None
 
 
-def _line(table: bytes, first_line: int, offset: int) -> int | None:
-    """The line of the bytecode at byte `offset`, by a location table (CPython Objects/locations.md)."""
-    line, position, end, index = first_line, 0, 0, 0
+def _entries(table: bytes, first_line: int) -> Iterator[tuple[int, int, int | None]]:
+    """(start, end, line) of each entry of a location table (CPython InternalDocs/code_objects.md), in bytes."""
+    line, end, index = first_line, 0, 0
     while index < len(table):
         head = table[index]
         if not head & 0x80:
-            return None
+            return
         kind, length = head >> 3 & 15, (head & 7) + 1
-        position, end = end, end + length * CODE_UNIT
+        start, end = end, end + length * CODE_UNIT
         index += 1
         if kind in (13, 14):  # no columns; long form
             delta, index = _signed_varint(table, index)
             line += delta
         elif 10 <= kind <= 12:  # one-line forms
             line += kind - 10
-        if position <= offset < end:
-            return None if kind == 15 else line
+        yield start, end, None if kind == 15 else line
         while index < len(table) and not table[index] & 0x80:
             index += 1
-    return None
 
 
 def _signed_varint(table: bytes, index: int) -> tuple[int, int]:

@@ -6,6 +6,7 @@ asks about every program counter it meets.
 """
 
 from bisect import bisect_right
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -70,17 +71,15 @@ class Regions:
         self._found: dict[int, JitCode | None] = {}
         self._verified: set[int] = set()
         self._code_of: dict[int, CodeObject | None] = {}
+        self._lines: dict[int, list[LineRow]] = {}
+        self._parts: dict[int, list[Region]] = {}
 
     def _take_fingerprint(self) -> object:
         """What changes when executors come or go: the mappings, and the interpreters' lists."""
         heads: list[bytes] = []
-        try:
-            heads = [
-                executor_heads(self.memory, self.layout, interpreter)
-                for interpreter in interpreters(self.memory, self.layout)
-            ]
-        except UnreadableMemory:
-            pass
+        with suppress(UnreadableMemory):
+            for interpreter in interpreters(self.memory, self.layout):
+                heads.append(executor_heads(self.memory, self.layout, interpreter))
         return _executable_anonymous(self.memory), heads
 
     def still_true(self) -> bool:
@@ -88,6 +87,16 @@ class Regions:
         is compared with the process's memory once more."""
         self._verified.clear()
         return self._take_fingerprint() == self._fingerprint
+
+    def jit_is_on(self) -> bool | None:
+        """Whether an interpreter's JIT is on; None where that cannot be read."""
+        try:
+            return any(
+                self.memory.checked_read(interpreter + self.layout.executor.jit_switch, 1) != b"\0"
+                for interpreter in interpreters(self.memory, self.layout)
+            )
+        except UnreadableMemory:
+            return None
 
     @cached_property
     def ranges(self) -> list[Mapping]:
@@ -154,7 +163,8 @@ class Regions:
             known, now = self._found.get(start), self._read(start, end, executor)
             if known is None or known != now:
                 self._found[start] = now
-                self._code_of.pop(start, None)
+                for cache in (self._code_of, self._lines, self._parts):
+                    cache.pop(start, None)
         return self._found[start]
 
     def _read(self, start: int, end: int, executor: Executor | None) -> JitCode | None:
@@ -204,8 +214,7 @@ class Regions:
         executor->jit_code. None on 3.14, where each executor has its own, and where it is not found."""
         if self.layout.executor.shim_in_region:
             return None
-        text = self.memory.symbol("PyObject_Call") or 0
-        mapping = next((m for m in self.memory.mappings() if m.start <= text < m.end), None)
+        mapping = self._interpreter_code()
         if mapping is None:
             return None
         try:
@@ -221,12 +230,31 @@ class Regions:
                 return Region(mapping.start + start, end + 2 - start, SHIM_NAME, RegionKind.SHIM)
         return None
 
+    def _interpreter_code(self) -> Mapping | None:
+        """The mapping of the interpreter's own machine code: of `PyObject_Call`, or in a program without
+        symbols that of the file that `_PyRuntime` lies in."""
+        mappings = self.memory.mappings()
+        text = self.memory.symbol("PyObject_Call")
+        if text:
+            return next((m for m in mappings if m.start <= text < m.end), None)
+        runtime = self.layout.runtime
+        path = next((m.path for m in mappings if m.start <= runtime < m.end), "")
+        return next((m for m in mappings if m.executable and m.path == path), None) if path else None
+
     def lines(self, jit_code: JitCode) -> list[LineRow]:
         """The Python lines of an executor's machine code."""
-        return line_rows(jit_code.code, self.objects, self.layout, self.code_object(jit_code))
+        if jit_code.start not in self._lines:
+            owner = self.code_object(jit_code)
+            self._lines[jit_code.start] = line_rows(jit_code.code, self.objects, self.layout, owner)
+        return self._lines[jit_code.start]
 
     def parts(self, jit_code: JitCode) -> list[Region]:
         """The executor's code as regions: its shim, where it has one of its own, and its body."""
+        if jit_code.start not in self._parts:
+            self._parts[jit_code.start] = self._make_parts(jit_code)
+        return self._parts[jit_code.start]
+
+    def _make_parts(self, jit_code: JitCode) -> list[Region]:
         code = self.code_object(jit_code)
         name = code.name if code else UNKNOWN_NAME
         shim, start, size = jit_code.shim_size, jit_code.start, jit_code.size

@@ -458,7 +458,7 @@ class _Machine:
             self.rules.pop(register, None)
 
 
-_ADVANCES = {CallFrame.ADVANCE_LOC1: 1, CallFrame.ADVANCE_LOC2: 2, CallFrame.ADVANCE_LOC4: 4}
+_ADVANCES: dict[int, int] = {CallFrame.ADVANCE_LOC1: 1, CallFrame.ADVANCE_LOC2: 2, CallFrame.ADVANCE_LOC4: 4}
 
 
 def _row(cfa: CfaRule | Unknown, rules: _Rules) -> Row | Unknown:

@@ -171,7 +171,7 @@ class ElfFile:
                     yield Symbol(_text(strings, name), value, size)
 
     def debug_file(self) -> Path | None:
-        """The separate debug file, by build-id, under any `usr/lib/debug` above the file; None if not there."""
+        """The separate debug file, by build-id, under any `usr/lib/debug` above the file."""
         if len(self.build_id) < 4:
             return None
         tail = Path("usr/lib/debug/.build-id", self.build_id[:2], f"{self.build_id[2:]}.debug")

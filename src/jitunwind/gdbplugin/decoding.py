@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import gdb
 
-from jitunwind.arch.x86_64.text import text_decoder
 from jitunwind.recover.flow import Decoder
 
 try:
@@ -17,7 +16,11 @@ NAME = "iced-x86" if _iced is not None else "GDB's disassembler"
 
 def decoder_of(start: int) -> Decoder:
     """A decoder of the machine code that lies at address `start`."""
-    return _iced if _iced is not None else text_decoder(disassembler(start))
+    if _iced is not None:
+        return _iced
+    from jitunwind.arch.x86_64.text import text_decoder  # needed here only: GDB starts faster without it
+
+    return text_decoder(disassembler(start))
 
 
 def disassembler(start: int):  # type: ignore[no-untyped-def]

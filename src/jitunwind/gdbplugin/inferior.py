@@ -1,6 +1,7 @@
 """The process that GDB looks at, live or a core, as a `Memory`."""
 
 import re
+from bisect import bisect_right
 from functools import cached_property
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import gdb
 from jitunwind.errors import JitunwindError, UnreadableMemory
 from jitunwind.memory import Mapping, Memory
 from jitunwind.memory.core import load_segments
+from jitunwind.memory.maps import parse_maps
 
 _PROC_LINE = re.compile(
     r"^\s*(0x[0-9a-f]+)\s+(0x[0-9a-f]+)\s+0x[0-9a-f]+\s+0x[0-9a-f]+\s+([rwxps-]{4})?\s*(.*)$"
@@ -22,10 +24,12 @@ class Inferior(Memory):
     def __init__(self, inferior: gdb.Inferior) -> None:
         self._inferior = inferior
         self._mappings: list[Mapping] | None = None
+        self._bases: dict[str, int] | None = None
 
     def forget(self) -> None:
         """The process has run."""
         self._mappings = None
+        self._bases = None
 
     def read(self, address: int, size: int) -> bytes:
         try:
@@ -52,12 +56,27 @@ class Inferior(Memory):
             self._mappings = self._read_mappings()
         return self._mappings
 
+    def mapping_of(self, address: int) -> Mapping | None:
+        """The mapping that `address` lies in."""
+        mappings = self.mappings()
+        index = bisect_right(mappings, address, key=lambda mapping: mapping.start) - 1
+        return mappings[index] if index >= 0 and address < mappings[index].end else None
+
+    def bases(self) -> dict[str, int]:
+        """Where each mapped file begins."""
+        if self._bases is None:
+            self._bases = {}
+            for mapping in self.mappings():
+                if mapping.path:
+                    self._bases.setdefault(mapping.path, mapping.start)
+        return self._bases
+
     def _read_mappings(self) -> list[Mapping]:
         if self.core_file is not None:
             return self._of_core(self.core_file)
         if _is_local(self._inferior):
             try:
-                return _parse_maps(Path(f"/proc/{self._inferior.pid}/maps").read_text(errors="replace"))
+                return parse_maps(Path(f"/proc/{self._inferior.pid}/maps").read_text(errors="replace"))
             except OSError:
                 pass
         return self._of_gdb()
@@ -86,17 +105,6 @@ class Inferior(Memory):
         return [
             Mapping(int(m[1], 16), int(m[2], 16), m[3] is None or "x" in m[3], m[4].strip()) for m in found
         ]
-
-
-def _parse_maps(text: str) -> list[Mapping]:
-    """/proc/PID/maps (proc(5))."""
-    mappings = []
-    for line in text.splitlines():
-        extent, permissions, _offset, _device, inode, *path = line.split(None, 5)
-        start, _, end = extent.partition("-")
-        named = path[0] if path else "" if inode == "0" else "?"
-        mappings.append(Mapping(int(start, 16), int(end, 16), "x" in permissions, named))
-    return mappings
 
 
 def _is_core(inferior: gdb.Inferior) -> bool:

@@ -1,11 +1,13 @@
 """Starting a GDB with the plugin: which GDB, and the line that loads the plugin there.
 
-The one module of this folder that runs outside GDB, in the user's Python.
+The one module of this folder, besides `backtrace`, that runs outside GDB, in the user's Python.
 """
 
 import importlib.util
 import os
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +16,11 @@ from jitunwind.errors import GdbMissing
 PLUGIN = "jitunwind.gdbplugin.plugin"
 STACK = "jitunwind.gdbplugin.stack"
 LOAD = Path(__file__).with_name("load.py")
+OLDEST_GDB = 13
+OLDEST_PYTHON = (3, 11)
+_VERSION = re.compile(r"^GNU gdb .*?(\d+)((?:\.\d+)*)\S*$", re.MULTILINE)
+_ASK_PYTHON = "python import sys; print('python', *sys.version_info[:2])"
+_PATIENCE_SECONDS = 60
 
 
 def find_gdb(named: str | None = None) -> str:
@@ -23,13 +30,49 @@ def find_gdb(named: str | None = None) -> str:
     if wanted:
         found = shutil.which(wanted)
         if found is None:
-            raise GdbMissing(f"{wanted} is no program that can be run")
+            source = "--gdb" if named else "JITUNWIND_GDB"
+            raise GdbMissing(f"{source} {wanted}: that is no program that can be run")
         return found
     beside = Path(sys.executable).with_name("gdb")
     path = shutil.which("gdb") or (str(beside) if os.access(beside, os.X_OK) else None)
     if path is None:
         raise GdbMissing("there is no gdb on this machine's PATH")
     return path
+
+
+def why_unfit(gdb: str) -> str | None:
+    """Why the plugin cannot work in that GDB; None where it can. It takes two starts of GDB: ask when
+    something has gone wrong."""
+    version = _VERSION.search(_say(gdb, "--version"))
+    if version is None:
+        return f"{gdb} is no GDB that works: it does not say its version"
+    text = version[1] + version[2]
+    if int(version[1]) < OLDEST_GDB:
+        return f"{gdb} is GDB {text}; {OLDEST_GDB} or later is needed"
+    python = re.search(r"^python (\d+) (\d+)$", _say(gdb, "-nx", "-batch", "-ex", _ASK_PYTHON), re.MULTILINE)
+    if python is None:
+        return f"{gdb} (GDB {text}) has no Python"
+    if (int(python[1]), int(python[2])) < OLDEST_PYTHON:
+        oldest = ".".join(map(str, OLDEST_PYTHON))
+        return f"{gdb} (GDB {text}) has Python {python[1]}.{python[2]}; {oldest} or later is needed"
+    return None
+
+
+def _say(*command: str) -> str:
+    """What a command prints; nothing, where it cannot be run or does not end."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PATIENCE_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout
 
 
 def search_folders() -> list[str]:

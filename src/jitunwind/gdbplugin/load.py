@@ -7,28 +7,35 @@ version. So a finder of our own gives jitunwind and what it needs, and nothing e
 
 import importlib
 import importlib.machinery
+import re
 import sys
 from pathlib import Path
 
 PACKAGES = ("jitunwind", "iced_x86")
 OLDEST_PYTHON = (3, 11)
+OLDEST_GDB = 13
 
 
 class Finder:
     """Finds `PACKAGES` in `search`, a list of folders."""
 
-    def __init__(self, search):
+    def __init__(self, search: list[str]) -> None:
         self.search = search
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(
+        self, name: str, path: object = None, target: object = None
+    ) -> importlib.machinery.ModuleSpec | None:
         if name in PACKAGES:
             return importlib.machinery.PathFinder.find_spec(name, self.search)
         return None
 
 
-def start(search, module):
+def start(search: list[str], module: str) -> None:
     import gdb
 
+    major = re.search(r"(\d+)\.\d", gdb.VERSION)
+    if major is not None and int(major[1]) < OLDEST_GDB:
+        raise gdb.GdbError(f"jitunwind: this is GDB {gdb.VERSION}; {OLDEST_GDB} or later is needed")
     if sys.version_info[:2] < OLDEST_PYTHON:
         found, wanted = (".".join(map(str, version)) for version in (sys.version_info[:2], OLDEST_PYTHON))
         raise gdb.GdbError(f"jitunwind: this GDB has Python {found}; {wanted} or later is needed")

@@ -31,6 +31,8 @@ class Session:
     layout: Layout | None = None
     problem: str = ""
     """Why there is no layout, if there is none."""
+    problem_kind: str = ""
+    """The name of the error that says so."""
     _regions: Regions | None = None
     _stale: bool = True
     _tables: dict[tuple[int, bytes], UnwindTable] = field(default_factory=dict)
@@ -89,7 +91,7 @@ def _open(inferior: gdb.Inferior) -> Session:
         else:
             opened.layout = read_layout(memory)
     except JitunwindError as error:
-        opened.problem = str(error)
+        opened.problem, opened.problem_kind = str(error), type(error).__name__
     except gdb.error as error:
         opened.problem = f"GDB says: {error}"
     return opened

@@ -33,7 +33,7 @@ def install() -> None:
 
 
 def report(only_thread: int | None, with_python: bool) -> dict[str, Any]:
-    """The stacks of the selected inferior, as `bt --json` prints them (documented in docs/bt.md)."""
+    """The stacks of the selected inferior, as `bt --json` prints them (docs/using.md), and a few words more."""
     current = session()
     inferior = gdb.selected_inferior()
     threads = sorted((t for t in inferior.threads() if t.is_valid()), key=lambda t: t.num)
@@ -61,6 +61,8 @@ def report(only_thread: int | None, with_python: bool) -> dict[str, Any]:
         "complete": complete and bool(listed),
         "warnings": warnings,
         "problem": current.problem,
+        "problem_kind": current.problem_kind,
+        "jit_on": regions.jit_is_on() if regions is not None else None,
         "jit_code": bool(regions and regions.starts),
         "tids": [thread.ptid[1] or thread.ptid[0] for thread in threads],
     }
@@ -164,14 +166,10 @@ def _name_native(current: Session, frame: gdb.Frame, pc: int, described: Frame) 
 
 def _module_offset(current: Session, pc: int) -> str:
     """`python3.14+0x51aae` for code without a symbol: its file, and the offset from where that begins."""
-    mappings = current.memory.mappings()
-    path = next((m.path for m in mappings if m.start <= pc < m.end), "")
-    if not path:
-        path = gdb.solib_name(pc) or ""
-    base = min((m.start for m in mappings if m.path == path), default=0)
-    if not path or not base:
-        return f"{pc:#x}"
-    return f"{os.path.basename(path)}+{pc - base:#x}"
+    mapping = current.memory.mapping_of(pc)
+    path = (mapping.path if mapping else "") or gdb.solib_name(pc) or ""
+    base = current.memory.bases().get(path)
+    return f"{pc:#x}" if base is None else f"{os.path.basename(path)}+{pc - base:#x}"
 
 
 def _register(frame: gdb.Frame, name: str) -> int | None:

@@ -9,6 +9,7 @@ how many executors are alive.
 import os
 import tempfile
 from array import array
+from contextlib import suppress
 from pathlib import Path
 
 import gdb
@@ -66,10 +67,8 @@ class SymbolFile:
         path, self._path = self._path, None
         if path is None:
             return
-        try:
+        with suppress(gdb.error):  # GDB may have dropped it itself
             gdb.execute(f"remove-symbol-file {path}", to_string=True)
-        except gdb.error:
-            pass  # GDB dropped it itself
         path.unlink(missing_ok=True)
 
 
@@ -173,18 +172,17 @@ def synchronize(everything: bool = False) -> None:
             wanted = jit_code_on_stacks()
         number = gdb.selected_inferior().num
         if wanted or number in _files:
-            file = _files.setdefault(number, SymbolFile())
-            file.show(wanted, regions)
+            if number not in _files:
+                _files[number] = SymbolFile()
+            _files[number].show(wanted, regions)
     except Exception as error:  # a damaged process must not cost the user the session
         session().count(f"{type(error).__name__}: {error}")
 
 
 def _exited(event: object) -> None:
     for file in _files.values():
-        try:
+        with suppress(gdb.error, OSError):
             file.drop()
-        except (gdb.error, OSError):
-            pass
     _files.clear()
 
 

@@ -2,62 +2,93 @@
 
 import errno
 import os
+import signal
 from pathlib import Path
 
-from jitunwind.errors import AlreadyTraced, NoSuchProcess, NotPermitted
+from jitunwind.errors import AlreadyTraced, NoSuchProcess, NotPermitted, NotPython
 
-JIT_SWITCH = "PYTHON_JIT"
+LARGEST_PID = 1 << 22
+"""PID_MAX_LIMIT of 64-bit Linux (include/linux/threads.h)."""
+_ENDED = ("Z", "X", "x")
+_STOPPED_BY_SIGNAL = "T"
+_STOPPED_BY_TRACER = "t"
 
 
 def check_process(pid: int) -> None:
-    """NoSuchProcess, AlreadyTraced or NotPermitted, where attaching to `pid` cannot work."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except (OSError, OverflowError):
-        raise NoSuchProcess(f"there is no process {pid}") from None
-    fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-    state = fields.get("State", "").strip()[:1]
-    if state in ("Z", "X"):
+    """NoSuchProcess, AlreadyTraced, NotPermitted or NotPython, where attaching to `pid` cannot work."""
+    fields = _status(pid)
+    if not fields:
+        raise NoSuchProcess(f"there is no process {pid}")
+    if fields.get("State", "")[:1] in _ENDED:
         raise NoSuchProcess(f"process {pid} has ended already")
+    process = int(fields.get("Tgid", pid))
+    if process != pid:
+        raise NoSuchProcess(
+            f"{pid} is no process, but a thread of process {process}",
+            f"jitunwind bt {process} --thread {pid}",
+        )
     tracer = int(fields.get("TracerPid", "0"))
     if tracer:
         raise AlreadyTraced(f"process {pid} is being traced by process {tracer} ({_name(tracer)})")
     try:
         os.close(os.open(f"/proc/{pid}/mem", os.O_RDONLY))
+        os.readlink(f"/proc/{pid}/exe")
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM):
             raise NotPermitted(f"process {pid} ({_name(pid)}) may not be looked into by this user") from None
+        if is_alive(pid):
+            raise NotPython(f"process {pid} ({_name(pid)}) is a thread of the kernel") from None
         raise NoSuchProcess(f"process {pid} has ended") from None
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended; one whose parent has not asked yet has."""
+    return _state(pid) not in ("", *_ENDED)
 
 
 def is_stopped_by_tracer(pid: int) -> bool:
     """Whether the process stands still because a debugger has stopped it."""
+    return _state(pid) == _STOPPED_BY_TRACER
+
+
+def is_stopped_by_signal(pid: int) -> bool:
+    """Whether the process stands still because of a SIGSTOP, or the like, until a SIGCONT."""
+    return _state(pid) == _STOPPED_BY_SIGNAL
+
+
+def let_go_on(pid: int) -> None:
+    """Continue a process that a debugger has left standing: one that died while it attached (ptrace(2):
+    the SIGSTOP of PTRACE_ATTACH stays). Does nothing to one that is being traced, or runs."""
+    fields = _status(pid)
+    if fields.get("State", "")[:1] == _STOPPED_BY_SIGNAL and fields.get("TracerPid") == "0":
+        try:
+            os.kill(pid, signal.SIGCONT)
+        except OSError:
+            pass  # it has ended, or is not ours any more
+
+
+def _status(pid: int) -> dict[str, str]:
+    """/proc/PID/status (proc(5)); empty, where there is no such process."""
+    if not 0 < pid <= LARGEST_PID:
+        return {}
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = Path(f"/proc/{pid}/status").read_text(errors="replace")
     except OSError:
-        return False
-    return text.rpartition(")")[2].split()[0] == "t"
+        return {}
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
 
 
-def jit_switch(pid: int) -> str | None:
-    """The value of PYTHON_JIT that the process was started with; None, if it was not set, or is not to be had."""
+def _state(pid: int) -> str:
+    """The state's letter (proc(5), /proc/PID/stat, field 3); empty, where there is no such process."""
     try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes()
-    except OSError:
-        return None
-    for entry in environment.split(b"\0"):
-        name, _, value = entry.partition(b"=")
-        if name == JIT_SWITCH.encode():
-            return value.decode(errors="replace")
-    return None
-
-
-def is_alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        return text.rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return ""
 
 
 def _name(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     except OSError:
         return "?"

@@ -11,7 +11,7 @@ loses the CFA, or every place of a register that the convention keeps, the paths
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from heapq import heappop, heappush
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -27,8 +27,7 @@ IndirectTargets = Callable[[int], Iterable[int]]
 """The targets, as offsets in the code, of the indirect jump at an offset; none for one that leaves."""
 
 
-@dataclass(frozen=True, slots=True)
-class Exit:
+class Exit(NamedTuple):
     """Where control leaves the code: a return (`target` None, `returns`), an indirect jump (`target` None) or
     a jump out of the code. `at_entry_state`: the stack pointer and the kept registers are then as they were
     at entry, as a return or a tail call has to leave them."""
@@ -139,6 +138,9 @@ class _Sweeps:
     def _new(self, offset: int) -> _Sweep:
         """Decode from `offset` to where an earlier sweep has the same instructions."""
         steps, starts = self._decode(self._code, offset, self._followed)
+        if not starts:  # a disassembler may refuse
+            starts = [offset]
+        known_leaders = len(self._also_leaders)
         ends = steps and starts and steps[-1].offset == starts[-1]
         end = steps[-1].next if ends else len(self._code)
         for old, known, _ in self._decoded:
@@ -153,7 +155,7 @@ class _Sweeps:
             shared = old[bisect_left(old, offset) : bisect_left(old, end) + 1]
             if shared and old[0] < end:
                 self._also_leaders.update(shared, starts)
-                self.outdated = True
+        self.outdated = self.outdated or len(self._also_leaders) > known_leaders
         self._also_leaders.add(offset)
         self._decoded.append((starts, frozenset(starts), steps))
         self._sweeps.append(self._laid(*self._decoded[-1][1:]))
@@ -166,6 +168,10 @@ class _Sweeps:
         extra = [Step(leader, leader, NO_EFFECTS) for leader in missing]
         steps = sorted([*steps, *extra], key=itemgetter(0))
         return _Sweep(starts, steps, [step.offset for step in steps], leaders)
+
+
+# Members of an Enum are slow to look up where it counts.
+_NEXT, _BRANCH, _CALL = Control.NEXT, Control.BRANCH, Control.CALL
 
 
 class _Analysis:
@@ -185,6 +191,8 @@ class _Analysis:
         self.flow = Flow()
         self.arrivals: dict[int, State] = {}
         self.sources: dict[int, tuple[int, int | None]] = {}
+        self.done: dict[int, State] = {}
+        self.at_entry: dict[State, bool] = {}
         self.pending: list[int] = []
         self.entries = frozenset(entries)
         self.kept = [
@@ -205,11 +213,12 @@ class _Analysis:
         self.flow = Flow(kept=tuple(self.kept))
         self.arrivals.clear()
         self.sources.clear()
+        self.done.clear()
         for offset, state in self.entry_states.items():
             if 0 <= offset < self.size:
                 self.arrive(offset, state, offset, None)
         while self.pending:
-            self._block(self.pending.pop())
+            self._follow(heappop(self.pending))
 
     def arrive(self, target: int, state: State, source: int, call: int | None) -> None:
         """Control reaches `target` from the instruction at `source` in `state`."""
@@ -219,7 +228,7 @@ class _Analysis:
         if known is None:
             self.arrivals[target] = state
             self.sources[target] = (source, call)
-            self.pending.append(target)
+            heappush(self.pending, target)
             return
         both = self.make.meet(known, state)
         if target not in self.flow.disagreements:
@@ -230,7 +239,7 @@ class _Analysis:
                 self.flow.disagreements[target] = paths
         if both is not known:
             self.arrivals[target] = both
-            self.pending.append(target)
+            heappush(self.pending, target)
 
     def _lost(self, one: State, other: State, both: State) -> str:
         """What two arriving states have each, and their meet no more."""
@@ -242,22 +251,33 @@ class _Analysis:
                 return f"where {self.arch.register_names[register]} is"
         return ""
 
-    def _block(self, start: int) -> None:
-        """Run from `start` to the next instruction that control may also reach by a jump, or to an exit."""
-        make, states = self.make, self.flow.states
-        state = states[start] = self.arrivals[start]
+    def _follow(self, start: int) -> None:
+        """Run from `start` through the code in its order, to an exit or to what is done in that state."""
+        make, arrivals, done, states = self.make, self.arrivals, self.done, self.flow.states
+        state = arrivals[start]
+        if done.get(start) is state:
+            return
+        done[start] = states[start] = state
         steps, index, leaders = self.sweeps.from_offset(start)
+        last = steps[-1].offset if steps else start
         call: int | None = None
         previous = start
-        for offset, after, effects, control, target in islice(steps, index, None):
+        for offset, after, effects, control, target in steps[index:]:
             if offset in leaders and offset != start:
                 self.arrive(offset, state, previous, call)
-                return
+                state = arrivals[offset]
+                if done.get(offset) is state or offset == last:  # another sweep may go on from the last
+                    return
+                done[offset] = states[offset] = state
+                call = None
             previous = offset
             following = state.after.get(effects) or make.after(state, effects)
-            if control is Control.BRANCH and target is not None:
-                self._go(target, following, offset, call)
-            elif control is Control.CALL:
+            if control is _NEXT:
+                pass
+            elif control is _BRANCH and target is not None:
+                if arrivals.get(target) is not following:
+                    self._go(target, following, offset, call)
+            elif control is _CALL:
                 if offset in self.never_return:
                     self.flow.ends.add(after)
                     return
@@ -265,7 +285,10 @@ class _Analysis:
                     self.arrive(target, self.called, offset, None)
                 call = offset
                 following = following.after_call or make.after_call(following)
-            elif control is not Control.NEXT:
+                called = None if target is None else self.entry_states.get(target)
+                if called is not None:
+                    following = make.after_call_to(following, called)
+            else:
                 self.flow.ends.add(after)
                 self._leave(offset, control, target, following, call)
                 return
@@ -294,9 +317,15 @@ class _Analysis:
                 self._exit(source, None, False, state)
 
     def _exit(self, source: int, target: int | None, returns: bool, state: State) -> None:
-        at_entry = state.registers.get(self.arch.stack_pointer) == -self.arch.entry_cfa and all(
+        at_entry = self.at_entry.get(state)
+        if at_entry is None:
+            at_entry = self.at_entry[state] = self._is_as_at_entry(state)
+        self.flow.exits[source] = Exit(target, returns, at_entry)
+
+    def _is_as_at_entry(self, state: State) -> bool:
+        """Whether the stack pointer and what the entries kept are where they were at entry."""
+        return state.registers.get(self.arch.stack_pointer) == -self.arch.entry_cfa and all(
             state.holds(register, SAME_VALUE)
             for register in self.kept
             if register != self.arch.return_address
         )
-        self.flow.exits[source] = Exit(target, returns, at_entry)

@@ -37,7 +37,7 @@ Value = int | Entry
 class State:
     """Registers and stack slots (by their offset from the CFA) with the values known of them. Immutable."""
 
-    __slots__ = ("after", "after_call", "met", "registers", "row", "slots")
+    __slots__ = ("_kept", "after", "after_call", "met", "registers", "row", "slots")
 
     def __init__(self, registers: Mapping[int, Value], slots: Mapping[int, Value], row: Row | None) -> None:
         self.registers = registers
@@ -47,11 +47,12 @@ class State:
         self.after: dict[Effects, State] = {}
         self.after_call: State | None = None
         self.met: dict[State, State] = {}
+        values = (*registers.values(), *slots.values())
+        self._kept = frozenset(value.register for value in values if isinstance(value, Entry))
 
     def keeps(self, register: int) -> bool:
         """Whether the entry value of `register` is anywhere."""
-        value = Entry(register)
-        return value in self.registers.values() or value in self.slots.values()
+        return register in self._kept
 
     def holds(self, register: int, rule: RegisterRule) -> bool:
         """Whether the entry value of `register` is where `rule` says: the question an audit asks."""
@@ -123,6 +124,16 @@ class States:
                 _above(state.slots, depth),
             )
         return state.after_call
+
+    def after_call_to(self, state: State, entry: State) -> State:
+        """`state`, as `after_call` made it, where the called code is entered in state `entry` and so hands back
+        only what that keeps: a body of JIT code that a shim calls keeps less than the platform's convention."""
+        kept = {
+            register: value
+            for register, value in state.registers.items()
+            if register not in self._arch.callee_saved or entry.keeps(register)
+        }
+        return self.make(kept, state.slots)
 
     def after(self, state: State, effects: Effects) -> State:
         """The state behind an instruction of these effects."""

@@ -61,7 +61,7 @@ def table_of(size: int, flow: Flow) -> UnwindTable:
             row = _row_or_reason(state, flow, offset)
         else:
             row = state.row
-        if row is not last:
+        if row is not last and not (isinstance(row, Unknown) and row == last):  # rows are one object each
             offsets.append(offset)
             rows.append(row)
             last = row

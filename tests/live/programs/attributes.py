@@ -21,20 +21,32 @@ class Slotted:
         self.value = value
 
 
-def work() -> int:
-    point, slotted, table, items = Point(1, 2), Slotted(0), {}, []
-    for i in range(50):
+def attributes(point: Point, slotted: Slotted) -> int:
+    for i in range(30):
         point.x = i
         point.y += point.x & 3
-        slotted.value += point.norm * Point.scale
-        table[i & 15] = table.get(i & 7, 0) + 1
-        table["last"] = i
-        items.append((i, point.y))
-        first, second = items[-1]
-        slotted.value ^= first + second
-        if (i & 3) in table:
-            slotted.value += table[i & 3]
+        slotted.value = slotted.value + Point.scale & 255
+    for _ in range(10):
+        slotted.value = slotted.value + point.norm & 255
     return slotted.value
+
+
+def containers() -> int:
+    table, items, total = {}, [], 0
+    for i in range(30):
+        table[i & 15] = i
+        total += table[i & 15]
+        if i in table:
+            total += 1
+    for i in range(20):
+        items.append((i, total))
+        first, second = items[-1]
+        total ^= first + second
+    return total
+
+
+def work() -> int:
+    return attributes(Point(1, 2), Slotted(0)) + containers()
 
 
 run_forever(work)

@@ -6,7 +6,8 @@ what makes recovery cheaper than other people's plain decoding.
 """
 
 from collections.abc import Callable, Collection
-from functools import cache
+from functools import cache, partial
+from itertools import islice
 
 from iced_x86 import (
     Code,
@@ -112,6 +113,8 @@ def _system_call(ins: Instruction, followed: Collection[int]) -> Effects:
 
 
 def _add_immediate(ins: Instruction, followed: Collection[int]) -> Effects:
+    if ins.op0_kind != OpKind.REGISTER:
+        return _write_op0(ins, followed)
     target = _NUMBER[ins.op0_register]
     if target not in followed:
         return NO_EFFECTS
@@ -204,13 +207,8 @@ def _other(ins: Instruction, followed: Collection[int]) -> Effects:
 
 
 def _directs_control(ins: Instruction, followed: Collection[int]) -> Effects:
-    """Stands in the table of handlers for instructions that the sweep hands to `_control_step`."""
+    """Stands in the table of handlers for instructions that direct control: the sweep knows them by it."""
     return NO_EFFECTS
-
-
-def _signed(address: int) -> int:
-    """Code is decoded at address 0, so a target before it wraps round."""
-    return address - (1 << 64) if address >> 63 else address
 
 
 _ADD_IMMEDIATE = frozenset((Code.ADD_RM64_IMM8, Code.ADD_RM64_IMM32, Code.ADD_RAX_IMM32))
@@ -234,30 +232,29 @@ _CONTROL = {
 _DIRECT = frozenset((FlowControl.UNCONDITIONAL_BRANCH, FlowControl.CONDITIONAL_BRANCH, FlowControl.CALL))
 _ENDS = frozenset((Control.JUMP, Control.RETURN, Control.HALT))
 _LOOPS = frozenset((Mnemonic.LOOP, Mnemonic.LOOPE, Mnemonic.LOOPNE))
+_NEXT = Control.NEXT
 _HALTING = frozenset((Code.INT3, Code.HLT, Code.INVALID))
 
 
-def _control_step(ins: Instruction) -> Step:
-    """The step of an instruction that directs control."""
-    ip, after = ins.ip, ins.next_ip
+def _control(ins: Instruction) -> tuple[Control, bool, Effects] | None:
+    """Where instructions of this one's code lead, whether to a target of their own, and what they do besides;
+    None: to the next."""
     if ins.code in _HALTING:
-        return Step(ip, after, NO_EFFECTS, Control.HALT)
+        return Control.HALT, False, NO_EFFECTS
     flow = ins.flow_control
-    target = _signed(ins.near_branch_target) if flow in _DIRECT else None
-    if flow == FlowControl.CALL and target == after:  # "call next; pop": nobody returns to it
-        return Step(ip, after, _PUSH_NEXT)
+    if flow == FlowControl.CALL and not ins.is_call_near:
+        return None  # syscall and its like
+    control = _CONTROL.get(flow)
     found = clobber(RCX) if ins.mnemonic in _LOOPS else NO_EFFECTS
-    return Step(ip, after, found, _CONTROL[flow], target)
+    return None if control is None else (control, flow in _DIRECT, found)
 
 
-def _classify(ins: Instruction) -> tuple[_Handler | None, bool]:
-    """The handler for all instructions of this one's code and kind of first operand; None: of no interest.
+def _handler(ins: Instruction) -> tuple[_Handler | None, bool]:
+    """The handler of all instructions of this one's code, None: of no interest.
 
-    The flag says that it only writes operand 0, a register, so that the sweep may dismiss it by that alone.
+    The flag says that it does nothing but write operand 0: the sweep may dismiss it by that alone.
     """
-    code, flow = ins.code, ins.flow_control
-    if code in _HALTING or (flow in _CONTROL and not (flow == FlowControl.CALL and not ins.is_call_near)):
-        return _directs_control, False
+    code = ins.code
     if code == Code.LEAVEQ:
         return _leave, False
     if code in _ENTER:
@@ -266,11 +263,10 @@ def _classify(ins: Instruction) -> tuple[_Handler | None, bool]:
         return _system_call, False
     if ins.is_stack_instruction and ins.stack_pointer_increment:
         return (_push, False) if ins.stack_pointer_increment < 0 else (_pop, False)
-    register_first = ins.op_count > 0 and ins.op0_kind == OpKind.REGISTER
-    if register_first and (code in _ADD_IMMEDIATE or code in _SUB_IMMEDIATE):
+    if code in _ADD_IMMEDIATE or code in _SUB_IMMEDIATE:
         return _add_immediate, True
     if code in _MOVE:
-        return _move, register_first
+        return _move, True
     if code in _EXCHANGE:
         return _exchange, False
     if code == Code.LEA_R64_M:
@@ -278,22 +274,26 @@ def _classify(ins: Instruction) -> tuple[_Handler | None, bool]:
     info = _info_factory.info(ins)
     written = [r for r in info.used_registers() if r.access in _WRITES and r.register in _NUMBER]
     stored = [m for m in info.used_memory() if m.access in _WRITES]
-    if not written and not stored:
-        return (None, False) if info.op0_access not in _WRITES else (_write_op0, register_first)
+    writes_op0 = info.op0_access in _WRITES
+    if not written and not stored and not writes_op0:
+        return None, False
+    register_first = ins.op_count > 0 and ins.op0_kind == OpKind.REGISTER
     only_op0 = (
-        info.op0_access in _WRITES
+        writes_op0
         and info.op1_access not in _WRITES
-        and len(written) == (1 if register_first else 0)
+        and len(written) == (1 if register_first and ins.op0_register in _NUMBER else 0)
         and len(stored) == (0 if register_first else 1)
-        and (not register_first or _NUMBER.get(ins.op0_register) == _NUMBER[written[0].register])
         and not ins.has_rep_prefix
         and not ins.has_repne_prefix
         and not ins.is_string_instruction
     )
-    return (_write_op0, register_first) if only_op0 else (_other, False)
+    return (_write_op0, True) if only_op0 else (_other, False)
 
 
+_controls: dict[int, tuple[Control, bool, Effects]] = {}
 _handlers: dict[int, tuple[_Handler | None, bool]] = {}
+_BATCH = 256
+_new_step = partial(tuple.__new__, Step)
 
 
 def decode(code: bytes, offset: int, followed: Collection[int]) -> Decoded:
@@ -306,30 +306,50 @@ def decode(code: bytes, offset: int, followed: Collection[int]) -> Decoded:
     decoder.position = offset
     steps: list[Step] = []
     starts: list[int] = []
-    note_start, note_step = starts.append, steps.append
-    handler_of = _handlers.get
+    add = steps.append
     lively = frozenset(iced for iced, number in _NUMBER.items() if number in followed)
-    furthest, size = offset, len(code)
-    for ins in decoder:
-        ip = ins.ip
-        note_start(ip)
-        key = ins.code * 32 + ins.op0_kind
-        known = handler_of(key)
-        if known is None:
-            known = _handlers[key] = _classify(ins)
-        handler, by_register = known
-        if handler is None or (by_register and ins.op0_register not in lively):
-            continue
-        if handler is not _directs_control:
-            found = handler(ins, followed)
-            if found:
-                note_step(Step(ip, ip + ins.len, found))
-            continue
-        step = _control_step(ins)
-        note_step(step)
-        _, after, _, control, target = step
-        if target is not None and furthest < target < size and control is not Control.CALL:
-            furthest = target
-        if after > furthest and control in _ENDS:
-            break
+    furthest, size, call = offset, len(code), Control.CALL
+    while batch := list(islice(decoder, _BATCH)):
+        for ins, kind in zip(batch, [ins.code for ins in batch], strict=True):
+            known = _handlers.get(kind)
+            if known is None:
+                known = _learn(ins)
+            handler, by_op0 = known
+            if handler is None:
+                continue
+            if by_op0:
+                register = ins.op0_register
+                if (register or ins.memory_base) not in lively:
+                    continue
+            ip = ins.ip
+            if handler is not _directs_control:
+                found = handler(ins, followed)
+                if found:
+                    add(_new_step((ip, ip + ins.len, found, _NEXT, None)))
+                continue
+            control, direct, found = _controls[kind]
+            after, target = ip + ins.len, None
+            if direct:
+                target = ins.near_branch_target
+                if target >> 63:
+                    target -= 1 << 64  # code is decoded at address 0, so a target before it wraps round
+                if furthest < target < size and control is not call:
+                    furthest = target
+                elif target == after and control is call:  # "call next; pop": nobody returns to it
+                    add(_new_step((ip, after, _PUSH_NEXT, _NEXT, None)))
+                    continue
+            add(_new_step((ip, after, found, control, target)))
+            if after > furthest and control in _ENDS:
+                starts += [each.ip for each in batch if each.ip <= ip]
+                return Decoded(steps, starts)
+        starts += [ins.ip for ins in batch]
     return Decoded(steps, starts)
+
+
+def _learn(ins: Instruction) -> tuple[_Handler | None, bool]:
+    """Note the handler of this instruction's code, met for the first time."""
+    control = _control(ins)
+    if control is not None:
+        _controls[ins.code] = control
+    known = _handlers[ins.code] = (_directs_control, False) if control is not None else _handler(ins)
+    return known

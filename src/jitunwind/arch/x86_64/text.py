@@ -42,10 +42,10 @@ from jitunwind.arch.x86_64.registers import (
 from jitunwind.rows import WORD
 
 Line = tuple[int, int, str]
-"""An instruction: its address, its length in bytes, its text."""
+"""An instruction: its offset from the code's start, its length in bytes, its text."""
 
 Disassemble = Callable[[int, int], Iterable[Line]]
-"""(first address, address behind the last byte) -> the instructions that start there, in rising order."""
+"""(first offset, offset behind the last byte) -> the instructions that start there, in rising order."""
 
 _CHUNK = 1024
 _HUGE = 4096
@@ -70,7 +70,7 @@ class _Operand(NamedTuple):
 
 
 def _registers() -> dict[str, tuple[int | None, int]]:
-    """Register name -> DWARF number (None for a vector register) and bytes."""
+    """Register name -> DWARF number (None for vector and segment registers) and bytes."""
     found: dict[str, tuple[int | None, int]] = {}
     for number, name in enumerate(NAMES[:16]):
         found[name] = (number, 8)
@@ -86,11 +86,13 @@ def _registers() -> dict[str, tuple[int | None, int]]:
     for number in range(32):
         found |= {f"xmm{number}": (None, 16), f"ymm{number}": (None, 32), f"zmm{number}": (None, 64)}
     found |= {f"mm{number}": (None, 8) for number in range(8)}
+    found |= {segment + "s": (None, 2) for segment in "cdefgs"}
     return found
 
 
 _REGISTERS = _registers()
-_NUMBER = r"-?(?:0x[0-9a-f]+|\d+)"
+_NUMBER = r"-?(?:0x[0-9a-f]+|[1-9]\d*|0)"
+_INTEGER = re.compile(_NUMBER)
 _ATT_OPERAND = re.compile(r"[^,(]*(?:\([^)]*\))?[^,]*")
 _ATT_MEMORY = re.compile(
     rf"\*?(?:%(\w+):)?({_NUMBER})?\((?:%(\w+))?(?:,(?:%(\w+))?(?:,\d)?)?\)|\*?(?:%(\w+):)?({_NUMBER})$"
@@ -109,7 +111,7 @@ def _integer(text: str | None) -> int:
 
 def _att_operand(text: str) -> _Operand:
     if text.startswith("$"):
-        return _Operand(text, value=_integer(text[1:]))
+        return _Operand(text, value=_integer(text[1:]) if _INTEGER.fullmatch(text, 1) else None)
     found = _ATT_MEMORY.match(text)
     if found:
         segment, offset, base, index, only_segment, absolute = found.groups()
@@ -142,7 +144,7 @@ def _intel_operand(text: str) -> _Operand:
     for sign, term in _INTEL_TERM.findall(terms or ""):
         if "*" in term:
             indexed = indexed or term[:3] not in ("riz", "eiz")
-        elif term[0].isdigit():
+        elif _INTEGER.fullmatch(term):
             offset = _integer(sign + term)
         else:
             number, width = _REGISTERS.get(term, (None, 0))
@@ -226,15 +228,21 @@ _TO_FIRST = re.compile(
 )
 """Mnemonics of which it is known that they write their first operand and no other register."""
 
-_READS = re.compile(
-    r"cmp|test|bt|nop[wlq]?|prefetch\w*|clflush(opt)?|clwb|cldemote|v?ldmxcsr|fxrstor(64)?|xrstors?(64)?"
-    r"|l[gil]dt|ltr|lmsw|invlpg|ver[rw]|ptwrite|out|wr[fg]sbase|incssp[dq]|monitorx?|umonitor|u?mwaitx?"
-    r"|tpause|movdir64b|enqcmds?|senduipi|inv(ept|vpid|pcid)|vmwrite|vmptrld|f(?!n?st|ist|n?sav|xsav|bstp)\w*"
+_X87 = (
+    r"f(?:2xm1|abs|i?add|bld|chs|n?clex|cmov|i?com|cos|decstp|i?div|free|ild|incstp|n?init|i?mul|n?op|patan|prem"
+    r"|ptan|ld|rndint|rstor|scale|n?setpm|sin|sqrt|i?sub|tst|ucom|wait|xam|xch|xrstor|xtract|yl2x)\w*|f?emms"
 )
-"""Mnemonics that write no general register, and no memory that their first operand names."""
+"""Mnemonics of the floating-point unit that write neither memory nor a general register."""
+
+_READS = re.compile(
+    rf"{_X87}|cmp|test|bt|nop[wlq]?|prefetch\w*|clflush(opt)?|clwb|cldemote|v?ldmxcsr|xrstors?(64)?"
+    r"|l[gil]dt|ltr|lmsw|invlpg|ver[rw]|ptwrite|out|wr[fg]sbase|incssp[dq]|monitorx?|umonitor|u?mwaitx?"
+    r"|tpause|movdir64b|enqcmds?|senduipi|inv(ept|vpid|pcid)|vmwrite|vmptrld|xlatb?"
+)
+"""Mnemonics that write neither a register that they name, nor memory that their first operand names."""
 
 _QUIET = re.compile(
-    r"nop|endbr(32|64)|v?zero(upper|all)|vzero\w+|f\w+|emms|[lms]fence|pause|cl[cdi]|st[cdi]|cmc|clac|stac|sahf"
+    rf"{_X87}|nop|endbr(32|64)|vzero(upper|all)|[lms]fence|pause|cl[cdi]|st[cdi]|cmc|clac|stac|sahf"
     r"|serialize|swapgs|wbinvd|wbnoinvd|invd|xend|xtest|xsetbv|wrpkru|wrmsr|wait|clts|setssbsy|saveprevssp"
     r"|tilerelease|clui|stui|testui|monitorx?|mwaitx?"
 )
@@ -415,14 +423,14 @@ def _general(mnemonic: str, suffix: int, operands: list[_Operand]) -> Effects:
     if mnemonic in ("mul", "div", "idiv", "imul") and len(operands) == 1:
         narrow = (operands[0].size or suffix) == 1
         return effects(Clobber(RAX), *([] if narrow else [Clobber(RDX)]))
-    if mnemonic == "xchg" and operands[0].text == operands[1].text and operands[0].size != 4:
+    if mnemonic == "xchg" and operands[0].text == operands[-1].text and operands[0].size != 4:
         return NO_EFFECTS  # a nop; the 32-bit one clears the upper half
     if _READS.fullmatch(mnemonic):
-        return NO_EFFECTS
+        return effects(*implicit)
     size = _stored_bytes(mnemonic, suffix, operands)
     parts = [*implicit, *_written(operands[0], size)]
     if mnemonic in _ALSO_SECOND:
-        parts += _written(operands[1], size)
+        parts += [effect for operand in operands[1:2] for effect in _written(operand, size)]
     elif not implicit and not _TO_FIRST.fullmatch(mnemonic) and not _TO_FIRST.fullmatch(mnemonic[:-1]):
         parts += [Clobber(operand.number) for operand in operands[1:] if operand.number is not None]
         if mnemonic.startswith(("push", "pop")):
@@ -459,14 +467,13 @@ def decode_text(
     """Decode an unbroken run of instructions, up to one that does not fall through and behind which no jump
     seen so far goes, or to their end.
 
-    `base` is the address of the code's first byte, from which the steps' offsets count, and `size` the code's
-    bytes; `followed`: the registers (DWARF numbers) whose every write matters.
+    `base` is the address that the lines' text gives to offset 0 (it names jumps' targets by address), and
+    `size` the code's bytes; `followed`: the registers (DWARF numbers) whose every write matters.
     """
     steps: list[Step] = []
     starts: list[int] = []
     furthest = -1
-    for address, length, text in lines:
-        offset = address - base
+    for offset, length, text in lines:
         after = offset + length
         starts.append(offset)
         control, operands, found = _read(text)
@@ -492,26 +499,25 @@ def _run(disassemble: Disassemble, start: int, end: int) -> Iterator[Line]:
     """The instructions from `start` to `end`, asked for piece by piece, as far as they follow one another."""
     while start < end:
         before = start
-        for address, length, text in disassemble(start, min(start + _CHUNK, end)):
-            if address != start or length <= 0:
+        for offset, length, text in disassemble(start, min(start + _CHUNK, end)):
+            if offset != start or length <= 0:
                 return
-            if address + length > end:
-                yield address, end - address, "(bad)"
+            if offset + length > end:
+                yield offset, end - offset, "(bad)"
                 return
-            yield address, length, text
+            yield offset, length, text
             start += length
         if start == before:
             return
 
 
-def text_decoder(disassemble: Disassemble, base: int = 0) -> Callable[[bytes, int, Collection[int]], Decoded]:
+def text_decoder(disassemble: Disassemble, base: int) -> Callable[[bytes, int, Collection[int]], Decoded]:
     """A `recover.flow.Decoder` for the code at address `base`, as `disassemble` reads it there.
 
     What `disassemble` raises passes through.
     """
 
     def decode(code: bytes, offset: int, followed: Collection[int]) -> Decoded:
-        lines = _run(disassemble, base + offset, base + len(code))
-        return decode_text(lines, followed, base, len(code))
+        return decode_text(_run(disassemble, offset, len(code)), followed, base, len(code))
 
     return decode

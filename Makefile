@@ -1,0 +1,54 @@
+# What a person does with a checkout. `make` lists it; every target sets up first what it needs.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+STAMP := $(VENV)/.jitunwind-set-up
+VERSIONS := 3.14 3.15
+# GDB from PyPI lies in .venv, and is the second choice.
+export PATH := $(PATH):$(CURDIR)/$(VENV)/bin
+
+.PHONY: help setup interpreters test lint format demo bench witness clean
+
+help: ## list the targets
+	@echo "make TARGET, where TARGET is one of:"
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 16
+
+setup: $(STAMP) ## make .venv, with jitunwind (editable) and what its tests need
+
+$(STAMP): pyproject.toml tools/setup.sh
+	@tools/setup.sh
+	@touch $@
+
+interpreters: $(STAMP) ## get CPython 3.14 and 3.15 with JIT and debug symbols (fetched if need be)
+	@for version in $(VERSIONS); do \
+		$(VENV)/bin/python tools/interpreters.py $$version --debug-symbols || \
+		$(VENV)/bin/python tools/interpreters.py $$version || exit; \
+	done
+
+test: interpreters ## run the tests; PYTEST_ARGS="-k name" hands arguments on
+	@$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP) ## ruff check, ruff format --check and mypy --strict
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+
+format: $(STAMP) ## format the sources
+	@$(VENV)/bin/ruff format .
+	@$(VENV)/bin/ruff check --fix .
+
+demo: interpreters ## plain GDB's stack beside jitunwind's, on 3.14 and 3.15
+	@$(VENV)/bin/python tools/demo.py
+
+bench: interpreters ## the comparisons with other tools, as ratios
+	@for script in $(filter-out bench/witness.py,$(wildcard bench/*.py)); do \
+		echo "== $$script"; $(VENV)/bin/python $$script || exit; \
+	done
+
+witness: interpreters ## recovered tables against what compilers wrote in .eh_frame
+	@$(VENV)/bin/python bench/witness.py
+
+clean: ## remove .venv and what builds and tests leave (fetched interpreters stay)
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

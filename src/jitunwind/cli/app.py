@@ -1,0 +1,51 @@
+"""The verbs put together, and how each way to end becomes an exit status."""
+
+import os
+import sys
+
+import click
+
+from jitunwind.cli.bt import bt
+from jitunwind.cli.completion import completion
+from jitunwind.cli.gdb import gdb
+from jitunwind.cli.output import print_error
+from jitunwind.errors import JitunwindError
+
+UNUSABLE = 2
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="jitunwind")
+def cli() -> None:
+    """Native stacks of Python processes, through JIT code: complete, exact and named.
+
+    Exit status: 0 all is well; 2 the input cannot be used, or the answer is not whole; 130 interrupted.
+    """
+
+
+cli.add_command(bt)
+cli.add_command(gdb)
+cli.add_command(completion)
+
+
+def run() -> int:
+    """Run the command line; gives the exit status. What a person can mend is two lines, not a traceback."""
+    try:
+        status = cli(prog_name="jitunwind", standalone_mode=False)
+        sys.stdout.flush()
+    except JitunwindError as error:
+        print_error(str(error), error.hint)
+        return UNUSABLE
+    except click.ClickException as error:
+        error.show()
+        return UNUSABLE
+    except (click.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # the last flush has nothing to fail at
+        return BROKEN_PIPE
+    return status if isinstance(status, int) else 0

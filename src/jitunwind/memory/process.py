@@ -1,0 +1,76 @@
+"""A live process on this machine, read through /proc: no debugger, and the process runs on meanwhile."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
+
+from jitunwind.errors import NoSuchProcess, UnreadableMemory
+from jitunwind.memory import Mapping, Memory
+from jitunwind.memory.maps import parse_maps
+
+
+class LiveProcess(Memory):
+    """The process `pid`. What is read may be changing: whoever needs it to stand still stops it first."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        try:
+            self._file = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
+        except OSError as error:
+            raise NoSuchProcess(f"process {pid} cannot be read: {error.strerror}") from None
+
+    def __enter__(self) -> "LiveProcess":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self._file)
+
+    def read(self, address: int, size: int) -> bytes:
+        try:
+            data = os.pread(self._file, size, address)
+        except (OSError, OverflowError):
+            raise UnreadableMemory(address, size) from None
+        if len(data) != size:
+            raise UnreadableMemory(address, size)
+        return data
+
+    def mappings(self) -> list[Mapping]:
+        return parse_maps(Path(f"/proc/{self.pid}/maps").read_text(errors="replace"))
+
+    def symbol(self, name: str) -> int | None:
+        return self._symbols.get(name)
+
+    @cached_property
+    def _symbols(self) -> dict[str, int]:
+        """The dynamic symbols of the executable and of a libpython, where there is one."""
+        exe = os.readlink(f"/proc/{self.pid}/exe")
+        symbols: dict[str, int] = {}
+        for path, base in self._files().items():
+            if path == exe or os.path.basename(path).startswith("libpython"):
+                symbols = {**_dynamic_symbols(Path(path), base), **symbols}
+        return symbols
+
+    def _files(self) -> dict[str, int]:
+        """The mapped files, and where each begins."""
+        files: dict[str, int] = {}
+        for mapping in self.mappings():
+            if mapping.path.startswith("/"):
+                files.setdefault(mapping.path, mapping.start)
+        return files
+
+
+def _dynamic_symbols(path: Path, base: int) -> dict[str, int]:
+    try:
+        with path.open("rb") as file:
+            elf = ELFFile(file)
+            bias = base if elf["e_type"] == "ET_DYN" else 0
+            table = elf.get_section_by_name(".dynsym")
+            if not isinstance(table, SymbolTableSection):
+                return {}
+            return {s.name: bias + s["st_value"] for s in table.iter_symbols() if s["st_value"]}
+    except (OSError, ELFError):
+        return {}

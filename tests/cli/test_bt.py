@@ -1,0 +1,433 @@
+"""`jitunwind bt`, run as a command, on real interpreters that stand in hot code at a place both sides know."""
+
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.processes import (
+    PATIENCE,
+    PROGRAMS,
+    VERSIONS,
+    WARM_CHAIN,
+    Program,
+    command,
+    interpreter,
+    jitunwind,
+    plain_environment,
+    run,
+    status,
+)
+
+LOOP, CHAIN, WAITING = (str(PROGRAMS / name) for name in ("loop.py", "chain.py", "waiting.py"))
+CALLEE_SAVED = {"rbx", "rbp", "r12", "r13", "r14", "r15"}
+HEX = re.compile(r"0x[0-9a-f]+")
+ESCAPE = "\x1b["
+Stacks = dict[str, Any]
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def version(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def loop(version: str) -> Iterator[Program]:
+    with run(version, "loop.py") as program:
+        yield program.warm()
+
+
+@pytest.fixture(scope="module")
+def chain(version: str) -> Iterator[Program]:
+    with run(version, "chain.py") as program:
+        yield program.warm(WARM_CHAIN)
+
+
+@pytest.fixture(scope="module")
+def threads(version: str) -> Iterator[Program]:
+    with run(version, "threads.py") as program:
+        yield program.warm()
+
+
+@pytest.fixture(scope="module")
+def looks(loop: Program) -> tuple[str, Stacks]:
+    """Two looks at a process that does nothing in between."""
+    return whole(jitunwind("bt", loop.pid)).stdout, stacks_of(loop.pid)
+
+
+@pytest.fixture(scope="module")
+def text(looks: tuple[str, Stacks]) -> str:
+    """`jitunwind bt PID`, piped."""
+    return looks[0]
+
+
+@pytest.fixture(scope="module")
+def stacks(looks: tuple[str, Stacks]) -> Stacks:
+    """`jitunwind bt PID --json`."""
+    return looks[1]
+
+
+def stacks_of(target: object, *options: object) -> Stacks:
+    stacks: Stacks = json.loads(whole(jitunwind("bt", target, "--json", *options)).stdout)
+    return stacks
+
+
+def whole(done: "subprocess.CompletedProcess[str]") -> "subprocess.CompletedProcess[str]":
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    return done
+
+
+def line_of(file: str, text: str) -> int:
+    """The number of the one line of `file` that has `text` in it."""
+    (number,) = (n for n, line in enumerate(Path(file).read_text().splitlines(), 1) if text in line)
+    return number
+
+
+def only_thread(stacks: Stacks) -> list[dict[str, Any]]:
+    (thread,) = stacks["threads"]
+    frames: list[dict[str, Any]] = thread["frames"]
+    return frames
+
+
+def reported(frames: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    """What two looks at the same stack must agree in."""
+    return [(f["pc"], f["sp"], f["kind"], f["name"], f["file"], f["line"], f["region"]) for f in frames]
+
+
+# --- the picture
+
+
+def test_the_whole_stack_is_shown_down_to_start(text: str, version: str) -> None:
+    frames = [line for line in text.splitlines() if line.startswith("#")]
+
+    kinds = "".join(line.split()[2][0] for line in frames)
+    assert re.fullmatch("n+jsn+", kinds), text
+    assert frames[-1].split()[3] == "_start", text
+    assert "??" not in text
+    assert "all stacks are whole" in text
+
+
+def test_a_jit_frame_has_its_functions_name_and_the_line_it_runs(text: str) -> None:
+    at = f"{WAITING}:{line_of(WAITING, 'os.read')}"  # of the callee that is inlined into f's trace
+    assert re.search(rf" jit +py::f:{re.escape(LOOP)} at {re.escape(at)}$", text, re.MULTILINE), text
+
+
+def test_the_shim_is_a_frame_of_its_own(text: str) -> None:
+    assert re.search(r" shim +py::jit_shim:<jit>$", text, re.MULTILINE), text
+
+
+def test_native_code_without_a_symbol_is_an_offset_into_its_file(text: str, version: str) -> None:
+    assert re.search(rf" native python{version}\+0x[0-9a-f]+$", text, re.MULTILINE), text
+
+
+def test_the_time_that_the_process_stood_still_is_printed(text: str) -> None:
+    found = re.search(r"; the process stood still for (\d+\.\d{3}) s$", text)
+    assert found is not None, text
+    assert 0 < float(found[1]) < PATIENCE
+
+
+def test_the_process_goes_on_afterwards(loop: Program, text: str) -> None:
+    assert loop.goes_on()
+
+
+# --- for programs
+
+
+def test_json_has_the_documented_form(stacks: Stacks, loop: Program, version: str) -> None:
+    assert list(stacks) == ["pid", "core", "python", "threads", "complete", "warnings"]
+    assert stacks["pid"] == loop.pid
+    assert stacks["core"] is None
+    assert stacks["python"].startswith(f"{version}.")
+    assert stacks["complete"] is True
+    assert stacks["warnings"] == []
+    (thread,) = stacks["threads"]
+    assert list(thread) == ["tid", "name", "frames"]
+    assert (thread["tid"], thread["name"]) == (loop.pid, f"python{version}")
+
+
+def test_every_json_frame_has_the_documented_form(stacks: Stacks) -> None:
+    keys = ["index", "pc", "sp", "kind", "name", "file", "line", "region", "registers"]
+    for index, frame in enumerate(only_thread(stacks)):
+        assert list(frame) == keys
+        assert frame["index"] == index
+        assert HEX.fullmatch(frame["pc"])
+        assert HEX.fullmatch(frame["sp"])
+        assert frame["kind"] in ("jit", "shim", "native")
+        assert isinstance(frame["name"], str)
+        assert frame["name"] not in ("", "??")
+        assert (frame["file"] is None) == (frame["line"] is None)
+        assert frame["file"] is None or (isinstance(frame["file"], str) and isinstance(frame["line"], int))
+        assert set(frame["registers"]) <= CALLEE_SAVED
+        assert all(HEX.fullmatch(value) for value in frame["registers"].values())
+        if frame["kind"] == "native":
+            assert frame["region"] is None
+            assert set(frame["registers"]) == CALLEE_SAVED
+        else:
+            assert list(frame["region"]) == ["start", "size"]
+            start, pc = int(frame["region"]["start"], 16), int(frame["pc"], 16)
+            assert start <= pc < start + frame["region"]["size"]
+
+
+def test_json_frames_go_outwards(stacks: Stacks) -> None:
+    pointers = [int(frame["sp"], 16) for frame in only_thread(stacks)]
+    assert pointers == sorted(set(pointers))
+
+
+def test_the_rows_of_text_and_json_are_the_same(text: str, stacks: Stacks) -> None:
+    shown = [line.split()[1:4] for line in text.splitlines() if line.startswith("#")]
+    assert [[int(pc, 16), kind, name] for pc, kind, name in shown] == [
+        [int(frame["pc"], 16), frame["kind"], frame["name"]] for frame in only_thread(stacks)
+    ]
+
+
+# --- Python frames
+
+
+def test_python_frames_are_the_programs_own_chain(chain: Program) -> None:
+    frames = only_thread(stacks_of(chain.pid, "--python"))
+
+    shown = [(f["name"], f["file"], f["line"]) for f in frames if f["kind"] == "python"]
+    assert shown[0] == ("take", WAITING, line_of(WAITING, "os.read"))
+    assert shown[1:] == chain.python_stack()
+
+
+def test_python_frames_stand_before_what_runs_them(chain: Program, version: str) -> None:
+    frames = only_thread(stacks_of(chain.pid, "--python"))
+
+    pattern = []  # stretches of frames: the functions of Python ones, the kind of others
+    for frame in frames:
+        word = frame["name"].rpartition(".")[2] if frame["kind"] == "python" else frame["kind"]
+        if not pattern or pattern[-1] != word or word == "through_map":
+            pattern.append(word)
+    main = next(i for i, frame in enumerate(frames) if frame["name"] == "PyEval_EvalCode")
+    assert frames[main - 1]["kind"] == "native"
+    # innermost, and through_sum, run in JIT code; what max, map and sum call begins a run of its own
+    assert pattern == [
+        *["native", "take", "innermost", "numbers", "delegate", "jit", "shim"],
+        *["native", "through_sum", "jit", "shim"],
+        *["native", "through_map"],
+        *["native", "through_map", "<lambda>"],
+        *["native", "__getattr__"],
+        *["native", "main", "<module>"],
+        "native",
+    ]
+    names = [frame["name"] for frame in frames if frame["kind"] == "jit"]
+    assert names == [f"py::innermost:{CHAIN}", f"py::through_sum:{CHAIN}"]
+
+
+def test_python_frames_change_nothing_else(chain: Program) -> None:
+    without, having = (only_thread(stacks_of(chain.pid, *options)) for options in ((), ("--python",)))
+    assert reported(without) == reported([frame for frame in having if frame["kind"] != "python"])
+    assert [frame["index"] for frame in having] == list(range(len(having)))
+
+
+# --- threads
+
+
+def test_every_thread_is_shown_to_its_outermost_frame(threads: Program, version: str) -> None:
+    stacks = stacks_of(threads.pid)
+
+    assert {thread["tid"] for thread in stacks["threads"]} == set(threads.tids())
+    assert len(stacks["threads"]) == 3
+    first, *others = sorted(stacks["threads"], key=lambda thread: thread["tid"] != threads.pid)
+    assert first["frames"][-1]["name"] == "_start"
+    for thread in others:
+        assert thread["name"] in ("second", "third")
+        outermost = thread["frames"][-1]
+        assert is_clone(threads.pid, int(outermost["pc"], 16), version), outermost
+        jit = [frame for frame in thread["frames"] if frame["kind"] == "jit"]
+        assert len(jit) == 1
+
+
+def is_clone(pid: int, pc: int, version: str) -> bool:
+    """Whether `pc` is in clone or clone3, as the debug symbols of the interpreter's libc say."""
+    root = Path(interpreter(version)).parents[2]
+    ask = [shutil.which("gdb") or "gdb", "-nx", "-batch", "-iex", f"set debug-file-directory {root}/usr/lib/debug"]
+    done = subprocess.run(
+        [*ask, "-p", str(pid), "-ex", f"info symbol {pc:#x}"], capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()[-1].split()[0].strip("_") in ("clone", "clone3")
+
+
+def test_one_thread_alone(threads: Program) -> None:
+    tid = threads.tids()[1]
+
+    (thread,) = stacks_of(threads.pid, "--thread", tid)["threads"]
+
+    assert thread["tid"] == tid
+
+
+def test_a_thread_that_is_not_there(threads: Program) -> None:
+    done = jitunwind("bt", threads.pid, "--thread", 1)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    known = ", ".join(map(str, threads.tids()))
+    assert done.stderr == f"error: {threads.pid} has no thread 1\n  try: one of its own: {known}\n"
+
+
+# --- colours
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "coloured"),
+    [
+        ([], {}, False),
+        (["--color", "always"], {}, True),
+        (["--color", "never"], {"FORCE_COLOR": "1"}, False),
+        (["--color", "auto"], {"NO_COLOR": "1"}, False),
+    ],
+    ids=["piped", "always", "never", "NO_COLOR"],
+)
+def test_colours(options: list[str], environment: dict[str, str], coloured: bool) -> None:
+    with run("3.14", "loop.py") as program:
+        program.settle()
+        done = jitunwind("bt", program.pid, *options, environment=environment)
+    assert "#0 " in done.stdout.replace("\x1b[2m", "")
+    assert (ESCAPE in done.stdout) == coloured
+    assert ESCAPE not in done.stderr
+
+
+# --- cores
+
+
+@pytest.fixture(scope="module")
+def cores(version: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """One process, looked at alive, by gcore's core, and by the kernel's."""
+    folder = tmp_path_factory.mktemp("cores")
+    with run(version, "chain.py", cwd=folder, preexec_fn=unlimited_cores) as program:
+        program.warm(WARM_CHAIN)
+        live = only_thread(stacks_of(program.pid))
+        gcore = subprocess.run(
+            ["gcore", "-o", folder / "gcore", str(program.pid)], capture_output=True, text=True, check=False
+        )
+        assert gcore.returncode == 0, gcore.stderr
+        program.kill(signal.SIGABRT)
+        program.process.wait()
+        return {
+            "live": live,
+            "gcore": folder / f"gcore.{program.pid}",
+            "kernel": next(iter(folder.glob("core*")), None),
+        }
+
+
+def unlimited_cores() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize("options", [[], ["--exe"]], ids=["alone", "exe"])
+@pytest.mark.parametrize("kind", ["gcore", "kernel"])
+def test_a_core_gives_the_stack_of_the_live_process(
+    kind: str, options: list[str], cores: dict[str, Any], version: str
+) -> None:
+    core = cores[kind]
+    if core is None:
+        pattern = Path("/proc/sys/kernel/core_pattern").read_text().strip()
+        pytest.skip(f"the kernel puts cores elsewhere: {pattern}")
+
+    stacks = stacks_of(core, *options, *[interpreter(version)] * len(options))
+
+    assert stacks["core"] == str(core)
+    assert stacks["complete"] is True
+    assert reported(only_thread(stacks)) == reported(cores["live"])
+
+
+def test_a_core_of_an_abort_inside_the_program(version: str, tmp_path: Path) -> None:
+    with run(version, "loop.py", cwd=tmp_path, preexec_fn=unlimited_cores, stderr=subprocess.DEVNULL) as program:
+        program.warm()
+        program.send(b"a")
+        assert program.process.wait(PATIENCE) == -signal.SIGABRT
+    core = next(iter(tmp_path.glob("core*")), None)
+    if core is None:
+        pytest.skip("the kernel puts cores elsewhere")
+
+    done = whole(jitunwind("bt", core, "--python"))
+
+    shown = re.findall(r"python (\w+|<module>) at (.*):(\d+)$", done.stdout, re.MULTILINE)
+    assert [name for name, _, _ in shown] == ["answer", "take", "f", "<module>"]
+    assert shown[0][1:] == (WAITING, str(line_of(WAITING, "os.abort()")))
+    assert "stood still" not in done.stdout
+
+
+# --- interrupted
+
+
+def test_ctrl_c_leaves_the_process_running_and_untraced(loop: Program) -> None:
+    moments = random.Random(20)
+    statuses = []
+    for _ in range(8):
+        # as a terminal does: SIGINT for the whole foreground process group
+        running = subprocess.Popen(
+            command("bt", loop.pid),
+            env=plain_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+        try:
+            running.wait(moments.uniform(0.1, 0.6))
+        except subprocess.TimeoutExpired:
+            os.killpg(running.pid, signal.SIGINT)
+        _, complaint = running.communicate(timeout=PATIENCE)
+
+        now = status(loop.pid)
+        assert (now["TracerPid"], now["State"][0]) == ("0", "S")
+        statuses.append(running.returncode)
+        if running.returncode == 130:
+            assert complaint == ""
+    assert set(statuses) <= {0, 130, -signal.SIGINT}  # the last: before Python had got as far as jitunwind
+    assert loop.goes_on()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_while_gdb_holds_the_process(number: int, loop: Program, tmp_path: Path) -> None:
+    # GIVEN a GDB that attaches, says so, and would stay for ever
+    held, never = tmp_path / "held", tmp_path / "never"
+    os.mkfifo(held)
+    os.mkfifo(never)
+    gdb = tmp_path / "gdb"
+    wait = f"shell echo held > {held}; read line < {never}"
+    gdb.write_text(f'#!/bin/sh\nexec {shutil.which("gdb")} -nx -batch -p {loop.pid} -ex "{wait}"\n')
+    gdb.chmod(0o755)
+    running = subprocess.Popen(command("bt", loop.pid, "--gdb", gdb), stderr=subprocess.PIPE, text=True)
+    assert held.read_text() == "held\n"
+    assert status(loop.pid)["State"][0] == "t"
+    # WHEN
+    running.send_signal(number)
+    _, complaint = running.communicate(timeout=PATIENCE)
+    # THEN
+    assert (running.returncode, complaint) == (128 + number, "")
+    assert loop.goes_on()
+
+
+def test_a_process_that_was_stopped_stays_stopped(version: str) -> None:
+    with run(version, "loop.py") as program:
+        program.warm()
+        program.kill(signal.SIGSTOP)
+
+        stacks = stacks_of(program.pid)
+
+        assert stacks["complete"]
+        assert status(program.pid)["State"][0] == "T"
+        program.kill(signal.SIGCONT)
+        assert program.goes_on()
+
+
+def test_a_reader_that_leaves_early(loop: Program) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command("bt", loop.pid), stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+
+    assert (done.returncode, done.stderr) == (141, "")
+    assert loop.goes_on()
+

@@ -1,0 +1,200 @@
+"""Real interpreters, real programs in JIT code, and GDB upon them: what the live tests are made of.
+
+Every wait is a handshake or the end of a command, each with a generous limit; nobody sleeps.
+"""
+
+import json
+import os
+import re
+import selectors
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+PROGRAMS = REPOSITORY / "tests/live/programs"
+LOAD = REPOSITORY / "src/jitunwind/gdbplugin/load.py"
+PACKAGES = sysconfig.get_path("platlib")
+VERSIONS = ("3.14", "3.15")
+PATIENCE = 300
+"""Seconds until a wait is given up: far more than any takes."""
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A JIT-enabled CPython with debug symbols: what tools/interpreters.py says of it."""
+
+    minor: str
+    python: str
+    debug_file_directory: str
+    include: str
+
+    @property
+    def shim_in_region(self) -> bool:
+        return self.minor == "3.14"
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "PYTHON_JIT": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@cache
+def interpreter(minor: str) -> Interpreter:
+    """The interpreter of that version. The test fails where none can be had: these tests are the proof."""
+    command = [sys.executable, REPOSITORY / "tools/interpreters.py", minor, "--debug-symbols", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        pytest.fail(f"no JIT-enabled Python {minor}: {done.stderr.strip()}")
+    answer = json.loads(done.stdout.splitlines()[-1])
+    return Interpreter(minor, answer["python"], answer["debug_file_directory"] or "", answer["include"])
+
+
+class Program:
+    """A running program; its standard output is the handshake's."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def wait_for(self, word: str) -> None:
+        """Until the program has printed `word` on a line of its own."""
+        assert self.process.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            while selector.select(PATIENCE):
+                line = self.process.stdout.readline()
+                if line.strip() == word:
+                    return
+                if not line:
+                    break
+        pytest.fail(f"{self.process.args} never said {word!r}; its exit code: {self.process.poll()}")
+
+
+@contextmanager
+def running(
+    python: Interpreter, program: str | Path, *arguments: str, cwd: Path | None = None
+) -> Iterator[Program]:
+    """`program` (a path, or the name of one of `PROGRAMS`), warm; killed at the end."""
+    path = program if isinstance(program, Path) else PROGRAMS / f"{program}.py"
+    process = subprocess.Popen(
+        [python.python, str(path), *arguments],
+        env={**python.environment(), "PYTHONPATH": str(PROGRAMS)},
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    )
+    try:
+        started = Program(process)
+        started.wait_for("ready")
+        yield started
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+def gdb_command(
+    python: Interpreter,
+    *arguments: str,
+    plugin: bool = True,
+    packages: bool = True,
+    symbols: bool = True,
+) -> list[str]:
+    """GDB in batch mode, with the plugin or without; `packages`: whether the plugin finds iced-x86."""
+    command = ["gdb", "-nx", "-q", "-batch", "-iex", "set auto-load no", "-iex", "set width 0"]
+    if symbols and python.debug_file_directory:
+        command += ["-iex", f"set debug-file-directory {python.debug_file_directory}"]
+    if plugin:
+        search = [str(REPOSITORY / "src"), *([PACKAGES] if packages else [])]
+        command += ["-iex", f"python import runpy; runpy.run_path({str(LOAD)!r}, {{'SEARCH': {search!r}}})"]
+    return [*command, *arguments]
+
+
+def run_gdb(command: Sequence[str], check: bool = True, cwd: Path | None = None) -> str:
+    """What GDB says, on both channels. With `check`, no error of the plugin's may be in it."""
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=PATIENCE * 2,
+        cwd=cwd,
+    )
+    if check:
+        assert done.returncode == 0, f"GDB ended with {done.returncode}:\n{done.stdout}"
+        assert_calm(done.stdout)
+    return done.stdout
+
+
+def assert_calm(text: str) -> None:
+    """No traceback, no internal error, nothing that says that a part of the plugin broke."""
+    for sign in ("Traceback", "Python Exception", "internal-error", "Error while executing", "Error occurred"):
+        assert sign not in text, f"GDB says {sign!r}:\n{text}"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A line of `bt`. `pc` is None for inlined functions."""
+
+    level: int
+    pc: int | None
+    name: str
+    rest: str
+
+    @property
+    def is_jit(self) -> bool:
+        return self.name.startswith("py::") and not self.is_shim
+
+    @property
+    def is_shim(self) -> bool:
+        return self.name.startswith("py::jit_shim:")
+
+
+_FRAME = re.compile(r"^#(\d+) +(?:0x([0-9a-f]+) in )?(<[^>]*>|py::.*?(?= \()|[^\s(]+)(?: (.*))?$", re.MULTILINE)
+
+
+def frames_in(text: str) -> list[Frame]:
+    """The frames of a `bt`; the newest one has no address where it stands at a line's begin."""
+    return [Frame(int(m[1]), int(m[2], 16) if m[2] else None, m[3], m[4] or "") for m in _FRAME.finditer(text)]
+
+
+OUTERMOST = ("_start", "clone", "clone3", "__clone3")
+UNNAMED_LIBRARIES = ("libc.so",)
+"""Native code that Debian's debug symbols of the interpreter do not name: libc's static functions."""
+
+
+def problems(frames: Sequence[Frame], text: str) -> list[str]:
+    """What is wrong with a stack: cut, corrupt, nameless, invented or doubled frames, a JIT frame that no
+    shim has called. Empty for a complete one."""
+    found = []
+    if not frames:
+        return ["no frames at all"]
+    if frames[-1].name not in OUTERMOST:
+        found.append(f"it ends in {frames[-1].name}")
+    for sign in ("corrupt stack", "Backtrace stopped", "Cannot access memory"):
+        if sign in text:
+            found.append(sign)
+    if [frame.level for frame in frames] != list(range(len(frames))):
+        found.append("levels are missing")
+    for frame, caller in zip(frames, [*frames[1:], None], strict=True):
+        if frame.name == "??" and not any(library in frame.rest for library in UNNAMED_LIBRARIES):
+            found.append(f"#{frame.level} has no name: {frame}")
+        if frame.is_jit and (caller is None or not caller.is_shim):
+            found.append(f"#{frame.level} {frame.name} is not followed by a shim")
+        if frame.is_shim and (caller is None or not caller.name.startswith("_PyEval_")):
+            found.append(f"#{frame.level} {frame.name} was not called by the interpreter")
+    return found

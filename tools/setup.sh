@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Makes .venv, with jitunwind (editable) and what its tests need; `make setup` runs it.
+#
+# What the system lacks is installed by apt-get where that is possible: as root, on Debian and the like.
+# Elsewhere it says what to install. It asks nothing, and changes nothing that is there already.
+
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+say() { echo "setup: $*" >&2; }
+
+python=${PYTHON:-}
+for candidate in python3 python3.11 python3.12 python3.13 python3.14; do
+    [ -n "$python" ] && break
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+        python=$candidate
+    fi
+done
+if [ -z "$python" ]; then
+    say "error: Python 3.11 or later is needed: install it, or name one: make setup PYTHON=/path/of/python3"
+    exit 2
+fi
+
+# One line for each thing: is it there, and the Debian package that brings it.
+can_make_venvs() { "$python" -c 'import ensurepip, venv' 2>/dev/null; }
+venv_package() { "$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'; }
+can_compile() { command -v cc >/dev/null && echo '#include <stdio.h>' | cc -xc -fsyntax-only - 2>/dev/null; }
+
+missing=()
+can_make_venvs || missing+=("$(venv_package)")
+can_compile || missing+=(gcc libc6-dev)
+command -v readelf >/dev/null || missing+=(binutils)
+command -v gdb >/dev/null || missing+=(gdb)
+
+if [ ${#missing[@]} -gt 0 ] && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
+    say "installing ${missing[*]} with apt-get"
+    export DEBIAN_FRONTEND=noninteractive
+    log=$(mktemp)
+    trap 'rm -f "$log"' EXIT
+    # Without a list of packages, or with an old one, the first try fails.
+    install() { apt-get install -y -q --no-install-recommends "${missing[@]}" </dev/null >"$log" 2>&1; }
+    if ! install && ! { apt-get update -q </dev/null >"$log" 2>&1 && install; }; then
+        grep -E '^[EW]:' "$log" >&2 || tail -n 5 "$log" >&2
+        say "apt-get could not install ${missing[*]}"
+    fi
+fi
+
+if ! can_make_venvs; then
+    say "error: $python cannot make virtual environments: install $(venv_package) (Debian's name) as root"
+    exit 2
+fi
+can_compile || say "warning: no C compiler: tests that need one are left out; install gcc and libc6-dev"
+command -v readelf >/dev/null || say "warning: no readelf: tests that need it are left out; install binutils"
+extras=dev
+if ! command -v gdb >/dev/null; then
+    say "there is no gdb: taking the one from PyPI (jitunwind[gdb])"
+    extras=dev,gdb
+fi
+
+if [ -e .venv ] && ! .venv/bin/python -c 'import pip' 2>/dev/null; then
+    say "making .venv anew: the one that is there does not work"
+    rm -rf .venv
+fi
+if [ ! -e .venv ]; then
+    say "making .venv with $("$python" --version)"
+    "$python" -m venv .venv
+fi
+say "installing jitunwind[$extras] into .venv"
+.venv/bin/python -m pip install -q --disable-pip-version-check -e ".[$extras]"
+.venv/bin/jitunwind --version >&2
