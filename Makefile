@@ -22,7 +22,8 @@ $(STAMP): pyproject.toml tools/setup.sh
 
 interpreters: $(STAMP) ## get CPython 3.14 and 3.15 with JIT and debug symbols (fetched if need be)
 	@for version in $(VERSIONS); do \
-		$(VENV)/bin/python tools/interpreters.py $$version --debug-symbols || \
+		$(VENV)/bin/python tools/interpreters.py $$version --debug-symbols && continue; \
+		echo "interpreters: then one without debug symbols"; \
 		$(VENV)/bin/python tools/interpreters.py $$version || exit; \
 	done
 
@@ -42,7 +43,7 @@ demo: interpreters ## plain GDB's stack beside jitunwind's, on 3.14 and 3.15
 	@$(VENV)/bin/python tools/demo.py
 
 bench: interpreters ## the comparisons with other tools, as ratios
-	@for script in $(filter-out bench/witness.py,$(wildcard bench/*.py)); do \
+	@for script in $(filter-out bench/witness.py,$(shell grep -l __main__ bench/*.py)); do \
 		echo "== $$script"; $(VENV)/bin/python $$script || exit; \
 	done
 

@@ -94,7 +94,7 @@ class UnwindTable:
 
     def spans(self) -> Iterator[tuple[int, int, Row | Unknown]]:
         """Each row as (first offset, offset behind it, row)."""
-        ends = [*self.offsets[1:], self.size]
+        ends = [*self.offsets, self.size][1:]
         yield from zip(self.offsets, ends, self.rows, strict=True)
 
 

@@ -28,7 +28,8 @@ SRC = Path(jitunwind.rows.__file__).parents[1]
 ODD = """
 push rbx; push r12; push ax; pushw 5; push 5; push 0x1000; push [rbx+8]; pushw [rbx]; push fs; pushf
 pushfw; pop rbx; pop r12; pop ax; pop [rbx+8]; pop [rsp+8]; popw [rbx]; pop fs; popf; popfw; push rsp
-pop rsp; leave; enter 0x20, 0; enter 0x20, 1; add rsp, 8; add rsp, 0x1000; add rsp, -128; sub rsp, 8
+pop rsp; .byte 0x66; leave; sysenter; leave; enter 0x20, 0; enter 0x20, 1; add rsp, 8
+add rsp, 0x1000; add rsp, -128; sub rsp, 8
 sub rsp, 0x80; add esp, 8; sub rsp, rax; and rsp, -16; lea rsp, [rsp+8]; lea rsp, [rbp-0x28]
 lea rbx, [rsp+rax*2+8]; lea ebx, [rsp+8]; lea rbx, [esp+8]; lea rbx, [rip+8]; lea rbx, [rax*8+8]
 lea rbx, fs:[rax+8]; mov rbx, rax; mov ebx, eax; mov bl, al; mov bh, al; mov rbx, [rsp+8]
@@ -264,7 +265,7 @@ def by_bytes(code: bytes):
 @pytest.mark.parametrize("syntax", SYNTAXES)
 def test_objdumps_words_give_the_same_tables(syntax):
     path = libc()[0]
-    for start, code in sampled(40).items():
+    for start, code in sampled(80).items():
 
         def disassemble(begin, end, start=start):
             command = ["objdump", "-d", "-w", "-z", "--no-show-raw-insn", "-M", syntax, path]

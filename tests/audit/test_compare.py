@@ -1,5 +1,6 @@
 """The comparison of recovered states with compilers' tables: it agrees where it should, and can fail."""
 
+import platform
 import shutil
 import subprocess
 from collections import Counter
@@ -57,7 +58,9 @@ int wide(int n) { char space[n]; memset(space, 1, n); return out(n, space); }
 int framed(int a, int b, int c, int d, int e, int f, int g) { return out(a + g, "many") + f; }
 """
 
-needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+needs_gcc = pytest.mark.skipif(
+    shutil.which("gcc") is None or platform.machine() != "x86_64", reason="needs gcc on x86_64"
+)
 
 
 @pytest.fixture(scope="module", params=["-O0", "-O2", "-Os -fno-omit-frame-pointer"])
@@ -165,6 +168,29 @@ def test_a_call_that_never_returns_ends_its_path_by_proof(tmp_path: Path) -> Non
     assert reports[program.starts.index(starts["f"])].returns
 
 
+@pytest.mark.skipif(
+    shutil.which("g++") is None or platform.machine() != "x86_64", reason="needs g++ on x86_64"
+)
+@pytest.mark.parametrize("level", ["-O0", "-O2"])
+def test_landing_pads_and_cold_parts_are_reached_and_agree(tmp_path: Path, level: str) -> None:
+    """GIVEN C++ with destructors and handlers, whose code is entered by throwing alone, THEN it is judged."""
+    (tmp_path / "a.cc").write_text(
+        "struct Held { int a; Held(int); ~Held(); int more(int); }; int out(int);"
+        "int nested(int a) { Held one(a); try { Held two(a + 1); return two.more(out(a)); }"
+        " catch (int b) { Held three(b); return three.more(a) + out(b); } }"
+        "int throws(int a) { Held one(a); if (one.more(a)) throw a; return out(a); }"
+        "int loops(int a) { int s = 0; while (a--) { Held one(a); s += one.more(s); } return s; }"
+    )
+    command = ["g++", "-w", level, "-shared", "-fPIC", "-o", tmp_path / "a.so", tmp_path / "a.cc"]
+    subprocess.run(command, check=True)
+    program = Program(tmp_path / "a.so")
+    assert sum(fde.lsda is not None for fde in program.fdes) >= 3
+    whole = total(judge_all(program, in_turn(program)))
+    assert whole.exact > 60
+    assert whole.wrong == Counter()
+    assert set(whole.unknown) <= {PADDING, "the CFA is given by an expression"}
+
+
 class TestVerdicts:
     """One state, and what each row is worth in it."""
 
@@ -215,9 +241,8 @@ class TestVerdicts:
         assert Judge(X86_64).verdict(lost, row, disagreed=False) == Unknown(NO_CFA)
 
 
-@pytest.mark.parametrize("name", ["libz.so.1", "libm.so.6"])
-def test_a_whole_library_agrees(name: str) -> None:
-    path = Path("/usr/lib/x86_64-linux-gnu", name)
+def test_a_whole_library_agrees() -> None:
+    path = Path("/usr/lib/x86_64-linux-gnu/libz.so.1")
     if not path.is_file():
         pytest.skip(f"needs {path}")
     program = Program(path)

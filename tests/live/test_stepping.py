@@ -39,7 +39,7 @@ def step(version: str, program: str, output: Path, budget: int, plugin: bool) ->
         "shim_in_region": python.shim_in_region,
         "budget": budget,
         "patience": 250,
-        "seconds": 240,
+        "seconds": 900,
         "seed": 1,
     }
     run = f"python import runpy; runpy.run_path({str(STEPPER)!r}, {{'CONFIG': {config!r}}})"
@@ -54,7 +54,9 @@ def step_all(version: str, folder: Path) -> dict[tuple[str, bool], Report]:
     jobs = [(program, STEPS_PER_PROGRAM, True) for program in PROGRAMS]
     jobs += [(program, STEPS_WITHOUT, False) for program in PROGRAMS_WITHOUT]
     return {
-        (program, plugin): step(version, program, folder / f"{version}-{program}-{plugin}.json", budget, plugin)
+        (program, plugin): step(
+            version, program, folder / f"{version}-{program}-{plugin}.json", budget, plugin
+        )
         for program, budget, plugin in jobs
     }
 
@@ -66,7 +68,9 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[tuple[st
     for version in VERSIONS:
         interpreter(version)
     with ThreadPoolExecutor(len(VERSIONS)) as pool:
-        found = dict(zip(VERSIONS, pool.map(lambda version: step_all(version, folder), VERSIONS), strict=True))
+        found = dict(
+            zip(VERSIONS, pool.map(lambda version: step_all(version, folder), VERSIONS), strict=True)
+        )
     for version, of_version in found.items():
         for (program, plugin), report in of_version.items():
             print(f"{version} {program}, plugin {'on' if plugin else 'off'}: {summary(report)}")
@@ -106,7 +110,9 @@ def test_each_register_of_the_caller_is_exact_at_each_instruction(
     assert not report["bad_returns"], summary(report)
     for part in ("body", "shim"):
         assert not imperfect(report["counts"][part]), summary(report)
-    assert report["depths"] == {"body": {"2": report["body"]}, "shim": {"1": report["shim"]}}, "frames are missing"
+    assert report["depths"] == {"body": {"2": report["body"]}, "shim": {"1": report["shim"]}}, (
+        "frames are missing"
+    )
 
 
 @pytest.mark.parametrize("version", VERSIONS)

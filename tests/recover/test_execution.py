@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
+from tests.support.assembly import disassembly, told
 
 from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.registers import NAMES, RETURN_ADDRESS, X86_64
 from jitunwind.recover.table import recover
 from jitunwind.rows import Row, UnwindTable, evaluate
-from tests.support.assembly import disassembly, told
 
 KEPT = ("rbx", "r12", "r13", "r14", "r15")
 SCRATCH = ("rax", "rcx", "rdx", "rsi", "r8", "r9", "r10")
 FUNCTIONS = 120
+MOST_STEPS = 200_000
 
 PTRACE_TRACEME, PTRACE_SINGLESTEP, PTRACE_GETREGS = 0, 9, 12
 USER_REGS = (  # struct user_regs_struct, <sys/user.h>
@@ -123,7 +124,7 @@ class Writer:
         )
 
     def store(self) -> None:
-        place = 8 * self.dice.randrange(self.slots)
+        place = 8 * (self.pushed + self.dice.randrange(self.slots))
         self.lines.append(
             self.dice.choice(
                 (
@@ -186,7 +187,7 @@ helper:
 
 
 def program(seed: int) -> str:
-    """A program that calls each random function with two inputs, in between giving kept registers new values."""
+    """A program that calls each random function twice, the kept registers having new values each time."""
     dice = random.Random(seed)
     names = [f"function_{number}" for number in range(FUNCTIONS)]
     start = [".globl _start", "_start:"]
@@ -287,7 +288,7 @@ def test_rows_give_the_registers_that_the_function_was_called_with(tmp_path, see
     truths: list[dict[int, int]] = []
     checked = 0
     try:
-        while stepped.alive:
+        while stepped.alive and checked < MOST_STEPS:
             registers = stepped.registers()
             function = at.get(registers[RIP])
             if function is not None:
@@ -308,4 +309,5 @@ def test_rows_give_the_registers_that_the_function_was_called_with(tmp_path, see
     finally:
         stepped.close()
     assert not truths
+    assert not stepped.alive
     assert checked > 5_000

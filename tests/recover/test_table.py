@@ -274,6 +274,25 @@ def test_paths_that_leave_a_register_in_different_places_disagree():
     """)
 
 
+def test_the_path_that_arrives_last_does_not_outweigh_the_others():
+    check("""
+        push rbx            # rsp+8
+        test edi, edi       # rsp+16
+        je other            # rsp+16
+        xor ebx, ebx        # rsp+16
+        jmp meet            # rsp+16 rbx@-16
+    again:
+        push rax            # rsp+16
+        pop rax             # rsp+24
+    meet:
+        nop                 # rsp+16 rbx@-16
+        pop rbx             # rsp+16 rbx@-16
+        ret                 # rsp+8
+    other:
+        jmp again           # rsp+16
+    """)
+
+
 def test_a_loop_keeps_its_row():
     check("""
         push rbp            # rsp+8

@@ -131,7 +131,7 @@ def run_gdb(command: Sequence[str], check: bool = True, cwd: Path | None = None)
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        timeout=PATIENCE * 2,
+        timeout=PATIENCE * 4,
         cwd=cwd,
     )
     if check:
@@ -142,7 +142,13 @@ def run_gdb(command: Sequence[str], check: bool = True, cwd: Path | None = None)
 
 def assert_calm(text: str) -> None:
     """No traceback, no internal error, nothing that says that a part of the plugin broke."""
-    for sign in ("Traceback", "Python Exception", "internal-error", "Error while executing", "Error occurred"):
+    for sign in (
+        "Traceback",
+        "Python Exception",
+        "internal-error",
+        "Error while executing",
+        "Error occurred",
+    ):
         assert sign not in text, f"GDB says {sign!r}:\n{text}"
 
 
@@ -164,12 +170,16 @@ class Frame:
         return self.name.startswith("py::jit_shim:")
 
 
-_FRAME = re.compile(r"^#(\d+) +(?:0x([0-9a-f]+) in )?(<[^>]*>|py::.*?(?= \()|[^\s(]+)(?: (.*))?$", re.MULTILINE)
+_FRAME = re.compile(
+    r"^#(\d+) +(?:0x([0-9a-f]+) in )?(<[^>]*>|py::.*?(?= \()|[^\s(]+)(?: (.*))?$", re.MULTILINE
+)
 
 
 def frames_in(text: str) -> list[Frame]:
     """The frames of a `bt`; the newest one has no address where it stands at a line's begin."""
-    return [Frame(int(m[1]), int(m[2], 16) if m[2] else None, m[3], m[4] or "") for m in _FRAME.finditer(text)]
+    return [
+        Frame(int(m[1]), int(m[2], 16) if m[2] else None, m[3], m[4] or "") for m in _FRAME.finditer(text)
+    ]
 
 
 OUTERMOST = ("_start", "clone", "clone3", "__clone3")

@@ -78,7 +78,8 @@ class Report:
     counts: dict[str, dict[str, dict[str, int]]] = field(
         default_factory=lambda: {
             part: {
-                NAMES.get(register, register): {"exact": 0, "wrong": 0, "unknown": 0} for register in REGISTERS
+                NAMES.get(register, register): {"exact": 0, "wrong": 0, "unknown": 0}
+                for register in REGISTERS
             }
             for part in ("body", "shim")
         }
@@ -260,7 +261,6 @@ class Stepper:
         if bad and len(self.report.examples) < MOST_EXAMPLES:
             code = gdb.execute(f"x/3i {pc:#x}", to_string=True).rstrip()
             self.report.examples.append("\n".join([code, *bad]))
-
 
     def caller(self) -> tuple[dict[str, int | str], int]:
         """The registers of the innermost frame that is neither JIT code nor its shim, with words where there

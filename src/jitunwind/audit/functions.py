@@ -43,6 +43,8 @@ SEEDED = "nothing known of the entry but the FDE's own first row"
 UNRESOLVED = "behind an indirect jump that is not understood"
 _TRIES = 8
 """Calls taken, one after another, never to return, where two paths disagree."""
+_SECONDS = 10.0
+"""Time for those tries in one function."""
 _STATES_FOR = 300
 """Functions that share one `States`, to keep memory bounded."""
 _STUB = 16
@@ -193,6 +195,7 @@ class _Function:
         self.calls: dict[int, int] = {}
         self.outside: dict[int, list[int]] = {}
         self.resolved: set[int] = set()
+        self.dead: frozenset[int] = frozenset()
         self.conflict = False
 
     def run(self, carried: Mapping[int, Iterable[Carried]]) -> Report:
@@ -268,7 +271,8 @@ class _Function:
         """Take calls never to return, one by one, as long as each makes fewer paths disagree."""
         dead: tuple[int, ...] = ()
         tried: set[int] = set()
-        while flow.disagreements and len(tried) < _TRIES:
+        began = time.perf_counter()
+        while flow.disagreements and len(tried) < _TRIES and time.perf_counter() - began < _SECONDS:
             candidates = [
                 call
                 for one in flow.disagreements.values()
@@ -308,19 +312,29 @@ class _Function:
 
     def _with_edges(self, decoded: Decoded) -> list[Step]:
         """The steps; calls that never return end their path, those that may throw also land, and switches
-        branch to each of their targets."""
+        branch to each of their targets.
+
+        What is added lies inside the instruction's bytes: at its own offset the flow expects one step.
+        """
         steps: list[Step] = []
         for step in decoded.steps:
+            inside = step.offset + 1
             if step.control is Control.CALL:
-                for start, end, pad in self.pads:
-                    if start <= step.offset < end:
-                        steps.append(_edge(step, pad))
-                        break
-                if self._never_returns(step):
-                    step = Step(step.offset, step.next, NO_EFFECTS, Control.HALT)
+                pad = next((pad for start, end, pad in self.pads if start <= step.offset < end), None)
+                never = step.offset in self.dead or self._never_returns(step)
+                steps.append(step._replace(next=inside) if never else step)
+                if pad is not None:
+                    steps.append(
+                        Step(inside, inside if never else step.next, NO_EFFECTS, Control.BRANCH, pad)
+                    )
+                if never:
+                    steps.append(Step(inside, step.next, NO_EFFECTS, Control.HALT))
             elif step.control is Control.JUMP and step.target is None:
-                steps.extend(_edge(step, target) for target in self._switch(step.offset, decoded.starts))
-            steps.append(step)
+                targets = self._switch(step.offset, decoded.starts)
+                steps.extend(Step(inside, inside, NO_EFFECTS, Control.BRANCH, target) for target in targets)
+                steps.append(step._replace(offset=inside) if inside in self.resolved else step)
+            else:
+                steps.append(step)
         return steps
 
     def _never_returns(self, step: Step) -> bool:
@@ -338,13 +352,14 @@ class _Function:
         return Decoder(64, self.code[offset : offset + 15], ip=self.base + offset).decode()
 
     def _switch(self, offset: int, starts: list[int]) -> list[int]:
-        """The offsets to which the indirect jump at `offset` may go; notes those in other code."""
+        """The offsets to which the indirect jump at `offset` may go; notes those in other code, at the step
+        inside the jump that `_with_edges` makes."""
         targets = self.switches.targets(offset, starts)
         if targets:
-            self.resolved.add(offset)
+            self.resolved.add(offset + 1)
         outside = [target for target in targets if not 0 <= target - self.base < self.size]
         if outside:
-            self.outside[offset] = outside
+            self.outside[offset + 1] = outside
         return [target - self.base for target in targets if 0 <= target - self.base < self.size]
 
     def _is_data(self, address: int) -> bool:
@@ -439,11 +454,6 @@ class _Function:
         """Whether the code ends with the call at `offset`: compilers do that where it never returns."""
         ins = self._at(offset)
         return ins.next_ip == self.base + self.size and (ins.is_call_near or ins.is_call_near_indirect)
-
-
-def _edge(step: Step, target: int) -> Step:
-    """A branch to `target` just before `step`."""
-    return Step(step.offset, step.offset, NO_EFFECTS, Control.BRANCH, target)
 
 
 def _has(starts: list[int], offset: int) -> bool:

@@ -1,8 +1,5 @@
 """The verbs put together, and how each way to end becomes an exit status."""
 
-import os
-import sys
-
 import click
 
 from jitunwind.cli.bt import bt
@@ -13,7 +10,6 @@ from jitunwind.errors import JitunwindError
 
 UNUSABLE = 2
 INTERRUPTED = 130
-BROKEN_PIPE = 141
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,7 +30,6 @@ def run() -> int:
     """Run the command line; gives the exit status. What a person can mend is two lines, not a traceback."""
     try:
         status = cli(prog_name="jitunwind", standalone_mode=False)
-        sys.stdout.flush()
     except JitunwindError as error:
         print_error(str(error), error.hint)
         return UNUSABLE
@@ -43,9 +38,4 @@ def run() -> int:
         return UNUSABLE
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # the last flush has nothing to fail at
-        return BROKEN_PIPE
     return status if isinstance(status, int) else 0

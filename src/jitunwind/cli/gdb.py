@@ -4,23 +4,41 @@ import os
 
 import click
 
-from jitunwind.gdbplugin.launch import find_gdb, load_line
+from jitunwind.errors import GdbFailed
+from jitunwind.gdbplugin.launch import find_gdb, load_line, why_unfit
 
 
-@click.command(
-    context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]},
-    add_help_option=True,
-)
+class _HandsOn(click.Command):
+    """A command whose own options come first; from the first other argument on, all are GDB's, as they are."""
+
+    _FLAGS = ("--print-init", "--help", "-h")
+    _WITH_VALUE = "--gdb"
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        own = 0
+        while own < len(args):
+            if args[own] in self._FLAGS or args[own].startswith(f"{self._WITH_VALUE}="):
+                own += 1
+            elif args[own] == self._WITH_VALUE:
+                own += 2
+            else:
+                break
+        rest = args[own + 1 :] if args[own : own + 1] == ["--"] else args[own:]
+        return super().parse_args(ctx, [*args[:own], "--", *rest])
+
+
+@click.command(cls=_HandsOn, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--print-init", is_flag=True, help="Print the line for ~/.gdbinit that loads the plugin, and end."
 )
 @click.option("--gdb", "gdb_path", metavar="GDB", help="The GDB to run.  [default: $JITUNWIND_GDB, or gdb]")
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[GDB ARGS]...")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[--] [GDB ARGS]...")
 def gdb(print_init: bool, gdb_path: str | None, arguments: tuple[str, ...]) -> None:
     """Run GDB with jitunwind's plugin loaded; every argument is handed on.
 
     In it bt, up, finish, info frame, info symbol and x/i are right and named in JIT code; commands of its
-    own are `info jit-regions` and `jit-rows`.
+    own are `info jit-regions` and `jit-rows`. The options below come before GDB's own; -- ends them, so that
+    `jitunwind gdb -- --help` is GDB's help.
 
     \b
     jitunwind gdb -p PID
@@ -32,4 +50,19 @@ def gdb(print_init: bool, gdb_path: str | None, arguments: tuple[str, ...]) -> N
         click.echo(line)
         return
     path = find_gdb(gdb_path)
-    os.execv(path, [path, "-iex", line, *arguments])
+    unfit = why_unfit(path)
+    if unfit is not None:
+        raise GdbFailed(unfit)
+    os.execv(path, [path, "-iex", line, *_as_it_is_here(), *arguments])
+
+
+def _as_it_is_here() -> list[str]:
+    """GDB from PyPI sets its own Python's environment, and what it starts would inherit that."""
+    options = []
+    for name in ("PYTHONHOME", "PYTHONPATH", "PYTHONNOUSERSITE"):
+        value = os.environ.get(name)
+        options += [
+            "-iex",
+            f"unset environment {name}" if value is None else f"set environment {name} {value}",
+        ]
+    return options

@@ -187,13 +187,13 @@ def read_layout(memory: Memory) -> Layout:
 
 def find_runtime(memory: Memory) -> int | None:
     """The address of `_PyRuntime` in a program whose symbols are gone: by the cookie that it begins with, in
-    the data of mapped files, Python's before others'."""
-    files = [
-        mapping for mapping in memory.mappings() if mapping.path.startswith("/") and not mapping.executable
-    ]
-    files.sort(key=lambda mapping: "python" not in os.path.basename(mapping.path))
+    the data of the program (Linux maps it below all libraries) and of what has python in its name."""
+    files = [mapping for mapping in memory.mappings() if mapping.path.startswith("/")]
     left = _MOST_SEARCHED
     for mapping in files:
+        likely = mapping.path == files[0].path or "python" in os.path.basename(mapping.path)
+        if mapping.executable or not likely:
+            continue
         for start in range(mapping.start, mapping.end, _SEARCHED_AT_ONCE):
             size = min(mapping.end - start, _SEARCHED_AT_ONCE)
             left -= size

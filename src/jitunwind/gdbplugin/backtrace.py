@@ -3,6 +3,7 @@
 Runs in the user's Python; what it calls through GDB is `gdbplugin.stack`.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -16,9 +17,9 @@ from types import FrameType
 from typing import Any
 
 from jitunwind.elf.image import Machine
-from jitunwind.errors import GdbFailed, NoSuchProcess, NotPermitted
+from jitunwind.errors import BadCore, GdbFailed, NoSuchProcess, NotPermitted
 from jitunwind.gdbplugin.launch import STACK, load_line, why_unfit
-from jitunwind.memory.core import check_core, program_of
+from jitunwind.memory.core import can_have_left, check_core, program_of
 from jitunwind.memory.live import (
     check_process,
     is_alive,
@@ -75,9 +76,14 @@ def of_process(gdb: str, pid: int, thread: int | None = None, python: bool = Fal
 def of_core(
     gdb: str, core: Path, program: str | None, thread: int | None = None, python: bool = False
 ) -> Report:
-    """The stacks in a core file, which `program` left (None: what the core itself says). BadCore, GdbFailed."""
+    """The stacks in a core file, left by `program` (None: what the core itself says). BadCore, GdbFailed."""
     check_core(core, Machine.X86_64)
-    exe = program or program_of(core)
+    own, entry = program_of(core)
+    exe = program or own
+    if exe is not None and not Path(exe).is_file():
+        raise BadCore(f"{core} was left by {exe}, which is not here", "name that program with --exe")
+    if exe is not None and not can_have_left(Path(exe), entry):
+        raise BadCore(f"{core} was left by {own or 'another program'}, not by this {exe}", "name it with --exe")
     arguments = ["-c", str(core)] if exe is None else [exe, "-c", str(core)]
     answer = _run(gdb, arguments, thread, python)
     return Report(answer.checked(gdb), 0.0, answer.said)
@@ -137,7 +143,7 @@ class _Interruptible:
     """While a GDB runs, SIGINT, SIGTERM and SIGHUP make it let go of the process first, and end us then.
 
     GDB detaches when it gets SIGTERM; a second signal, or five seconds, kill it. Leaving raises
-    KeyboardInterrupt for SIGINT, SystemExit for the others. In another thread than the main one: does nothing.
+    KeyboardInterrupt for SIGINT, SystemExit for the others. Does nothing outside the main thread.
     """
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -186,10 +192,8 @@ class _Interruptible:
     def _send(self, number: signal.Signals) -> None:
         """To GDB and what it has started: it leads a session of its own."""
         if self._process is not None and self._process.returncode is None:
-            try:
+            with contextlib.suppress(OSError):  # it has ended
                 os.killpg(self._process.pid, number)
-            except OSError:
-                pass  # it has ended
 
 
 class StopWatch:

@@ -20,7 +20,7 @@ def decoder_of(start: int) -> Decoder:
         return _iced
     from jitunwind.arch.x86_64.text import text_decoder  # needed here only: GDB starts faster without it
 
-    return text_decoder(disassembler(start))
+    return text_decoder(disassembler(start), start)
 
 
 def disassembler(start: int):  # type: ignore[no-untyped-def]

@@ -46,7 +46,7 @@ class Inferior(Memory):
     @cached_property
     def core_file(self) -> str | None:
         """The path of the core that GDB looks at; None for a live process."""
-        if not self._inferior.is_valid() or not _is_core(self._inferior):
+        if not self._inferior.is_valid() or not is_core(self._inferior):
             return None
         found = _CORE_FILE.search(gdb.execute("maintenance info sections", to_string=True))
         return found[1] if found else None
@@ -86,12 +86,17 @@ class Inferior(Memory):
         files = [mapping for mapping in self._of_gdb() if mapping.path]
         mappings = []
         try:
-            segments = load_segments(path)
+            segments = sorted(load_segments(path))
         except (OSError, JitunwindError):
             return files
         for segment in segments:
             of_file = next((m.path for m in files if m.start < segment.end and segment.start < m.end), "")
             mappings.append(Mapping(segment.start, segment.end, segment.executable, of_file))
+        starts = [segment.start for segment in segments]
+        for file in files:  # gcore leaves out what nobody has written to
+            index = bisect_right(starts, file.start) - 1
+            if index < 0 or segments[index].end <= file.start:
+                mappings.append(file)
         return sorted(mappings)
 
     def _of_gdb(self) -> list[Mapping]:
@@ -107,7 +112,8 @@ class Inferior(Memory):
         ]
 
 
-def _is_core(inferior: gdb.Inferior) -> bool:
+def is_core(inferior: gdb.Inferior) -> bool:
+    """Whether it is a core, rather than a process."""
     connection = getattr(inferior, "connection", None)
     return connection is not None and connection.type == "core"
 

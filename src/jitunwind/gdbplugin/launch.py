@@ -18,7 +18,8 @@ STACK = "jitunwind.gdbplugin.stack"
 LOAD = Path(__file__).with_name("load.py")
 OLDEST_GDB = 13
 OLDEST_PYTHON = (3, 11)
-_VERSION = re.compile(r"^GNU gdb .*?(\d+)((?:\.\d+)*)\S*$", re.MULTILINE)
+_VERSION = re.compile(r"^GNU gdb .*?\b(\d+)((?:\.\d+)+)\S*$", re.MULTILINE)
+"""The last word of the line: `GNU gdb (Debian 13.1-3) 13.1`."""
 _ASK_PYTHON = "python import sys; print('python', *sys.version_info[:2])"
 _PATIENCE_SECONDS = 60
 
@@ -41,15 +42,15 @@ def find_gdb(named: str | None = None) -> str:
 
 
 def why_unfit(gdb: str) -> str | None:
-    """Why the plugin cannot work in that GDB; None where it can. It takes two starts of GDB: ask when
-    something has gone wrong."""
-    version = _VERSION.search(_say(gdb, "--version"))
+    """Why the plugin cannot work in that GDB; None where it can. It takes a start of GDB, 0.1 s."""
+    said = _say(gdb, "-nx", "-batch", "-ex", "show version", "-ex", _ASK_PYTHON)
+    version = _VERSION.search(said)
     if version is None:
         return f"{gdb} is no GDB that works: it does not say its version"
     text = version[1] + version[2]
     if int(version[1]) < OLDEST_GDB:
         return f"{gdb} is GDB {text}; {OLDEST_GDB} or later is needed"
-    python = re.search(r"^python (\d+) (\d+)$", _say(gdb, "-nx", "-batch", "-ex", _ASK_PYTHON), re.MULTILINE)
+    python = re.search(r"^python (\d+) (\d+)$", said, re.MULTILINE)
     if python is None:
         return f"{gdb} (GDB {text}) has no Python"
     if (int(python[1]), int(python[2])) < OLDEST_PYTHON:

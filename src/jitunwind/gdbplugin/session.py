@@ -5,6 +5,7 @@ GDB's events say when to forget: nothing found before the process ran on is used
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import gdb
 
@@ -116,17 +117,26 @@ def _forget(event: object) -> None:
 
 def watch() -> None:
     """Follow GDB's events."""
-    followed: list[tuple[str, Callable[[object], None]]] = [
-        ("cont", _ran),
-        ("memory_changed", _ran),
-        ("inferior_call", _ran),
-        ("new_objfile", _forget_failed),
-        ("clear_objfiles", _forget),
-        ("exited", _forget),
-        ("inferior_deleted", _forget),
-        ("executable_changed", _forget),
-    ]
-    for name, handler in followed:
+    follow(
+        cont=_ran,
+        memory_changed=_ran,
+        inferior_call=_ran,
+        new_objfile=_forget_failed,
+        clear_objfiles=_forget,
+        exited=_forget,
+        inferior_deleted=_forget,
+        executable_changed=_forget,
+    )
+
+
+def follow(**handlers: Callable[[Any], None]) -> None:
+    """Have GDB call `handlers` at the events they are named after, those that this GDB has; each once, even
+    when the plugin is loaded a second time."""
+    for name, handler in handlers.items():
         registry = getattr(gdb.events, name, None)
-        if registry is not None:
+        if registry is not None and (name, handler) not in _followed:
+            _followed.add((name, handler))
             registry.connect(handler)
+
+
+_followed: set[tuple[str, Callable[[Any], None]]] = set()

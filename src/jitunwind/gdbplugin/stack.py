@@ -32,8 +32,11 @@ def install() -> None:
     watch()
 
 
-def report(only_thread: int | None, with_python: bool) -> dict[str, Any]:
-    """The stacks of the selected inferior, as `bt --json` prints them (docs/using.md), and a few words more."""
+def report(only_thread: int | None, with_python: bool, with_registers: bool = True) -> dict[str, Any]:
+    """The stacks of the selected inferior, as `bt --json` prints them (docs/using.md), and a little more.
+
+    `with_registers`: read the registers of each frame, which takes as long as all the rest.
+    """
     current = session()
     inferior = gdb.selected_inferior()
     threads = sorted((t for t in inferior.threads() if t.is_valid()), key=lambda t: t.num)
@@ -43,7 +46,7 @@ def report(only_thread: int | None, with_python: bool) -> dict[str, Any]:
         if only_thread is not None and tid != only_thread:
             continue
         thread.switch()
-        frames, whole = _stack(current)
+        frames, whole = _stack(current, with_registers)
         complete = complete and whole
         if with_python:
             frames = _interleave(current, frames, tid)
@@ -68,13 +71,18 @@ def report(only_thread: int | None, with_python: bool) -> dict[str, Any]:
     }
 
 
-def _stack(current: Session) -> tuple[list[Frame], bool]:
+def _stack(current: Session, with_registers: bool) -> tuple[list[Frame], bool]:
     """The frames of the selected thread, and whether the last one is the outermost there is."""
     frames: list[Frame] = []
     frame = gdb.newest_frame()
     below_jit = False
     while frame is not None and len(frames) < MOST_FRAMES:
+        if frames and not _is_code(current, frame.pc() & _MASK):  # where code or rules are missing, GDB guesses
+            current.count(f"the caller of {frames[-1]['pc']} is not known: GDB says {frame.pc():#x}, no code")
+            return frames, False
         described = _describe(current, frame, below_jit, innermost=not frames)
+        if with_registers:
+            described["registers"] = _registers(frame)
         below_jit = described["kind"] == "jit"
         frames.append(described)
         try:
@@ -89,7 +97,14 @@ def _stack(current: Session) -> tuple[list[Frame], bool]:
             current.count(f"GDB stops at {described['pc']}: {gdb.frame_stop_reason_string(reason)}")
             return frames, False
         frame = older
+    current.count(f"there are more than {MOST_FRAMES} frames")
     return frames, False
+
+
+def _is_code(current: Session, address: int) -> bool:
+    """Whether there is code at `address`, as far as can be told; a function may end with a call of another."""
+    mapping = current.memory.mapping_of(address - 1)
+    return mapping is not None and mapping.executable
 
 
 def _describe(current: Session, frame: gdb.Frame, below_jit: bool, innermost: bool) -> Frame:
@@ -105,19 +120,22 @@ def _describe(current: Session, frame: gdb.Frame, below_jit: bool, innermost: bo
         "region": None,
         "registers": {},
     }
-    for name in _CALLEE_SAVED:
-        value = _register(frame, name)
-        if value is not None:
-            described["registers"][name] = f"{value:#x}"
     regions = current.regions()
     if regions is None or not _name_jit(current, regions, frame, pc, described, innermost):
         _name_native(current, frame, pc, described)
         if below_jit and regions is not None and not regions.layout.executor.shim_in_region:
-            described.update(kind="shim", name=SHIM_NAME)
             shim = regions.entry_shim
-            if shim is not None:
+            if shim is None or pc in shim:
+                described.update(kind="shim", name=SHIM_NAME)
+            if shim is not None and pc in shim:
                 described["region"] = {"start": f"{shim.start:#x}", "size": shim.size}
     return described
+
+
+def _registers(frame: gdb.Frame) -> dict[str, str]:
+    """The callee-saved registers that are known in `frame`."""
+    values = {name: _register(frame, name) for name in _CALLEE_SAVED}
+    return {name: f"{value:#x}" for name, value in values.items() if value is not None}
 
 
 def _name_jit(

@@ -18,7 +18,8 @@ from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.dwarf.lines import Function, Line
 from jitunwind.elf.image import MOST_FUNCTIONS, Machine, symbol_file
 from jitunwind.errors import JitunwindError
-from jitunwind.gdbplugin.session import ARCHITECTURE, session
+from jitunwind.gdbplugin.inferior import is_core
+from jitunwind.gdbplugin.session import ARCHITECTURE, follow, session
 from jitunwind.memory import Memory
 from jitunwind.region import Region, RegionKind
 
@@ -26,6 +27,7 @@ MOST_STACK = 1 << 26
 """Bytes of one thread's stack that are searched."""
 _STACK_POINTER = ARCHITECTURE.register_names[ARCHITECTURE.stack_pointer]
 _WORD = 8
+_PREFIX = "jit-code-"
 
 
 class SymbolFile:
@@ -48,6 +50,11 @@ class SymbolFile:
         self._replace(_functions(list(now.values()), shim, regions))
         self._loaded, self._shim = now, shim
 
+    @staticmethod
+    def owns(objfile: gdb.Objfile) -> bool:
+        """Whether it is one of these files."""
+        return os.path.basename(objfile.filename or "").startswith(_PREFIX)
+
     def drop(self) -> None:
         """Take everything back: the process is gone."""
         self._loaded, self._shim = {}, None
@@ -58,7 +65,7 @@ class SymbolFile:
         if not functions:
             return
         self._count += 1
-        path = Path(self._directory.name) / f"jit-code-{self._count}.o"
+        path = Path(self._directory.name) / f"{_PREFIX}{self._count}.o"
         path.write_bytes(symbol_file(Machine.X86_64, functions[:MOST_FUNCTIONS]))
         gdb.execute(f"add-symbol-file {path} -o 0", to_string=True)
         self._path = path
@@ -190,17 +197,45 @@ class _SyncCommand(gdb.Command):
     """Bring the names and lines of JIT code up to date. GDB does it at every stop by itself (hook-stop)."""
 
     def __init__(self) -> None:
-        super().__init__("jitunwind-sync", gdb.COMMAND_SUPPORT)
+        super().__init__(_SYNC, gdb.COMMAND_SUPPORT)
 
     def invoke(self, argument: str, from_tty: bool) -> None:
+        global _hook_ran
+        _hook_ran = True
+        synchronize()
+
+
+_SYNC = "jitunwind-sync"
+_hook_ran = False
+
+
+def _goes_on(event: object) -> None:
+    global _hook_ran
+    _hook_ran = False
+
+
+def _stopped(event: object) -> None:
+    """GDB has stopped and printed where. If that was without our hook, the user has defined one since."""
+    if not _hook_ran:
+        synchronize()
+        _hook_stop()
+
+
+def _loaded(event: gdb.NewObjFileEvent) -> None:
+    """A core does not stop: its symbols are brought up to date as soon as its files are there.
+
+    They are loaded before GDB prints where the core stands, and before any `-ex` of a `-batch`.
+    """
+    if is_core(gdb.selected_inferior()) and not SymbolFile.owns(event.new_objfile):
         synchronize()
 
 
 def install() -> None:
     """Have the symbols follow the process."""
     _SyncCommand()
-    gdb.events.exited.connect(_exited)
-    gdb.events.before_prompt.connect(synchronize)
+    follow(
+        exited=_exited, before_prompt=synchronize, cont=_goes_on, stop=_stopped, new_objfile=_loaded
+    )
     _hook_stop()
 
 
@@ -211,4 +246,5 @@ def _hook_stop() -> None:
         body = [line[2:] for line in text.splitlines()[1:]]
     except gdb.error:
         body = []
-    gdb.execute(os.linesep.join(["define hook-stop", *body, "jitunwind-sync", "end"]), to_string=True)
+    if _SYNC not in map(str.strip, body):
+        gdb.execute("\n".join(["define hook-stop", *body, _SYNC, "end"]), to_string=True)

@@ -11,7 +11,7 @@ from typing import BinaryIO, NamedTuple
 from jitunwind.elf.image import Machine
 from jitunwind.errors import BadCore
 
-_ET_CORE = 4
+_ET_DYN, _ET_CORE = 3, 4
 _PT_LOAD = 1
 _PT_NOTE = 4
 _PF_X = 1
@@ -22,6 +22,10 @@ _NT_FILE = 0x46494C45
 _NT_AUXV = 6
 _AT_ENTRY = 9
 _MOST_NOTES = 1 << 26
+_ELF_HEADER, _PAGE = 64, 4096
+_PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
+_SH_INFO = 44
+_LARGEST_OFFSET = (1 << 63) - 1
 
 
 class Segment(NamedTuple):
@@ -36,22 +40,28 @@ class Segment(NamedTuple):
 
 def _program_headers(file: BinaryIO) -> Iterator[tuple[int, ...]]:
     """(p_type, p_flags, p_offset, p_vaddr, p_paddr, p_filesz, p_memsz, p_align) of each header."""
-    file.seek(0)
-    header = file.read(64)
+    header = _at(file, 0, _ELF_HEADER)
+    if len(header) < _ELF_HEADER:
+        raise BadCore(f"{file.name} is cut short: it ends inside its ELF header")
     (offset,) = struct.unpack_from("<Q", header, 32)
     size, count = struct.unpack_from("<HH", header, 54)
     if count == _PN_XNUM:
         (sections,) = struct.unpack_from("<Q", header, 40)
-        file.seek(sections + 44)
-        count = int.from_bytes(file.read(4), "little")
-    if size < 56 or count > _MOST_HEADERS:
+        count = int.from_bytes(_at(file, sections + _SH_INFO, 4), "little")
+    if size != _PROGRAM_HEADER.size or not 0 < count <= _MOST_HEADERS:
         raise BadCore(f"{file.name}: its program headers make no sense")
-    file.seek(offset)
-    table = file.read(size * count)
+    table = _at(file, offset, size * count)
     if len(table) < size * count:
         raise BadCore(f"{file.name} is cut short: it ends inside its program headers")
-    for at in range(0, len(table), size):
-        yield struct.unpack_from("<IIQQQQQQ", table, at)
+    yield from _PROGRAM_HEADER.iter_unpack(table)
+
+
+def _at(file: BinaryIO, offset: int, size: int) -> bytes:
+    """Up to `size` bytes of the file from `offset`: fewer, or none, where it ends before."""
+    if offset > _LARGEST_OFFSET:
+        return b""
+    file.seek(offset)
+    return file.read(size)
 
 
 def load_segments(path: str) -> list[Segment]:
@@ -84,9 +94,11 @@ def check_core(path: Path, machine: Machine) -> None:
         raise BadCore(
             f"{path} cannot be read: {error.strerror}", "name a process number or a core file"
         ) from None
+    if not size:
+        raise BadCore(f"{path} is empty")
     if header[:4] != b"\x7fELF":
         raise BadCore(f"{path} is no core file", "name a process number or a core file")
-    if len(header) < 64:
+    if len(header) < _ELF_HEADER:
         raise BadCore(f"{path} is cut short: it ends inside its ELF header")
     if header[4:6] != b"\x02\x01":
         raise BadCore(f"{path} is of a 32-bit or big-endian process", "known are 64-bit little-endian ones")
@@ -96,26 +108,52 @@ def check_core(path: Path, machine: Machine) -> None:
     if found != machine:
         name = next((m.name for m in Machine if m == found), f"machine {found}")
         raise BadCore(f"{path} is of another architecture ({name})", f"known is {machine.name}")
-    segments = load_segments(str(path))
-    needed = max((segment.offset + segment.stored for segment in segments), default=0)
+    with path.open("rb") as file:
+        headers = list(_program_headers(file))
+    if not any(kind == _PT_LOAD for kind, *_ in headers):
+        raise BadCore(f"{path} holds no memory")
+    needed = max(offset + in_file for _, _, offset, _, _, in_file, _, _ in headers)
     if needed > size:
         raise BadCore(f"{path} is cut short: it has {size} of {needed} bytes")
 
 
-def program_of(path: Path) -> str | None:
-    """The path of the program that left the core: the file that was mapped where execution began."""
+class Program(NamedTuple):
+    """What a core says of the program that left it: the file that was mapped where execution began (None, if
+    it does not say), and the address at which it began (0 likewise)."""
+
+    path: str | None
+    entry: int
+
+
+def program_of(path: Path) -> Program:
+    """The program that left the core at `path`. BadCore, OSError."""
     with path.open("rb") as file:
-        notes = {kind: data for kind, data in _notes(file)}
+        notes = dict(_notes(file))
     entry = _entry(notes.get(_NT_AUXV, b""))
-    return next((name for start, end, name in _files(notes.get(_NT_FILE, b"")) if start <= entry < end), None)
+    files = _files(notes.get(_NT_FILE, b""))
+    return Program(next((name for start, end, name in files if start <= entry < end), None), entry)
+
+
+def can_have_left(program: Path, entry: int) -> bool:
+    """Whether the file at `program` can have been what began at address `entry`: by its own entry point, in
+    a program that is moved when it is loaded by that within a page."""
+    try:
+        with program.open("rb") as file:
+            header = file.read(_ELF_HEADER)
+    except OSError:
+        return False
+    if header[:6] != b"\x7fELF\x02\x01" or len(header) < _ELF_HEADER:
+        return False
+    (kind,) = struct.unpack_from("<H", header, 16)
+    (own,) = struct.unpack_from("<Q", header, 24)
+    return not entry or own == entry or (kind == _ET_DYN and (entry - own) % _PAGE == 0)
 
 
 def _notes(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     for kind, _, offset, _, _, size, _, _ in list(_program_headers(file)):
         if kind != _PT_NOTE or size > _MOST_NOTES:
             continue
-        file.seek(offset)
-        data, at = file.read(size), 0
+        data, at = _at(file, offset, size), 0
         while at + 12 <= len(data):
             name_size, content_size, note = struct.unpack_from("<III", data, at)
             start = at + 12 + (name_size + 3 & ~3)

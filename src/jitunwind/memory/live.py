@@ -1,5 +1,6 @@
 """A live process before anybody attaches to it: is it there, is it ours, is it something we understand."""
 
+import contextlib
 import errno
 import os
 import signal
@@ -61,10 +62,8 @@ def let_go_on(pid: int) -> None:
     the SIGSTOP of PTRACE_ATTACH stays). Does nothing to one that is being traced, or runs."""
     fields = _status(pid)
     if fields.get("State", "")[:1] == _STOPPED_BY_SIGNAL and fields.get("TracerPid") == "0":
-        try:
+        with contextlib.suppress(OSError):  # it has ended, or is not ours any more
             os.kill(pid, signal.SIGCONT)
-        except OSError:
-            pass  # it has ended, or is not ours any more
 
 
 def _status(pid: int) -> dict[str, str]:

@@ -265,10 +265,10 @@ class _Analysis:
         for offset, after, effects, control, target in steps[index:]:
             if offset in leaders and offset != start:
                 self.arrive(offset, state, previous, call)
-                state = arrivals[offset]
+                state = states[offset] = arrivals[offset]  # the step before has noted its own
                 if done.get(offset) is state or offset == last:  # another sweep may go on from the last
                     return
-                done[offset] = states[offset] = state
+                done[offset] = state
                 call = None
             previous = offset
             following = state.after.get(effects) or make.after(state, effects)

@@ -126,8 +126,10 @@ class States:
         return state.after_call
 
     def after_call_to(self, state: State, entry: State) -> State:
-        """`state`, as `after_call` made it, where the called code is entered in state `entry` and so hands back
-        only what that keeps: a body of JIT code that a shim calls keeps less than the platform's convention."""
+        """`state`, as `after_call` made it, where the called code is entered in state `entry`.
+
+        It hands back only what that keeps: a body that a shim calls keeps less than the platform's convention.
+        """
         kept = {
             register: value
             for register, value in state.registers.items()

@@ -5,6 +5,7 @@ so the program stands in read(2), in a place that both know. `p` is answered wit
 the stack as the program itself knows it.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -51,7 +52,5 @@ def allow_tracing() -> None:
 
 def begin() -> None:
     signal.alarm(LONGEST_LIFE)
-    try:
+    with contextlib.suppress(ImportError):
         allow_tracing()
-    except ImportError:
-        pass

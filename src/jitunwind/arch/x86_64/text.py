@@ -255,6 +255,7 @@ _IMPLICIT = (
     (re.compile(r"cwtl|cltq|cbtw|cwde|cdqe|cbw|lahf|xlatb?|xbegin|cmpxchg"), (RAX,)),
     (re.compile(r"cltd|cqto|cwtd|cdq|cqo|cwd"), (RDX,)),
     (re.compile(r"syscall"), (RAX, RCX, R11)),
+    (re.compile(r"sysenter"), (RSP,)),
     (re.compile(r"v?pcmp[ei]stri[ql]?"), (RCX,)),
 )
 """Registers that an instruction writes without naming them, or beside its first operand."""
@@ -358,7 +359,7 @@ def _precise(mnemonic: str, suffix: int, operands: list[_Operand]) -> Effects | 
     if mnemonic in ("pop", "popf"):
         return _pop(suffix, operands[0] if operands else _Operand(""))
     if mnemonic == "leave":
-        return _LEAVE
+        return _LEAVE if suffix != 2 else effects(Clobber(RSP), Clobber(RBP))
     if mnemonic == "enter":
         return _enter(operands)
     if len(operands) != 2:

@@ -1,0 +1,293 @@
+"""What people do with GDB upon a running or dead CPython: each scenario on real interpreters, both versions.
+
+The stacks are judged as text, as a person reads them: `problems` of tests/support/live.py says what a
+complete stack is. What happens inside GDB is told in tests/support/inside.py.
+"""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.live import (
+    REPOSITORY,
+    Frame,
+    Interpreter,
+    frames_in,
+    gdb_command,
+    problems,
+    run_gdb,
+    running,
+)
+
+INSIDE = REPOSITORY / "tests/support/inside.py"
+EXTENSION = REPOSITORY / "tests/support/known_registers.c"
+INTERRUPTS = {"loops": 50, "recursion": 50, "strings": 50, "threads": 50}
+KNOWN = {
+    "first": 0x1111222233334444,
+    "second": 0x2222333344445555,
+    "third": 0x3333444455556666,
+    "fourth": 0x4444555566667777,
+    "fifth": 0x5555666677778888,
+}
+KEPT = ("rbx", "rbp", "r12", "r13", "r14", "r15")
+
+
+def inside(
+    python: Interpreter, folder: Path, pid: int, scenario: str, *, plugin: bool = True, **arguments: Any
+) -> tuple[Any, str]:
+    """Attach, run one of tests/support/inside.py's courses; what it returns, and all that GDB said."""
+    output = folder / f"{scenario}.json"
+    told = {"scenario": scenario, "output": str(output), **arguments}
+    run = f"python import runpy; runpy.run_path({str(INSIDE)!r}, {{'ARGUMENTS': {told!r}}})"
+    said = run_gdb(gdb_command(python, "-p", str(pid), "-ex", run, plugin=plugin), check=plugin)
+    assert output.exists(), f"GDB ended without an answer:\n{said}"
+    return json.loads(output.read_text()), said
+
+
+def complete(stack: str) -> list[Frame]:
+    """The frames of a stack, which must be complete."""
+    frames = frames_in(stack)
+    found = problems(frames, stack)
+    assert not found, "\n".join([*found, stack])
+    return frames
+
+
+def per_thread(stacks: str) -> list[str]:
+    """The parts of what `thread apply all bt` says."""
+    return ["#0" + part.partition("#0")[2] for part in stacks.split("\nThread ")[1:]]
+
+
+def names(frames: list[Frame]) -> list[str]:
+    return [frame.name for frame in frames]
+
+
+def has_jit(frames: list[Frame]) -> bool:
+    return any(frame.is_jit for frame in frames)
+
+
+@pytest.mark.parametrize("program", INTERRUPTS)
+def test_each_stack_is_complete_at_random_interrupts(
+    python: Interpreter, tmp_path: Path, program: str
+) -> None:
+    times = INTERRUPTS[program]
+    with running(python, program) as started:
+        stacks, _ = inside(
+            python, tmp_path, started.pid, "interrupted", times=times, longest=0.02, seed=times + len(program)
+        )
+    assert len(stacks) == times
+    frames = [complete(stack) for stack in stacks]
+    innermost = sum(of[0].is_jit or of[0].is_shim for of in frames)
+    print(
+        f"{python.minor} {program}: {innermost} of {times} in JIT code, {sum(map(has_jit, frames))} above it"
+    )
+    assert any(map(has_jit, frames)), "no interrupt had JIT code on the stack"
+
+
+def test_finish_from_a_builtin_leads_into_the_executor_and_its_stack_is_whole(
+    python: Interpreter, tmp_path: Path
+) -> None:
+    with running(python, "calls_c") as started:
+        found, _ = inside(python, tmp_path, started.pid, "finish_into_jit", function="builtin_id", steps=2)
+    for stage in ("at_break", "finished", "stepped"):
+        complete(found[stage])
+    stepped = complete(found["stepped"])
+    assert stepped[0].is_jit, found["stepped"]
+    assert stepped[0].name.startswith("py::work:") and "calls_c.py:" in stepped[0].rest, found["stepped"]
+    assert stepped[1].is_shim, found["stepped"]
+    assert stepped[2].name in ("_PyEval_EvalFrameDefault", "_PyEval_Vector"), found["stepped"]
+
+
+@pytest.fixture(scope="session")
+def extension(python: Interpreter, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the extension, compiled for this version."""
+    folder = tmp_path_factory.mktemp("extension")
+    command = ["gcc", "-shared", "-fPIC", "-O2", "-g", "-fomit-frame-pointer", f"-I{python.include}"]
+    command += [f"-I{Path(python.include).parent}", "-o", str(folder / "known_registers.so"), str(EXTENSION)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def assert_known(seen: dict[str, Any], where: str) -> None:
+    for name, value in KNOWN.items():
+        assert seen["values"][name].strip() == f"{value:#x}", f"{where}: {name} is {seen['values'][name]}"
+    held = {seen["registers"][name] for name in KEPT}
+    assert set(KNOWN.values()) <= held, f"{where}: the registers are {seen['registers']}"
+
+
+def test_a_c_caller_above_jit_code_has_its_locals_and_registers(
+    python: Interpreter, extension: Path, tmp_path: Path
+) -> None:
+    with running(python, "extension", str(extension)) as started:
+        found, _ = inside(python, tmp_path, started.pid, "in_extension", values=list(KNOWN))
+    frames = complete(found["stack"])
+    called = names(frames)
+    assert has_jit(frames[: called.index("outer")]), f"no JIT code below outer:\n{found['stack']}"
+    assert_known(found["seen"], "up")
+    assert found["same_frame"], "finish did not lead back to the same activation of outer"
+    assert_known(found["at_end"], "finish")
+
+
+def test_without_the_plugin_3_14_does_not_find_the_c_caller(
+    python: Interpreter, extension: Path, tmp_path: Path
+) -> None:
+    """3.15's own entry has the chain, and the evaluator saves what it was given: there it is found."""
+    if python.minor != "3.14":
+        pytest.skip("3.15 publishes the chain: what is wrong there is the evaluator's frame, tested below")
+    with running(python, "extension", str(extension)) as started:
+        found, _ = inside(python, tmp_path, started.pid, "in_extension", plugin=False, values=list(KNOWN))
+    assert found["seen"] is None or any(
+        found["seen"]["values"][name].strip() != f"{value:#x}" for name, value in KNOWN.items()
+    ), found["stack"]
+
+
+@pytest.mark.parametrize("plugin", [True, False], ids=["plugin", "no-plugin"])
+def test_the_evaluator_that_entered_jit_code_has_its_registers_and_arguments(
+    python: Interpreter, tmp_path: Path, plugin: bool
+) -> None:
+    with running(python, "calls_c") as started:
+        found, _ = inside(
+            python,
+            tmp_path,
+            started.pid,
+            "evaluators_locals",
+            plugin=plugin,
+            function="builtin_id",
+            entry="" if python.shim_in_region else "_PyJIT_Entry",
+        )
+    if plugin:
+        assert found["seen"] == found["truth"], found["stack"]
+    else:
+        assert found["seen"] != found["truth"], "the check cannot fail"
+
+
+def test_stacks_stay_whole_while_an_exception_leaves_jit_code(python: Interpreter, tmp_path: Path) -> None:
+    with running(python, "exceptions") as started:
+        found, _ = inside(python, tmp_path, started.pid, "thrown", function="PyErr_Format", most_steps=150)
+    for stack in found["stacks"]:
+        complete(stack)
+    assert has_jit(frames_in(found["stacks"][found["finishes"]])[:1]), found["stacks"][found["finishes"]]
+
+
+def test_a_core_by_gdb_has_the_stacks_of_the_live_process(python: Interpreter, tmp_path: Path) -> None:
+    core = tmp_path / "saved.core"
+    with running(python, "threads") as started:
+        live, _ = inside(python, tmp_path, started.pid, "saved", core=str(core))
+    dead = run_gdb(gdb_command(python, python.python, "-c", str(core), "-ex", "thread apply all bt"))
+    one, other = per_thread(live), per_thread(dead)
+    assert len(one) == len(other) == 3, dead
+    assert sorted(map(key, one)) == sorted(map(key, other)), f"live:\n{live}\ncore:\n{dead}"
+    assert any(has_jit(complete(stack)) for stack in one), live
+
+
+def key(stack: str) -> list[tuple[int, str]]:
+    """Names and program counters: what two views of one stack must share."""
+    return [(frame.pc or 0, frame.name) for frame in complete(stack)]
+
+
+def test_a_core_by_the_kernel_has_the_stack_of_the_live_process(python: Interpreter, tmp_path: Path) -> None:
+    pattern = Path("/proc/sys/kernel/core_pattern").read_text().strip()
+    if pattern.startswith(("|", "/")):
+        pytest.fail(
+            f"the kernel sends cores to {pattern!r}; for this test: echo core > /proc/sys/kernel/core_pattern"
+        )
+    with running(python, "aborts", cwd=tmp_path) as started:
+        live, said = inside(python, tmp_path, started.pid, "aborted", go=str(tmp_path / "go"))
+        started.process.wait()
+    cores = list(tmp_path.glob("core*"))
+    assert cores, f"the kernel left no core (RLIMIT_CORE?):\n{said}"
+    dead = run_gdb(gdb_command(python, python.python, "-c", str(cores[0]), "-ex", "bt"))
+    frames = complete(live)
+    assert has_jit(frames), live
+    assert key(live) == key("#0" + dead.partition("\n#0")[2]), f"live:\n{live}\ncore:\n{dead}"
+
+
+@pytest.mark.parametrize(("program", "threads"), [("threads", 3), ("interpreters", 3)])
+def test_each_thread_of_each_interpreter_has_a_complete_stack(
+    python: Interpreter, program: str, threads: int
+) -> None:
+    with running(python, program) as started:
+        said = run_gdb(gdb_command(python, "-p", str(started.pid), "-ex", "thread apply all bt"))
+    stacks = per_thread(said)
+    assert len(stacks) == threads, said
+    frames = [complete(stack) for stack in stacks]
+    assert any(map(has_jit, frames)) or program == "interpreters", said
+
+
+def test_executors_that_were_invalidated_while_they_ran_are_unwound(
+    python: Interpreter, tmp_path: Path
+) -> None:
+    """settrace empties 3.14's list of executors and hands 3.15's to the list of pending deletions."""
+    with running(python, "invalidated", cwd=tmp_path) as started:
+        found, _ = inside(
+            python, tmp_path, started.pid, "stopped_in", function="builtin_id", go=str(tmp_path / "go")
+        )
+    frames = complete(found["stack"])
+    assert has_jit(frames), found["stack"]
+    assert any(frame.name.startswith("py::work:") for frame in frames), found["stack"]
+
+
+def test_damaged_executors_cost_neither_the_stack_nor_the_session(
+    python: Interpreter, tmp_path: Path
+) -> None:
+    with running(python, "loops") as started:
+        found, said = inside(python, tmp_path, started.pid, "damaged")
+    whole = names(complete(found["as it is"]["stack"]))
+    for damage, seen in found.items():
+        assert "Traceback" not in seen["regions"], f"{damage}: {seen['regions']}"
+        frames = frames_in(seen["stack"])
+        if problems(frames, seen["stack"]):
+            assert "warning:" in seen["regions"], f"{damage}: no warning and\n{seen['stack']}"
+        else:
+            assert len(frames) == len(whole), f"{damage}:\n{seen['stack']}"
+    assert "Traceback" not in said
+
+
+def test_a_process_that_ends_under_gdb_leaves_no_error(python: Interpreter, tmp_path: Path) -> None:
+    with running(python, "exits", cwd=tmp_path) as started:
+        found, said = inside(python, tmp_path, started.pid, "ended", go=str(tmp_path / "go"))
+    complete(found["before"])
+    assert "exited normally" in said + found["end"], said
+    assert found["after"].strip() == "No stack."
+
+
+def test_one_session_sees_one_process_after_another(python: Interpreter, tmp_path: Path) -> None:
+    with running(python, "loops") as one, running(python, "floats") as other:
+        found, _ = inside(python, tmp_path, one.pid, "other_process", pid=other.pid)
+    complete(found["first"])
+    complete(found["second"])
+    assert "loops.py" not in found["regions"], found["regions"]
+    assert "floats.py" in found["regions"], found["regions"]
+
+
+def test_gdb_without_iced_x86_shows_the_same_stack_and_rows(python: Interpreter, tmp_path: Path) -> None:
+    core = tmp_path / "saved.core"
+    with running(python, "calls_c") as started:
+        inside(python, tmp_path, started.pid, "finish_into_jit", function="builtin_id", steps=2)
+        run_gdb(
+            gdb_command(
+                python,
+                "-p",
+                str(started.pid),
+                "-ex",
+                "break builtin_id",
+                "-ex",
+                "continue",
+                "-ex",
+                f"gcore {core}",
+            )
+        )
+    look = ["-ex", "bt", "-ex", "frame function py::jit_shim:<jit>", "-ex", "down", "-ex", "jit-rows"]
+    views = {
+        packages: run_gdb(gdb_command(python, python.python, "-c", str(core), *look, packages=packages))
+        for packages in (True, False)
+    }
+    assert "decoded by iced-x86" in views[True], views[True]
+    assert "decoded by GDB's disassembler" in views[False], views[False]
+    stacks = {packages: view[view.index("#0") :].partition("decoded by") for packages, view in views.items()}
+    assert stacks[True][0] == stacks[False][0]
+    rows = {packages: rest.partition("\n")[2] for packages, (_, _, rest) in stacks.items()}
+    assert rows[True] == rows[False]

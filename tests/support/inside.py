@@ -1,0 +1,350 @@
+"""What the scenario tests do inside GDB: each public function is one session's course, told by keywords.
+
+Run by GDB's own Python; `scenario` picks the function and what it returns goes to `output` as JSON. Errors of
+GDB's that the course does not expect end it, and the test shows them.
+"""
+
+import json
+import random
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gdb
+
+MASK = (1 << 64) - 1
+KEPT = ("rbx", "rbp", "r12", "r13", "r14", "r15")
+EVALUATOR = "_PyEval_EvalFrameDefault"
+LOCALS = ("tstate", "frame", "throwflag")
+"""Of the evaluator: its arguments, as far as GDB knows where they are."""
+MOST_FINISHES = 12
+MOST_TRIES = 50
+PAGE = 4096
+PUSHES = bytes.fromhex("415741564155415453")
+"""push r15, r14, r13, r12, rbx: how a shim of 3.14 begins."""
+
+
+def say(command: str) -> str:
+    return gdb.execute(command, to_string=True)
+
+
+def backtrace() -> str:
+    return say("bt")
+
+
+def name_of(frame: gdb.Frame | None) -> str:
+    return (frame.name() if frame is not None else None) or "??"
+
+
+def is_jit(name: str) -> bool:
+    return name.startswith("py::") and not is_shim(name)
+
+
+def is_shim(name: str) -> bool:
+    return name.startswith("py::jit_shim") or name == "_PyJIT_Entry"
+
+
+def value_of(frame: gdb.Frame, expression: str) -> str:
+    """What `print` says of it in `frame`; GDB's error where it has none."""
+    frame.select()
+    try:
+        return say(f"output/x {expression}")
+    except gdb.error as error:
+        return str(error)
+
+
+def registers_of(frame: gdb.Frame) -> dict[str, int | None]:
+    found: dict[str, int | None] = {}
+    for name in (*KEPT, "rsp", "rip"):
+        try:
+            found[name] = int(frame.read_register(name)) & MASK
+        except gdb.error:
+            found[name] = None
+    return found
+
+
+def interrupted(times: int, longest: float, seed: int) -> list[str]:
+    """The stack at each of `times` SIGINTs, each after at most `longest` seconds of running."""
+    generator = random.Random(seed)
+    pid = gdb.selected_inferior().pid
+    say("handle SIGINT stop print nopass")
+    stacks = []
+    sender = subprocess.Popen(
+        ["sh", "-c", f"while read delay; do sleep $delay; kill -INT {pid}; done"],
+        stdin=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    )
+    assert sender.stdin is not None
+    try:
+        while len(stacks) < times:
+            sender.stdin.write(f"{generator.uniform(0, longest):.4f}\n")
+            stopped = say("continue")
+            assert "SIGINT" in stopped, stopped
+            stacks.append(backtrace())
+    finally:
+        sender.stdin.close()
+        sender.wait()
+    return stacks
+
+
+def finish_into_jit(function: str, steps: int) -> dict[str, Any]:
+    """Break in a C function that JIT code calls, `finish` until a JIT frame is selected, step, `bt`."""
+    say(f"break {function}")
+    say("continue")
+    at_break = backtrace()
+    say("delete")
+    finishes = 0
+    while not is_jit(name_of(gdb.selected_frame())) and finishes < MOST_FINISHES:
+        say("finish")
+        finishes += 1
+    finished = backtrace()
+    for _ in range(steps):
+        say("stepi")
+    return {"at_break": at_break, "finishes": finishes, "finished": finished, "stepped": backtrace()}
+
+
+def in_extension(values: list[str]) -> dict[str, Any]:
+    """Stop in `innermost`, go `up` to `outer` through JIT code, print; then `finish` all the way there."""
+    say("break innermost")
+    say("continue")
+    stack = backtrace()
+    seen = looked_at("outer", values)
+    say("delete")
+    gdb.newest_frame().select()
+    outer = frame_named("outer")
+    cfa = registers_of(outer)["rsp"] if outer is not None else None
+    finishes = 0
+    selected = gdb.selected_frame()
+    while name_of(selected) != "outer" and finishes < MOST_FINISHES and outer is not None:
+        say("finish")
+        selected = gdb.newest_frame()
+        finishes += 1
+    at_end = looked_at("outer", values)
+    return {
+        "stack": stack,
+        "seen": seen,
+        "finishes": finishes,
+        "at_end": at_end,
+        "same_frame": registers_of(selected)["rsp"] == cfa,
+    }
+
+
+def frame_named(name: str) -> gdb.Frame | None:
+    try:
+        frame = gdb.newest_frame()
+        while frame is not None and name_of(frame) != name:
+            frame = frame.older()
+    except gdb.error:
+        return None
+    return frame
+
+
+def looked_at(function: str, expressions: list[str]) -> dict[str, Any] | None:
+    """The values and registers in the frame of `function`, None where there is no such frame."""
+    frame = frame_named(function)
+    if frame is None:
+        return None
+    values = {each: value_of(frame, each) for each in expressions}
+    return {"values": values, "registers": registers_of(frame)}
+
+
+def shims() -> list[int]:
+    """Where 3.14's shims begin: at pages of the executable anonymous mappings, by their bytes."""
+    inferior = gdb.selected_inferior()
+    found = []
+    for line in Path(f"/proc/{inferior.pid}/maps").read_text().splitlines():
+        extent, permissions, *_, inode = line.split()[:5]
+        if "x" not in permissions or inode != "0" or len(line.split()) > 5:
+            continue
+        start, end = (int(part, 16) for part in extent.split("-"))
+        for page in range(start, end, PAGE):
+            if bytes(inferior.read_memory(page, len(PUSHES))) == PUSHES:
+                found.append(page)
+    return found
+
+
+def recorded_at_entry() -> dict[str, Any]:
+    """The caller's registers at a function's first instruction, from the machine alone; its arguments as GDB
+    prints them with these registers, in a frame that nothing but the call stands before."""
+    frame = gdb.newest_frame()
+    registers = registers_of(frame)
+    stack_pointer = registers["rsp"] or 0
+    word = bytes(gdb.selected_inferior().read_memory(stack_pointer, 8))
+    registers["rsp"], registers["rip"] = stack_pointer + 8, int.from_bytes(word, "little")
+    saved = say("info registers rsp rip")
+    say("set $rip = *(unsigned long *) $rsp")
+    say("set $rsp = $rsp + 8")
+    values = {each: value_of(gdb.newest_frame(), each) for each in LOCALS}
+    say(f"set $rsp = {stack_pointer:#x}")
+    say(f"set $rip = {int(saved.split('rip')[1].split()[0], 16):#x}")
+    return {"registers": registers, "values": values}
+
+
+def evaluators_locals(function: str, entry: str) -> dict[str, Any]:
+    """The evaluator's registers and arguments seen at the shim's first instruction, in `up`, and in that same
+    activation from a C function that JIT code called; and when JIT code has been finished."""
+    entries = [f"*{entry}"] if entry else [f"*{address:#x}" for address in shims()]
+    pauses = [gdb.Breakpoint(each, internal=True) for each in entries]
+    say("continue")
+    truth = recorded_at_entry()
+    for pause in pauses:
+        pause.enabled = False
+    gdb.Breakpoint(function, internal=True)
+    say("continue")
+    frame = gdb.newest_frame()
+    while frame is not None and registers_of(frame)["rsp"] != truth["registers"]["rsp"]:
+        try:
+            frame = frame.older()
+        except gdb.error:
+            frame = None
+    if frame is None:
+        return {"truth": truth, "seen": None, "stack": backtrace()}
+    seen = {"registers": registers_of(frame), "values": {each: value_of(frame, each) for each in LOCALS}}
+    return {"truth": truth, "seen": seen, "stack": backtrace()}
+
+
+def thrown(function: str, most_steps: int) -> dict[str, Any]:
+    """Stop where an exception is set in a callee of JIT code, `finish` into the JIT frame, and step until its
+    activation has ended, by way of JIT code's error exits."""
+    say(f"break {function}")
+    for _ in range(MOST_TRIES):
+        say("continue")
+        if any(is_jit(name) for name in names()[:6]):
+            break
+    stacks = [backtrace()]
+    say("delete")
+    finishes = 0
+    while not is_jit(name_of(gdb.selected_frame())) and finishes < MOST_FINISHES:
+        say("finish")
+        finishes += 1
+        stacks.append(backtrace())
+    shim = gdb.newest_frame().older()
+    caller = registers_of(shim.older()) if is_shim(name_of(shim)) else None
+    ended = False
+    while caller is not None and not ended and len(stacks) < most_steps:
+        say("stepi")
+        stacks.append(backtrace())
+        ended = registers_of(gdb.newest_frame()) == caller
+    return {"finishes": finishes, "stacks": stacks, "ended": ended}
+
+
+def all_frames() -> list[gdb.Frame]:
+    frames, frame = [], gdb.newest_frame()
+    while frame is not None:
+        frames.append(frame)
+        frame = frame.older()
+    return frames
+
+
+def names() -> list[str]:
+    return [name_of(frame) for frame in all_frames()]
+
+
+def saved(core: str) -> str:
+    """The stacks of all threads, and the process saved as a core."""
+    stacks = say("thread apply all bt")
+    say(f"generate-core-file {core}")
+    return stacks
+
+
+def aborted(go: str) -> str:
+    """The stack at the signal that kills the program, which then leaves its core."""
+    Path(go).touch()
+    say("continue")
+    stack = backtrace()
+    say("continue")
+    return stack
+
+
+def stopped_in(function: str, go: str) -> dict[str, str]:
+    """Tell the program to go on, and stop it in `function`."""
+    Path(go).touch()
+    say(f"break {function}")
+    say("continue")
+    return {"stack": backtrace(), "regions": say("info jit-regions")}
+
+
+def ended(go: str) -> dict[str, str]:
+    """Let the program end by itself."""
+    Path(go).touch()
+    before = backtrace()
+    return {"before": before, "end": say("continue"), "after": errors_of("bt")}
+
+
+def errors_of(command: str) -> str:
+    try:
+        return say(command)
+    except gdb.error as error:
+        return str(error)
+
+
+def other_process(pid: int) -> dict[str, str]:
+    """`bt` here, then `detach`, and the same of another process in the same session."""
+    first = backtrace()
+    say("detach")
+    say(f"attach {pid}")
+    return {"first": first, "second": backtrace(), "regions": say("info jit-regions")}
+
+
+def damaged() -> dict[str, dict[str, str]]:
+    """`bt` and `info jit-regions`, as they are and with the structures of the executors overwritten."""
+    from jitunwind.cpython.layout import read_layout
+    from jitunwind.gdbplugin.session import session
+
+    inferior = gdb.selected_inferior()
+    memory = session().memory
+    layout = read_layout(memory)
+    of = layout.executor
+    interpreter = memory.word(layout.runtime + layout.offsets["runtime_state.interpreters_head"])
+    regions = session().regions()
+    assert regions is not None
+    executors = list(regions.executors.by_start.values())
+    first = executors[0].address
+    head = interpreter + (of.lists[0] if of.array is None else of.array)
+    stack_pointer = int(gdb.newest_frame().read_register("rsp")) & MASK
+    damages: dict[str, list[tuple[int, int]]] = {
+        "as it is": [],
+        "a wild pointer at the head": [(head, 0x4141414141414140)],
+        "a head that points into the stack": [(head, stack_pointer)],
+        "a cycle of executors": [(each.address + of.link_next, first) for each in executors],
+        "absurd sizes": [(each.address + of.jit_size, 1 << 63) for each in executors],
+        "sizes of one byte": [(each.address + of.jit_size, 1) for each in executors],
+        "code elsewhere": [(each.address + of.jit_code, stack_pointer) for each in executors],
+        "code at nothing": [(each.address + of.jit_code, MASK) for each in executors],
+        "executors of no type": [(each.address + 8, MASK) for each in executors],
+        "wild code objects": [(each.address + of.code, 0x4141414141414141) for each in executors],
+        "many exits": [(each.address + of.exit_count, MASK) for each in executors],
+        "a cycle of interpreters": [(interpreter + layout.offsets["interpreter_state.next"], interpreter)],
+        "a wild interpreter": [
+            (layout.runtime + layout.offsets["runtime_state.interpreters_head"], MASK - 7)
+        ],
+    }
+    if of.array_count is not None:
+        damages["an absurd count"] = [(interpreter + of.array_count, 1 << 62)]
+    found = {}
+    for name, writes in damages.items():
+        kept = [(address, memory.read(address, 8)) for address, _ in writes]
+        for address, value in writes:
+            inferior.write_memory(address, value.to_bytes(8, "little"))
+        gdb.invalidate_cached_frames()
+        found[name] = {"stack": backtrace(), "regions": errors_of("info jit-regions")}
+        for address, data in kept:
+            inferior.write_memory(address, data)
+    return found
+
+
+SCENARIOS: tuple[Callable[..., Any], ...] = (
+    *(interrupted, finish_into_jit, in_extension, evaluators_locals, thrown, saved, aborted, stopped_in),
+    *(ended, other_process, damaged),
+)
+
+
+def main(scenario: str, output: str, **arguments: Any) -> None:
+    course = next(each for each in SCENARIOS if each.__name__ == scenario)
+    Path(output).write_text(json.dumps(course(**arguments)))
+
+
+if "ARGUMENTS" in globals():
+    main(**ARGUMENTS)  # type: ignore[name-defined]  # noqa: F821
