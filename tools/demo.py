@@ -71,6 +71,10 @@ echo @@jitunwind registers\\n
 frame 2
 info registers REGISTERS
 echo @@true registers\\n
+python
+if not (gdb.newest_frame().name() or "").startswith("py::weigh:"):
+    raise gdb.GdbError("not in weigh(), which alone returns soon")
+end
 frame 1
 finish
 info registers REGISTERS

@@ -4,13 +4,13 @@
 def weigh(number: int) -> int:
     total = 0
     for i in range(number):
-        total += i * i % 7
+        total += i * i & 7
     return total
 
 
 def work(rounds: int) -> None:
-    for _ in range(rounds):
-        max(range(40), key=weigh)
+    for i in range(rounds):
+        max(range(20 + i % 20), key=weigh)
 
 
 work(10_000)  # until it is compiled

@@ -181,7 +181,7 @@ def test_landing_pads_and_cold_parts_are_reached_and_agree(tmp_path: Path, level
         "int throws(int a) { Held one(a); if (one.more(a)) throw a; return out(a); }"
         "int loops(int a) { int s = 0; while (a--) { Held one(a); s += one.more(s); } return s; }"
     )
-    command = ["g++", "-w", level, "-shared", "-fPIC", "-o", tmp_path / "a.so", tmp_path / "a.cc"]
+    command = ["g++", "-w", level, "-shared", "-fPIC", "-o", str(tmp_path / "a.so"), str(tmp_path / "a.cc")]
     subprocess.run(command, check=True)
     program = Program(tmp_path / "a.so")
     assert sum(fde.lsda is not None for fde in program.fdes) >= 3

@@ -15,7 +15,6 @@ from tests.support.processes import (
     PATIENCE,
     PROGRAMS,
     ROOT,
-    VERSIONS,
     Done,
     Program,
     command,
@@ -51,16 +50,21 @@ def newest_gdb() -> str:
     return str(gdb)
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
-def version(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    return name
+@pytest.fixture(scope="module", params=["3.14-system", "3.15-system", "3.15-newest"])
+def pair(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """A version of CPython, and a GDB."""
+    version, _, gdb = request.param.partition("-")
+    return version, request.getfixturevalue("newest_gdb") if gdb == "newest" else str(SYSTEM)
 
 
-@pytest.fixture(scope="module", params=["system", "newest"])
-def gdb_path(request: pytest.FixtureRequest) -> str:
-    path: str = request.getfixturevalue("newest_gdb") if request.param == "newest" else str(SYSTEM)
-    return path
+@pytest.fixture(scope="module")
+def version(pair: tuple[str, str]) -> str:
+    return pair[0]
+
+
+@pytest.fixture(scope="module")
+def gdb_path(pair: tuple[str, str]) -> str:
+    return pair[1]
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +146,8 @@ def test_jit_rows(said: dict[str, str]) -> None:
 
 def test_symbol_instruction_and_line_of_the_program_counter(said: dict[str, str]) -> None:
     name = re.escape(f"py::f:{LOOP}")
-    assert re.match(rf"{name} \+ \d+ in section \.text", said["info symbol $pc"])
+    # on 3.15, GDB knows another name besides, which CPython itself publishes
+    assert re.search(rf"^{name} +\+ \d+ in section \.text", said["info symbol $pc"], re.MULTILINE)
     assert re.match(rf"=> 0x[0-9a-f]+ <{name}\+\d+>:\t\w+", said["x/i $pc"])
     assert re.match(rf'Line {READ} of "{re.escape(WAITING)}" ', said["info line *$pc"])
 
@@ -209,13 +214,13 @@ def test_help_is_jitunwinds_own_and_gdbs_behind_two_dashes() -> None:
     assert jitunwind("gdb", "--version").stdout.startswith("GNU gdb ")
 
 
-def test_a_script_file(loop: Program, tmp_path: Path) -> None:
+def test_a_script_file(loop: Program, gdb_path: str, tmp_path: Path) -> None:
     file = tmp_path / "look.py"
     file.write_text(
         "import gdb\nprint('seen', gdb.selected_inferior().pid, gdb.execute('bt', to_string=True))\n"
     )
 
-    done = jitunwind("gdb", "-nx", "-batch", "-p", loop.pid, "-x", file)
+    done = jitunwind("gdb", "--gdb", gdb_path, "-nx", "-batch", "-p", loop.pid, "-x", file)
 
     assert done.returncode == 0
     assert_named(done.stdout.partition(f"seen {loop.pid}")[2].strip())
@@ -273,7 +278,7 @@ def test_the_line_for_gdbinit(loop: Program, gdb_path: str, tmp_path: Path) -> N
     assert loop.goes_on()
 
 
-def test_a_users_own_gdbinit_and_hook_stop(loop: Program, tmp_path: Path) -> None:
+def test_a_users_own_gdbinit_and_hook_stop(loop: Program, gdb_path: str, tmp_path: Path) -> None:
     (tmp_path / ".gdbinit").write_text("define hook-stop\necho MINE\\n\nend\n")
     late = 'python gdb.execute("define hook-stop\\necho MINE\\\\n\\nend")'
     environment = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
@@ -282,7 +287,7 @@ def test_a_users_own_gdbinit_and_hook_stop(loop: Program, tmp_path: Path) -> Non
     for before in (["-ex", line], ["-iex", line, "-ex", late], ["-iex", line]):
         # the hook is defined before the plugin is loaded; after; in ~/.gdbinit, which is read after -iex
         process = subprocess.Popen(
-            [str(SYSTEM), "-batch", *before, "-p", str(loop.pid), *script(*stop)],
+            [gdb_path, "-batch", *before, "-p", str(loop.pid), *script(*stop)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -300,21 +305,20 @@ def test_a_users_own_gdbinit_and_hook_stop(loop: Program, tmp_path: Path) -> Non
     assert loop.goes_on()
 
 
-def test_loading_it_twice_is_harmless(loop: Program) -> None:
+def test_loading_it_twice_is_harmless(loop: Program, gdb_path: str) -> None:
     line = jitunwind("gdb", "--print-init").stdout.strip()
-    once = gdb("-nx", "-iex", line, "-p", loop.pid, *script("bt", "show user hook-stop", "info unwinder"))
-    twice = gdb(
-        *["-nx", "-iex", line, "-iex", line, "-p", loop.pid, "-ex", line],
-        *script("bt", "show user hook-stop", "info unwinder"),
-    )
+    look = script("bt", "show user hook-stop", "info unwinder")
+    once = gdb("-nx", "-iex", line, "-p", loop.pid, *look, path=gdb_path)
+    twice = gdb("-nx", "-iex", line, "-iex", line, "-p", loop.pid, "-ex", line, *look, path=gdb_path)
     assert answers(twice) == answers(once)
     assert twice.stderr == once.stderr
 
 
 PATHS = (
     "import sys, jitunwind, json; "
-    "print('PATHS', json.dumps([sys.path, [m.__file__ for n, m in sorted(sys.modules.items()) "
-    "if n.partition('.')[0] in ('jitunwind', 'iced_x86', 'click', 'rich') and getattr(m, '__file__', None)]]))"
+    "files = {n: getattr(m, '__file__', None) for n, m in sorted(sys.modules.items())}; "
+    "names = ('jitunwind', 'iced_x86', 'click', 'rich'); "
+    "print('PATHS', json.dumps([sys.path, [f for n, f in files.items() if f and n.split('.')[0] in names]]))"
 )
 
 
@@ -362,7 +366,8 @@ def test_an_installed_copy(installed: Path, loop: Program, gdb_path: str) -> Non
 
 
 def test_the_users_packages_are_not_importable_in_gdb() -> None:
-    ask = "import importlib.util as u; print('FOUND', [n for n in ('click', 'rich', 'elftools') if u.find_spec(n)])"
+    names = ("click", "rich", "elftools")
+    ask = f"import importlib.util as u; print('FOUND', [n for n in {names} if u.find_spec(n)])"
     plain = gdb("-nx", "-ex", f"python {ask}")
     ours = jitunwind("gdb", "-nx", "-batch", "-ex", f"python {ask}")
     assert "FOUND" in ours.stdout
@@ -412,14 +417,15 @@ def test_a_program_started_under_gdb_and_run_again(version: str, gdb_path: str) 
 
 
 @pytest.mark.parametrize("follow", ["parent", "child"])
-def test_a_program_that_forks(follow: str, version: str) -> None:
-    said = started(version, f"set follow-fork-mode {follow}", *["run", "bt", "continue", "bt "], what="fork")
+def test_a_program_that_forks(follow: str, version: str, gdb_path: str) -> None:
+    look = [f"set follow-fork-mode {follow}", "run", "bt", "continue", "bt "]
+    said = started(version, *look, what="fork", path=gdb_path)
     assert_in("before", said["bt"])
     assert_in("before", said["bt "])
 
 
-def test_a_program_that_executes_another(version: str) -> None:
-    said = started(version, "run", "bt", "continue", "bt ", "info jit-regions", what="exec")
+def test_a_program_that_executes_another(version: str, gdb_path: str) -> None:
+    said = started(version, "run", "bt", "continue", "bt ", "info jit-regions", what="exec", path=gdb_path)
     assert_in("before", said["bt"])
     assert "is executing new program" in said["continue"]
     assert_in("after", said["bt "])
@@ -436,12 +442,11 @@ def core(loop: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prefix.with_name(f"core.{loop.pid}")
 
 
-@pytest.mark.parametrize("by", ["arguments", "option", "commands"])
+@pytest.mark.parametrize("by", ["arguments", "commands"])
 def test_a_core_is_named_in_a_batch(by: str, core: Path, version: str, gdb_path: str) -> None:
     python = interpreter(version)
     target = {
         "arguments": [python, core],
-        "option": ["-c", core, python],
         "commands": ["-ex", f"file {python}", "-ex", f"core-file {core}"],
     }[by]
 

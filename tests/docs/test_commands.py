@@ -208,7 +208,7 @@ def test_a_session_in_gdb_works(block: Block, stage: Stage, tmp_path: Path) -> N
 
     assert not complaints(said), said
     assert end in said, said
-    assert "py::weigh:" in said, said
+    assert "py::work:" in said, said
 
 
 def test_commands_stand_where_they_are_run() -> None:

@@ -153,7 +153,7 @@ def test_the_evaluator_that_entered_jit_code_has_its_registers_and_arguments(
             python,
             tmp_path,
             started.pid,
-            "evaluators_locals",
+            "evaluators_frame",
             plugin=plugin,
             function="builtin_id",
             entry="" if python.shim_in_region else "_PyJIT_Entry",
@@ -165,11 +165,12 @@ def test_the_evaluator_that_entered_jit_code_has_its_registers_and_arguments(
 
 
 def test_stacks_stay_whole_while_an_exception_leaves_jit_code(python: Interpreter, tmp_path: Path) -> None:
-    with running(python, "exceptions") as started:
-        found, _ = inside(python, tmp_path, started.pid, "thrown", function="PyErr_Format", most_steps=150)
+    with running(python, "throws") as started:
+        found, _ = inside(python, tmp_path, started.pid, "thrown", function="_PyErr_SetObject", most_steps=150)
     for stack in found["stacks"]:
         complete(stack)
     assert has_jit(frames_in(found["stacks"][found["finishes"]])[:1]), found["stacks"][found["finishes"]]
+    assert found["ended"], "the activation never ended:\n" + found["stacks"][-1]
 
 
 def test_a_core_by_gdb_has_the_stacks_of_the_live_process(python: Interpreter, tmp_path: Path) -> None:

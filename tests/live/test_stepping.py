@@ -44,7 +44,7 @@ def step(version: str, program: str, output: Path, budget: int, plugin: bool) ->
     }
     run = f"python import runpy; runpy.run_path({str(STEPPER)!r}, {{'CONFIG': {config!r}}})"
     with running(python, program) as started:
-        said = run_gdb(gdb_command(python, "-p", str(started.pid), "-ex", run, plugin=plugin), check=plugin)
+        said = run_gdb(gdb_command(python, "-p", str(started.pid), "-ex", run, plugin=plugin), check=plugin, limit=1000)
     assert output.exists(), f"the stepper left no report:\n{said}"
     report: Report = json.loads(output.read_text())
     return report

@@ -122,7 +122,7 @@ def gdb_command(
     return [*command, *arguments]
 
 
-def run_gdb(command: Sequence[str], check: bool = True, cwd: Path | None = None) -> str:
+def run_gdb(command: Sequence[str], check: bool = True, cwd: Path | None = None, limit: float = PATIENCE) -> str:
     """What GDB says, on both channels. With `check`, no error of the plugin's may be in it."""
     done = subprocess.run(
         command,
@@ -131,7 +131,7 @@ def run_gdb(command: Sequence[str], check: bool = True, cwd: Path | None = None)
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        timeout=PATIENCE * 4,
+        timeout=limit,
         cwd=cwd,
     )
     if check:
@@ -183,8 +183,11 @@ def frames_in(text: str) -> list[Frame]:
 
 
 OUTERMOST = ("_start", "clone", "clone3", "__clone3")
-UNNAMED_LIBRARIES = ("libc.so",)
-"""Native code that Debian's debug symbols of the interpreter do not name: libc's static functions."""
+
+def is_unnamed(frame: Frame) -> bool:
+    """Whether it is one of libc's own functions: its static ones, and `clone3` where a thread's stack ends,
+    have no names without libc's debug symbols. GDB says so itself where a stack has not come to its end."""
+    return frame.name == "??" and "libc.so" in frame.rest
 
 
 def problems(frames: Sequence[Frame], text: str) -> list[str]:
@@ -193,7 +196,7 @@ def problems(frames: Sequence[Frame], text: str) -> list[str]:
     found = []
     if not frames:
         return ["no frames at all"]
-    if frames[-1].name not in OUTERMOST:
+    if frames[-1].name not in OUTERMOST and not is_unnamed(frames[-1]):
         found.append(f"it ends in {frames[-1].name}")
     for sign in ("corrupt stack", "Backtrace stopped", "Cannot access memory"):
         if sign in text:
@@ -201,7 +204,7 @@ def problems(frames: Sequence[Frame], text: str) -> list[str]:
     if [frame.level for frame in frames] != list(range(len(frames))):
         found.append("levels are missing")
     for frame, caller in zip(frames, [*frames[1:], None], strict=True):
-        if frame.name == "??" and not any(library in frame.rest for library in UNNAMED_LIBRARIES):
+        if frame.name == "??" and not is_unnamed(frame):
             found.append(f"#{frame.level} has no name: {frame}")
         if frame.is_jit and (caller is None or not caller.is_shim):
             found.append(f"#{frame.level} {frame.name} is not followed by a shim")

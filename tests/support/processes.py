@@ -190,12 +190,25 @@ def system_call(pid: int, tid: int) -> str:
 
 
 class WritableProcess(LiveProcess):
-    """A live process whose memory a test damages."""
+    """A live process whose memory a test damages, and repairs."""
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(pid)
+        self._before: list[tuple[int, bytes]] = []
 
     def write(self, address: int, data: bytes) -> None:
-        with open(f"/proc/{self.pid}/mem", "r+b", buffering=0) as memory:
-            memory.seek(address)
-            memory.write(data)
+        self._before.append((address, self.read(address, len(data))))
+        self._put(address, data)
 
     def write_word(self, address: int, value: int) -> None:
         self.write(address, value.to_bytes(8, "little"))
+
+    def repair(self) -> None:
+        """Undo all writes."""
+        while self._before:
+            self._put(*self._before.pop())
+
+    def _put(self, address: int, data: bytes) -> None:
+        with open(f"/proc/{self.pid}/mem", "r+b", buffering=0) as memory:
+            memory.seek(address)
+            memory.write(data)

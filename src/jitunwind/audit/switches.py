@@ -143,6 +143,8 @@ class Switches:
         begun = False
         for number in range(len(data) // entry.size):
             target = entry.unpack_from(data, number * entry.size)[0] + base
+            if target == self._end:  # Clang's label of a case that cannot be: an empty block behind the last
+                continue
             if self._starts_instruction(target, starts) or (begun and self._is_part(target)):
                 begun = True
                 yield target

@@ -1,19 +1,23 @@
 """`jitunwind bt`: the native stacks of a process or a core, JIT frames included."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.text import Text
 
-from jitunwind.cli.output import console, print_warning, progress
+from jitunwind.cli.output import is_coloured, print_warning, progress
 from jitunwind.errors import BadCore, JitunwindError, NoSuchThread, NotPython
 from jitunwind.gdbplugin.backtrace import Report, of_core, of_process
 from jitunwind.gdbplugin.launch import find_gdb
 
-_COLOURS = {"jit": "bold green", "shim": "green", "python": "cyan", "native": "bold"}
+_STYLES: dict[str, dict[str, Any]] = {
+    "jit": {"fg": "green", "bold": True},
+    "shim": {"fg": "green"},
+    "python": {"fg": "cyan"},
+    "native": {"bold": True},
+}
 _JSON_KEYS = ("pid", "core", "python", "threads", "complete", "warnings")
 
 
@@ -54,7 +58,7 @@ def bt(
     if as_json:
         click.echo(json.dumps({key: stacks[key] for key in _JSON_KEYS}, indent=2))
     else:
-        _print(console(color), stacks, report)
+        _print(stacks, report, is_coloured(color, sys.stdout))
     for warning in stacks["warnings"]:
         print_warning(warning)
     if problem or not stacks["complete"]:
@@ -107,29 +111,32 @@ def _notes(stacks: dict[str, Any], report: Report) -> list[str]:
 _MISMATCH = "core file may not match"
 
 
-def _print(out: Console, stacks: dict[str, Any], report: Report) -> None:
+def _print(stacks: dict[str, Any], report: Report, coloured: bool) -> None:
     python = f"CPython {stacks['python']}" if stacks["python"] else "no known CPython"
     where = f"core {stacks['core']}" if stacks["core"] else f"process {stacks['pid']}"
-    out.print(Text(f"{where}, {python}", "dim"))
+    lines = [click.style(f"{where}, {python}", dim=True)]
     for thread in stacks["threads"]:
-        out.print(Text.assemble("\nThread ", (str(thread["tid"]), "bold"), f" ({thread['name']})"))
+        lines += ["", f"Thread {click.style(thread['tid'], bold=True)} ({_plain(thread['name'])})"]
         width = len(str(len(thread["frames"])))
-        for frame in thread["frames"]:
-            out.print(_line(frame, width))
+        lines += [_line(frame, width) for frame in thread["frames"]]
     whole = "all stacks are whole" if stacks["complete"] else "NOT every stack is whole"
     stood = f"; the process stood still for {report.stopped_seconds:.3f} s" if not stacks["core"] else ""
-    out.print(Text(f"\n{whole}{stood}", "dim" if stacks["complete"] else "bold red"))
+    style: dict[str, Any] = {"dim": True} if stacks["complete"] else {"fg": "red", "bold": True}
+    lines += ["", click.style(f"{whole}{stood}", **style)]
+    click.echo("\n".join(lines), color=coloured)
 
 
-def _line(frame: dict[str, Any], width: int) -> Text:
+def _plain(text: str) -> str:
+    """`text` of the process's own making, with what could command a terminal made visible."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def _line(frame: dict[str, Any], width: int) -> str:
     kind = frame["kind"]
     address = " " * 18 if kind == "python" else f"{int(frame['pc'], 16):#018x}"
-    text = Text.assemble(
-        (f"#{frame['index']:<{width}} ", "dim"),
-        (f"{address} ", "dim"),
-        (f"{kind:<7}", _COLOURS[kind]),
-        (frame["name"], _COLOURS[kind]),
-    )
+    text = click.style(f"#{frame['index']:<{width}} {address} ", dim=True)
+    text += click.style(f"{kind:<7}{_plain(frame['name'])}", **_STYLES[kind])
     if frame["file"] is not None:
-        text.append(f" at {frame['file']}:{frame['line']}", "yellow" if kind != "native" else "dim")
+        style: dict[str, Any] = {"dim": True} if kind == "native" else {"fg": "yellow"}
+        text += click.style(f" at {_plain(frame['file'])}:{frame['line']}", **style)
     return text

@@ -9,7 +9,7 @@ from jitunwind.gdbplugin.launch import find_gdb, load_line, why_unfit
 
 
 class _HandsOn(click.Command):
-    """A command whose own options come first; from the first other argument on, all are GDB's, as they are."""
+    """A command whose own options come first; the first other argument and all behind it are GDB's."""
 
     _FLAGS = ("--print-init", "--help", "-h")
     _WITH_VALUE = "--gdb"

@@ -1,45 +1,51 @@
 """How the command line speaks: errors, warnings and colours, plain where nobody is looking."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
+from typing import TextIO
 
-from rich.console import Console
-from rich.text import Text
+import click
 
-
-def console(colour: str = "auto") -> Console:
-    """Standard output. `colour`: auto (a terminal, and NO_COLOR not set), always, never."""
-    return Console(
-        force_terminal={"always": True, "never": False}.get(colour),
-        no_color={"always": False, "never": True}.get(colour),
-        highlight=False,
-        soft_wrap=True,
-        emoji=False,
-        markup=False,
-    )
+_ERASE_LINE = "\r\x1b[2K"
 
 
-def error_console() -> Console:
-    return Console(stderr=True, highlight=False, soft_wrap=True, emoji=False, markup=False)
+def is_coloured(choice: str, stream: TextIO) -> bool:
+    """Whether to colour what goes to `stream`. `choice`: always, never, or auto: as NO_COLOR and FORCE_COLOR
+    say (no-color.org, force-color.org), else on a terminal that is not dumb."""
+    if choice != "auto":
+        return choice == "always"
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 @contextlib.contextmanager
 def progress(text: str) -> Iterator[None]:
     """Says what is being done while it is, on a terminal only."""
-    if not sys.stderr.isatty():
+    if not (sys.stderr.isatty() and is_coloured("auto", sys.stderr)):
         yield
         return
-    with error_console().status(text):
+    click.echo(f"{text} …", err=True, nl=False)
+    try:
         yield
+    finally:
+        click.echo(_ERASE_LINE, err=True, nl=False, color=True)
 
 
 def print_error(message: str, hint: str = "") -> None:
-    err = error_console()
-    err.print(Text.assemble(("error: ", "bold red"), message))
+    _say("error", "red", message)
     if hint:
-        err.print(Text.assemble(("  try: ", "bold"), hint))
+        _say("  try", None, hint)
 
 
 def print_warning(message: str) -> None:
-    error_console().print(Text.assemble(("warning: ", "bold yellow"), message))
+    _say("warning", "yellow", message)
+
+
+def _say(what: str, colour: str | None, message: str) -> None:
+    label = click.style(f"{what}:", fg=colour, bold=True)
+    click.echo(f"{label} {message}", err=True, color=is_coloured("auto", sys.stderr))

@@ -83,7 +83,8 @@ def of_core(
     if exe is not None and not Path(exe).is_file():
         raise BadCore(f"{core} was left by {exe}, which is not here", "name that program with --exe")
     if exe is not None and not can_have_left(Path(exe), entry):
-        raise BadCore(f"{core} was left by {own or 'another program'}, not by this {exe}", "name it with --exe")
+        left_by = own or "another program"
+        raise BadCore(f"{core} was left by {left_by}, not by this {exe}", "name the right one with --exe")
     arguments = ["-c", str(core)] if exe is None else [exe, "-c", str(core)]
     answer = _run(gdb, arguments, thread, python)
     return Report(answer.checked(gdb), 0.0, answer.said)

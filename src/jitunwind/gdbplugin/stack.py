@@ -77,7 +77,7 @@ def _stack(current: Session, with_registers: bool) -> tuple[list[Frame], bool]:
     frame = gdb.newest_frame()
     below_jit = False
     while frame is not None and len(frames) < MOST_FRAMES:
-        if frames and not _is_code(current, frame.pc() & _MASK):  # where code or rules are missing, GDB guesses
+        if frames and not _is_code(current, frame.pc() & _MASK):  # GDB guesses, where it has no rules
             current.count(f"the caller of {frames[-1]['pc']} is not known: GDB says {frame.pc():#x}, no code")
             return frames, False
         described = _describe(current, frame, below_jit, innermost=not frames)
@@ -102,7 +102,7 @@ def _stack(current: Session, with_registers: bool) -> tuple[list[Frame], bool]:
 
 
 def _is_code(current: Session, address: int) -> bool:
-    """Whether there is code at `address`, as far as can be told; a function may end with a call of another."""
+    """Whether a return address can be `address`: behind a call, which may be the last of its mapping."""
     mapping = current.memory.mapping_of(address - 1)
     return mapping is not None and mapping.executable
 

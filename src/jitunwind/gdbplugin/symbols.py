@@ -39,6 +39,8 @@ class SymbolFile:
         self._count = 0
         self._loaded: dict[int, JitCode] = {}
         self._shim: Region | None = None
+        self.expired = False
+        """What GDB holds is of a process that has gone."""
 
     def show(self, wanted: list[JitCode], regions: Regions) -> None:
         """Have GDB know `wanted`, besides what it knows already and what is true still."""
@@ -55,9 +57,13 @@ class SymbolFile:
         """Whether it is one of these files."""
         return os.path.basename(objfile.filename or "").startswith(_PREFIX)
 
+    def expire(self) -> None:
+        """The process is gone. GDB is not told at once: it may be in the middle of following a fork."""
+        self.expired = True
+
     def drop(self) -> None:
-        """Take everything back: the process is gone."""
-        self._loaded, self._shim = {}, None
+        """Take everything back."""
+        self._loaded, self._shim, self.expired = {}, None, False
         self._remove()
 
     def _replace(self, functions: list[Function]) -> None:
@@ -166,6 +172,9 @@ _files: dict[int, SymbolFile] = {}
 def synchronize(everything: bool = False) -> None:
     """Bring GDB's symbols up to date with the process: what stacks lead to, or `everything` there is."""
     try:
+        number = gdb.selected_inferior().num
+        if number in _files and _files[number].expired:
+            _files[number].drop()
         thread = gdb.selected_thread()
         if thread is None or not thread.is_valid() or not thread.is_stopped():
             return
@@ -177,7 +186,6 @@ def synchronize(everything: bool = False) -> None:
             wanted = [code for start in regions.starts if (code := regions.find(start)) is not None]
         else:
             wanted = jit_code_on_stacks()
-        number = gdb.selected_inferior().num
         if wanted or number in _files:
             if number not in _files:
                 _files[number] = SymbolFile()
@@ -186,11 +194,10 @@ def synchronize(everything: bool = False) -> None:
         session().count(f"{type(error).__name__}: {error}")
 
 
-def _exited(event: object) -> None:
-    for file in _files.values():
-        with suppress(gdb.error, OSError):
-            file.drop()
-    _files.clear()
+def _exited(event: gdb.ExitedEvent) -> None:
+    file = _files.get(event.inferior.num)
+    if file is not None:
+        file.expire()
 
 
 class _SyncCommand(gdb.Command):

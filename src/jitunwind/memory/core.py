@@ -3,6 +3,7 @@
 System V gABI, chapters 4 and 5; the notes as the Linux kernel writes them (fs/binfmt_elf.c).
 """
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +26,6 @@ _MOST_NOTES = 1 << 26
 _ELF_HEADER, _PAGE = 64, 4096
 _PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
 _SH_INFO = 44
-_LARGEST_OFFSET = (1 << 63) - 1
 
 
 class Segment(NamedTuple):
@@ -58,7 +58,7 @@ def _program_headers(file: BinaryIO) -> Iterator[tuple[int, ...]]:
 
 def _at(file: BinaryIO, offset: int, size: int) -> bytes:
     """Up to `size` bytes of the file from `offset`: fewer, or none, where it ends before."""
-    if offset > _LARGEST_OFFSET:
+    if offset >= os.fstat(file.fileno()).st_size:
         return b""
     file.seek(offset)
     return file.read(size)
@@ -171,7 +171,7 @@ def _files(data: bytes) -> list[tuple[int, int, str]]:
     if len(data) < 16:
         return []
     (count,) = struct.unpack_from("<Q", data)
-    if count > len(data) // 24:
+    if count > (len(data) - 16) // 24:
         return []
     names = data[16 + 24 * count :].split(b"\0")
     ranges = struct.iter_unpack("<QQQ", data[16 : 16 + 24 * count])

@@ -3,7 +3,7 @@
 from jitunwind.memory import Mapping
 
 _NAMED_ANONYMOUS = ("[anon:", "[anon_shmem:")
-"""What PR_SET_VMA_ANON_NAME (prctl(2)) calls memory. CPython 3.15 uses it (Include/internal/pycore_mmap.h)."""
+"""What PR_SET_VMA_ANON_NAME (prctl(2)) calls memory; CPython 3.15 uses it (internal/pycore_mmap.h)."""
 
 
 def parse_maps(text: str) -> list[Mapping]:

@@ -252,24 +252,34 @@ class _Analysis:
         return ""
 
     def _follow(self, start: int) -> None:
-        """Run from `start` through the code in its order, to an exit or to what is done in that state."""
+        """Run from `start` through the code in its order, once: behind an exit, and behind what is done in
+        that state, it goes on at the next place where control has arrived meanwhile."""
         make, arrivals, done, states = self.make, self.arrivals, self.done, self.flow.states
-        state = arrivals[start]
-        if done.get(start) is state:
+        entered = arrivals[start]
+        if done.get(start) is entered:
             return
-        done[start] = states[start] = state
+        done[start] = states[start] = entered
+        state: State | None = entered
         steps, index, leaders = self.sweeps.from_offset(start)
         last = steps[-1].offset if steps else start
         call: int | None = None
         previous = start
         for offset, after, effects, control, target in steps[index:]:
             if offset in leaders and offset != start:
-                self.arrive(offset, state, previous, call)
-                state = states[offset] = arrivals[offset]  # the step before has noted its own
-                if done.get(offset) is state or offset == last:  # another sweep may go on from the last
+                if state is not None:
+                    self.arrive(offset, state, previous, call)
+                state = arrivals.get(offset)
+                if state is not None:
+                    states[offset] = state  # the step before has noted its own
+                if offset == last:  # another sweep may go on from here
                     return
-                done[offset] = state
-                call = None
+                if done.get(offset) is state:
+                    state = None
+                elif state is not None:
+                    done[offset] = state
+                    call = None
+            if state is None:
+                continue
             previous = offset
             following = state.after.get(effects) or make.after(state, effects)
             if control is _NEXT:
@@ -280,7 +290,8 @@ class _Analysis:
             elif control is _CALL:
                 if offset in self.never_return:
                     self.flow.ends.add(after)
-                    return
+                    state = None
+                    continue
                 if target is not None and 0 <= target < self.size and target not in self.entries:
                     self.arrive(target, self.called, offset, None)
                 call = offset
@@ -291,10 +302,12 @@ class _Analysis:
             else:
                 self.flow.ends.add(after)
                 self._leave(offset, control, target, following, call)
-                return
+                state = None
+                continue
             if following is not state or after in states:
                 state = states[after] = following
-        self.flow.exits[previous] = Exit(self.size, returns=False, at_entry_state=False)
+        if state is not None:
+            self.flow.exits[previous] = Exit(self.size, returns=False, at_entry_state=False)
 
     def _go(self, target: int, state: State, source: int, call: int | None) -> None:
         if 0 <= target < self.size:

@@ -1,4 +1,7 @@
-"""Three threads, each waiting in a hot loop of its own; the main one on standard input."""
+"""Three threads, each waiting in a hot loop of its own; the main one on standard input.
+
+Each gets warm alone: the main one waits for a byte before it starts the next.
+"""
 
 import os
 import threading
@@ -30,4 +33,5 @@ for work in (second, third):
     read, write = os.pipe()
     os.write(write, b"w" * WARM)
     threading.Thread(target=work, args=(read,), name=work.__name__, daemon=True).start()
+    take(0)
 first(0)

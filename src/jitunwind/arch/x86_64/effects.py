@@ -5,6 +5,7 @@ is followed; a table by instruction code, filled as codes are met, dismisses tho
 what makes recovery cheaper than other people's plain decoding.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Collection
 from functools import cache, partial
 from itertools import islice
@@ -232,7 +233,8 @@ _CONTROL = {
 _DIRECT = frozenset((FlowControl.UNCONDITIONAL_BRANCH, FlowControl.CONDITIONAL_BRANCH, FlowControl.CALL))
 _ENDS = frozenset((Control.JUMP, Control.RETURN, Control.HALT))
 _LOOPS = frozenset((Mnemonic.LOOP, Mnemonic.LOOPE, Mnemonic.LOOPNE))
-_NEXT = Control.NEXT
+# Members of an Enum are slow to look up where it counts.
+_NEXT, _BRANCH, _CALL = Control.NEXT, Control.BRANCH, Control.CALL
 _HALTING = frozenset((Code.INT3, Code.HLT, Code.INVALID))
 
 
@@ -292,7 +294,11 @@ def _handler(ins: Instruction) -> tuple[_Handler | None, bool]:
 
 _controls: dict[int, tuple[Control, bool, Effects]] = {}
 _handlers: dict[int, tuple[_Handler | None, bool]] = {}
-_BATCH = 256
+_known: dict[frozenset[int], dict[bytes, Effects]] = {}
+"""By the registers followed: what instructions do that direct no control, by their bytes."""
+_MOST_KNOWN = 1 << 16
+_BATCH = 64
+"""Instructions decoded at once: some of the last batch lie behind the code, and are for nothing."""
 _new_step = partial(tuple.__new__, Step)
 
 
@@ -306,43 +312,45 @@ def decode(code: bytes, offset: int, followed: Collection[int]) -> Decoded:
     decoder.position = offset
     steps: list[Step] = []
     starts: list[int] = []
-    add = steps.append
+    add, handler_of = steps.append, _handlers.get
     lively = frozenset(iced for iced, number in _NUMBER.items() if number in followed)
-    furthest, size, call = offset, len(code), Control.CALL
+    known = _known.setdefault(frozenset(followed), {})
+    if len(known) > _MOST_KNOWN:
+        known.clear()
+    furthest, size = offset, len(code)
     while batch := list(islice(decoder, _BATCH)):
-        for ins, kind in zip(batch, [ins.code for ins in batch], strict=True):
-            known = _handlers.get(kind)
-            if known is None:
-                known = _learn(ins)
-            handler, by_op0 = known
+        ips = [ins.ip for ins in batch]
+        ends = [*ips[1:], batch[-1].next_ip]
+        for ins, kind, ip, after in zip(batch, [ins.code for ins in batch], ips, ends, strict=True):
+            handler, by_op0 = handler_of(kind) or _learn(ins)
             if handler is None:
                 continue
-            if by_op0:
-                register = ins.op0_register
-                if (register or ins.memory_base) not in lively:
-                    continue
-            ip = ins.ip
+            if by_op0 and (ins.op0_register or ins.memory_base) not in lively:
+                continue
             if handler is not _directs_control:
-                found = handler(ins, followed)
+                found = known.get(code[ip:after])
+                if found is None:
+                    found = known[code[ip:after]] = handler(ins, followed)
                 if found:
-                    add(_new_step((ip, ip + ins.len, found, _NEXT, None)))
+                    add(_new_step((ip, after, found, _NEXT, None)))
                 continue
             control, direct, found = _controls[kind]
-            after, target = ip + ins.len, None
+            target = None
             if direct:
                 target = ins.near_branch_target
                 if target >> 63:
                     target -= 1 << 64  # code is decoded at address 0, so a target before it wraps round
-                if furthest < target < size and control is not call:
-                    furthest = target
-                elif target == after and control is call:  # "call next; pop": nobody returns to it
+                if control is not _CALL:
+                    if furthest < target < size:
+                        furthest = target
+                elif target == after:  # "call next; pop": nobody returns to it
                     add(_new_step((ip, after, _PUSH_NEXT, _NEXT, None)))
                     continue
             add(_new_step((ip, after, found, control, target)))
-            if after > furthest and control in _ENDS:
-                starts += [each.ip for each in batch if each.ip <= ip]
+            if after > furthest and control is not _CALL and control is not _BRANCH:
+                starts += ips[: bisect_right(ips, ip)]
                 return Decoded(steps, starts)
-        starts += [ins.ip for ins in batch]
+        starts += ips
     return Decoded(steps, starts)
 
 
