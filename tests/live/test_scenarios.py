@@ -56,8 +56,8 @@ def complete(stack: str) -> list[Frame]:
 
 
 def per_thread(stacks: str) -> list[str]:
-    """The parts of what `thread apply all bt` says."""
-    return ["#0" + part.partition("#0")[2] for part in stacks.split("\nThread ")[1:]]
+    """The stacks in what `thread apply all bt` says."""
+    return ["#0" + part.partition("\n\n")[0] for part in stacks.split(":\n#0")[1:]]
 
 
 def names(frames: list[Frame]) -> list[str]:
@@ -173,20 +173,24 @@ def test_stacks_stay_whole_while_an_exception_leaves_jit_code(python: Interprete
     assert found["ended"], "the activation never ended:\n" + found["stacks"][-1]
 
 
-def test_a_core_by_gdb_has_the_stacks_of_the_live_process(python: Interpreter, tmp_path: Path) -> None:
+def test_a_core_by_gdb_has_the_stack_of_the_live_process(python: Interpreter, tmp_path: Path) -> None:
+    """Of one thread: GDB 13's gcore leaves out the stacks of others, whose guard pages it cannot read."""
     core = tmp_path / "saved.core"
-    with running(python, "threads") as started:
-        live, _ = inside(python, tmp_path, started.pid, "saved", core=str(core))
-    dead = run_gdb(gdb_command(python, python.python, "-c", str(core), "-ex", "thread apply all bt"))
-    one, other = per_thread(live), per_thread(dead)
-    assert len(one) == len(other) == 3, dead
-    assert sorted(map(key, one)) == sorted(map(key, other)), f"live:\n{live}\ncore:\n{dead}"
-    assert any(has_jit(complete(stack)) for stack in one), live
+    with running(python, "calls_c") as started:
+        live, _ = inside(python, tmp_path, started.pid, "saved", function="builtin_id", core=str(core))
+    dead = run_gdb(gdb_command(python, python.python, "-c", str(core), "-ex", "bt"))
+    assert has_jit(complete(live)), live
+    assert key(live) == key(newest(dead)), f"live:\n{live}\ncore:\n{dead}"
 
 
-def key(stack: str) -> list[tuple[int, str]]:
-    """Names and program counters: what two views of one stack must share."""
-    return [(frame.pc or 0, frame.name) for frame in complete(stack)]
+def newest(said: str) -> str:
+    """The last `bt` in what GDB said."""
+    return "#0" + said.rpartition("\n#0")[2]
+
+
+def key(stack: str) -> list[tuple[int | None, str]]:
+    """Program counters and names: what two views of one stack must share."""
+    return [(frame.pc, frame.name) for frame in complete(stack)]
 
 
 def test_a_core_by_the_kernel_has_the_stack_of_the_live_process(python: Interpreter, tmp_path: Path) -> None:
@@ -200,10 +204,13 @@ def test_a_core_by_the_kernel_has_the_stack_of_the_live_process(python: Interpre
         started.process.wait()
     cores = list(tmp_path.glob("core*"))
     assert cores, f"the kernel left no core (RLIMIT_CORE?):\n{said}"
-    dead = run_gdb(gdb_command(python, python.python, "-c", str(cores[0]), "-ex", "bt"))
-    frames = complete(live)
-    assert has_jit(frames), live
-    assert key(live) == key("#0" + dead.partition("\n#0")[2]), f"live:\n{live}\ncore:\n{dead}"
+    look = ["-ex", "thread apply all bt", "-ex", "echo \\n\\n", "-ex", "bt"]
+    dead = run_gdb(gdb_command(python, python.python, "-c", str(cores[0]), *look))
+    assert has_jit(complete(live)), live
+    assert key(live) == key(newest(dead)), f"live:\n{live}\ncore:\n{dead}"
+    stacks = per_thread(dead)
+    assert len(stacks) == 2, dead
+    assert all(has_jit(complete(stack)) for stack in stacks), dead
 
 
 @pytest.mark.parametrize(("program", "threads"), [("threads", 3), ("interpreters", 3)])
@@ -228,7 +235,6 @@ def test_executors_that_were_invalidated_while_they_ran_are_unwound(
         )
     frames = complete(found["stack"])
     assert has_jit(frames), found["stack"]
-    assert any(frame.name.startswith("py::work:") for frame in frames), found["stack"]
 
 
 def test_damaged_executors_cost_neither_the_stack_nor_the_session(
@@ -257,7 +263,7 @@ def test_a_process_that_ends_under_gdb_leaves_no_error(python: Interpreter, tmp_
 
 def test_one_session_sees_one_process_after_another(python: Interpreter, tmp_path: Path) -> None:
     with running(python, "loops") as one, running(python, "floats") as other:
-        found, _ = inside(python, tmp_path, one.pid, "other_process", pid=other.pid)
+        found, _ = inside(python, tmp_path, one.pid, "other_process", other=other.pid)
     complete(found["first"])
     complete(found["second"])
     assert "loops.py" not in found["regions"], found["regions"]
@@ -267,21 +273,8 @@ def test_one_session_sees_one_process_after_another(python: Interpreter, tmp_pat
 def test_gdb_without_iced_x86_shows_the_same_stack_and_rows(python: Interpreter, tmp_path: Path) -> None:
     core = tmp_path / "saved.core"
     with running(python, "calls_c") as started:
-        inside(python, tmp_path, started.pid, "finish_into_jit", function="builtin_id", steps=2)
-        run_gdb(
-            gdb_command(
-                python,
-                "-p",
-                str(started.pid),
-                "-ex",
-                "break builtin_id",
-                "-ex",
-                "continue",
-                "-ex",
-                f"gcore {core}",
-            )
-        )
-    look = ["-ex", "bt", "-ex", "frame function py::jit_shim:<jit>", "-ex", "down", "-ex", "jit-rows"]
+        inside(python, tmp_path, started.pid, "saved", function="builtin_id", core=str(core))
+    look = ["-ex", "bt", "-ex", "frame 1", "-ex", "jit-rows"]
     views = {
         packages: run_gdb(gdb_command(python, python.python, "-c", str(core), *look, packages=packages))
         for packages in (True, False)

@@ -89,12 +89,23 @@ def interrupted(times: int, longest: float, seed: int) -> list[str]:
     return stacks
 
 
+def stop_below_jit(function: str) -> None:
+    """Stop in `function`, called by JIT code itself; told from its return address and the mappings alone."""
+    say(f"break {function}")
+    for _ in range(MOST_TRIES):
+        say("continue")
+        frame = gdb.newest_frame().older()
+        if frame is not None and any(start <= frame.pc() < end for start, end in anonymous_code()):
+            break
+    else:
+        raise AssertionError(f"{function} was never called by JIT code:\n{backtrace()}")
+    say("delete")
+
+
 def finish_into_jit(function: str, steps: int) -> dict[str, Any]:
     """Break in a C function that JIT code calls, `finish` until a JIT frame is selected, step, `bt`."""
-    say(f"break {function}")
-    say("continue")
+    stop_below_jit(function)
     at_break = backtrace()
-    say("delete")
     finishes = 0
     while not is_jit(name_of(gdb.selected_frame())) and finishes < MOST_FINISHES:
         say("finish")
@@ -107,11 +118,9 @@ def finish_into_jit(function: str, steps: int) -> dict[str, Any]:
 
 def in_extension(values: list[str]) -> dict[str, Any]:
     """Stop in `innermost`, go `up` to `outer` through JIT code, print; then `finish` all the way there."""
-    say("break innermost")
-    say("continue")
+    stop_below_jit("innermost")
     stack = backtrace()
     seen = looked_at("outer", values)
-    say("delete")
     gdb.newest_frame().select()
     outer = frame_named("outer")
     cfa = registers_of(outer)["rsp"] if outer is not None else None
@@ -150,19 +159,22 @@ def looked_at(function: str, expressions: list[str]) -> dict[str, Any] | None:
     return {"values": values, "registers": registers_of(frame)}
 
 
-def shims() -> list[int]:
-    """Where 3.14's shims begin: at pages of the executable anonymous mappings, by their bytes."""
-    inferior = gdb.selected_inferior()
+def anonymous_code() -> list[tuple[int, int]]:
+    """The executable anonymous mappings (proc(5)), which are JIT code; CPython 3.15 may name them."""
     found = []
-    for line in Path(f"/proc/{inferior.pid}/maps").read_text().splitlines():
-        extent, permissions, *_, inode = line.split()[:5]
-        if "x" not in permissions or inode != "0" or len(line.split()) > 5:
-            continue
-        start, end = (int(part, 16) for part in extent.split("-"))
-        for page in range(start, end, PAGE):
-            if bytes(inferior.read_memory(page, len(PUSHES))) == PUSHES:
-                found.append(page)
+    for line in Path(f"/proc/{gdb.selected_inferior().pid}/maps").read_text().splitlines():
+        extent, permissions, _, _, inode, *name = line.split()
+        if "x" in permissions and inode == "0" and (not name or name[0].startswith("[anon")):
+            start, end = extent.split("-")
+            found.append((int(start, 16), int(end, 16)))
     return found
+
+
+def shims() -> list[int]:
+    """Where 3.14's shims begin: at pages of JIT code, by their bytes."""
+    inferior = gdb.selected_inferior()
+    pages = (page for start, end in anonymous_code() for page in range(start, end, PAGE))
+    return [page for page in pages if bytes(inferior.read_memory(page, len(PUSHES))) == PUSHES]
 
 
 def recorded_at_entry(arguments: Sequence[str]) -> dict[str, Any]:
@@ -241,11 +253,12 @@ def names() -> list[str]:
     return [name_of(frame) for frame in all_frames()]
 
 
-def saved(core: str) -> str:
-    """The stacks of all threads, and the process saved as a core."""
-    stacks = say("thread apply all bt")
+def saved(function: str, core: str) -> str:
+    """The stack in `function`, called by JIT code, and the process there saved as a core."""
+    stop_below_jit(function)
+    stack = backtrace()
     say(f"generate-core-file {core}")
-    return stacks
+    return stack
 
 
 def aborted(go: str) -> str:
@@ -279,11 +292,11 @@ def errors_of(command: str) -> str:
         return str(error)
 
 
-def other_process(pid: int) -> dict[str, str]:
+def other_process(other: int) -> dict[str, str]:
     """`bt` here, then `detach`, and the same of another process in the same session."""
     first = backtrace()
     say("detach")
-    say(f"attach {pid}")
+    say(f"attach {other}")
     return {"first": first, "second": backtrace(), "regions": say("info jit-regions")}
 
 

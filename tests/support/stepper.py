@@ -323,7 +323,7 @@ def end_of_function(start: int) -> int:
 def is_anonymous_code(line: str) -> bool:
     """Of a line of /proc/PID/maps (proc(5))."""
     fields = line.split()
-    return "x" in fields[1] and fields[4] == "0" and len(fields) == 5
+    return "x" in fields[1] and fields[4] == "0" and (len(fields) == 5 or fields[5].startswith("[anon"))
 
 
 def extent(line: str) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import click
 
 from jitunwind.cli.output import is_coloured, print_warning, progress
 from jitunwind.errors import BadCore, JitunwindError, NoSuchThread, NotPython
-from jitunwind.gdbplugin.backtrace import Report, of_core, of_process
+from jitunwind.gdbplugin.backtrace import Report, Wanted, of_core, of_process
 from jitunwind.gdbplugin.launch import find_gdb
 
 _STYLES: dict[str, dict[str, Any]] = {
@@ -50,7 +50,7 @@ def bt(
     """
     path = find_gdb(gdb_path)
     with progress(f"reading the stacks of {target}"):
-        report = _read(path, target, exe, thread, python)
+        report = _read(path, target, exe, Wanted(thread, python, registers=as_json))
     stacks = report.stacks
     _check(target, report, thread)
     problem = _problem(stacks)
@@ -65,17 +65,17 @@ def bt(
         context.exit(2)
 
 
-def _read(gdb: str, target: str, exe: str | None, thread: int | None, python: bool) -> Report:
+def _read(gdb: str, target: str, exe: str | None, wanted: Wanted) -> Report:
     if target.isascii() and target.isdigit():
         if exe is not None:
             raise click.UsageError("--exe is for cores: a live process says itself what it runs")
-        return of_process(gdb, int(target), thread, python)
+        return of_process(gdb, int(target), wanted)
     core = Path(target)
     if not core.exists():
         raise BadCore(f"{target} is neither a process number nor a file", "name a PID or a core file")
     if exe is not None and not Path(exe).is_file():
         raise BadCore(f"--exe {exe}: there is no such file", "name the program that left the core")
-    return of_core(gdb, core, exe, thread, python)
+    return of_core(gdb, core, exe, wanted)
 
 
 def _check(target: str, report: Report, thread: int | None) -> None:

@@ -152,7 +152,7 @@ class Objects:
 
 
 def _entries(table: bytes, first_line: int) -> Iterator[tuple[int, int, int | None]]:
-    """(start, end, line) of each entry of a location table (CPython InternalDocs/code_objects.md), in bytes."""
+    """(start, end, line) of each entry of a location table (CPython InternalDocs/code_objects.md); bytes."""
     line, end, index = first_line, 0, 0
     while index < len(table):
         head = table[index]

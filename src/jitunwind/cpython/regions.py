@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from jitunwind.arch import Convention
-from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.arch.x86_64.registers import RBP, RETURN_ADDRESS, X86_64
 from jitunwind.cpython.executors import (
     Executor,
     Executors,
@@ -27,6 +27,7 @@ from jitunwind.cpython.objects import CodeObject, Objects
 from jitunwind.errors import UnreadableMemory
 from jitunwind.memory import Mapping, Memory
 from jitunwind.region import Region, RegionKind
+from jitunwind.rows import SAME_VALUE, WORD, CfaRule, Row, SavedAt
 
 PAGE = 4096
 SHIM = bytes.fromhex("415741564155415453")
@@ -37,6 +38,9 @@ UNKNOWN_NAME = "py::jit_executor:<jit>"
 SHIM_NAME = "py::jit_shim:<jit>"
 ENTRY_SHIM = bytes.fromhex("554889e5415741564155415453")
 """push rbp; mov rsp,rbp; push r15, r14, r13, r12, rbx: how 3.15's one shim, _PyJIT_Entry, begins."""
+FRAME_POINTER_ROW = Row(CfaRule(RBP, -6 * WORD), ((RBP, SAME_VALUE), (RETURN_ADDRESS, SavedAt(-WORD))))
+"""What holds at every instruction of every body on 3.15: stencils never write rbp, which _PyJIT_Entry has set
+before it pushed six registers and called the body."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,8 @@ class Regions:
             return None
         executor = self.executors.by_start.get(start)
         end = start + executor.jit_size if executor else min(following, mapping.end)
+        if address >= end and self.layout.executor.shim_in_region:
+            end = min(following, mapping.end)  # each region begins with its shim: the size is not believed
         if address >= end:
             return None
         if start not in self._verified:

@@ -10,13 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from jitunwind.dwarf.lines import Function, encode
-
-
-class Machine(IntEnum):
-    """e_machine (System V gABI, chapter 4)."""
-
-    X86_64 = 62
-    AARCH64 = 183
+from jitunwind.elf.machine import Machine
 
 
 class _Type(IntEnum):

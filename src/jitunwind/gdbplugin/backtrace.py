@@ -14,9 +14,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
-from jitunwind.elf.image import Machine
+from jitunwind.elf.machine import Machine
 from jitunwind.errors import BadCore, GdbFailed, NoSuchProcess, NotPermitted
 from jitunwind.gdbplugin.launch import STACK, load_line, why_unfit
 from jitunwind.memory.core import can_have_left, check_core, program_of
@@ -43,6 +43,14 @@ _GRACE_SECONDS = 5.0
 """How long an interrupted GDB has for letting go of the process, before it is killed."""
 
 
+class Wanted(NamedTuple):
+    """What to report: all threads, or one; the pure Python frames, too; each frame's registers, too."""
+
+    thread: int | None = None
+    python: bool = False
+    registers: bool = False
+
+
 @dataclass
 class Report:
     """`stacks` is what `gdbplugin.stack.report` gives; `stopped_seconds` how long the process stood still (0
@@ -53,7 +61,7 @@ class Report:
     gdb_said: str
 
 
-def of_process(gdb: str, pid: int, thread: int | None = None, python: bool = False) -> Report:
+def of_process(gdb: str, pid: int, wanted: Wanted) -> Report:
     """The stacks of a live process, which goes on afterwards, whatever happens here.
 
     NoSuchProcess, NotPermitted, AlreadyTraced, NotPython, GdbFailed; KeyboardInterrupt for SIGINT.
@@ -62,7 +70,7 @@ def of_process(gdb: str, pid: int, thread: int | None = None, python: bool = Fal
     stood_before = is_stopped_by_signal(pid)
     try:
         with StopWatch(pid) as watch:
-            answer = _run(gdb, ["-p", str(pid)], thread, python)
+            answer = _run(gdb, ["-p", str(pid)], wanted)
     finally:
         if not stood_before:
             let_go_on(pid)
@@ -73,9 +81,7 @@ def of_process(gdb: str, pid: int, thread: int | None = None, python: bool = Fal
     return Report(answer.checked(gdb), watch.stopped_seconds, answer.said)
 
 
-def of_core(
-    gdb: str, core: Path, program: str | None, thread: int | None = None, python: bool = False
-) -> Report:
+def of_core(gdb: str, core: Path, program: str | None, wanted: Wanted) -> Report:
     """The stacks in a core file, left by `program` (None: what the core itself says). BadCore, GdbFailed."""
     check_core(core, Machine.X86_64)
     own, entry = program_of(core)
@@ -86,7 +92,7 @@ def of_core(
         left_by = own or "another program"
         raise BadCore(f"{core} was left by {left_by}, not by this {exe}", "name the right one with --exe")
     arguments = ["-c", str(core)] if exe is None else [exe, "-c", str(core)]
-    answer = _run(gdb, arguments, thread, python)
+    answer = _run(gdb, arguments, wanted)
     return Report(answer.checked(gdb), 0.0, answer.said)
 
 
@@ -108,12 +114,12 @@ class _Answer:
         raise GdbFailed(f"{gdb} ended without an answer: {self.complaint}")
 
 
-def _run(gdb: str, target: list[str], thread: int | None, python: bool) -> _Answer:
+def _run(gdb: str, target: list[str], wanted: Wanted) -> _Answer:
     with tempfile.TemporaryDirectory(prefix="jitunwind-") as folder:
         path = Path(folder) / "stacks.json"
         report = (
             "python import json; from jitunwind.gdbplugin import stack; "
-            f"json.dump(stack.report({thread!r}, {python!r}), open({str(path)!r}, 'w'))"
+            f"json.dump(stack.report{tuple(wanted)!r}, open({str(path)!r}, 'w'))"
         )
         early = [part for line in (*_QUIET, load_line(STACK)) for part in ("-iex", line)]
         command = [gdb, "-nx", "-batch", *early, *target, "-ex", report]

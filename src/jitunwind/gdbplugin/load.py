@@ -41,7 +41,12 @@ def start(search: list[str], module: str) -> None:
         raise gdb.GdbError(f"jitunwind: this GDB has Python {found}; {wanted} or later is needed")
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, Finder)]
     sys.meta_path.append(Finder(search))
-    importlib.import_module(module).install()
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, False  # compile once, not at each start of GDB
+    try:
+        part = importlib.import_module(module)
+    finally:
+        sys.dont_write_bytecode = before
+    part.install()
 
 
 start(

@@ -16,7 +16,8 @@ import gdb
 
 from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.dwarf.lines import Function, Line
-from jitunwind.elf.image import MOST_FUNCTIONS, Machine, symbol_file
+from jitunwind.elf.image import MOST_FUNCTIONS, symbol_file
+from jitunwind.elf.machine import Machine
 from jitunwind.errors import JitunwindError
 from jitunwind.gdbplugin.inferior import is_core
 from jitunwind.gdbplugin.session import ARCHITECTURE, follow, session
@@ -240,9 +241,7 @@ def _loaded(event: gdb.NewObjFileEvent) -> None:
 def install() -> None:
     """Have the symbols follow the process."""
     _SyncCommand()
-    follow(
-        exited=_exited, before_prompt=synchronize, cont=_goes_on, stop=_stopped, new_objfile=_loaded
-    )
+    follow(exited=_exited, before_prompt=synchronize, cont=_goes_on, stop=_stopped, new_objfile=_loaded)
     _hook_stop()
 
 

@@ -3,9 +3,11 @@
 import gdb
 import gdb.unwinder
 
+from jitunwind.arch.x86_64.registers import RBP
+from jitunwind.cpython.regions import FRAME_POINTER_ROW, Regions
 from jitunwind.errors import JitunwindError
 from jitunwind.gdbplugin.session import ARCHITECTURE, session
-from jitunwind.rows import InRegister, Row, SameValue, SavedAt, cfa_of
+from jitunwind.rows import WORD, InRegister, Row, SameValue, SavedAt, cfa_of
 
 _NAMES = ARCHITECTURE.register_names
 _PC = _NAMES[ARCHITECTURE.return_address]
@@ -42,8 +44,7 @@ def _unwind(pending_frame: gdb.PendingFrame) -> gdb.UnwindInfo | None:
         return None
     jit_code = regions.find(pc)
     if jit_code is None:
-        current.count(f"no executor is known at {pc:#x}")
-        return None
+        return _of_unknown_executor(pending_frame, regions, pc)
     table = current.table(jit_code)
     row = table.at(pc - jit_code.start)
     if not isinstance(row, Row):
@@ -56,6 +57,24 @@ def _unwind(pending_frame: gdb.PendingFrame) -> gdb.UnwindInfo | None:
     in_shim = pc - jit_code.start < jit_code.shim_size
     function = jit_code.start if in_shim else jit_code.start + jit_code.shim_size
     return _evaluate(pending_frame, row, function)
+
+
+def _of_unknown_executor(
+    pending_frame: gdb.PendingFrame, regions: Regions, pc: int
+) -> gdb.UnwindInfo | None:
+    """JIT code that no list of the process leads to (invalidated while it runs, or the lists are damaged):
+    by the frame pointer, where it is a body's that 3.15's shim has called."""
+    shim, mapping = regions.entry_shim, regions.may_hold(pc)
+    if shim is not None and mapping is not None:
+        frame_pointer = int(pending_frame.read_register("rbp")) & 0xFFFFFFFFFFFFFFFF
+        try:
+            back = session().memory.word(cfa_of(FRAME_POINTER_ROW, {RBP: frame_pointer}) - WORD)
+        except JitunwindError:
+            back = 0
+        if back in shim:
+            return _evaluate(pending_frame, FRAME_POINTER_ROW, mapping.start)
+    session().count(f"no executor is known at {pc:#x}")
+    return None
 
 
 def _evaluate(pending_frame: gdb.PendingFrame, row: Row, function: int) -> gdb.UnwindInfo:

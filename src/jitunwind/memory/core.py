@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from jitunwind.elf.image import Machine
+from jitunwind.elf.machine import Machine
 from jitunwind.errors import BadCore
 
 _ET_DYN, _ET_CORE = 3, 4

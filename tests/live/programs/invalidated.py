@@ -8,11 +8,16 @@ from collections.abc import Callable
 from handshake import ready, warm
 
 
+MIDDLE = 25
+
+
 def nothing(value: int) -> int:
     return value
 
 
 def invalidate(value: int) -> int:
+    if value != MIDDLE:  # JIT code has long been entered then
+        return value
     sys.settrace(lambda *event: None)
     sys.settrace(None)
     return id(value)
