@@ -47,8 +47,12 @@ bench: interpreters ## the comparisons with other tools, as ratios
 		echo "== $$script"; $(VENV)/bin/python $$script || exit; \
 	done
 
-witness: interpreters ## recovered tables against what compilers wrote in .eh_frame
-	@$(VENV)/bin/python bench/witness.py
+witness: interpreters ## docs/witness.md: recovered tables against what compilers wrote; FILES="…" for others
+	@python=$$($(VENV)/bin/python tools/interpreters.py 3.15 --debug-symbols | tail -n 1); \
+	files="$(FILES)"; \
+	if [ -z "$$files" ]; then files="$$python $$(dirname $$python)/../lib/x86_64-linux-gnu/libc.so.6 \
+		$$(command -v gdb) $$(ls /usr/lib/x86_64-linux-gnu/libclang-cpp.so.* 2>/dev/null | head -n 1)"; fi; \
+	$(VENV)/bin/python bench/witness.py $$files --into docs/witness.md --floor 0.999
 
 clean: ## remove .venv and what builds and tests leave (fetched interpreters stay)
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -22,7 +22,8 @@ CASES = ((10, 0), (2000, 0), (10, 1000))
 
 
 def run(command: list[str]) -> str:
-    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False).stdout
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    return done.stdout
 
 
 def stood_still(pid: int, command: list[str]) -> float:
@@ -46,8 +47,9 @@ def main() -> None:
                 still, gdb_still = stood_still(pid, ours), stood_still(pid, plain)
             print(
                 f"CPython {version}, {executors} executors, {depth} JIT activations: bt {mine:.2f} s "
-                f"({frames} frames), gdb {gdbs:.2f} s ({plain_frames} frames), ratio {ratio:.2f} (aim: at most 1.5); "
-                f"stood still {still:.3f} s and {gdb_still:.3f} s (aim: at most 0.3 s more)",
+                f"({frames} frames), gdb {gdbs:.2f} s ({plain_frames} frames), ratio {ratio:.2f} "
+                f"(aim: at most 1.5); stood still {still:.3f} s and {gdb_still:.3f} s "
+                "(aim: at most 0.3 s more)",
                 flush=True,
             )
 

@@ -1,5 +1,5 @@
-"""A Python program with as many executors as its first argument says, and as deep a stack of JIT activations
-as its second (that many activations, each of which has called C from JIT code): it prints "ready" and then runs in JIT code for ever."""
+"""A Python program with as many executors as its first argument says, and as many activations on its stack as
+its second, each of which has called C from JIT code. It prints "ready", and then runs in JIT code for ever."""
 
 import sys
 

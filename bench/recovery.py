@@ -50,8 +50,8 @@ def main() -> None:
         mine, capstones, ratio = in_turns(ours, theirs, ROUNDS)
         print(
             f"CPython {version}: {len(codes)} regions, {kilobytes:.0f} KB of code; "
-            f"recover {mine * 1e3 / kilobytes:.3f} ms/KB, capstone disasm_lite {capstones * 1e3 / kilobytes:.3f} "
-            f"ms/KB, ratio {ratio:.2f} (aim: at most 1)"
+            f"recover {mine * 1e3 / kilobytes:.3f} ms/KB, "
+            f"capstone disasm_lite {capstones * 1e3 / kilobytes:.3f} ms/KB, ratio {ratio:.2f} (aim: at most 1)"
         )
 
 

@@ -25,9 +25,8 @@ def interpreter(version: str) -> str:
 def running(version: str, executors: int, depth: int = 0) -> Iterator[int]:
     """The pid of a process with that many executors, and that deep in JIT activations, once it is ready."""
     program = [interpreter(version), str(ROOT / "bench" / "many.py"), str(executors), str(depth)]
-    process = subprocess.Popen(
-        program, env={**os.environ, "PYTHON_JIT": "1"}, stdout=subprocess.PIPE, text=True
-    )
+    environment = {**os.environ, "PYTHON_JIT": "1"}
+    process = subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         if process.stdout.readline() != "ready\n":
@@ -38,12 +37,14 @@ def running(version: str, executors: int, depth: int = 0) -> Iterator[int]:
         process.wait()
 
 
-def in_turns(one: Callable[[], object], other: Callable[[], object], rounds: int) -> tuple[float, float, float]:
+def in_turns(
+    one: Callable[[], object], other: Callable[[], object], rounds: int
+) -> tuple[float, float, float]:
     """Median seconds of `one` and of `other`, run A B A B …, and the median of the ratios pair by pair."""
     one(), other()
     pairs = [(_seconds(one), _seconds(other)) for _ in range(rounds)]
-    ratios = [a / b for a, b in pairs]
-    return statistics.median(a for a, _ in pairs), statistics.median(b for _, b in pairs), statistics.median(ratios)
+    ones, others, ratios = zip(*((a, b, a / b) for a, b in pairs), strict=True)
+    return statistics.median(ones), statistics.median(others), statistics.median(ratios)
 
 
 def _seconds(run: Callable[[], object]) -> float:

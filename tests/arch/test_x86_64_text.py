@@ -11,7 +11,6 @@ import pytest
 from elftools.elf.elffile import ELFFile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.assembly import assemble, disassembly, side_by_side, told
 
 import jitunwind.rows
 from jitunwind.arch.effects import Assign, Clobber, Control, Decoded, Load, Step, Store, effects
@@ -19,6 +18,7 @@ from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.registers import R11, RAX, RBP, RBX, RCX, RSP, X86_64
 from jitunwind.arch.x86_64.text import decode_text, text_decoder
 from jitunwind.recover.table import recover
+from tests.support.assembly import assemble, disassembly, side_by_side, told
 
 EVERY = range(16)
 PLATFORM = {0: X86_64.platform}

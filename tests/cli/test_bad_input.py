@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from jitunwind.cpython.executors import interpreters
+from jitunwind.cpython.layout import Layout, read_layout
 from tests.support.processes import (
     VERSIONS,
     WARM,
@@ -25,9 +28,6 @@ from tests.support.processes import (
     status,
     wait_until,
 )
-
-from jitunwind.cpython.executors import interpreters
-from jitunwind.cpython.layout import Layout, read_layout
 
 PATIENT = 60.0
 """Seconds after which a `bt` counts as one that hangs."""

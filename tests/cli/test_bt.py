@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from jitunwind.memory.process import LiveProcess
 from tests.support.processes import (
     PATIENCE,
     PROGRAMS,
@@ -26,8 +28,6 @@ from tests.support.processes import (
     run,
     status,
 )
-
-from jitunwind.memory.process import LiveProcess
 
 LOOP, CHAIN, WAITING = (str(PROGRAMS / name) for name in ("loop.py", "chain.py", "waiting.py"))
 CALLEE_SAVED = {"rbx", "rbp", "r12", "r13", "r14", "r15"}

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.support.fake_memory import FakeMemory
-from tests.support.processes import VERSIONS, WARM_CHAIN, Program, jitunwind, run
 
 from jitunwind.cpython.layout import EXECUTORS, Layout, read_layout
 from jitunwind.cpython.lines import LineRow, line_rows
 from jitunwind.cpython.objects import CodeObject, Objects
 from jitunwind.cpython.regions import Regions
 from jitunwind.memory.process import LiveProcess
+from tests.support.fake_memory import FakeMemory
+from tests.support.processes import VERSIONS, WARM_CHAIN, Program, jitunwind, run
 
 OFFSETS = {"interpreter_frame.instr_ptr": 0x38, "code_object.co_code_adaptive": 0xD0}
 BYTECODE = 0x7000

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from tests.support.fake_memory import FakeMemory, words
-from tests.support.processes import VERSIONS, Program, interpreter
 
 from jitunwind.cpython.layout import EXECUTORS, Layout, read_layout
 from jitunwind.cpython.objects import CODE_UNIT, CodeObject, Objects
 from jitunwind.errors import CorruptState, JitunwindError, NotPython, UnreadableMemory, UnsupportedVersion
 from jitunwind.memory import Mapping
 from jitunwind.memory.process import LiveProcess
+from tests.support.fake_memory import FakeMemory, words
+from tests.support.processes import VERSIONS, Program, interpreter
 
 STRINGS = ["", "ascii", "caf\xe9", "日本", "\U0001f40d snake", "x" * 5000, "ÿ" * 300]
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
 from tests.support.processes import interpreter, plain_environment
 
 ROOT = Path(__file__).parents[2]

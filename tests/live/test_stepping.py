@@ -44,7 +44,9 @@ def step(version: str, program: str, output: Path, budget: int, plugin: bool) ->
     }
     run = f"python import runpy; runpy.run_path({str(STEPPER)!r}, {{'CONFIG': {config!r}}})"
     with running(python, program) as started:
-        said = run_gdb(gdb_command(python, "-p", str(started.pid), "-ex", run, plugin=plugin), check=plugin, limit=1000)
+        said = run_gdb(
+            gdb_command(python, "-p", str(started.pid), "-ex", run, plugin=plugin), check=plugin, limit=1000
+        )
     assert output.exists(), f"the stepper left no report:\n{said}"
     report: Report = json.loads(output.read_text())
     return report
@@ -81,7 +83,8 @@ def summary(report: Report) -> str:
     rate = report["body"] / max(report["seconds"], 0.001)
     lines = [
         f"{report['body']} instructions in bodies ({report['distinct']} distinct), {report['shim']} in shims, "
-        f"{report['activations']} activations ({report['nested']} nested), {report['jumps']} jumps into other "
+        f"{report['activations']} activations ({report['nested']} nested, {report['returns']} seen to return), "
+        f"{report['jumps']} jumps into other "
         f"executors, {report['foreign']} instructions behind them, {report['threads']} threads; "
         f"{rate:.0f} instructions/s {report['stopped']}"
     ]

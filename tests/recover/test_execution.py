@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
-from tests.support.assembly import disassembly, told
 
 from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.registers import NAMES, RETURN_ADDRESS, X86_64
 from jitunwind.recover.table import recover
 from jitunwind.rows import Row, UnwindTable, evaluate
+from tests.support.assembly import disassembly, told
 
 KEPT = ("rbx", "r12", "r13", "r14", "r15")
 SCRATCH = ("rax", "rcx", "rdx", "rsi", "r8", "r9", "r10")

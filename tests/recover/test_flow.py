@@ -1,13 +1,13 @@
 """Control flow and data flow: where code is left and in what state, and which paths disagree."""
 
 import pytest
-from tests.support.assembly import Code, assemble, told
 
 from jitunwind.arch.effects import Clobber, Control, Decoded, Step, effects
 from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.registers import RBX, RSP, X86_64
 from jitunwind.recover.flow import Disagreement, Exit, Flow, analyze, leaves
 from jitunwind.recover.state import States
+from tests.support.assembly import Code, assemble, told
 
 LEFT_RIGHT = {"at_entry_state": True}
 LEFT_WRONG = {"at_entry_state": False}

@@ -1,12 +1,12 @@
 """The abstract domain: what follows a state, what holds in two, and the row that describes one."""
 
 import pytest
-from tests.support.assembly import told
 
 from jitunwind.arch.effects import Assign, Clobber, Load, Store, effects
 from jitunwind.arch.x86_64.registers import R12, RAX, RBP, RBX, RCX, RETURN_ADDRESS, RSP, X86_64
 from jitunwind.recover.state import Entry, State, States
 from jitunwind.rows import SAME_VALUE, UNDEFINED, CfaRule, InRegister, SavedAt
+from tests.support.assembly import told
 
 
 @pytest.fixture

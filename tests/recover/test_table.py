@@ -3,12 +3,12 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.assembly import Code, assemble, check_form, check_rows, told
 
 from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.recover.table import NOT_REACHED, recover
 from jitunwind.rows import Row, Unknown, UnwindTable
+from tests.support.assembly import Code, assemble, check_form, check_rows, told
 
 PLATFORM = {0: X86_64.platform}
 

@@ -69,7 +69,13 @@ def interrupted(times: int, longest: float, seed: int) -> list[str]:
     generator = random.Random(seed)
     pid = gdb.selected_inferior().pid
     say("handle SIGINT stop print nopass")
-    stacks = []
+    stacks: list[str] = []
+    signals: list[str] = []
+
+    def note(event: gdb.StopEvent) -> None:
+        signals.append(getattr(event, "stop_signal", "?"))
+
+    gdb.events.stop.connect(note)
     sender = subprocess.Popen(
         ["sh", "-c", f"while read delay; do sleep $delay; kill -INT {pid}; done"],
         stdin=subprocess.PIPE,
@@ -80,10 +86,12 @@ def interrupted(times: int, longest: float, seed: int) -> list[str]:
     try:
         while len(stacks) < times:
             sender.stdin.write(f"{generator.uniform(0, longest):.4f}\n")
-            stopped = say("continue")
-            assert "SIGINT" in stopped, stopped
+            say("continue")
+            assert signals == ["SIGINT"], f"it stopped by {signals or 'something else'}"
+            signals.clear()
             stacks.append(backtrace())
     finally:
+        gdb.events.stop.disconnect(note)
         sender.stdin.close()
         sender.wait()
     return stacks
@@ -261,12 +269,11 @@ def saved(function: str, core: str) -> str:
     return stack
 
 
-def aborted(go: str) -> str:
-    """The stack at the signal that kills the program, which then leaves its core."""
-    Path(go).touch()
-    say("continue")
+def aborted(function: str) -> str:
+    """The stack in `function`, called by JIT code, where the process then dies and leaves its core."""
+    stop_below_jit(function)
     stack = backtrace()
-    say("continue")
+    say("signal SIGABRT")
     return stack
 
 

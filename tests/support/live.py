@@ -122,7 +122,9 @@ def gdb_command(
     return [*command, *arguments]
 
 
-def run_gdb(command: Sequence[str], check: bool = True, cwd: Path | None = None, limit: float = PATIENCE) -> str:
+def run_gdb(
+    command: Sequence[str], check: bool = True, cwd: Path | None = None, limit: float = PATIENCE
+) -> str:
     """What GDB says, on both channels. With `check`, no error of the plugin's may be in it."""
     done = subprocess.run(
         command,
@@ -167,7 +169,7 @@ class Frame:
 
     @property
     def is_shim(self) -> bool:
-        return self.name.startswith("py::jit_shim:")
+        return self.name.startswith("py::jit_shim:") or self.name == "_PyJIT_Entry"
 
 
 _FRAME = re.compile(
@@ -183,6 +185,7 @@ def frames_in(text: str) -> list[Frame]:
 
 
 OUTERMOST = ("_start", "clone", "clone3", "__clone3")
+
 
 def is_unnamed(frame: Frame) -> bool:
     """Whether it is one of libc's own functions: its static ones, and `clone3` where a thread's stack ends,

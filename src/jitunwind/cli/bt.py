@@ -128,6 +128,8 @@ def _print(stacks: dict[str, Any], report: Report, coloured: bool) -> None:
 
 def _plain(text: str) -> str:
     """`text` of the process's own making, with what could command a terminal made visible."""
+    if text.isprintable():
+        return text
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 

@@ -12,7 +12,7 @@ from jitunwind.gdbplugin.session import ARCHITECTURE, session
 from jitunwind.gdbplugin.symbols import synchronize
 from jitunwind.rows import CfaRule, InRegister, RegisterRule, Row, SameValue, SavedAt, Unknown
 
-_ROWS_AROUND = 6
+_ROWS_AROUND = 2
 
 
 class _InfoJitRegions(gdb.Command):
@@ -78,8 +78,8 @@ class _JitRows(gdb.Command):
         if jit_code is None:
             raise gdb.GdbError(f"No JIT code at {pc:#x}.")
         table = current.table(jit_code)
-        name = next(part.name for part in regions.parts(jit_code) if pc in part)
-        gdb.write(f"{name}: {jit_code.size} bytes at {jit_code.start:#x}; decoded by {DECODER}\n")
+        part = next(part for part in regions.parts(jit_code) if pc in part)
+        gdb.write(f"{part.name}: {part.size} bytes at {part.start:#x}; decoded by {DECODER}\n")
         spans = list(table.spans())
         here = next(i for i, (start, end, _) in enumerate(spans) if start <= pc - jit_code.start < end)
         for start, end, row in spans[max(here - _ROWS_AROUND, 0) : here + _ROWS_AROUND + 1]:
@@ -88,7 +88,8 @@ class _JitRows(gdb.Command):
                 continue
             for offset, _, text in disassembler(jit_code.start)(start, end):
                 mark = "=>" if jit_code.start + offset == pc else "  "
-                gdb.write(f"{mark} {jit_code.start + offset:#x} <+{offset}>:\t{text}\n")
+                address = jit_code.start + offset
+                gdb.write(f"{mark} {address:#x} <+{address - part.start}>:\t{text}\n")
         for what, count in current.counts.items():
             gdb.write(f"unknown, {count} times: {what}\n")
 

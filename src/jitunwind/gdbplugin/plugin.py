@@ -14,3 +14,4 @@ def install() -> None:
     symbols.install()
     commands.install()
     gdb.invalidate_cached_frames()
+    symbols.synchronize()  # the process may stand still already

@@ -66,9 +66,13 @@ def report(only_thread: int | None, with_python: bool, with_registers: bool = Tr
         "problem": current.problem,
         "problem_kind": current.problem_kind,
         "jit_on": regions.jit_is_on() if regions is not None else None,
-        "jit_code": bool(regions and regions.starts),
+        "jit_code": regions is not None and (_any_jit(listed) or bool(regions.starts)),
         "tids": [thread.ptid[1] or thread.ptid[0] for thread in threads],
     }
+
+
+def _any_jit(threads: list[dict[str, Any]]) -> bool:
+    return any(frame["kind"] in ("jit", "shim") for thread in threads for frame in thread["frames"])
 
 
 def _stack(current: Session, with_registers: bool) -> tuple[list[Frame], bool]:

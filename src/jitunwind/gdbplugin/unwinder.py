@@ -59,9 +59,7 @@ def _unwind(pending_frame: gdb.PendingFrame) -> gdb.UnwindInfo | None:
     return _evaluate(pending_frame, row, function)
 
 
-def _of_unknown_executor(
-    pending_frame: gdb.PendingFrame, regions: Regions, pc: int
-) -> gdb.UnwindInfo | None:
+def _of_unknown_executor(pending_frame: gdb.PendingFrame, regions: Regions, pc: int) -> gdb.UnwindInfo | None:
     """JIT code that no list of the process leads to (invalidated while it runs, or the lists are damaged):
     by the frame pointer, where it is a body's that 3.15's shim has called."""
     shim, mapping = regions.entry_shim, regions.may_hold(pc)

@@ -7,8 +7,8 @@ import sys
 
 sys.path.insert(0, sys.argv[1])
 
-import known_registers  # noqa: E402
-from handshake import run_forever  # noqa: E402
+import known_registers
+from handshake import run_forever
 
 
 def loop() -> int:

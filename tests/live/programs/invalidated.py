@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from handshake import ready, warm
 
-
 MIDDLE = 25
 
 

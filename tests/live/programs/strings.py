@@ -16,7 +16,7 @@ def work() -> int:
         head, *tail = word[:4]
         count += len(tail) + (head in seen)
         count += len(f"{i}:{word}")
-        count += sum([j for j in (1, 2, 3)])
+        count += sum([j * 2 for j in (1, 2, 3)])
         if not text.startswith("a"):
             count -= 1
     return count
