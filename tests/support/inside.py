@@ -26,7 +26,8 @@ PUSHES = bytes.fromhex("415741564155415453")
 
 
 def say(command: str) -> str:
-    return gdb.execute(command, to_string=True)
+    said: str = gdb.execute(command, to_string=True)
+    return said
 
 
 def backtrace() -> str:
@@ -269,6 +270,12 @@ def saved(function: str, core: str) -> str:
     return stack
 
 
+def all_threads(function: str) -> str:
+    """The stacks of all threads, while one is in `function`, called by JIT code."""
+    stop_below_jit(function)
+    return say("thread apply all bt")
+
+
 def aborted(function: str) -> str:
     """The stack in `function`, called by JIT code, where the process then dies and leaves its core."""
     stop_below_jit(function)
@@ -355,7 +362,17 @@ def damaged() -> dict[str, dict[str, str]]:
 
 
 SCENARIOS: tuple[Callable[..., Any], ...] = (
-    *(interrupted, finish_into_jit, in_extension, evaluators_frame, thrown, saved, aborted, stopped_in),
+    *(
+        interrupted,
+        finish_into_jit,
+        in_extension,
+        evaluators_frame,
+        thrown,
+        saved,
+        all_threads,
+        aborted,
+        stopped_in,
+    ),
     *(ended, other_process, damaged),
 )
 

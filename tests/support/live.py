@@ -47,7 +47,7 @@ class Interpreter:
 @cache
 def interpreter(minor: str) -> Interpreter:
     """The interpreter of that version. The test fails where none can be had: these tests are the proof."""
-    command = [sys.executable, REPOSITORY / "tools/interpreters.py", minor, "--debug-symbols", "--json"]
+    command = [sys.executable, str(REPOSITORY / "tools/interpreters.py"), minor, "--debug-symbols", "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         pytest.fail(f"no JIT-enabled Python {minor}: {done.stderr.strip()}")
@@ -76,7 +76,7 @@ class Program:
                     return
                 if not line:
                     break
-        pytest.fail(f"{self.process.args} never said {word!r}; its exit code: {self.process.poll()}")
+        pytest.fail(f"{self.process.args!r} never said {word!r}; its exit code: {self.process.poll()}")
 
 
 @contextmanager

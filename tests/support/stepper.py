@@ -316,7 +316,7 @@ def end_of_function(start: int) -> int:
     architecture = gdb.selected_inferior().architecture()
     for line in architecture.disassemble(start, start + 4 * LONGEST_SHIM):
         if line["asm"].split()[0] in ("ret", "retq"):
-            return line["addr"] + line["length"]
+            return int(line["addr"] + line["length"])
     raise gdb.error(f"the function at {start:#x} has no end")
 
 

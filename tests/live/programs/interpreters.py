@@ -25,7 +25,7 @@ collections.deque(itertools.starmap(other, itertools.repeat(())), maxlen=0)
 def work() -> int:
     total = 0
     for i in range(100):
-        total += i & 3
+        total += id(i) & 1
     return total
 
 
