@@ -5,7 +5,6 @@ is for a condition that the kernel tells, with a deadline.
 """
 
 import fcntl
-import functools
 import json
 import os
 import signal
@@ -19,9 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import pytest
-
 from jitunwind.memory.process import LiveProcess
+from tests.support import live
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / "tests/cli/programs"
@@ -38,15 +36,9 @@ _SYS_READ = "0"
 Done = subprocess.CompletedProcess[str]
 
 
-@functools.cache
 def interpreter(version: str) -> str:
-    """The path of a CPython of that minor version with a JIT; skips where none can be had."""
-    tool = [sys.executable, str(ROOT / "tools/interpreters.py"), version, "--debug-symbols", "--json"]
-    done = subprocess.run(tool, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no python{version} with a JIT: {done.stderr.strip().splitlines()[-1]}")
-    path: str = json.loads(done.stdout.splitlines()[-1])["python"]
-    return path
+    """The path of a CPython of that minor version with a JIT; the test fails where none can be had."""
+    return live.interpreter(version).python
 
 
 def jitunwind(

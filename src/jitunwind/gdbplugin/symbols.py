@@ -19,9 +19,8 @@ from jitunwind.dwarf.lines import Function, Line
 from jitunwind.elf.image import MOST_FUNCTIONS, symbol_file
 from jitunwind.elf.machine import Machine
 from jitunwind.errors import JitunwindError
-from jitunwind.gdbplugin.inferior import is_core
+from jitunwind.gdbplugin.inferior import Inferior, is_core
 from jitunwind.gdbplugin.session import ARCHITECTURE, follow, session
-from jitunwind.memory import Memory
 from jitunwind.region import Region, RegionKind
 
 MOST_STACK = 1 << 26
@@ -106,9 +105,9 @@ def _functions(jit_codes: list[JitCode], shim: Region | None, regions: Regions) 
     return functions
 
 
-def words_into(memory: Memory, stack_pointer: int, regions: Regions) -> set[int]:
+def words_into(memory: Inferior, stack_pointer: int, regions: Regions) -> set[int]:
     """The words between `stack_pointer` and its stack's end that point into JIT code."""
-    stack = next((m for m in memory.mappings() if m.start <= stack_pointer < m.end), None)
+    stack = memory.mapping_of(stack_pointer)
     ranges = regions.ranges
     if stack is None or not ranges:
         return set()
