@@ -453,9 +453,15 @@ def fake(folder: Path, *lines: str) -> Path:
 
 
 def test_no_gdb_on_path(program: Program, tmp_path: Path) -> None:
-    if os.access(Path(sys.executable).with_name("gdb"), os.X_OK):
-        pytest.skip("this Python has a gdb beside it")
-    what, hint = refused(jitunwind("bt", program.pid, environment={"PATH": str(tmp_path)}))
+    beside = str(tmp_path / "python")
+    elsewhere = f"import sys; sys.executable = {beside!r}; from jitunwind.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", elsewhere, "bt", str(program.pid)],  # one may lie beside this Python
+        env=plain_environment() | {"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    what, hint = refused(done)
     assert what == "error: there is no gdb on this machine's PATH"
     assert "apt-get install gdb" in hint
     assert "jitunwind[gdb]" in hint

@@ -133,12 +133,11 @@ def test_a_c_caller_above_jit_code_has_its_locals_and_registers(
     assert_known(found["at_end"], "finish")
 
 
+@pytest.mark.parametrize("python", ["3.14"], indirect=True)
 def test_without_the_plugin_3_14_does_not_find_the_c_caller(
     python: Interpreter, extension: Path, tmp_path: Path
 ) -> None:
     """3.15's own entry has the chain, and the evaluator saves what it was given: there it is found."""
-    if python.minor != "3.14":
-        pytest.skip("3.15 publishes the chain: what is wrong there is the evaluator's frame, tested below")
     with running(python, "extension", str(extension)) as started:
         found, _ = inside(python, tmp_path, started.pid, "in_extension", plugin=False, values=list(KNOWN))
     assert found["seen"] is None or any(
@@ -220,16 +219,16 @@ def test_a_core_by_the_kernel_has_the_stack_of_the_live_process(python: Interpre
         complete(stack)
 
 
-@pytest.mark.parametrize(("program", "threads"), [("interpreters", 3)])
+@pytest.mark.parametrize(("program", "threads", "in_jit"), [("interpreters", 3, 1), ("two_threads", 2, 2)])
 def test_each_thread_of_each_interpreter_has_a_complete_stack(
-    python: Interpreter, tmp_path: Path, program: str, threads: int
+    python: Interpreter, tmp_path: Path, program: str, threads: int, in_jit: int
 ) -> None:
     with running(python, program) as started:
         found, _ = inside(python, tmp_path, started.pid, "all_threads", function="builtin_id")
     stacks = per_thread(found)
     assert len(stacks) == threads, found
     frames = [complete(stack) for stack in stacks]
-    assert any(map(has_jit, frames)), found
+    assert sum(map(has_jit, frames)) >= in_jit, found
 
 
 def test_executors_that_were_invalidated_while_they_ran_are_unwound(

@@ -8,15 +8,14 @@ The rules of a meet: a register or slot that two paths leave with different valu
 loses the CFA, or every place of a register that the convention keeps, the paths disagree.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from operator import itemgetter
 from typing import NamedTuple
 
 from jitunwind.arch import Architecture
-from jitunwind.arch.effects import NO_EFFECTS, Control, Decoded, Step
+from jitunwind.arch.effects import Control, Decoded, Step
 from jitunwind.recover.state import State, States
 from jitunwind.rows import SAME_VALUE
 
@@ -84,55 +83,78 @@ def analyze(
     followed: Collection[int],
     indirect: IndirectTargets = leaves,
     never_return: Collection[int] = (),
+    callees: Mapping[int, State] | None = None,
 ) -> Flow:
     """Follow `code` from each entry (offset -> state there) to the end of every path.
 
     `followed` are the registers whose values matter; `never_return` the offsets of calls that do not come
-    back. A call into the code itself makes its target an entry of a function of the platform's convention.
+    back; `callees` functions in this code that are only called (offset -> state there), not followed. A call to
+    anywhere else in the code makes its target an entry of a function of the platform's convention.
     """
-    sweeps = _Sweeps(code, decode, followed, entries)
-    return _Analysis(states, arch, sweeps, len(code), entries, indirect, frozenset(never_return)).run()
+    known = {**entries, **(callees or {})}
+    sweeps = _Sweeps(code, decode, followed, known)
+    return _Analysis(
+        states,
+        arch,
+        sweeps,
+        len(code),
+        entries,
+        known,
+        indirect,
+        frozenset(never_return),
+    ).run()
 
 
 class _Sweep(NamedTuple):
     """One linear decoding. `leaders` are the starts that control also reaches by another way than from the
-    instruction before; each is the offset of a step."""
+    instruction before, `marks` the same, rising and closed by `_NONE`. `goes_on`: where it would come to what an
+    earlier sweep has; None where it ends with an exit or the code."""
 
-    starts: frozenset[int]
+    starts: list[int]
     steps: list[Step]
-    offsets: list[int]
-    leaders: frozenset[int]
+    goes_on: int | None
+    leaders: set[int]
+    marks: list[int]
+
+    def begins_at(self, offset: int) -> bool:
+        """Whether an instruction of this sweep starts at `offset`."""
+        index = bisect_left(self.starts, offset)
+        return index < len(self.starts) and self.starts[index] == offset
+
+
+_NONE = 1 << 64
+"""An offset behind all."""
 
 
 class _Sweeps:
     """The code, decoded by as many linear sweeps as it takes to meet every reached instruction's start."""
 
     def __init__(
-        self, code: bytes, decode: Decoder, followed: Collection[int], entries: Iterable[int]
+        self,
+        code: bytes,
+        decode: Decoder,
+        followed: Collection[int],
+        functions: Iterable[int],
     ) -> None:
         self._code, self._decode, self._followed = code, decode, followed
-        self._also_leaders = set(entries)
-        self._decoded: list[tuple[list[int], frozenset[int], list[Step]]] = []
+        self._also_leaders = set(functions)
         self._sweeps: list[_Sweep] = []
         self.outdated = False
         """Whether a leader was found that blocks may have run past already."""
 
-    def from_offset(self, offset: int) -> tuple[list[Step], int, frozenset[int]]:
-        """The sweep in which an instruction starts at `offset`: its steps, the index of the first from there,
-        and its leaders."""
+    def from_offset(self, offset: int) -> _Sweep:
+        """The sweep in which an instruction starts at `offset`."""
         for sweep in self._sweeps:
-            if offset in sweep.starts:
+            if sweep.begins_at(offset):
                 if offset not in sweep.leaders and offset not in self._also_leaders:
                     self._also_leaders.add(offset)
                     self.outdated = True
-                break
-        else:
-            sweep = self._new(offset)
-        return sweep.steps, bisect_left(sweep.offsets, offset), sweep.leaders
+                return sweep
+        return self._new(offset)
 
     def refresh(self) -> None:
         """Take the leaders that have been found since into every sweep."""
-        self._sweeps = [self._laid(starts, steps) for _, starts, steps in self._decoded]
+        self._sweeps = [self._laid(*old[:3]) for old in self._sweeps]
         self.outdated = False
 
     def _new(self, offset: int) -> _Sweep:
@@ -140,34 +162,32 @@ class _Sweeps:
         steps, starts = self._decode(self._code, offset, self._followed)
         if not starts:  # a disassembler may refuse
             starts = [offset]
-        known_leaders = len(self._also_leaders)
-        ends = steps and starts and steps[-1].offset == starts[-1]
+        ends = steps and steps[-1].offset == starts[-1]
         end = steps[-1].next if ends else len(self._code)
-        for old, known, _ in self._decoded:
-            if old and old[0] < end and offset <= old[-1]:
-                again = next((start for start in starts if start in known), None)
-                if again is not None:
-                    starts = starts[: bisect_left(starts, again) + 1]
-                    steps = [step for step in steps if step.offset < again]
-                    end = again
-        for old, _, _ in self._decoded:
+        goes_on = None
+        known_leaders = len(self._also_leaders)
+        near = [old for old in self._sweeps if old.starts[0] < end and offset <= old.starts[-1]]
+        for old in near:
+            again = next((start for start in starts if old.begins_at(start)), None)
+            if again is not None:
+                starts = starts[: bisect_left(starts, again)]
+                steps = [step for step in steps if step.offset < again]
+                goes_on = end = again
+        for old in near:
             # Where sweeps overlap, an offset may be inside an instruction of one: note all states there.
-            shared = old[bisect_left(old, offset) : bisect_left(old, end) + 1]
-            if shared and old[0] < end:
+            shared = old.starts[bisect_left(old.starts, offset) : bisect_right(old.starts, end)]
+            if shared:
                 self._also_leaders.update(shared, starts)
         self.outdated = self.outdated or len(self._also_leaders) > known_leaders
         self._also_leaders.add(offset)
-        self._decoded.append((starts, frozenset(starts), steps))
-        self._sweeps.append(self._laid(*self._decoded[-1][1:]))
+        self._sweeps.append(self._laid(starts, steps, goes_on))
         return self._sweeps[-1]
 
-    def _laid(self, starts: frozenset[int], steps: list[Step]) -> _Sweep:
-        targets = {step.target for step in steps if step.target is not None}
-        leaders = starts & (targets | self._also_leaders)
-        missing = leaders.difference([step.offset for step in steps])
-        extra = [Step(leader, leader, NO_EFFECTS) for leader in missing]
-        steps = sorted([*steps, *extra], key=itemgetter(0))
-        return _Sweep(starts, steps, [step.offset for step in steps], leaders)
+    def _laid(self, starts: list[int], steps: list[Step], goes_on: int | None) -> _Sweep:
+        leaders = {target for _, _, _, _, target in steps if target is not None}
+        leaders |= self._also_leaders
+        leaders.intersection_update(starts)
+        return _Sweep(starts, steps, goes_on, leaders, [*sorted(leaders), _NONE])
 
 
 # Members of an Enum are slow to look up where it counts.
@@ -182,6 +202,7 @@ class _Analysis:
         sweeps: _Sweeps,
         size: int,
         entries: Mapping[int, State],
+        functions: Mapping[int, State],
         indirect: IndirectTargets,
         never_return: frozenset[int],
     ) -> None:
@@ -194,13 +215,13 @@ class _Analysis:
         self.done: dict[int, State] = {}
         self.at_entry: dict[State, bool] = {}
         self.pending: list[int] = []
-        self.entries = frozenset(entries)
+        self.functions = functions
         self.kept = [
             register
             for register in (*arch.callee_saved, arch.return_address)
             if all(state.keeps(register) for state in entries.values())
         ]
-        self.entry_states = entries
+        self.entries = entries
 
     def run(self) -> Flow:
         self._run()
@@ -214,7 +235,7 @@ class _Analysis:
         self.arrivals.clear()
         self.sources.clear()
         self.done.clear()
-        for offset, state in self.entry_states.items():
+        for offset, state in self.entries.items():
             if 0 <= offset < self.size:
                 self.arrive(offset, state, offset, None)
         while self.pending:
@@ -254,30 +275,23 @@ class _Analysis:
     def _follow(self, start: int) -> None:
         """Run from `start` through the code in its order, once: behind an exit, and behind what is done in
         that state, it goes on at the next place where control has arrived meanwhile."""
-        make, arrivals, done, states = self.make, self.arrivals, self.done, self.flow.states
-        entered = arrivals[start]
-        if done.get(start) is entered:
+        entered = self.arrivals[start]
+        if self.done.get(start) is entered:
             return
-        done[start] = states[start] = entered
+        make, arrivals, states = self.make, self.arrivals, self.flow.states
+        self.done[start] = states[start] = entered
         state: State | None = entered
-        steps, index, leaders = self.sweeps.from_offset(start)
-        last = steps[-1].offset if steps else start
+        sweep = self.sweeps.from_offset(start)
+        leaders = sweep.leaders
+        rest = iter(sweep.marks[bisect_right(sweep.marks, start) :])
+        leader = next(rest)
         call: int | None = None
         previous = start
-        for offset, after, effects, control, target in steps[index:]:
-            if offset in leaders and offset != start:
-                if state is not None:
-                    self.arrive(offset, state, previous, call)
-                state = arrivals.get(offset)
-                if state is not None:
-                    states[offset] = state  # the step before has noted its own
-                if offset == last:  # another sweep may go on from here
-                    return
-                if done.get(offset) is state:
-                    state = None
-                elif state is not None:
-                    done[offset] = state
-                    call = None
+        for offset, after, effects, control, target in sweep.steps[bisect_left(sweep.steps, (start,)) :]:
+            while leader <= offset:
+                state = self._join(leader, state, previous, call)
+                leader = next(rest)
+                call = None
             if state is None:
                 continue
             previous = offset
@@ -285,18 +299,21 @@ class _Analysis:
             if control is _NEXT:
                 pass
             elif control is _BRANCH and target is not None:
-                if arrivals.get(target) is not following:
+                if target not in arrivals and offset < target and target in leaders:
+                    arrivals[target] = following  # this run comes there
+                    self.sources[target] = (offset, call)
+                elif arrivals.get(target) is not following:
                     self._go(target, following, offset, call)
             elif control is _CALL:
                 if offset in self.never_return:
                     self.flow.ends.add(after)
                     state = None
                     continue
-                if target is not None and 0 <= target < self.size and target not in self.entries:
+                if target is not None and 0 <= target < self.size and target not in self.functions:
                     self.arrive(target, self.called, offset, None)
                 call = offset
                 following = following.after_call or make.after_call(following)
-                called = None if target is None else self.entry_states.get(target)
+                called = None if target is None else self.functions.get(target)
                 if called is not None:
                     following = make.after_call_to(following, called)
             else:
@@ -306,8 +323,30 @@ class _Analysis:
                 continue
             if following is not state or after in states:
                 state = states[after] = following
-        if state is not None:
+        while leader != _NONE:
+            state = self._join(leader, state, previous, call)
+            leader = next(rest)
+        if state is not None and sweep.goes_on is not None:
+            self.arrive(sweep.goes_on, state, previous, call)
+        elif state is not None:
             self.flow.exits[previous] = Exit(self.size, returns=False, at_entry_state=False)
+
+    def _join(self, leader: int, state: State | None, previous: int, call: int | None) -> State | None:
+        """The state at `leader`, where a run arrives in `state` (None: it does not); None, if there is nothing
+        to be done from there."""
+        if state is not None and leader not in self.arrivals:
+            self.arrivals[leader] = state
+            self.sources[leader] = (previous, call)
+        elif state is not None:
+            self.arrive(leader, state, previous, call)
+        state = self.arrivals.get(leader)
+        if state is None:
+            return None
+        self.flow.states[leader] = state  # the step before has noted its own
+        if self.done.get(leader) is state:
+            return None
+        self.done[leader] = state
+        return state
 
     def _go(self, target: int, state: State, source: int, call: int | None) -> None:
         if 0 <= target < self.size:
@@ -316,7 +355,12 @@ class _Analysis:
             self._exit(source, target, False, state)
 
     def _leave(
-        self, source: int, control: Control, target: int | None, state: State, call: int | None
+        self,
+        source: int,
+        control: Control,
+        target: int | None,
+        state: State,
+        call: int | None,
     ) -> None:
         if control is Control.RETURN:
             self._exit(source, None, True, state)

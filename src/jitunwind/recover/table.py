@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cache
+from itertools import pairwise
 
 from jitunwind.arch import Architecture, Convention
 from jitunwind.recover.flow import Decoder, Flow, analyze
@@ -19,17 +20,40 @@ def recover(
     Each reachable instruction gets one row, or an `Unknown` that names the two paths that disagree; bytes
     that no path reaches get an `Unknown`, too. Never raises for strange code.
 
-    Only the stack pointer and the kept registers are followed at first, which nearly all JIT code is content
-    with; where that loses one, the code is analysed again with every register followed.
+    Each entry is taken for a function of its own at first, in which only the stack pointer and the registers it
+    keeps are followed; nearly all JIT code is content with that. Where that loses one, or one function's paths
+    lead into another, the code is analysed again, as a whole and with every register followed.
     """
     states = _states(arch)
     entry_states = {offset: states.entry(convention) for offset, convention in entries.items()}
-    kept = frozenset(register for convention in entries.values() for register in convention.kept)
-    flow = analyze(arch, states, code, decode, entry_states, kept | {arch.stack_pointer})
-    if flow.disagreements or not _complete(flow):
+    flow = _separately(arch, states, code, decode, entries, entry_states)
+    if flow is None:
+        kept = (register for convention in entries.values() for register in convention.kept)
         every = {*kept, *arch.callee_saved, *arch.caller_saved, arch.stack_pointer}
         flow = analyze(arch, states, code, decode, entry_states, every)
     return table_of(len(code), flow)
+
+
+def _separately(
+    arch: Architecture,
+    states: States,
+    code: bytes,
+    decode: Decoder,
+    entries: Mapping[int, Convention],
+    entry_states: Mapping[int, State],
+) -> Flow | None:
+    """The flows of the entries' functions, put together; None where that is not the whole truth."""
+    whole = Flow()
+    for start, end in pairwise([*sorted(entries), len(code)]):
+        entry = {start: entry_states[start]}
+        followed = {arch.stack_pointer, *entries[start].kept}
+        flow = analyze(arch, states, code, decode, entry, followed, callees=entry_states)
+        stays = not flow.states or start <= min(flow.states) <= max(flow.states) < end
+        if flow.disagreements or not stays or not _complete(flow):
+            return None
+        whole.states.update(flow.states)
+        whole.ends.update(flow.ends)
+    return whole
 
 
 @cache
@@ -74,5 +98,8 @@ def _row_or_reason(state: State, flow: Flow, offset: int) -> Row | Unknown:
         return state.row
     if not flow.disagreements:
         return Unknown("no register gives the CFA")
-    nearest = max((at for at in flow.disagreements if at <= offset), default=min(flow.disagreements))
+    nearest = max(
+        (at for at in flow.disagreements if at <= offset),
+        default=min(flow.disagreements),
+    )
     return Unknown(str(flow.disagreements[nearest]))
