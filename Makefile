@@ -28,7 +28,7 @@ interpreters: $(STAMP) ## get CPython 3.14 and 3.15 with JIT and debug symbols (
 	done
 
 test: interpreters ## run the tests; PYTEST_ARGS="-k name" hands arguments on
-	@$(VENV)/bin/python -m pytest -n auto --dist loadgroup $(PYTEST_ARGS)
+	@$(VENV)/bin/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 lint: $(STAMP) ## ruff check, ruff format --check and mypy --strict
 	@$(VENV)/bin/ruff check .

@@ -62,18 +62,12 @@ def step_all(version: str, folder: Path) -> dict[tuple[str, bool], Report]:
     }
 
 
-@pytest.fixture(
-    scope="session",
-    params=[
-        pytest.param(version, marks=pytest.mark.xdist_group(f"stepping-{version}")) for version in VERSIONS
-    ],
-)
+@pytest.fixture(scope="module", params=VERSIONS)
 def version(request: pytest.FixtureRequest) -> str:
-    """One worker does all of a version, so that it steps only once."""
     return str(request.param)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def reports(version: str, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], Report]:
     """Those of one version, by program and whether the plugin was on."""
     found = step_all(version, tmp_path_factory.mktemp("stepping"))
