@@ -8,10 +8,8 @@ import json
 import os
 import signal
 import subprocess
-import tempfile
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -51,8 +49,7 @@ class Wanted(NamedTuple):
     registers: bool = False
 
 
-@dataclass
-class Report:
+class Report(NamedTuple):
     """`stacks` is what `gdbplugin.stack.report` gives; `stopped_seconds` how long the process stood still (0
     for a core); `gdb_said` GDB's own words, for when something is missing."""
 
@@ -96,8 +93,7 @@ def of_core(gdb: str, core: Path, program: str | None, wanted: Wanted) -> Report
     return Report(answer.checked(gdb), 0.0, answer.said)
 
 
-@dataclass
-class _Answer:
+class _Answer(NamedTuple):
     """What a GDB gave: the report, if it made one, all it said, and its exit status."""
 
     stacks: dict[str, Any] | None
@@ -115,11 +111,10 @@ class _Answer:
 
 
 def _run(gdb: str, target: list[str], wanted: Wanted) -> _Answer:
-    with tempfile.TemporaryDirectory(prefix="jitunwind-") as folder:
-        path = Path(folder) / "stacks.json"
+    with open(os.memfd_create("jitunwind-stacks"), "w+b", buffering=0) as answer:
         report = (
             "python import json; from jitunwind.gdbplugin import stack; "
-            f"json.dump(stack.report{tuple(wanted)!r}, open({str(path)!r}, 'w'))"
+            f"json.dump(stack.report{tuple(wanted)!r}, open({answer.fileno()}, 'w'))"
         )
         early = [part for line in (*_QUIET, load_line(STACK)) for part in ("-iex", line)]
         command = [gdb, "-nx", "-batch", *early, *target, "-ex", report]
@@ -132,6 +127,7 @@ def _run(gdb: str, target: list[str], wanted: Wanted) -> _Answer:
                     stderr=subprocess.PIPE,
                     text=True,
                     errors="replace",
+                    pass_fds=[answer.fileno()],
                     start_new_session=True,  # a terminal's Ctrl-C comes here, and GDB is told by us
                 )
             except OSError as error:
@@ -139,8 +135,9 @@ def _run(gdb: str, target: list[str], wanted: Wanted) -> _Answer:
             running.watch(process)
             stdout, stderr = process.communicate()
         try:
-            stacks = json.loads(path.read_text())
-        except (OSError, ValueError):
+            answer.seek(0)
+            stacks = json.loads(answer.read())
+        except ValueError:
             stacks = None
     errors = [line for line in stderr.splitlines() if line.strip() and not line.startswith("warning:")]
     return _Answer(stacks, stdout + stderr, errors[-1] if errors else f"exit status {process.returncode}")
