@@ -88,6 +88,12 @@ class BadCore(JitunwindError):
     hint = "take another one: ulimit -c unlimited before the crash, or gcore PID"
 
 
+class NothingToAudit(JitunwindError):
+    """A program that ran, and in which no JIT code did."""
+
+    hint = "let it run longer; for a Python with a JIT: PYTHON_JIT=1, and code that gets hot"
+
+
 class GdbMissing(JitunwindError):
     """No GDB to work with."""
 

@@ -12,7 +12,21 @@ UNUSABLE = 2
 INTERRUPTED = 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Verbs(click.Group):
+    """The verbs; `audit` is imported when it is asked for, so that the others start as fast without it."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted([*super().list_commands(context), "audit"])
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name == "audit":
+            from jitunwind.cli.audit import audit
+
+            return audit
+        return super().get_command(context, name)
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="jitunwind")
 def cli() -> None:
     """Native stacks of Python processes, through JIT code: complete, exact and named.

@@ -8,7 +8,7 @@ from typing import TextIO
 
 import click
 
-_ERASE_LINE = "\r\x1b[2K"
+ERASE_LINE = "\r\x1b[2K"
 
 
 def is_coloured(choice: str, stream: TextIO) -> bool:
@@ -33,7 +33,7 @@ def progress(text: str) -> Iterator[None]:
     try:
         yield
     finally:
-        click.echo(_ERASE_LINE, err=True, nl=False, color=True)
+        click.echo(ERASE_LINE, err=True, nl=False, color=True)
 
 
 def print_error(message: str, hint: str = "") -> None:

@@ -1,0 +1,364 @@
+"""A process under ptrace(2): started or attached to, stopped and continued as a whole, stepped by thread.
+
+All threads stand still while one is looked at. The stepping and the stepped process share one processor: a
+step is two switches between them, and those are several times slower across processors.
+"""
+
+import ctypes
+import os
+import signal
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from jitunwind.errors import NoSuchProcess, NotPermitted, UnreadableMemory
+from jitunwind.memory.process import LiveProcess
+
+_PEEK = {"cont": 7, "singlestep": 9, "getregs": 12, "setregs": 13, "detach": 17}
+_CONT, _SINGLESTEP, _GETREGS, _SETREGS, _DETACH = _PEEK.values()
+_GETEVENTMSG, _SEIZE, _INTERRUPT = 0x4201, 0x4206, 0x4207
+_TRACEFORK, _TRACEVFORK, _TRACECLONE, _TRACEEXEC, _EXITKILL = 0x2, 0x4, 0x8, 0x10, 0x100000
+_EVENT_FORK, _EVENT_VFORK, _EVENT_CLONE, _EVENT_EXEC, _EVENT_STOP = 1, 2, 3, 4, 128
+_WALL = 0x40000000
+_USER_REGS = struct.Struct("<27Q")
+"""struct user_regs_struct, <sys/user.h>."""
+_DWARF_ORDER = (10, 12, 11, 5, 13, 14, 4, 19, 9, 8, 7, 6, 3, 2, 1, 0, 16)
+"""Where the registers stand there that DWARF numbers 0 to 16."""
+_RIP, _ORIG_RAX = 16, 15
+_BREAKPOINT = b"\xcc"
+_STEPPED = signal.SIGTRAP << 8 | 0x7F
+"""What waitpid says of a thread that has run one instruction."""
+_STOPS = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
+
+_ptrace = ctypes.CDLL(None, use_errno=True).ptrace
+_ptrace.restype = ctypes.c_long
+_ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+
+
+class Stop(NamedTuple):
+    """Why a thread stands still: `signal` to be delivered when it goes on (0: none), `breakpoint` the address
+    of the one it has met (0: none); `exec`: it runs another program now."""
+
+    tid: int
+    signal: int = 0
+    breakpoint: int = 0
+    exec: bool = False
+
+
+class TracedMemory(LiveProcess):
+    """A process's memory without the breakpoints that have been put into it."""
+
+    def __init__(self, pid: int, replaced: Mapping[int, bytes]) -> None:
+        super().__init__(pid)
+        self._replaced = replaced
+
+    def read(self, address: int, size: int) -> bytes:
+        data = super().read(address, size)
+        inside = [at for at in self._replaced if address <= at < address + size]
+        if inside:
+            changed = bytearray(data)
+            for at in inside:
+                changed[at - address : at - address + 1] = self._replaced[at]
+            data = bytes(changed)
+        return data
+
+
+class Tracee:
+    """One process and its threads, under our control until `let_go` or `kill`.
+
+    NoSuchProcess and NotPermitted where it cannot be had.
+    """
+
+    def __init__(self, pid: int, started_here: bool) -> None:
+        self.pid = pid
+        self.started_here = started_here
+        self.breakpoints: dict[int, bytes] = {}
+        """By address: the byte that stood there."""
+        self._running: set[int] = set()
+        self._stopped: dict[int, Stop] = {}
+        self._pending: list[Stop] = []
+        """Stops that came while all were being stopped, to be handed out later."""
+        self._unborn: set[int] = set()
+        self._registers = ctypes.create_string_buffer(_USER_REGS.size)
+        self._affinity = os.sched_getaffinity(0)
+        self._mask = signal.pthread_sigmask(
+            signal.SIG_BLOCK, [signal.SIGCHLD]
+        )  # it ends a wait with a deadline
+        self.memory = TracedMemory(pid, self.breakpoints)
+        self._file = os.open(f"/proc/{pid}/mem", os.O_RDWR)
+
+    @classmethod
+    def start(
+        cls, command: Sequence[str], environment: Mapping[str, str], output: int | None = None
+    ) -> "Tracee":
+        """Start a program, which stands at its first instruction when this returns. OSError as execvpe.
+
+        `output`: the file descriptor that becomes its standard output, instead of ours.
+        """
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        go_read, go_write = os.pipe()
+        told_read, told_write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.close(go_write)
+                os.read(go_read, 1)
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+                if output is not None:
+                    os.dup2(output, 1)
+                os.execvpe(command[0], list(command), dict(environment))
+            except OSError as error:
+                os.write(told_write, str(error.errno).encode())
+            finally:
+                os._exit(127)
+        os.close(go_read)
+        os.close(told_write)
+        try:
+            tracee = cls(pid, started_here=True)
+            tracee._seize(pid, _EXITKILL)
+        finally:
+            os.close(go_write)
+        stop = tracee.wait(None)
+        told = os.read(told_read, 16) if stop is None else b""
+        os.close(told_read)
+        if told:
+            raise OSError(int(told), os.strerror(int(told)), command[0])
+        return tracee
+
+    @classmethod
+    def attach(cls, pid: int) -> "Tracee":
+        """Take over a running process and all of its threads, which stand still when this returns."""
+        try:
+            tracee = cls(pid, started_here=False)
+        except PermissionError:
+            raise NotPermitted(f"process {pid} may not be traced") from None
+        known: set[int] = set()
+        while new := {int(name) for name in os.listdir(f"/proc/{pid}/task")} - known:
+            for tid in new:
+                tracee._seize(tid, 0)
+            known |= new
+        tracee.stop()
+        return tracee
+
+    def _seize(self, tid: int, more: int) -> None:
+        options = _TRACEFORK | _TRACEVFORK | _TRACECLONE | _TRACEEXEC | more
+        if _ptrace(_SEIZE, tid, None, options) < 0:
+            number = ctypes.get_errno()
+            if isinstance(OSError(number, ""), PermissionError):
+                raise NotPermitted(f"thread {tid} may not be traced, or somebody else traces it")
+            raise NoSuchProcess(f"thread {tid} has gone")
+        self._running.add(tid)
+
+    # Waiting
+
+    @property
+    def is_alive(self) -> bool:
+        return bool(self._running or self._stopped)
+
+    def wait(self, seconds: float | None) -> Stop | None:
+        """The next stop that matters, while all threads of `go_on` run; None when `seconds` have passed, or
+        the process has ended. Other threads go on."""
+        end = None if seconds is None else time.monotonic() + seconds
+        while self.is_alive:
+            if self._pending:
+                return self._pending.pop(0)
+            stop = self._collect(None if end is None else end - time.monotonic())
+            if stop is None:
+                return None
+            if stop.breakpoint or stop.exec:
+                return stop
+            self._continue(stop.tid)
+        return None
+
+    def _collect(self, seconds: float | None) -> Stop | None:
+        """The next thread that stops; None when time is up or nobody is left."""
+        end = None if seconds is None else time.monotonic() + max(seconds, 0)
+        while self.is_alive:
+            tid, status = os.waitpid(-1, _WALL | (0 if end is None else os.WNOHANG))
+            if tid == 0:
+                left = end - time.monotonic() if end is not None else 0
+                if left <= 0:
+                    return None
+                signal.sigtimedwait([signal.SIGCHLD], min(left, 0.05))
+                continue
+            stop = self._note(tid, status)
+            if stop is not None:
+                return stop
+        return None
+
+    def _note(self, tid: int, status: int) -> Stop | None:
+        if not os.WIFSTOPPED(status):
+            self._running.discard(tid)
+            self._stopped.pop(tid, None)
+            return None
+        if tid not in self._running and tid not in self._stopped:
+            if tid in self._unborn or os.path.exists(f"/proc/{self.pid}/task/{tid}"):
+                self._unborn.discard(tid)
+            else:
+                self._unborn.add(tid)  # a child whose fork has not been told of yet
+                return None
+        self._running.discard(tid)
+        number, event = os.WSTOPSIG(status), status >> 16
+        stop = Stop(tid)
+        if event in (_EVENT_FORK, _EVENT_VFORK):
+            self._release_child(self._event_message(tid), event == _EVENT_FORK)
+        elif event == _EVENT_CLONE:
+            child = self._event_message(tid)
+            if child not in self._running and child not in self._stopped:
+                self._unborn.add(child)
+                self._running.add(child)
+        elif event == _EVENT_EXEC:
+            self._running.clear()
+            self._stopped.clear()
+            self.breakpoints.clear()
+            os.close(self._file)
+            self._file = os.open(f"/proc/{self.pid}/mem", os.O_RDWR)
+            self.memory = TracedMemory(self.pid, self.breakpoints)
+            stop = Stop(tid, exec=True)
+        elif event == _EVENT_STOP:
+            stop = Stop(tid)
+        elif number == signal.SIGTRAP:
+            address = self.registers(tid)[_RIP] - 1
+            if address in self.breakpoints:
+                self.set_pc(tid, address)
+                stop = Stop(tid, breakpoint=address)
+        else:
+            stop = Stop(tid, signal=number)
+        self._stopped[tid] = stop
+        return stop
+
+    def _event_message(self, tid: int) -> int:
+        message = ctypes.c_ulong()
+        _ptrace(_GETEVENTMSG, tid, None, ctypes.addressof(message))
+        return message.value
+
+    def _release_child(self, child: int, is_copy: bool) -> None:
+        """Let a forked child run free, without our breakpoints in its copy of the memory."""
+        if child not in self._unborn:
+            os.waitpid(child, _WALL)
+        self._unborn.discard(child)
+        if is_copy and self.breakpoints:
+            file = os.open(f"/proc/{child}/mem", os.O_RDWR)
+            for address, byte in self.breakpoints.items():
+                os.pwrite(file, byte, address)
+            os.close(file)
+        _ptrace(_DETACH, child, None, None)
+
+    # Control
+
+    def stop(self) -> None:
+        """Have every thread stand still. What stops for another reason meanwhile is kept for `wait`."""
+        for tid in list(self._running):
+            _ptrace(_INTERRUPT, tid, None, None)
+        while self._running:
+            stop = self._collect(None)
+            if stop is None:
+                break
+            if stop.breakpoint or stop.exec:
+                self._pending.append(stop)
+
+    def go_on(self) -> None:
+        """Let every thread run that has no stop waiting to be handed out."""
+        waiting = {stop.tid for stop in self._pending}
+        for tid in list(self._stopped):
+            if tid not in waiting:
+                self._continue(tid)
+
+    def _continue(self, tid: int) -> None:
+        stop = self._stopped.pop(tid)
+        self._running.add(tid)
+        _ptrace(_CONT, tid, None, stop.signal if stop.signal not in _STOPS else 0)
+
+    def step(self, tid: int) -> Stop | None:
+        """Run one instruction of a stopped thread. None: it has ended. A stop with a signal has not run it."""
+        self._stopped.pop(tid, None)
+        self._running.add(tid)
+        _ptrace(_SINGLESTEP, tid, None, None)
+        got, status = os.waitpid(tid, _WALL)
+        if status == _STEPPED:  # no breakpoint, wherever it has come to: none was run
+            self._running.discard(tid)
+            stepped = self._stopped[tid] = Stop(tid)
+            return stepped
+        while True:
+            stop = self._note(got, status)
+            if stop is not None or not (tid in self._running or tid in self._stopped):
+                return stop
+            got, status = os.waitpid(tid, _WALL)
+
+    def registers(self, tid: int) -> list[int]:
+        """The registers of a stopped thread, by DWARF number."""
+        _ptrace(_GETREGS, tid, None, self._registers)
+        values = _USER_REGS.unpack(self._registers)
+        return [values[place] for place in _DWARF_ORDER]
+
+    def set_pc(self, tid: int, address: int) -> None:
+        _ptrace(_GETREGS, tid, None, self._registers)
+        values = list(_USER_REGS.unpack(self._registers))
+        values[_DWARF_ORDER[_RIP]] = address
+        values[_ORIG_RAX] = (1 << 64) - 1  # no system call to start anew
+        _USER_REGS.pack_into(self._registers, 0, *values)
+        _ptrace(_SETREGS, tid, None, self._registers)
+
+    def insert(self, address: int) -> None:
+        """Put a breakpoint at `address`. UnreadableMemory where there is no memory."""
+        if address not in self.breakpoints:
+            byte = self.memory.read(address, 1)
+            self._write(address, _BREAKPOINT)
+            self.breakpoints[address] = byte
+
+    def remove(self, address: int) -> None:
+        byte = self.breakpoints.pop(address, None)
+        if byte is not None and self._byte(address) == _BREAKPOINT:  # else the code there is another's by now
+            self._write(address, byte)
+
+    def _byte(self, address: int) -> bytes:
+        try:
+            return os.pread(self._file, 1, address)
+        except OSError:
+            return b""
+
+    def _write(self, address: int, data: bytes) -> None:
+        try:
+            os.pwrite(self._file, data, address)
+        except OSError:
+            raise UnreadableMemory(address, len(data)) from None
+
+    def share_processor(self) -> None:
+        """Run on one processor with the process. `let_go` gives it back its own."""
+        one = {min(self._affinity)}
+        os.sched_setaffinity(0, one)
+        for tid in (*self._running, *self._stopped):
+            os.sched_setaffinity(tid, one)
+
+    def let_go(self) -> None:
+        """Take the breakpoints back and let the process run as it did; one that was started here is ended."""
+        os.sched_setaffinity(0, self._affinity)
+        if self.started_here:
+            self.kill()
+            return
+        self.stop()
+        for address in list(self.breakpoints):
+            self.remove(address)
+        for tid, stop in self._stopped.items():
+            try:
+                os.sched_setaffinity(tid, self._affinity)
+            except OSError:
+                continue
+            _ptrace(_DETACH, tid, None, stop.signal if stop.signal not in _STOPS else 0)
+        self._stopped.clear()
+        self._close()
+
+    def kill(self) -> None:
+        if self.is_alive:
+            os.kill(self.pid, signal.SIGKILL)
+            while self.is_alive:
+                if self._collect(None) is not None:
+                    self.go_on()
+        self._close()
+
+    def _close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)

@@ -1,0 +1,290 @@
+"""Single-steps the activations of a process's JIT code, and hands each instruction to a judge.
+
+The ground truth of an activation is the machine's state at the shim's first instruction: whoever called it
+wants exactly that back. Code outside JIT regions is not stepped: it runs to its return, where a breakpoint
+waits. An activation in which nothing new has come up for a while is left alone, and so are some that follow,
+so that other paths get their turn.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from jitunwind.arch import Architecture
+from jitunwind.audit.ptrace import Stop, Tracee
+from jitunwind.cpython.layout import read_layout
+from jitunwind.cpython.regions import JitCode, Regions
+from jitunwind.errors import JitunwindError, UnreadableMemory
+from jitunwind.region import Region
+
+POLL_SECONDS = 0.02
+"""Between two looks for new JIT code while the program runs."""
+PATIENCE = 3000
+"""Instructions seen before, one after another, until an activation is left alone."""
+MOST_SKIPPED = 50
+"""Activations left alone in a row, at most."""
+
+
+@dataclass
+class Activation:
+    """One run of JIT code. `truth`: the caller's registers (DWARF numbers; the stack pointer is the CFA):
+    first the CFA, then the return address, then those that a callee saves.
+
+    While it has called other code, `resume` is where that returns to, and with which stack pointer.
+    """
+
+    truth: dict[int, int]
+    values: list[int]
+    resume: tuple[int, int] | None = None
+    abandoned: bool = False
+
+
+@dataclass
+class Counts:
+    instructions: int = 0
+    """Judged."""
+    activations: int = 0
+    returns: int = 0
+    """Activations that were seen to return as the ground truth says."""
+    bad_returns: int = 0
+    left: int = 0
+    """Activations that ended otherwise: by longjmp, an exception through C++ frames, or out of sight."""
+    signals: int = 0
+    """Signals that came to a thread while it was being stepped."""
+    threads: int = 0
+    executed: int = 0
+    """Times that the process has run another program."""
+
+
+Judge = Callable[[JitCode, list[int], Activation, Regions], None]
+"""Gets the region, the registers by DWARF number (the program counter last), the activation and what is known
+of the process's JIT code."""
+
+
+@dataclass
+class _Thread:
+    stack: list[Activation] = field(default_factory=list)
+
+
+class Stepper:
+    """Steps `tracee` until `most` instructions are judged or the process ends."""
+
+    def __init__(self, tracee: Tracee, arch: Architecture, judge: Judge, most: int | None, seed: int = 1):
+        self.tracee, self.arch, self.judge, self.most = tracee, arch, judge, most
+        self.counts = Counts()
+        self.regions: Regions | None = None
+        self.problem = "no JIT code came up"
+        """Why no instruction was judged, if none was."""
+        self.is_interrupted = False
+        self.progress: Callable[[], None] = lambda: None
+        self._threads: dict[int, _Thread] = {}
+        self._shims: dict[int, Region] = {}
+        """Where control enters JIT code, by their first instruction."""
+        self._seen: set[int] = set()
+        self._stale = self._skip = 0
+        self._dice = random.Random(seed)
+        self._looked = 0.0
+        self._told = 0.0
+
+    @property
+    def is_done(self) -> bool:
+        enough = self.most is not None and self.counts.instructions >= self.most
+        return enough or self.is_interrupted
+
+    def run(self) -> None:
+        """Until there is enough, or `is_interrupted` is set (a signal's handler may)."""
+        self.tracee.share_processor()
+        while self.tracee.is_alive and not self.is_done:
+            self._look()
+            self.tracee.go_on()
+            stop = self.tracee.wait(POLL_SECONDS)
+            self._tell()
+            if not self.tracee.is_alive:
+                break
+            self.tracee.stop()
+            if stop is not None and stop.exec:
+                self._forget()
+            elif stop is not None and stop.breakpoint:
+                self._advance(stop)
+
+    def _tell(self) -> None:
+        now = time.monotonic()
+        if now - self._told > 0.2:
+            self._told = now
+            self.progress()
+
+    # What is JIT code
+
+    def _look(self) -> None:
+        """Find regions that have come since, and put breakpoints at the entries of JIT code."""
+        now = time.monotonic()
+        if now - self._looked < POLL_SECONDS / 2:
+            return
+        self._looked = now
+        self._refresh()
+
+    def _refresh(self) -> None:
+        try:
+            if self.regions is None:
+                if not any(m.executable and not m.path for m in self.tracee.memory.mappings()):
+                    return
+                layout = read_layout(self.tracee.memory)
+                self.regions = Regions(self.tracee.memory, layout)
+            elif self.regions.still_true():
+                return
+            else:
+                self.regions = Regions(self.tracee.memory, self.regions.layout)
+            self._find_shims(self.regions)
+        except JitunwindError as error:
+            self.problem = str(error)
+
+    def _find_shims(self, regions: Regions) -> None:
+        shims: dict[int, Region] = {}
+        if regions.layout.executor.shim_in_region:
+            for start in regions.starts:
+                code = regions.find(start)
+                if code is not None and code.shim_size:
+                    shims[start] = regions.parts(code)[0]
+        elif regions.entry_shim is not None:
+            shims[regions.entry_shim.start] = regions.entry_shim
+        for gone in self._shims.keys() - shims.keys():
+            self.tracee.remove(gone)
+        self._shims = shims
+        for start in shims:
+            self.tracee.insert(start)
+
+    def _forget(self) -> None:
+        """Another program runs in the process."""
+        self.counts.executed += 1
+        self.regions = None
+        self._threads.clear()
+        self._shims.clear()
+        self._looked = 0.0
+
+    def _region(self, pc: int) -> JitCode | None:
+        regions = self.regions
+        if regions is None:
+            return None
+        found = regions.find(pc)
+        if found is None and regions.may_hold(pc) is None and pc not in self:
+            self._refresh()
+            found = self.regions.find(pc) if self.regions is not None else None
+        return found
+
+    def __contains__(self, pc: int) -> bool:
+        """Whether `pc` is in 3.15's one shim, which is ordinary code, and part of every activation."""
+        shim = self.regions.entry_shim if self.regions is not None else None
+        return shim is not None and pc in shim
+
+    # Stepping
+
+    def _advance(self, stop: Stop) -> None:
+        """Step the thread from its breakpoint for as long as it stays in JIT code."""
+        tid = stop.tid
+        if tid not in self._threads:
+            self.counts.threads += 1
+        stack = self._threads.setdefault(tid, _Thread()).stack
+        registers = self.tracee.registers(tid)
+        pc, sp = registers[-1], registers[self.arch.stack_pointer]
+        if pc in self._shims:
+            self._enter(stack, registers)
+        top = stack[-1] if stack else None
+        if top is not None and top.resume == (pc, sp):
+            self._resumed(top)
+        if top is None or top.resume is not None or top.abandoned:
+            self._step_over(tid, pc)
+            return
+        region: JitCode | None = None
+        while True:
+            if region is None or not region.start <= pc < region.start + region.size:
+                region = self._region(pc)
+            if region is not None:
+                self.judge(region, registers, top, self.regions)  # type: ignore[arg-type]
+                self.counts.instructions += 1
+                self._stale = self._stale + 1 if pc in self._seen else 0
+                self._seen.add(pc)
+                if self._stale > PATIENCE:
+                    self._stale, self._skip = 0, self._dice.randrange(MOST_SKIPPED)
+                    top.abandoned = True
+                if self.is_done or top.abandoned:
+                    self._step_over(tid, pc)
+                    return
+                if self.counts.instructions % 1024 == 0:
+                    self._tell()
+            elif pc not in self:
+                self._left(stack, top, registers)
+                return
+            after = self._step_over(tid, pc)
+            if after is None:
+                return
+            if after.signal:
+                self.counts.signals += 1
+                self._wait_for(top, pc, sp)
+                return
+            if after.exec:
+                self._forget()
+                return
+            registers = self.tracee.registers(tid)
+            pc, sp = registers[-1], registers[self.arch.stack_pointer]
+
+    def _step_over(self, tid: int, pc: int) -> Stop | None:
+        """Run the one instruction at `pc`, whatever breakpoint stands there."""
+        if pc not in self.tracee.breakpoints:
+            return self.tracee.step(tid)
+        self.tracee.remove(pc)
+        stop = self.tracee.step(tid)
+        if self.tracee.is_alive and (pc in self._shims or self._awaited(pc)):
+            self.tracee.insert(pc)
+        return stop
+
+    def _enter(self, stack: list[Activation], registers: list[int]) -> None:
+        """A shim's first instruction: the ground truth."""
+        sp = registers[self.arch.stack_pointer]
+        cfa = sp + self.arch.entry_cfa
+        while stack and stack[-1].truth[self.arch.stack_pointer] <= cfa:
+            self._resumed(stack.pop())
+            self.counts.left += 1
+        truth = {self.arch.stack_pointer: cfa, self.arch.return_address: self.tracee.memory.word(sp)}
+        truth.update((register, registers[register]) for register in self.arch.callee_saved)
+        self.counts.activations += 1
+        self._skip -= 1
+        stack.append(Activation(truth, list(truth.values()), abandoned=self._skip > 0))
+
+    def _left(self, stack: list[Activation], top: Activation, registers: list[int]) -> None:
+        """The thread has left JIT code: the activation has returned, or called something."""
+        sp = registers[self.arch.stack_pointer]
+        if sp == top.truth[self.arch.stack_pointer]:
+            good = registers[-1] == top.truth[self.arch.return_address] and all(
+                registers[register] == top.truth[register] for register in self.arch.callee_saved
+            )
+            self.counts.returns += good
+            self.counts.bad_returns += not good
+            stack.pop()
+            return
+        try:
+            back = self.tracee.memory.word(sp)
+        except UnreadableMemory:
+            back = 0
+        if back in self or self._region(back - 1) is not None:
+            self._wait_for(top, back, sp + 8)
+        else:
+            self.counts.left += 1
+            stack.pop()
+
+    def _wait_for(self, activation: Activation, pc: int, sp: int) -> None:
+        """Go on with the activation when it comes to `pc` with that stack pointer."""
+        activation.resume = (pc, sp)
+        self.tracee.insert(pc)
+
+    def _resumed(self, activation: Activation) -> None:
+        waited, activation.resume = activation.resume, None
+        if waited is not None and waited[0] not in self._shims and not self._awaited(waited[0]):
+            self.tracee.remove(waited[0])
+
+    def _awaited(self, pc: int) -> bool:
+        return any(
+            activation.resume is not None and activation.resume[0] == pc
+            for thread in self._threads.values()
+            for activation in thread.stack
+        )

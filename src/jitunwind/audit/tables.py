@@ -1,0 +1,205 @@
+"""Tables under test: for each program counter in JIT code, the row that somebody says holds there."""
+
+import io
+from bisect import bisect_right
+from pathlib import Path
+from typing import Protocol
+
+from elftools.common.exceptions import ELFError
+from elftools.elf.elffile import ELFFile
+
+from jitunwind.arch import Architecture
+from jitunwind.cpython.regions import JitCode
+from jitunwind.dwarf.decode import eh_frame, table_of
+from jitunwind.errors import JitunwindError, MalformedFrames, NotElf, UnreadableMemory
+from jitunwind.memory import Memory
+from jitunwind.recover.flow import Decoder
+from jitunwind.recover.table import recover
+from jitunwind.region import Region
+from jitunwind.rows import Row, Unknown, UnwindTable
+
+MOST_ENTRIES = 1 << 20
+LARGEST_IMAGE = 1 << 28
+NOTHING_PUBLISHED = Unknown("the process has published nothing for this code")
+NOTHING_IN_FILE = Unknown("the file has nothing for this code")
+
+
+class Tables(Protocol):
+    """One source of rows."""
+
+    name: str
+
+    def of(self, region: JitCode) -> UnwindTable | Unknown:
+        """The table of a region as it is now."""
+
+    def forget(self) -> None:
+        """JIT code has come or gone."""
+
+
+class Recovered:
+    """jitunwind's own: recovered from the machine code."""
+
+    name = "recovered"
+
+    def __init__(self, arch: Architecture, decode: Decoder) -> None:
+        self._arch, self._decode = arch, decode
+        self._known: dict[tuple[int, bytes], UnwindTable] = {}
+
+    def of(self, region: JitCode) -> UnwindTable | Unknown:
+        key = (region.shim_size, region.code)
+        table = self._known.get(key)
+        if table is None:
+            table = self._known[key] = recover(self._arch, region.code, self._decode, region.entries())
+        return table
+
+    def forget(self) -> None:
+        pass
+
+
+class Published:
+    """What the process itself has registered through the GDB JIT interface, at the time of asking.
+
+    The interface: GDB manual, "JIT Compilation Interface": a descriptor {version, action, relevant entry,
+    first entry} and a list of entries {next, previous, address of an ELF object, its size}.
+    """
+
+    name = "published"
+
+    def __init__(self, arch: Architecture, memory: Memory) -> None:
+        self._arch, self._memory = arch, memory
+        self._tables: list[tuple[int, int, UnwindTable]] | None = None
+        self._images: dict[tuple[int, int], list[tuple[int, int, UnwindTable]]] = {}
+        self.warnings: list[str] = []
+
+    def of(self, region: JitCode) -> UnwindTable | Unknown:
+        if self._tables is None:
+            self._tables = self._read()
+        return _covering(self._tables, region, NOTHING_PUBLISHED)
+
+    def forget(self) -> None:
+        self._tables = None
+
+    def _read(self) -> list[tuple[int, int, UnwindTable]]:
+        found: dict[int, tuple[int, int, UnwindTable]] = {}
+        for address, size in self._entries():
+            key = (address, size)
+            if key not in self._images:
+                self._images[key] = self._image(address, size)
+            for each in self._images[key]:
+                found.setdefault(each[0], each)
+        return sorted(found.values(), key=lambda each: each[0])
+
+    def _entries(self) -> list[tuple[int, int]]:
+        descriptor = self._memory.symbol("__jit_debug_descriptor")
+        found: list[tuple[int, int]] = []
+        if not descriptor:
+            return found
+        seen: set[int] = set()
+        try:
+            entry = self._memory.word(descriptor + 16)
+            while entry and entry not in seen and len(seen) < MOST_ENTRIES:
+                seen.add(entry)
+                following, _, address, size = self._memory.words(entry, 4)
+                found.append((address, size))
+                entry = following
+        except UnreadableMemory as error:
+            self.warnings.append(f"the list of the GDB JIT interface is damaged: {error}")
+        return found
+
+    def _image(self, address: int, size: int) -> list[tuple[int, int, UnwindTable]]:
+        try:
+            if size > LARGEST_IMAGE:
+                raise UnreadableMemory(address, size)
+            return frames_of(self._memory.checked_read(address, size), self._arch)
+        except (JitunwindError, ELFError) as error:
+            self.warnings.append(f"the object published at {address:#x} is not understood: {error}")
+            return []
+
+
+class FromFile:
+    """The `.eh_frame` of an ELF object whose addresses are those of the process: what a JIT would publish.
+
+    NotElf, MalformedFrames; OSError where it cannot be read.
+    """
+
+    def __init__(self, arch: Architecture, path: Path) -> None:
+        self.name = str(path)
+        try:
+            found = frames_of(path.read_bytes(), arch)
+        except ELFError as error:
+            raise NotElf(f"{path}: {error}") from None
+        self._tables = sorted(found, key=lambda each: each[0])
+
+    def of(self, region: JitCode) -> UnwindTable | Unknown:
+        return _covering(self._tables, region, NOTHING_IN_FILE)
+
+    def forget(self) -> None:
+        pass
+
+
+def _covering(
+    tables: list[tuple[int, int, UnwindTable]], region: JitCode, nothing: Unknown
+) -> UnwindTable | Unknown:
+    """Of the tables, by rising start, the one for a region's body, laid over the whole region."""
+    body = region.start + region.shim_size
+    index = bisect_right(tables, body, key=lambda each: each[0]) - 1
+    if index >= 0:
+        start, size, table = tables[index]
+        if body < start + size:
+            return _moved(table, start - region.start, region.size, nothing)
+    return nothing
+
+
+def frames_of(image: bytes, arch: Architecture) -> list[tuple[int, int, UnwindTable]]:
+    """(start, size, table) of each FDE in an ELF object's `.eh_frame`. ELFError, MalformedFrames."""
+    section = ELFFile(io.BytesIO(image)).get_section_by_name(".eh_frame")
+    if section is None:
+        return []
+    entries = eh_frame(section.data(), section["sh_addr"])
+    return [(fde.start, fde.size, table_of(fde, arch.callee_saved)) for fde in entries]
+
+
+def _moved(table: UnwindTable, by: int, size: int, nothing: Unknown) -> UnwindTable:
+    """`table` as part of a region of `size` bytes, from offset `by` on; elsewhere there is `nothing`."""
+    if by == 0 and table.size == size:
+        return table
+    offsets = [max(offset + by, 0) for offset in table.offsets]
+    rows = list(table.rows)
+    if by > 0:
+        offsets, rows = [0, *offsets], [nothing, *rows]
+    end = table.size + by
+    if end < size:
+        offsets, rows = [*offsets, end], [*rows, nothing]
+    return UnwindTable(size, offsets, rows)
+
+
+def shim_table(arch: Architecture, shim: Region, memory: Memory) -> UnwindTable:
+    """The compiler's own table of 3.15's `_PyJIT_Entry`: ordinary code of the interpreter's file.
+
+    MalformedFrames where the file has none for it; OSError and ELFError where it cannot be read.
+    """
+    mappings = memory.mappings()
+    path = next(mapping.path for mapping in mappings if mapping.start <= shim.start < mapping.end)
+    with open(path, "rb") as file:
+        elf = ELFFile(file)
+        moved = elf["e_type"] == "ET_DYN"
+        bias = min(mapping.start for mapping in mappings if mapping.path == path) if moved else 0
+        section = elf.get_section_by_name(".eh_frame")
+        entries = eh_frame(section.data(), section["sh_addr"]) if section is not None else iter(())
+        for fde in entries:
+            start = fde.start + bias
+            if start <= shim.start < start + fde.size:
+                return _moved(
+                    table_of(fde, arch.callee_saved), start - shim.start, shim.size, NOTHING_IN_FILE
+                )
+    raise MalformedFrames(f"{path} has no unwind information for _PyJIT_Entry")
+
+
+def row_at(table: UnwindTable | Unknown, offset: int, is_return_address: bool) -> Row | Unknown:
+    """The row for a program counter; behind a call that never returns, that of the call."""
+    if isinstance(table, Unknown):
+        return table
+    row = table.at(offset)
+    if is_return_address and not isinstance(row, Row):
+        return table.at(offset - 1)
+    return row
