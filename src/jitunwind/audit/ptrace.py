@@ -214,7 +214,7 @@ class Tracee:
             self.breakpoints.clear()
             os.close(self._file)
             self._file = os.open(f"/proc/{self.pid}/mem", os.O_RDWR)
-            self.memory = TracedMemory(self.pid, self.breakpoints)
+            self.memory.renew()
             stop = Stop(tid, exec=True)
         elif event == _EVENT_STOP:
             stop = Stop(tid)

@@ -16,6 +16,7 @@ from jitunwind.audit.ptrace import Stop, Tracee
 from jitunwind.cpython.layout import read_layout
 from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.errors import JitunwindError, UnreadableMemory
+from jitunwind.memory import Mapping
 from jitunwind.region import Region
 
 POLL_SECONDS = 0.02
@@ -49,7 +50,7 @@ class Counts:
     """Activations that were seen to return as the ground truth says."""
     bad_returns: int = 0
     left: int = 0
-    """Activations that ended otherwise: by longjmp, an exception through C++ frames, or out of sight."""
+    """Activations that were being stepped and never came back: a longjmp or a C++ exception ended them."""
     signals: int = 0
     """Signals that came to a thread while it was being stepped."""
     threads: int = 0
@@ -81,6 +82,13 @@ class Stepper:
         self._threads: dict[int, _Thread] = {}
         self._shims: dict[int, Region] = {}
         """Where control enters JIT code, by their first instruction."""
+        self._protect = 0
+        """`mprotect` of the C library: where each executor has its own shim, new ones must be found before
+        they run, and this is called last before that."""
+        self._in_vain: list[Mapping] = []
+        """The mappings in which no CPython was found."""
+        self._protected: set[int] = set()
+        """Where calls of it return to."""
         self._seen: set[int] = set()
         self._stale = self._skip = 0
         self._dice = random.Random(seed)
@@ -123,21 +131,34 @@ class Stepper:
             return
         self._looked = now
         self._refresh()
+        self._watch_protect()
 
     def _refresh(self) -> None:
+        memory = self.tracee.memory
         try:
             if self.regions is None:
-                if not any(m.executable and not m.path for m in self.tracee.memory.mappings()):
+                mappings = memory.mappings()
+                if mappings == self._in_vain:
                     return
-                layout = read_layout(self.tracee.memory)
-                self.regions = Regions(self.tracee.memory, layout)
-            elif self.regions.still_true():
-                return
+                self._in_vain = mappings
+                self.regions = Regions(memory, read_layout(memory))
+            elif not self.regions.still_true():
+                self.regions = Regions(memory, self.regions.layout)
             else:
-                self.regions = Regions(self.tracee.memory, self.regions.layout)
+                return
             self._find_shims(self.regions)
         except JitunwindError as error:
             self.problem = str(error)
+
+    def _watch_protect(self) -> None:
+        """Have `mprotect` stop, once the C library is there, where that is needed."""
+        regions = self.regions
+        if self._protect or regions is None or not regions.layout.executor.shim_in_region:
+            return
+        address = self.tracee.memory.library_symbol("libc.so", "mprotect")
+        if address:
+            self.tracee.insert(address)
+            self._protect = address
 
     def _find_shims(self, regions: Regions) -> None:
         shims: dict[int, Region] = {}
@@ -160,6 +181,9 @@ class Stepper:
         self.regions = None
         self._threads.clear()
         self._shims.clear()
+        self._protected.clear()
+        self._protect = 0
+        self._in_vain = []
         self._looked = 0.0
 
     def _region(self, pc: int) -> JitCode | None:
@@ -187,6 +211,13 @@ class Stepper:
         stack = self._threads.setdefault(tid, _Thread()).stack
         registers = self.tracee.registers(tid)
         pc, sp = registers[-1], registers[self.arch.stack_pointer]
+        if pc == self._protect:
+            back = self.tracee.memory.word(sp)
+            self._protected.add(back)
+            self.tracee.insert(back)
+        elif pc in self._protected:
+            self._protected.discard(pc)
+            self._refresh()
         if pc in self._shims:
             self._enter(stack, registers)
         top = stack[-1] if stack else None
@@ -234,7 +265,7 @@ class Stepper:
             return self.tracee.step(tid)
         self.tracee.remove(pc)
         stop = self.tracee.step(tid)
-        if self.tracee.is_alive and (pc in self._shims or self._awaited(pc)):
+        if self.tracee.is_alive and (pc in self._shims or pc == self._protect or self._awaited(pc)):
             self.tracee.insert(pc)
         return stop
 
@@ -243,8 +274,9 @@ class Stepper:
         sp = registers[self.arch.stack_pointer]
         cfa = sp + self.arch.entry_cfa
         while stack and stack[-1].truth[self.arch.stack_pointer] <= cfa:
-            self._resumed(stack.pop())
-            self.counts.left += 1
+            gone = stack.pop()
+            self._resumed(gone)
+            self.counts.left += not gone.abandoned
         truth = {self.arch.stack_pointer: cfa, self.arch.return_address: self.tracee.memory.word(sp)}
         truth.update((register, registers[register]) for register in self.arch.callee_saved)
         self.counts.activations += 1
@@ -283,7 +315,7 @@ class Stepper:
             self.tracee.remove(waited[0])
 
     def _awaited(self, pc: int) -> bool:
-        return any(
+        return pc in self._protected or any(
             activation.resume is not None and activation.resume[0] == pc
             for thread in self._threads.values()
             for activation in thread.stack

@@ -18,16 +18,19 @@ class LiveProcess(Memory):
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        try:
-            self._file = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
-        except OSError as error:
-            raise NoSuchProcess(f"process {pid} cannot be read: {error.strerror}") from None
+        self._file = _opened(pid)
 
     def __enter__(self) -> "LiveProcess":
         return self
 
     def __exit__(self, *exception: object) -> None:
         os.close(self._file)
+
+    def renew(self) -> None:
+        """Forget what was read, when the process has become another program (execve(2))."""
+        os.close(self._file)
+        self._file = _opened(self.pid)
+        self.__dict__.pop("_symbols", None)
 
     def read(self, address: int, size: int) -> bytes:
         try:
@@ -43,6 +46,13 @@ class LiveProcess(Memory):
 
     def symbol(self, name: str) -> int | None:
         return self._symbols.get(name)
+
+    def library_symbol(self, library: str, name: str) -> int | None:
+        """The address of a symbol that a library exports, one whose file name begins with `library`."""
+        for path, base in self._files().items():
+            if os.path.basename(path).startswith(library):
+                return _dynamic_symbols(Path(path), base).get(name)
+        return None
 
     @cached_property
     def _symbols(self) -> dict[str, int]:
@@ -61,6 +71,13 @@ class LiveProcess(Memory):
             if mapping.path.startswith("/"):
                 files.setdefault(mapping.path, mapping.start)
         return files
+
+
+def _opened(pid: int) -> int:
+    try:
+        return os.open(f"/proc/{pid}/mem", os.O_RDONLY)
+    except OSError as error:
+        raise NoSuchProcess(f"process {pid} cannot be read: {error.strerror}") from None
 
 
 def _dynamic_symbols(path: Path, base: int) -> dict[str, int]:

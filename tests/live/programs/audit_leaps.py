@@ -1,0 +1,23 @@
+"""C code that JIT code has called longjmps over it, many times. The extension's folder is the argument."""
+
+import sys
+
+sys.path.insert(0, sys.argv[1])
+
+import leaps
+from handshake import warm
+
+
+def loop() -> int:
+    total = 0
+    for i in range(last):
+        total += leaps.back(i)
+    return total
+
+
+last = 50
+warm(loop, 400)
+last = 60
+for _ in range(200):
+    assert leaps.leap(loop) is True
+print("all is well", flush=True)

@@ -1,0 +1,188 @@
+"""`jitunwind audit` on real interpreters: what it finds, and what it leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.live import PROGRAMS, Interpreter, running
+
+JITUNWIND = [sys.executable, "-m", "jitunwind"]
+STEPS = 6000
+LIMIT = 120
+KINDS = (
+    *("loops", "calls", "generators", "exceptions", "attributes", "floats", "side_exits", "recursion"),
+    *("threads", "strings", "throws", "interpreters", "audit_signals", "audit_replaced"),
+)
+
+
+def audit(*arguments: object, expected: tuple[int, ...] = (0, 1)) -> dict[str, Any]:
+    """The report of an audit, as JSON."""
+    command = [*JITUNWIND, "audit", "--json", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, stdin=subprocess.DEVNULL)
+    assert done.returncode in expected, f"{done.returncode}: {done.stderr[-2000:]}"
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report | {"said": done.stderr, "status": done.returncode}
+
+
+def of_program(
+    python: Interpreter, program: str, *options: object, arguments: tuple[object, ...] = ()
+) -> Any:
+    return audit(*options, "--", python.python, PROGRAMS / f"{program}.py", *arguments)
+
+
+def assert_exact(report: dict[str, Any], least: int) -> None:
+    recovered = report["tables"]["recovered"]
+    assert recovered["instructions"] >= least, report["said"]
+    assert (recovered["wrong"], recovered["unknown"]) == (0, 0), report["examples"] or recovered["reasons"]
+    assert report["counts"]["bad_returns"] == 0
+
+
+@pytest.mark.parametrize("program", KINDS)
+def test_recovered_rows_are_exact_and_published_ones_are_not(python: Interpreter, program: str) -> None:
+    report = of_program(python, program, "--steps", STEPS)
+    assert_exact(report, STEPS)
+    published = report["tables"]["published"]
+    if python.minor == "3.14":
+        assert published["unknown"] == published["instructions"]
+        assert list(published["reasons"]) == ["the process has published nothing for this code"]
+    else:
+        assert published["wrong"] >= 0.99 * published["instructions"]
+        for register in ("CFA", "RA", "rbp"):
+            assert published["registers"][register]["wrong"] == 0
+    assert report["status"] == 1
+    assert sum(region["tables"]["recovered"]["instructions"] for region in report["regions"]) == STEPS
+
+
+def test_signals_come_through_while_it_steps(python: Interpreter) -> None:
+    report = of_program(python, "audit_signals", "--steps", 20_000, "--table", "recovered")
+    assert_exact(report, 20_000)
+    assert report["counts"]["signals"], "no signal met a step"
+
+
+def test_threads_that_come_and_go_and_children_are_unharmed(python: Interpreter) -> None:
+    report = of_program(python, "audit_lives", "--table", "recovered")
+    assert_exact(report, 1000)
+    assert "all is well" in report["said"], report["said"]
+    assert report["counts"]["threads"] > 1
+
+
+def test_a_program_that_becomes_another_is_followed(python: Interpreter) -> None:
+    report = of_program(python, "audit_lives", "--table", "recovered", arguments=("exec",))
+    assert_exact(report, 1000)
+    assert report["counts"]["executed"] == 1
+    assert report["said"].count("all is well") == 2, report["said"]
+
+
+@pytest.fixture(scope="session")
+def leaps(python: Interpreter, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("leaps")
+    source = Path(__file__).parents[1] / "support/leaps.c"
+    command = ["gcc", "-shared", "-fPIC", "-O2", f"-I{python.include}", f"-I{Path(python.include).parent}"]
+    done = subprocess.run([*command, "-o", folder / "leaps.so", source], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_activations_that_a_longjmp_ends_are_let_go(python: Interpreter, leaps: Path) -> None:
+    report = of_program(python, "audit_leaps", "--table", "recovered", arguments=(leaps,))
+    assert_exact(report, 1000)
+    assert report["counts"]["left"], "no activation was left"
+    assert "all is well" in report["said"], report["said"]
+
+
+def code_bytes(pid: int) -> list[bytes]:
+    """The process's anonymous executable memory."""
+    found = []
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb") as memory:
+        for line in maps:
+            extent, permissions, _, _, inode, *name = line.split()
+            if "x" in permissions and inode == "0" and not (name and name[0].startswith(("/", "[v"))):
+                start, end = (int(part, 16) for part in extent.split("-"))
+                memory.seek(start)
+                found.append(memory.read(end - start))
+    return found
+
+
+def fields(pid: int) -> dict[str, str]:
+    text = Path(f"/proc/{pid}/status").read_text()
+    return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+
+
+def test_a_running_process_is_left_as_it_was(python: Interpreter) -> None:
+    with running(python, "threads") as started:
+        before = fields(started.pid)
+        report = audit("--table", "recovered", "--steps", STEPS, started.pid)
+        assert_exact(report, STEPS)
+        after = fields(started.pid)
+        assert after["TracerPid"] == "0"
+        assert after["State"][0] in "RS"
+        assert after["Cpus_allowed"] == before["Cpus_allowed"]
+        ticks = cpu_ticks(started.pid)
+        deadline = time.monotonic() + 30
+        while cpu_ticks(started.pid) == ticks:
+            assert time.monotonic() < deadline, "it does not run any more"
+        assert_exact(audit("--table", "recovered", "--steps", STEPS, started.pid), STEPS)
+
+
+def cpu_ticks(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
+
+
+def test_an_interrupt_gives_the_report_so_far(python: Interpreter, tmp_path: Path) -> None:
+    with running(python, "loops") as started:
+        code = code_bytes(started.pid)
+        command = [*JITUNWIND, "audit", "--json", "--table", "recovered", str(started.pid)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 60
+        while fields(started.pid)["TracerPid"] == "0":
+            assert time.monotonic() < deadline
+        time.sleep(0.5)  # it may step a while: whatever it has done by then, it has to report
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert_exact(json.loads(said) | {"said": ""}, 1)
+        assert fields(started.pid)["TracerPid"] == "0"
+        assert code_bytes(started.pid) == code, "a breakpoint was left"
+
+
+def test_reports_for_machines(python: Interpreter, tmp_path: Path) -> None:
+    from xml.etree import ElementTree
+
+    markdown, junit = tmp_path / "audit.md", tmp_path / "audit.xml"
+    of_program(python, "loops", "--steps", 2000, "--markdown", markdown, "--junit", junit)
+    assert "| recovered | 2,000 | 2,000 | 0 | 0 | 100 %" in markdown.read_text()
+    suites = {suite.get("name"): suite for suite in ElementTree.parse(junit).getroot()}
+    assert suites["recovered"].get("failures") == "0"
+    assert int(suites["published"].get("failures", 0)) > 0
+
+
+def test_the_text_says_what_is_wrong(python: Interpreter) -> None:
+    command = [*JITUNWIND, "audit", "--steps", "2000", "--", python.python, str(PROGRAMS / "loops.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == 1, done.stderr
+    assert "2,000 instructions stepped" in done.stdout
+    assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--", "/nonexistent"], "cannot be run: No such file"),
+        (["999999999"], "no process"),
+        (["--table", "nowhere", "--", "true"], "neither recovered nor published, nor a file"),
+        (["--", "true"], "no instruction of JIT code was stepped"),
+    ],
+)
+def test_what_cannot_be_audited(arguments: list[str], message: str) -> None:
+    done = subprocess.run([*JITUNWIND, "audit", *arguments], capture_output=True, text=True, timeout=LIMIT)
+    assert done.returncode == 2, done
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert os.waitpid  # nothing is left running: run() has waited for it
