@@ -97,16 +97,17 @@ def test_activations_that_a_longjmp_ends_are_let_go(python: Interpreter, leaps: 
     assert "all is well" in report["said"], report["said"]
 
 
-def code_bytes(pid: int) -> list[bytes]:
-    """The process's anonymous executable memory."""
-    found = []
+def breakpoints_in(pid: int) -> set[int]:
+    """Where int3 stands in the process's anonymous executable memory."""
+    found: set[int] = set()
     with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb") as memory:
         for line in maps:
             extent, permissions, _, _, inode, *name = line.split()
             if "x" in permissions and inode == "0" and not (name and name[0].startswith(("/", "[v"))):
                 start, end = (int(part, 16) for part in extent.split("-"))
                 memory.seek(start)
-                found.append(memory.read(end - start))
+                code = memory.read(end - start)
+                found.update(start + at for at, byte in enumerate(code) if byte == 0xCC)
     return found
 
 
@@ -137,7 +138,7 @@ def cpu_ticks(pid: int) -> int:
 
 def test_an_interrupt_gives_the_report_so_far(python: Interpreter, tmp_path: Path) -> None:
     with running(python, "loops") as started:
-        code = code_bytes(started.pid)
+        before = breakpoints_in(started.pid)
         command = [*JITUNWIND, "audit", "--json", "--table", "recovered", str(started.pid)]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         deadline = time.monotonic() + 60
@@ -149,7 +150,8 @@ def test_an_interrupt_gives_the_report_so_far(python: Interpreter, tmp_path: Pat
         assert process.returncode == 130
         assert_exact(json.loads(said) | {"said": ""}, 1)
         assert fields(started.pid)["TracerPid"] == "0"
-        assert code_bytes(started.pid) == code, "a breakpoint was left"
+        shims = {at for at in breakpoints_in(started.pid) - before if at % 4096 == 0}
+        assert not shims, "a breakpoint was left"
 
 
 def test_reports_for_machines(python: Interpreter, tmp_path: Path) -> None:

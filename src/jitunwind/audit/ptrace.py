@@ -164,17 +164,17 @@ class Tracee:
             if self._pending:
                 return self._pending.pop(0)
             stop = self._collect(None if end is None else end - time.monotonic())
-            if stop is None:
-                return None
+            if stop is None:  # time is up; or nobody runs, and those who wait for their turn are all stopped
+                return self._pending.pop(0) if self._pending else None
             if stop.breakpoint or stop.exec:
                 return stop
             self._continue(stop.tid)
         return None
 
     def _collect(self, seconds: float | None) -> Stop | None:
-        """The next thread that stops; None when time is up or nobody is left."""
+        """The next thread that stops; None when time is up or no thread runs any more."""
         end = None if seconds is None else time.monotonic() + max(seconds, 0)
-        while self.is_alive:
+        while self._running:
             tid, status = os.waitpid(-1, _WALL | (0 if end is None else os.WNOHANG))
             if tid == 0:
                 left = end - time.monotonic() if end is not None else 0
@@ -205,7 +205,8 @@ class Tracee:
             self._release_child(self._event_message(tid), event == _EVENT_FORK)
         elif event == _EVENT_CLONE:
             child = self._event_message(tid)
-            if child not in self._running and child not in self._stopped:
+            known = child in self._running or child in self._stopped
+            if not known and os.path.exists(f"/proc/{self.pid}/task/{child}"):  # it may be gone already
                 self._unborn.add(child)
                 self._running.add(child)
         elif event == _EVENT_EXEC:
@@ -326,7 +327,7 @@ class Tracee:
 
     def share_processor(self) -> None:
         """Run on one processor with the process. `let_go` gives it back its own."""
-        one = {min(self._affinity)}
+        one = {sorted(self._affinity)[self.pid % len(self._affinity)]}
         os.sched_setaffinity(0, one)
         for tid in (*self._running, *self._stopped):
             os.sched_setaffinity(tid, one)
@@ -351,8 +352,10 @@ class Tracee:
 
     def kill(self) -> None:
         if self.is_alive:
-            os.kill(self.pid, signal.SIGKILL)
-            while self.is_alive:
+            os.kill(self.pid, signal.SIGKILL)  # which ends stopped threads, too
+            self._running.update(self._stopped)
+            self._stopped.clear()
+            while self._running:
                 if self._collect(None) is not None:
                     self.go_on()
         self._close()

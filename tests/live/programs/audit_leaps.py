@@ -10,14 +10,14 @@ from handshake import warm
 
 def loop() -> int:
     total = 0
-    for i in range(last):
+    for i in range(limit[0]):
         total += leaps.back(i)
     return total
 
 
-last = 50
+limit = [50]
 warm(loop, 400)
-last = 60
+limit[0] = 60
 for _ in range(200):
     assert leaps.leap(loop) is True
 print("all is well", flush=True)
