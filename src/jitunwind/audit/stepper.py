@@ -21,6 +21,8 @@ from jitunwind.region import Region
 
 POLL_SECONDS = 0.02
 """Between two looks for new JIT code while the program runs."""
+FIRST_POLL_SECONDS = 0.001
+"""When it has just started, and not all is in place that announces new JIT code."""
 PATIENCE = 3000
 """Instructions seen before, one after another, until an activation is left alone."""
 MOST_SKIPPED = 50
@@ -93,6 +95,7 @@ class Stepper:
         self._stale = self._skip = 0
         self._dice = random.Random(seed)
         self._looked = 0.0
+        self._pause = FIRST_POLL_SECONDS
         self._told = 0.0
 
     @property
@@ -106,7 +109,7 @@ class Stepper:
         while self.tracee.is_alive and not self.is_done:
             self._look()
             self.tracee.go_on()
-            stop = self.tracee.wait(POLL_SECONDS)
+            stop = self.tracee.wait(self._pause)
             self._tell()
             if not self.tracee.is_alive:
                 break
@@ -127,9 +130,10 @@ class Stepper:
     def _look(self) -> None:
         """Find regions that have come since, and put breakpoints at the entries of JIT code."""
         now = time.monotonic()
-        if now - self._looked < POLL_SECONDS / 2:
+        if now - self._looked < self._pause / 2:
             return
         self._looked = now
+        self._pause = min(self._pause * 1.2, POLL_SECONDS)
         self._refresh()
         self._watch_protect()
 
@@ -185,6 +189,7 @@ class Stepper:
         self._protect = 0
         self._in_vain = []
         self._looked = 0.0
+        self._pause = FIRST_POLL_SECONDS
 
     def _region(self, pc: int) -> JitCode | None:
         regions = self.regions

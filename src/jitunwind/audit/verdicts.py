@@ -18,6 +18,7 @@ from jitunwind.audit.tables import Tables, row_at, shim_table
 from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.errors import JitunwindError, UnreadableMemory
 from jitunwind.memory import Memory
+from jitunwind.region import Region
 from jitunwind.rows import UNDEFINED, InRegister, Row, SavedAt, Undefined, Unknown, UnwindTable
 
 MOST_FRAMES = 3
@@ -79,6 +80,8 @@ class Verdicts:
         for found in self.findings.values():
             found.registers = {name: Tally() for name in self._names.values()}
         self._regions: Regions | None = None
+        self.shims: dict[Region, UnwindTable | Unknown] = {}
+        """The tables of 3.15's one shim, made when they are needed."""
         self._shim: UnwindTable | Unknown = Unknown("no shim is known")
         self._moves: dict[Row, _Move] = {}
         self._at: dict[tuple[str, int], tuple[JitCode, dict[int, _Move | Unknown], Tally]] = {}
@@ -119,10 +122,15 @@ class Verdicts:
         self._at.clear()
         shim = regions.entry_shim
         if shim is not None:
-            try:
-                self._shim = shim_table(self.arch, shim, self.memory)
-            except (JitunwindError, ELFError, OSError, StopIteration) as error:
-                self._shim = Unknown(f"the shim's own unwind information: {error}")
+            if shim not in self.shims:
+                self.shims[shim] = self._shim_table(shim)
+            self._shim = self.shims[shim]
+
+    def _shim_table(self, shim: Region) -> UnwindTable | Unknown:
+        try:
+            return shim_table(self.arch, shim, self.memory)
+        except (JitunwindError, ELFError, OSError, StopIteration) as error:
+            return Unknown(f"the shim's own unwind information: {error}")
 
     def _known(self, tables: Tables, region: JitCode) -> tuple[JitCode, dict[int, _Move | Unknown], Tally]:
         key = (tables.name, region.start)

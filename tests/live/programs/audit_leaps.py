@@ -15,9 +15,9 @@ def loop() -> int:
     return total
 
 
-limit = [50]
-warm(loop, 400)
-limit[0] = 60
-for _ in range(200):
+limit = [30]
+warm(loop, 500)
+limit[0] = 40
+for _ in range(400):
     assert leaps.leap(loop) is True
 print("all is well", flush=True)
