@@ -1,6 +1,6 @@
 /* A CPython extension that leaves frames, those of JIT code among them, without returning to them.
 
-   leap(callable) calls it, and is longjmp'ed back to from back(i) when i is 37. The interpreter's own account
+   leap(callable) calls it, and is longjmp'ed back to from back(i) when i is 9. The interpreter's own account
    of the thread is put back as it was; what the frames held is lost. */
 
 #define PY_SSIZE_T_CLEAN
@@ -12,7 +12,7 @@ static jmp_buf place;
 static PyObject *
 back(PyObject *self, PyObject *argument)
 {
-    if (PyLong_AsLong(argument) == 37) {
+    if (PyLong_AsLong(argument) == 9) {
         longjmp(place, 1);
     }
     return Py_NewRef(argument);

@@ -15,9 +15,14 @@ def loop() -> int:
     return total
 
 
-limit = [30]
-warm(loop, 500)
-limit[0] = 40
-for _ in range(400):
-    assert leaps.leap(loop) is True
+def over_and_over() -> None:
+    """In a function: a global that changes would have the JIT drop the loop's code."""
+    for _ in range(120):
+        assert leaps.leap(loop) is True
+
+
+limit = [8]
+warm(loop, 1000)
+limit[0] = 12
+over_and_over()
 print("all is well", flush=True)
