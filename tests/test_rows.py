@@ -91,3 +91,12 @@ def test_an_empty_table_has_no_spans():
 
 def test_spans_cover_the_region():
     assert list(TABLE.spans()) == [(0, 4, ROW), (4, 6, Unknown("data")), (6, 10, ROW)]
+
+
+def test_a_return_address_behind_the_last_code_has_the_row_of_its_call():
+    row, data = Row(CfaRule(7, 8), ()), Unknown("data")
+    table = UnwindTable(8, [0, 4], [row, data])
+    assert table.at_return_address(3) is row
+    assert table.at_return_address(4) is row
+    assert table.at_return_address(5) == data
+    assert table.at(4) == data

@@ -92,6 +92,15 @@ class UnwindTable:
             return Unknown(f"offset {offset:#x} is outside the region of {self.size:#x} bytes")
         return self.rows[bisect_right(self.offsets, offset) - 1]
 
+    def at_return_address(self, offset: int) -> Row | Unknown:
+        """The row for a caller that will go on at `offset`: that of the call before, where there is no code
+        behind it any more."""
+        row = self.at(offset)
+        if isinstance(row, Unknown):
+            call = self.at(offset - 1)
+            return call if isinstance(call, Row) else row
+        return row
+
     def spans(self) -> Iterator[tuple[int, int, Row | Unknown]]:
         """Each row as (first offset, offset behind it, row)."""
         ends = [*self.offsets, self.size][1:]

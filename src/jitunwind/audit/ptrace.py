@@ -5,18 +5,19 @@ step is two switches between them, and those are several times slower across pro
 """
 
 import ctypes
+import errno
 import os
 import signal
 import struct
 import time
+from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from jitunwind.errors import NoSuchProcess, NotPermitted, UnreadableMemory
 from jitunwind.memory.process import LiveProcess
 
-_PEEK = {"cont": 7, "singlestep": 9, "getregs": 12, "setregs": 13, "detach": 17}
-_CONT, _SINGLESTEP, _GETREGS, _SETREGS, _DETACH = _PEEK.values()
+_CONT, _SINGLESTEP, _GETREGS, _SETREGS, _DETACH = 7, 9, 12, 13, 17
 _GETEVENTMSG, _SEIZE, _INTERRUPT = 0x4201, 0x4206, 0x4207
 _TRACEFORK, _TRACEVFORK, _TRACECLONE, _TRACEEXEC, _EXITKILL = 0x2, 0x4, 0x8, 0x10, 0x100000
 _EVENT_FORK, _EVENT_VFORK, _EVENT_CLONE, _EVENT_EXEC, _EVENT_STOP = 1, 2, 3, 4, 128
@@ -24,8 +25,8 @@ _WALL = 0x40000000
 _USER_REGS = struct.Struct("<27Q")
 """struct user_regs_struct, <sys/user.h>."""
 _DWARF_ORDER = (10, 12, 11, 5, 13, 14, 4, 19, 9, 8, 7, 6, 3, 2, 1, 0, 16)
-"""Where the registers stand there that DWARF numbers 0 to 16."""
-_RIP, _ORIG_RAX = 16, 15
+"""Where the registers stand there that DWARF numbers 0 to 16, the program counter last."""
+_ORIG_RAX = 15
 _BREAKPOINT = b"\xcc"
 _STEPPED = signal.SIGTRAP << 8 | 0x7F
 """What waitpid says of a thread that has run one instruction."""
@@ -49,19 +50,39 @@ class Stop(NamedTuple):
 class TracedMemory(LiveProcess):
     """A process's memory without the breakpoints that have been put into it."""
 
-    def __init__(self, pid: int, replaced: Mapping[int, bytes]) -> None:
+    def __init__(self, pid: int) -> None:
         super().__init__(pid)
-        self._replaced = replaced
+        self.replaced: dict[int, bytes] = {}
+        """By a breakpoint's address: the byte that stood there."""
+        self._places: list[int] = []
+        """The same addresses, rising: stacks are read at each step, however many breakpoints there are."""
 
     def read(self, address: int, size: int) -> bytes:
         data = super().read(address, size)
-        inside = [at for at in self._replaced if address <= at < address + size]
+        inside = self._places[bisect_left(self._places, address) : bisect_left(self._places, address + size)]
         if inside:
             changed = bytearray(data)
             for at in inside:
-                changed[at - address : at - address + 1] = self._replaced[at]
+                changed[at - address : at - address + 1] = self.replaced[at]
             data = bytes(changed)
         return data
+
+    def renew(self) -> None:
+        super().renew()
+        self.replaced.clear()
+        self._places.clear()
+
+    def note(self, address: int, byte: bytes) -> None:
+        """A breakpoint has replaced `byte`."""
+        self.replaced[address] = byte
+        insort(self._places, address)
+
+    def forget(self, address: int) -> bytes | None:
+        """What a breakpoint replaced that is to be taken back; None, if there is none."""
+        byte = self.replaced.pop(address, None)
+        if byte is not None:
+            del self._places[bisect_left(self._places, address)]
+        return byte
 
 
 class Tracee:
@@ -73,8 +94,6 @@ class Tracee:
     def __init__(self, pid: int, started_here: bool) -> None:
         self.pid = pid
         self.started_here = started_here
-        self.breakpoints: dict[int, bytes] = {}
-        """By address: the byte that stood there."""
         self._running: set[int] = set()
         self._stopped: dict[int, Stop] = {}
         self._pending: list[Stop] = []
@@ -82,10 +101,10 @@ class Tracee:
         self._unborn: set[int] = set()
         self._registers = ctypes.create_string_buffer(_USER_REGS.size)
         self._affinity = os.sched_getaffinity(0)
-        self._mask = signal.pthread_sigmask(
-            signal.SIG_BLOCK, [signal.SIGCHLD]
-        )  # it ends a wait with a deadline
-        self.memory = TracedMemory(pid, self.breakpoints)
+        # SIGCHLD ends a wait with a deadline.
+        self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+        self.memory = TracedMemory(pid)
+        self.breakpoints: Mapping[int, bytes] = self.memory.replaced
         self._file = os.open(f"/proc/{pid}/mem", os.O_RDWR)
 
     @classmethod
@@ -123,6 +142,7 @@ class Tracee:
         told = os.read(told_read, 16) if stop is None else b""
         os.close(told_read)
         if told:
+            tracee._close()
             raise OSError(int(told), os.strerror(int(told)), command[0])
         return tracee
 
@@ -144,8 +164,7 @@ class Tracee:
     def _seize(self, tid: int, more: int) -> None:
         options = _TRACEFORK | _TRACEVFORK | _TRACECLONE | _TRACEEXEC | more
         if _ptrace(_SEIZE, tid, None, options) < 0:
-            number = ctypes.get_errno()
-            if isinstance(OSError(number, ""), PermissionError):
+            if ctypes.get_errno() == errno.EPERM:
                 raise NotPermitted(f"thread {tid} may not be traced, or somebody else traces it")
             raise NoSuchProcess(f"thread {tid} has gone")
         self._running.add(tid)
@@ -212,7 +231,6 @@ class Tracee:
         elif event == _EVENT_EXEC:
             self._running.clear()
             self._stopped.clear()
-            self.breakpoints.clear()
             os.close(self._file)
             self._file = os.open(f"/proc/{self.pid}/mem", os.O_RDWR)
             self.memory.renew()
@@ -220,7 +238,7 @@ class Tracee:
         elif event == _EVENT_STOP:
             stop = Stop(tid)
         elif number == signal.SIGTRAP:
-            address = self.registers(tid)[_RIP] - 1
+            address = self.registers(tid)[-1] - 1
             if address in self.breakpoints:
                 self.set_pc(tid, address)
                 stop = Stop(tid, breakpoint=address)
@@ -296,7 +314,7 @@ class Tracee:
     def set_pc(self, tid: int, address: int) -> None:
         _ptrace(_GETREGS, tid, None, self._registers)
         values = list(_USER_REGS.unpack(self._registers))
-        values[_DWARF_ORDER[_RIP]] = address
+        values[_DWARF_ORDER[-1]] = address
         values[_ORIG_RAX] = (1 << 64) - 1  # no system call to start anew
         _USER_REGS.pack_into(self._registers, 0, *values)
         _ptrace(_SETREGS, tid, None, self._registers)
@@ -306,10 +324,10 @@ class Tracee:
         if address not in self.breakpoints:
             byte = self.memory.read(address, 1)
             self._write(address, _BREAKPOINT)
-            self.breakpoints[address] = byte
+            self.memory.note(address, byte)
 
     def remove(self, address: int) -> None:
-        byte = self.breakpoints.pop(address, None)
+        byte = self.memory.forget(address)
         if byte is not None and self._byte(address) == _BREAKPOINT:  # else the code there is another's by now
             self._write(address, byte)
 

@@ -9,7 +9,7 @@ so that other paths get their turn.
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from jitunwind.arch import Architecture
 from jitunwind.audit.ptrace import Stop, Tracee
@@ -32,15 +32,17 @@ MOST_SKIPPED = 50
 @dataclass
 class Activation:
     """One run of JIT code. `truth`: the caller's registers (DWARF numbers; the stack pointer is the CFA):
-    first the CFA, then the return address, then those that a callee saves.
+    first the CFA, then the return address, then those that a callee saves; `values` is what they hold.
 
     While it has called other code, `resume` is where that returns to, and with which stack pointer.
     """
 
     truth: dict[int, int]
-    values: list[int]
     resume: tuple[int, int] | None = None
     abandoned: bool = False
+
+    def __post_init__(self) -> None:
+        self.values = list(self.truth.values())
 
 
 @dataclass
@@ -65,11 +67,6 @@ Judge = Callable[[JitCode, list[int], Activation, Regions], None]
 of the process's JIT code."""
 
 
-@dataclass
-class _Thread:
-    stack: list[Activation] = field(default_factory=list)
-
-
 class Stepper:
     """Steps `tracee` until `most` instructions are judged or the process ends."""
 
@@ -81,7 +78,8 @@ class Stepper:
         """Why no instruction was judged, if none was."""
         self.is_interrupted = False
         self.progress: Callable[[], None] = lambda: None
-        self._threads: dict[int, _Thread] = {}
+        self._stacks: dict[int, list[Activation]] = {}
+        """By thread."""
         self._shims: dict[int, Region] = {}
         """Where control enters JIT code, by their first instruction."""
         self._protect = 0
@@ -183,7 +181,7 @@ class Stepper:
         """Another program runs in the process."""
         self.counts.executed += 1
         self.regions = None
-        self._threads.clear()
+        self._stacks.clear()
         self._shims.clear()
         self._protected.clear()
         self._protect = 0
@@ -196,12 +194,12 @@ class Stepper:
         if regions is None:
             return None
         found = regions.find(pc)
-        if found is None and regions.may_hold(pc) is None and pc not in self:
+        if found is None and regions.may_hold(pc) is None and not self._in_shim(pc):
             self._refresh()
             found = self.regions.find(pc) if self.regions is not None else None
         return found
 
-    def __contains__(self, pc: int) -> bool:
+    def _in_shim(self, pc: int) -> bool:
         """Whether `pc` is in 3.15's one shim, which is ordinary code, and part of every activation."""
         shim = self.regions.entry_shim if self.regions is not None else None
         return shim is not None and pc in shim
@@ -211,9 +209,9 @@ class Stepper:
     def _advance(self, stop: Stop) -> None:
         """Step the thread from its breakpoint for as long as it stays in JIT code."""
         tid = stop.tid
-        if tid not in self._threads:
+        if tid not in self._stacks:
             self.counts.threads += 1
-        stack = self._threads.setdefault(tid, _Thread()).stack
+        stack = self._stacks.setdefault(tid, [])
         registers = self.tracee.registers(tid)
         pc, sp = registers[-1], registers[self.arch.stack_pointer]
         if pc == self._protect:
@@ -248,7 +246,7 @@ class Stepper:
                     return
                 if self.counts.instructions % 1024 == 0:
                     self._tell()
-            elif pc not in self:
+            elif not self._in_shim(pc):
                 self._left(stack, top, registers)
                 return
             after = self._step_over(tid, pc)
@@ -286,15 +284,13 @@ class Stepper:
         truth.update((register, registers[register]) for register in self.arch.callee_saved)
         self.counts.activations += 1
         self._skip -= 1
-        stack.append(Activation(truth, list(truth.values()), abandoned=self._skip > 0))
+        stack.append(Activation(truth, abandoned=self._skip > 0))
 
     def _left(self, stack: list[Activation], top: Activation, registers: list[int]) -> None:
         """The thread has left JIT code: the activation has returned, or called something."""
         sp = registers[self.arch.stack_pointer]
         if sp == top.truth[self.arch.stack_pointer]:
-            good = registers[-1] == top.truth[self.arch.return_address] and all(
-                registers[register] == top.truth[register] for register in self.arch.callee_saved
-            )
+            good = all(registers[register] == true for register, true in top.truth.items())
             self.counts.returns += good
             self.counts.bad_returns += not good
             stack.pop()
@@ -303,7 +299,7 @@ class Stepper:
             back = self.tracee.memory.word(sp)
         except UnreadableMemory:
             back = 0
-        if back in self or self._region(back - 1) is not None:
+        if self._in_shim(back) or self._region(back - 1) is not None:
             self._wait_for(top, back, sp + 8)
         else:
             self.counts.left += 1
@@ -322,6 +318,6 @@ class Stepper:
     def _awaited(self, pc: int) -> bool:
         return pc in self._protected or any(
             activation.resume is not None and activation.resume[0] == pc
-            for thread in self._threads.values()
-            for activation in thread.stack
+            for stack in self._stacks.values()
+            for activation in stack
         )

@@ -16,7 +16,7 @@ from jitunwind.memory import Memory
 from jitunwind.recover.flow import Decoder
 from jitunwind.recover.table import recover
 from jitunwind.region import Region
-from jitunwind.rows import Row, Unknown, UnwindTable
+from jitunwind.rows import Unknown, UnwindTable
 
 MOST_ENTRIES = 1 << 20
 LARGEST_IMAGE = 1 << 28
@@ -193,13 +193,3 @@ def shim_table(arch: Architecture, shim: Region, memory: Memory) -> UnwindTable:
                     table_of(fde, arch.callee_saved), start - shim.start, shim.size, NOTHING_IN_FILE
                 )
     raise MalformedFrames(f"{path} has no unwind information for _PyJIT_Entry")
-
-
-def row_at(table: UnwindTable | Unknown, offset: int, is_return_address: bool) -> Row | Unknown:
-    """The row for a program counter; behind a call that never returns, that of the call."""
-    if isinstance(table, Unknown):
-        return table
-    row = table.at(offset)
-    if is_return_address and not isinstance(row, Row):
-        return table.at(offset - 1)
-    return row

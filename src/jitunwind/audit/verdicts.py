@@ -14,7 +14,7 @@ from iced_x86 import Decoder, Formatter, FormatterSyntax
 
 from jitunwind.arch import Architecture
 from jitunwind.audit.stepper import Activation
-from jitunwind.audit.tables import Tables, row_at, shim_table
+from jitunwind.audit.tables import Tables, shim_table
 from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.errors import JitunwindError, UnreadableMemory
 from jitunwind.memory import Memory
@@ -49,17 +49,29 @@ class Tally:
 
 @dataclass
 class Findings:
-    """What one table was found to be worth."""
+    """What one table was found to be worth. `wrong` and `unknown` count registers, by the names `judged`."""
 
+    judged: tuple[str, ...]
     total: Tally = field(default_factory=Tally)
-    registers: dict[str, Tally] = field(default_factory=dict)
+    wrong: Counter[str] = field(default_factory=Counter)
+    unknown: Counter[str] = field(default_factory=Counter)
     regions: dict[tuple[int, str], Tally] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
     examples: list[dict[str, Any]] = field(default_factory=list)
 
+    @property
+    def registers(self) -> dict[str, Tally]:
+        """By name: at how many instructions the register is exact, wrong or unknown."""
+        whole = self.total.instructions
+        return {
+            name: Tally(whole - self.wrong[name] - self.unknown[name], self.wrong[name], self.unknown[name])
+            for name in self.judged
+        }
+
 
 class _Move(NamedTuple):
-    """A row, ready to be applied: from a frame's registers to its caller's."""
+    """A row, ready to be applied: from a frame's registers to its caller's. `rows.evaluate` does the same; here
+    each row is sorted once, as it is applied at thousands of instructions."""
 
     cfa_register: int
     cfa_offset: int
@@ -73,12 +85,9 @@ class Verdicts:
 
     def __init__(self, arch: Architecture, memory: Memory, tables: list[Tables]) -> None:
         self.arch, self.memory, self.tables = arch, memory, tables
-        self.findings = {each.name: Findings() for each in tables}
         names = {arch.stack_pointer: "CFA", arch.return_address: "RA"}
         self._names = {**names, **{r: arch.register_names[r] for r in arch.callee_saved}}
-        self._judged = tuple(self._names)
-        for found in self.findings.values():
-            found.registers = {name: Tally() for name in self._names.values()}
+        self.findings = {each.name: Findings(tuple(self._names.values())) for each in tables}
         self._regions: Regions | None = None
         self.shims: dict[Region, UnwindTable | Unknown] = {}
         """The tables of 3.15's one shim, made when they are needed."""
@@ -100,19 +109,12 @@ class Verdicts:
                 found.total.unknown += 1
                 tally.unknown += 1
                 found.reasons[caller.reason] += 1
-                for each in found.registers.values():
-                    each.unknown += 1
-            elif [caller[register] for register in self._judged] == truth:
+                found.unknown.update(found.judged)
+            elif [caller[register] for register in self._names] == truth:
                 found.total.exact += 1
                 tally.exact += 1
             else:
                 self._count(found, tally, region, registers[-1], caller, truth)
-
-    def finish(self) -> None:
-        """Count for each register what was exact in all of them at once."""
-        for found in self.findings.values():
-            for each in found.registers.values():
-                each.exact = found.total.instructions - each.wrong - each.unknown
 
     def _renew(self, regions: Regions) -> None:
         """JIT code has come or gone."""
@@ -143,16 +145,18 @@ class Verdicts:
         return known
 
     def _move(self, tables: Tables, region: JitCode, pc: int, is_return_address: bool) -> _Move | Unknown:
-        """What the table says at `pc`; behind a call that never returns, what it says of the call."""
+        """What the table says at `pc`."""
         known = self._known(tables, region)[1]
         key = ~pc if is_return_address else pc
         move = known.get(key)
         if move is None:
-            row = row_at(tables.of(region), pc - region.start, is_return_address)
-            move = known[key] = self._ready(row)
+            move = known[key] = self._ready(tables.of(region), pc - region.start, is_return_address)
         return move
 
-    def _ready(self, row: Row | Unknown) -> _Move | Unknown:
+    def _ready(self, table: UnwindTable | Unknown, offset: int, is_return_address: bool) -> _Move | Unknown:
+        if isinstance(table, Unknown):
+            return table
+        row = table.at_return_address(offset) if is_return_address else table.at(offset)
         if isinstance(row, Unknown):
             return row
         move = self._moves.get(row)
@@ -202,7 +206,7 @@ class Verdicts:
             if back is None:
                 return Unknown("the table has no return address")
             if shim is not None and back - 1 in shim:
-                move = self._ready(row_at(self._shim, back - shim.start, True))
+                move = self._ready(self._shim, back - shim.start, True)
             elif regions.may_hold(back - 1) is not None and (jit := regions.find(back - 1)) is not None:
                 move = self._move(tables, jit, back, True)
             else:
@@ -223,10 +227,10 @@ class Verdicts:
         for (register, label), true in zip(self._names.items(), truth, strict=True):
             value = caller[register]
             if value is None:
-                found.registers[label].unknown += 1
+                found.unknown[label] += 1
                 lost.append(label)
             elif value != true:
-                found.registers[label].wrong += 1
+                found.wrong[label] += 1
                 wrong.append((label, value, true))
         if wrong:
             found.total.wrong += 1

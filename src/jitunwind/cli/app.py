@@ -5,11 +5,8 @@ import click
 from jitunwind.cli.bt import bt
 from jitunwind.cli.completion import completion
 from jitunwind.cli.gdb import gdb
-from jitunwind.cli.output import print_error
+from jitunwind.cli.output import INTERRUPTED, UNUSABLE, print_error
 from jitunwind.errors import JitunwindError
-
-UNUSABLE = 2
-INTERRUPTED = 130
 
 
 class _Verbs(click.Group):

@@ -19,12 +19,10 @@ from jitunwind.audit.report import as_data, as_junit, as_markdown, is_clean
 from jitunwind.audit.stepper import Counts, Stepper
 from jitunwind.audit.tables import FromFile, Published, Recovered, Tables
 from jitunwind.audit.verdicts import Verdicts
-from jitunwind.cli.output import ERASE_LINE, is_coloured, print_warning
+from jitunwind.cli.output import ERASE_LINE, FOUND, INTERRUPTED, is_coloured, print_warning
 from jitunwind.errors import JitunwindError, NothingToAudit
-from jitunwind.memory.live import check_process
+from jitunwind.memory.live import check_process, is_number
 
-FOUND = 1
-INTERRUPTED = 130
 _MOST_REGIONS = 20
 
 
@@ -76,7 +74,6 @@ def audit(
         seconds = time.monotonic() - begin
     finally:
         tracee.let_go()
-    verdicts.finish()
     data = as_data(" ".join(target), stepper.counts, seconds, verdicts.findings)
     if markdown is not None:
         markdown.write_text(as_markdown(data))
@@ -98,7 +95,7 @@ def audit(
 
 
 def _take(target: Sequence[str], output: int | None) -> Tracee:
-    if len(target) == 1 and target[0].isascii() and target[0].isdigit():
+    if len(target) == 1 and is_number(target[0]):
         check_process(int(target[0]))
         return Tracee.attach(int(target[0]))
     try:

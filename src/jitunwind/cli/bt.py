@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
-from jitunwind.cli.output import is_coloured, print_warning, progress
+from jitunwind.cli.output import UNUSABLE, is_coloured, print_warning, progress
 from jitunwind.errors import BadCore, JitunwindError, NoSuchThread, NotPython
 from jitunwind.gdbplugin.backtrace import Report, Wanted, of_core, of_process
 from jitunwind.gdbplugin.launch import find_gdb
+from jitunwind.memory.live import is_number
 
 _STYLES: dict[str, dict[str, Any]] = {
     "jit": {"fg": "green", "bold": True},
@@ -62,11 +63,11 @@ def bt(
     for warning in stacks["warnings"]:
         print_warning(warning)
     if problem or not stacks["complete"]:
-        context.exit(2)
+        context.exit(UNUSABLE)
 
 
 def _read(gdb: str, target: str, exe: str | None, wanted: Wanted) -> Report:
-    if target.isascii() and target.isdigit():
+    if is_number(target):
         if exe is not None:
             raise click.UsageError("--exe is for cores: a live process says itself what it runs")
         return of_process(gdb, int(target), wanted)

@@ -8,6 +8,9 @@ from typing import TextIO
 
 import click
 
+FOUND, UNUSABLE, INTERRUPTED = 1, 2, 130
+"""Exit statuses besides 0: something is wrong in what was looked at; the input, or the answer, is not usable or
+not whole; a signal ended it."""
 ERASE_LINE = "\r\x1b[2K"
 
 

@@ -46,14 +46,10 @@ def _unwind(pending_frame: gdb.PendingFrame) -> gdb.UnwindInfo | None:
     if jit_code is None:
         return _of_unknown_executor(pending_frame, regions, pc)
     table = current.table(jit_code)
-    row = table.at(pc - jit_code.start)
+    row = table.at_return_address(pc - jit_code.start)
     if not isinstance(row, Row):
-        # A caller's pc is behind its call, where there may be no code any more.
-        behind_call = table.at(pc - jit_code.start - 1)
-        if not isinstance(behind_call, Row):
-            current.count(f"at {pc:#x}: {row.reason}")
-            return None
-        row = behind_call
+        current.count(f"at {pc:#x}: {row.reason}")
+        return None
     in_shim = pc - jit_code.start < jit_code.shim_size
     function = jit_code.start if in_shim else jit_code.start + jit_code.shim_size
     return _evaluate(pending_frame, row, function)

@@ -15,6 +15,11 @@ _STOPPED_BY_SIGNAL = "T"
 _STOPPED_BY_TRACER = "t"
 
 
+def is_number(target: str) -> bool:
+    """Whether `target` is meant as a process's number, rather than a file or a program."""
+    return target.isascii() and target.isdigit()
+
+
 def check_process(pid: int) -> None:
     """NoSuchProcess, AlreadyTraced, NotPermitted or NotPython, where attaching to `pid` cannot work."""
     fields = _status(pid)

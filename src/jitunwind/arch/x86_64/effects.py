@@ -208,11 +208,6 @@ def _other(ins: Instruction, followed: Collection[int]) -> Effects:
     return effects(*found)
 
 
-def _directs_control(ins: Instruction, followed: Collection[int]) -> Effects:
-    """Stands in the table of handlers for instructions that direct control: the sweep knows them by it."""
-    return NO_EFFECTS
-
-
 _ADD_IMMEDIATE = frozenset((Code.ADD_RM64_IMM8, Code.ADD_RM64_IMM32, Code.ADD_RAX_IMM32))
 _SUB_IMMEDIATE = frozenset((Code.SUB_RM64_IMM8, Code.SUB_RM64_IMM32, Code.SUB_RAX_IMM32))
 _MOVE = frozenset((Code.MOV_R64_RM64, Code.MOV_RM64_R64))
@@ -232,7 +227,6 @@ _CONTROL = {
     FlowControl.EXCEPTION: Control.HALT,
 }
 _DIRECT = frozenset((FlowControl.UNCONDITIONAL_BRANCH, FlowControl.CONDITIONAL_BRANCH, FlowControl.CALL))
-_ENDS = frozenset((Control.JUMP, Control.RETURN, Control.HALT))
 _LOOPS = frozenset((Mnemonic.LOOP, Mnemonic.LOOPE, Mnemonic.LOOPNE))
 # Members of an Enum are slow to look up where it counts.
 _NEXT, _BRANCH, _CALL = Control.NEXT, Control.BRANCH, Control.CALL
