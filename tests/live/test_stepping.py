@@ -128,11 +128,14 @@ def test_the_steps_are_many_and_of_all_kinds(reports: dict[tuple[str, bool], Rep
 def test_without_the_plugin_what_each_version_publishes_itself_is_found_wanting(
     reports: dict[tuple[str, bool], Report], version: str, program: str
 ) -> None:
-    """3.14 has no chain; 3.15 has the chain and the frame pointer, and wrong registers."""
+    """3.14 has no chain; 3.15 has the chain and the frame pointer, and wrong registers.
+
+    It says that the other five are in their registers still; one may happen to be, for one activation.
+    """
     report = reports[program, False]
     body = report["counts"]["body"]
-    right, wrong = ((), CHAIN) if version == "3.14" else ((*CHAIN, "rbp"), set(KEPT) - {"rbp"})
+    right, others, least = ((), CHAIN, 2) if version == "3.14" else ((*CHAIN, "rbp"), set(KEPT) - {"rbp"}, 4)
     for name in right:
         assert body[name]["exact"] >= 0.98 * STEPS_WITHOUT, summary(report)
-    for name in wrong:
-        assert body[name]["exact"] <= 0.05 * STEPS_WITHOUT, summary(report)
+    wrong = [name for name in others if body[name]["exact"] <= 0.05 * STEPS_WITHOUT]
+    assert len(wrong) >= least, summary(report)
