@@ -88,6 +88,18 @@ class BadCore(JitunwindError):
     hint = "take another one: ulimit -c unlimited before the crash, or gcore PID"
 
 
+class BadDump(JitunwindError):
+    """A file that is no dump of JIT code, or a damaged one."""
+
+    hint = "make one with: jitunwind dump PID -o FILE"
+
+
+class NoEmulator(JitunwindError):
+    """The emulator is not installed."""
+
+    hint = "pip install 'jitunwind[emulate]' brings it"
+
+
 class NothingToAudit(JitunwindError):
     """A program that ran, and in which no JIT code did."""
 

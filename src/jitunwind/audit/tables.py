@@ -2,6 +2,7 @@
 
 import io
 from bisect import bisect_right
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -9,8 +10,9 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from jitunwind.arch import Architecture
+from jitunwind.cpython.dump import Dump, Frames
 from jitunwind.cpython.regions import JitCode
-from jitunwind.dwarf.decode import eh_frame, table_of
+from jitunwind.dwarf.decode import alone, eh_frame, table_of
 from jitunwind.errors import JitunwindError, MalformedFrames, NotElf, UnreadableMemory
 from jitunwind.memory import Memory
 from jitunwind.recover.flow import Decoder
@@ -22,6 +24,9 @@ MOST_ENTRIES = 1 << 20
 LARGEST_IMAGE = 1 << 28
 NOTHING_PUBLISHED = Unknown("the process has published nothing for this code")
 NOTHING_IN_FILE = Unknown("the file has nothing for this code")
+
+Laid = tuple[int, int, UnwindTable]
+"""(start, size, table) of code."""
 
 
 class Tables(Protocol):
@@ -67,8 +72,8 @@ class Published:
 
     def __init__(self, arch: Architecture, memory: Memory) -> None:
         self._arch, self._memory = arch, memory
-        self._tables: list[tuple[int, int, UnwindTable]] | None = None
-        self._images: dict[tuple[int, int], list[tuple[int, int, UnwindTable]]] = {}
+        self._tables: list[Laid] | None = None
+        self._images: dict[tuple[int, int], list[Frames]] = {}
         self.warnings: list[str] = []
 
     def of(self, region: JitCode) -> UnwindTable | Unknown:
@@ -79,15 +84,26 @@ class Published:
     def forget(self) -> None:
         self._tables = None
 
-    def _read(self) -> list[tuple[int, int, UnwindTable]]:
-        found: dict[int, tuple[int, int, UnwindTable]] = {}
-        for address, size in self._entries():
-            key = (address, size)
-            if key not in self._images:
-                self._images[key] = self._image(address, size)
-            for each in self._images[key]:
-                found.setdefault(each[0], each)
+    def _read(self) -> list[Laid]:
+        found: dict[int, Laid] = {}
+        for frames in self.frames():
+            try:
+                for each in laid([frames], self._arch):
+                    found.setdefault(each[0], each)
+            except MalformedFrames as error:
+                self.warnings.append(
+                    f"the frames published at {frames.address:#x} are not understood: {error}"
+                )
         return sorted(found.values(), key=lambda each: each[0])
+
+    def frames(self) -> list[Frames]:
+        """The bytes of what is published."""
+        found = []
+        for key in self._entries():
+            if key not in self._images:
+                self._images[key] = self._image(*key)
+            found += self._images[key]
+        return found
 
     def _entries(self) -> list[tuple[int, int]]:
         descriptor = self._memory.symbol("__jit_debug_descriptor")
@@ -106,40 +122,51 @@ class Published:
             self.warnings.append(f"the list of the GDB JIT interface is damaged: {error}")
         return found
 
-    def _image(self, address: int, size: int) -> list[tuple[int, int, UnwindTable]]:
+    def _image(self, address: int, size: int) -> list[Frames]:
         try:
             if size > LARGEST_IMAGE:
                 raise UnreadableMemory(address, size)
-            return frames_of(self._memory.checked_read(address, size), self._arch)
+            return frames_in(self._memory.checked_read(address, size))
         except (JitunwindError, ELFError) as error:
             self.warnings.append(f"the object published at {address:#x} is not understood: {error}")
             return []
 
 
-class FromFile:
-    """The `.eh_frame` of an ELF object whose addresses are those of the process: what a JIT would publish.
+class Given:
+    """Rows that lie ready, as FDEs: of a file, or of a dump. `nothing` stands where there is none."""
 
-    NotElf, MalformedFrames; OSError where it cannot be read.
-    """
-
-    def __init__(self, arch: Architecture, path: Path) -> None:
-        self.name = str(path)
-        try:
-            found = frames_of(path.read_bytes(), arch)
-        except ELFError as error:
-            raise NotElf(f"{path}: {error}") from None
-        self._tables = sorted(found, key=lambda each: each[0])
+    def __init__(self, name: str, tables: list[Laid], nothing: Unknown) -> None:
+        self.name, self._nothing = name, nothing
+        self._tables = sorted(tables, key=lambda each: each[0])
+        self._known: dict[tuple[int, int, int], UnwindTable | Unknown] = {}
 
     def of(self, region: JitCode) -> UnwindTable | Unknown:
-        return _covering(self._tables, region, NOTHING_IN_FILE)
+        key = (region.start, region.shim_size, region.size)
+        if key not in self._known:
+            self._known[key] = _covering(self._tables, region, self._nothing)
+        return self._known[key]
 
     def forget(self) -> None:
         pass
 
 
-def _covering(
-    tables: list[tuple[int, int, UnwindTable]], region: JitCode, nothing: Unknown
-) -> UnwindTable | Unknown:
+def from_file(arch: Architecture, path: Path) -> Given:
+    """The `.eh_frame` of an ELF object whose addresses are those of the process: what a JIT would publish.
+
+    NotElf, MalformedFrames; OSError where it cannot be read.
+    """
+    try:
+        return Given(str(path), laid(frames_in(path.read_bytes()), arch), NOTHING_IN_FILE)
+    except ELFError as error:
+        raise NotElf(f"{path}: {error}") from None
+
+
+def from_dump(arch: Architecture, dump: Dump) -> Given:
+    """What the process that a dump is of had published. MalformedFrames."""
+    return Given(Published.name, laid(dump.frames, arch), NOTHING_PUBLISHED)
+
+
+def _covering(tables: list[Laid], region: JitCode, nothing: Unknown) -> UnwindTable | Unknown:
     """Of the tables, by rising start, the one for a region's body, laid over the whole region."""
     body = region.start + region.shim_size
     index = bisect_right(tables, body, key=lambda each: each[0]) - 1
@@ -150,13 +177,19 @@ def _covering(
     return nothing
 
 
-def frames_of(image: bytes, arch: Architecture) -> list[tuple[int, int, UnwindTable]]:
-    """(start, size, table) of each FDE in an ELF object's `.eh_frame`. ELFError, MalformedFrames."""
-    section = ELFFile(io.BytesIO(image)).get_section_by_name(".eh_frame")
-    if section is None:
-        return []
-    entries = eh_frame(section.data(), section["sh_addr"])
-    return [(fde.start, fde.size, table_of(fde, arch.callee_saved)) for fde in entries]
+def frames_in(image: bytes) -> list[Frames]:
+    """Each `.eh_frame` of an ELF object: a dump has many. ELFError."""
+    sections = ELFFile(io.BytesIO(image)).iter_sections()
+    return [Frames(each["sh_addr"], each.data()) for each in sections if each.name == ".eh_frame"]
+
+
+def laid(frames: Iterable[Frames], arch: Architecture) -> list[Laid]:
+    """Each FDE's table. MalformedFrames."""
+    return [
+        (fde.start, fde.size, table_of(fde, arch.callee_saved))
+        for address, data in frames
+        for fde in eh_frame(data, address)
+    ]
 
 
 def _moved(table: UnwindTable, by: int, size: int, nothing: Unknown) -> UnwindTable:
@@ -178,6 +211,19 @@ def shim_table(arch: Architecture, shim: Region, memory: Memory) -> UnwindTable:
 
     MalformedFrames where the file has none for it; OSError and ELFError where it cannot be read.
     """
+    return shim_table_in(arch, shim, [shim_frames(shim, memory)])
+
+
+def shim_table_in(arch: Architecture, shim: Region, frames: Iterable[Frames]) -> UnwindTable:
+    """The same, of frames at hand. MalformedFrames."""
+    for start, size, table in laid(frames, arch):
+        if start <= shim.start < start + size:
+            return _moved(table, start - shim.start, shim.size, NOTHING_IN_FILE)
+    raise MalformedFrames("there is no unwind information for _PyJIT_Entry")
+
+
+def shim_frames(shim: Region, memory: Memory) -> Frames:
+    """What the interpreter's file has for its shim, and no more of it. As `shim_table`."""
     mappings = memory.mappings()
     path = next(mapping.path for mapping in mappings if mapping.start <= shim.start < mapping.end)
     with open(path, "rb") as file:
@@ -185,11 +231,8 @@ def shim_table(arch: Architecture, shim: Region, memory: Memory) -> UnwindTable:
         moved = elf["e_type"] == "ET_DYN"
         bias = min(mapping.start for mapping in mappings if mapping.path == path) if moved else 0
         section = elf.get_section_by_name(".eh_frame")
-        entries = eh_frame(section.data(), section["sh_addr"]) if section is not None else iter(())
-        for fde in entries:
-            start = fde.start + bias
-            if start <= shim.start < start + fde.size:
-                return _moved(
-                    table_of(fde, arch.callee_saved), start - shim.start, shim.size, NOTHING_IN_FILE
-                )
+        data, address = (section.data(), section["sh_addr"] + bias) if section is not None else (b"", 0)
+        for fde in eh_frame(data, address):
+            if fde.start <= shim.start < fde.start + fde.size:
+                return Frames(*alone(data, address, fde))
     raise MalformedFrames(f"{path} has no unwind information for _PyJIT_Entry")

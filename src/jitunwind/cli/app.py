@@ -1,5 +1,7 @@
 """The verbs put together, and how each way to end becomes an exit status."""
 
+from importlib import import_module
+
 import click
 
 from jitunwind.cli.bt import bt
@@ -10,16 +12,17 @@ from jitunwind.errors import JitunwindError
 
 
 class _Verbs(click.Group):
-    """The verbs; `audit` is imported when it is asked for, so that the others start as fast without it."""
+    """The verbs; some are imported when they are asked for, so that the others start as fast without them."""
+
+    later = ("audit", "dump")
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return sorted([*super().list_commands(context), "audit"])
+        return sorted([*super().list_commands(context), *self.later])
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name == "audit":
-            from jitunwind.cli.audit import audit
-
-            return audit
+        if name in self.later:
+            command: click.Command = getattr(import_module(f"jitunwind.cli.{name}"), name)
+            return command
         return super().get_command(context, name)
 
 

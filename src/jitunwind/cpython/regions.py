@@ -9,6 +9,7 @@ from bisect import bisect_right
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 from jitunwind.arch import Convention
 from jitunwind.arch.x86_64.registers import RBP, RETURN_ADDRESS, X86_64
@@ -61,6 +62,19 @@ class JitCode:
         if self.shim_size:
             return {0: X86_64.platform, self.shim_size: X86_64.jit}
         return {0: X86_64.jit}
+
+
+class CodeMap(Protocol):
+    """Where JIT code is, as far as a judge of unwind tables asks: in a process (`Regions`) or in a dump."""
+
+    @property
+    def entry_shim(self) -> Region | None: ...
+
+    def may_hold(self, address: int) -> Mapping | None: ...
+
+    def find(self, address: int) -> JitCode | None: ...
+
+    def parts(self, jit_code: JitCode) -> list[Region]: ...
 
 
 class Regions:

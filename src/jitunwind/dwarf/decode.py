@@ -227,6 +227,18 @@ def eh_frame(data: bytes, address: int) -> Iterator[Fde]:
         yield _fde(data, address, offset, body, end, cies[at])
 
 
+def alone(data: bytes, address: int, fde: Fde) -> tuple[int, bytes]:
+    """An FDE of the `.eh_frame` at `address`, with its CIE, as an `.eh_frame` of its own: where it has to lie, so
+    that what the FDE says relative to its own place stays true, and its bytes."""
+    entries = []
+    for offset in (fde.cie.offset, fde.offset):
+        body, end, _ = _extent(data, offset, is_eh=True)
+        entries.append((bytearray(data[offset:end]), body - offset))
+    (cie, _), (entry, pointer) = entries
+    entry[pointer : pointer + 4] = (len(cie) + pointer).to_bytes(4, "little")
+    return address + fde.offset - len(cie), bytes(cie + entry)
+
+
 def debug_frame(data: bytes) -> Iterator[Fde]:
     """The FDEs of a `.debug_frame` section (DWARF 5, section 6.4.1)."""
     cies: dict[int, Cie] = {}

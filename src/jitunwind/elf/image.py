@@ -8,6 +8,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from jitunwind.dwarf.lines import Function, encode
 from jitunwind.elf.machine import Machine
@@ -20,10 +21,12 @@ class _Type(IntEnum):
     PROGBITS = 1
     SYMTAB = 2
     STRTAB = 3
+    NOTE = 7
     NOBITS = 8
 
 
-_ALLOC_EXECINSTR = 0x2 | 0x4
+_ALLOC = 0x2
+_ALLOC_EXECINSTR = _ALLOC | 0x4
 _ET_EXEC = 2
 _GLOBAL_FUNCTION = 1 << 4 | 2
 """STB_GLOBAL, STT_FUNC."""
@@ -89,6 +92,45 @@ def symbol_file(machine: Machine, functions: Sequence[Function]) -> bytes:
         _Section(".debug_abbrev", _Type.PROGBITS, debug.abbrev),
         _Section(".debug_info", _Type.PROGBITS, debug.info),
         _Section(".debug_line", _Type.PROGBITS, debug.line),
+        _Section(".shstrtab", _Type.STRTAB),
+    ]
+    return _layout(machine, sections)
+
+
+class Code(NamedTuple):
+    """Machine code at an address, and the functions in it: (address, size, name)."""
+
+    start: int
+    data: bytes
+    functions: tuple[tuple[int, int, str], ...]
+
+
+def code_file(
+    machine: Machine, codes: Sequence[Code], frames: Sequence[tuple[int, bytes]], note: tuple[str, bytes]
+) -> bytes:
+    """The bytes of an ELF object that holds machine code: a `.text` for each of `codes`, an `.eh_frame` for each
+    of `frames` (address, data), and a note (its owner, what it says)."""
+    if len(codes) + len(frames) > MOST_FUNCTIONS:
+        raise ValueError(f"{len(codes)} pieces of code and {len(frames)} of frames; one object holds fewer")
+    names, symbols = _Strings(), bytearray(_SYMBOL_SIZE)
+    for index, code in enumerate(codes, start=1):
+        for start, size, name in code.functions:
+            symbols += struct.pack(
+                "<IBBHQQ", names.add(_without_suffix(name)), _GLOBAL_FUNCTION, 0, index, start, size
+            )
+    owner = note[0].encode() + b"\0"
+    said = struct.pack("<III", len(owner), len(note[1]), 1)  # gABI, "Note Section"
+    said += owner.ljust(len(owner) + 3 & ~3, b"\0") + note[1].ljust(len(note[1]) + 3 & ~3, b"\0")
+    symtab_index = 1 + len(codes) + len(frames)
+    sections = [
+        _Section("", _Type.NULL),
+        *(_Section(".text", _Type.PROGBITS, c.data, c.start, 0, _ALLOC_EXECINSTR) for c in codes),
+        *(_Section(".eh_frame", _Type.PROGBITS, data, address, 0, _ALLOC) for address, data in frames),
+        _Section(
+            ".symtab", _Type.SYMTAB, bytes(symbols), link=symtab_index + 1, info=1, entry_size=_SYMBOL_SIZE
+        ),
+        _Section(".strtab", _Type.STRTAB, bytes(names.data)),
+        _Section(".note", _Type.NOTE, said),
         _Section(".shstrtab", _Type.STRTAB),
     ]
     return _layout(machine, sections)

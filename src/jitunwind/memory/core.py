@@ -131,7 +131,22 @@ def program_of(path: Path) -> Program:
         notes = dict(_notes(file))
     entry = _entry(notes.get(_NT_AUXV, b""))
     files = _files(notes.get(_NT_FILE, b""))
-    return Program(next((name for start, end, name in files if start <= entry < end), None), entry)
+    return Program(next((file.path for file in files if file.start <= entry < file.end), None), entry)
+
+
+class MappedFile(NamedTuple):
+    """[start, end) of the process is the file at `path`, from `offset` on."""
+
+    start: int
+    end: int
+    offset: int
+    path: str
+
+
+def mapped_files(path: Path) -> list[MappedFile]:
+    """The files that were mapped in the process that left the core at `path`. BadCore, OSError."""
+    with path.open("rb") as file:
+        return _files(dict(_notes(file)).get(_NT_FILE, b""))
 
 
 def can_have_left(program: Path, entry: int) -> bool:
@@ -166,16 +181,16 @@ def _entry(auxv: bytes) -> int:
     return next((value for kind, value in pairs if kind == _AT_ENTRY), 0)
 
 
-def _files(data: bytes) -> list[tuple[int, int, str]]:
-    """(start, end, path) of each mapped file: a count, the page size, three words each, then the names."""
+def _files(data: bytes) -> list[MappedFile]:
+    """Of an NT_FILE note: a count, the page size, three words for each file (the last one in pages), the names."""
     if len(data) < 16:
         return []
-    (count,) = struct.unpack_from("<Q", data)
+    count, page = struct.unpack_from("<QQ", data)
     if count > (len(data) - 16) // 24:
         return []
     names = data[16 + 24 * count :].split(b"\0")
     ranges = struct.iter_unpack("<QQQ", data[16 : 16 + 24 * count])
     return [
-        (start, end, name.decode(errors="surrogateescape"))
-        for (start, end, _), name in zip(ranges, names, strict=False)
+        MappedFile(start, end, pages * page, name.decode(errors="surrogateescape"))
+        for (start, end, pages), name in zip(ranges, names, strict=False)
     ]

@@ -1,0 +1,77 @@
+"""What an audit that runs nothing works on: a process, a core or a dump in, a `Dump` out.
+
+A process stands still for as long as that takes, and goes on. `jitunwind audit` and `jitunwind dump` ask for it.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from elftools.common.exceptions import ELFError
+
+from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.audit.ptrace import Tracee
+from jitunwind.audit.tables import Published, shim_frames
+from jitunwind.cpython.dump import Dump, Frames, load, take
+from jitunwind.cpython.layout import read_layout
+from jitunwind.cpython.regions import Regions
+from jitunwind.errors import JitunwindError, NoSuchProcess, NothingToAudit
+from jitunwind.memory import Memory
+from jitunwind.memory.core import is_core
+from jitunwind.memory.corefile import CoreFile
+from jitunwind.memory.live import check_process, is_number
+
+Warn = Callable[[str], None]
+
+
+def dump_of(target: str, exe: Path | None, warn: Warn) -> Dump:
+    """The JIT code of the process, the core or the dump that `target` names. `exe`: the program that left the core.
+
+    NothingToAudit where there is none; JitunwindError of many kinds for what cannot be read.
+    """
+    path = Path(target)
+    if is_number(target):
+        check_process(int(target))
+        tracee = Tracee.attach(int(target))
+        try:
+            dump = dump_in(tracee.memory, warn)
+        finally:
+            tracee.let_go()
+    elif not path.exists():
+        raise NoSuchProcess(
+            f"{target} is neither a process number nor a file", "name a PID, a core or a dump"
+        )
+    elif is_core(path):
+        dump = dump_in(CoreFile(path, exe), warn)
+    else:
+        dump = load(path)
+    if not dump.codes:
+        raise NothingToAudit(f"{target} has no JIT code")
+    return dump
+
+
+def dump_in(memory: Memory, warn: Warn) -> Dump:
+    """The JIT code of the process that `memory` is of, which stands still."""
+    return dump_of_regions(Regions(memory, read_layout(memory)), warn)
+
+
+def dump_of_regions(regions: Regions, warn: Warn) -> Dump:
+    """All JIT code that `regions` knows, and all frames there are of it."""
+    memory = regions.memory
+    published = Published(X86_64, memory)
+    frames = published.frames()
+    if regions.entry_shim is not None:
+        frames += _frames_of_shim(regions, warn)
+    dump = take(regions, frames)
+    for warning in (*regions.warnings, *published.warnings):
+        warn(warning)
+    return dump
+
+
+def _frames_of_shim(regions: Regions, warn: Warn) -> list[Frames]:
+    shim = regions.entry_shim
+    assert shim is not None
+    try:
+        return [shim_frames(shim, regions.memory)]
+    except (JitunwindError, ELFError, OSError, StopIteration) as error:
+        warn(f"the shim's own unwind information: {error}")
+        return []
