@@ -1,35 +1,120 @@
 """An audit's results as data, as Markdown and as JUnit XML."""
 
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
-from jitunwind.audit.stepper import Counts
-from jitunwind.audit.verdicts import Findings
+from jitunwind.audit.verdicts import MOST_EXAMPLES, Findings, Tally
+from jitunwind.audit.witness import WITNESSES, Place, Witness
 
 MOST_REASONS = 20
 
 
-def as_data(subject: str, counts: Counts, seconds: float, findings: dict[str, Findings]) -> dict[str, Any]:
-    """What `audit --json` prints: see docs/using.md."""
+def as_data(
+    subject: str,
+    seconds: float,
+    witnesses: Sequence[Witness],
+    counts: Mapping[str, int],
+    reachable: Mapping[Place, Collection[int]],
+) -> dict[str, Any]:
+    """What `audit --json` prints: see docs/using.md. `witnesses` in the order in which they were asked; `reachable`:
+    the offsets of all instructions that can be reached in each region."""
+    names = dict.fromkeys(name for witness in witnesses for name in witness.findings)
+    findings = {
+        name: together([witness.findings[name] for witness in witnesses if name in witness.findings])
+        for name in names
+    }
     regions: dict[tuple[int, str], dict[str, Any]] = {}
     for name, found in findings.items():
         for (start, region), tally in found.regions.items():
             entry = regions.setdefault(
-                (start, region), {"start": f"{start:#x}", "name": region, "witness": "stepped", "tables": {}}
+                (start, region), {"start": f"{start:#x}", "name": region, "witnesses": [], "tables": {}}
             )
             entry["tables"][name] = {"instructions": tally.instructions, **tally.as_json()}
+    covered = Counter[str]()
+    for place, offsets in reachable.items():
+        by_offset = _by_offset(place, witnesses)
+        covered["reachable"] += len(offsets)
+        covered.update(by_offset.values())
+        judged = next((w.judged[place] for w in witnesses if place in w.judged), None)
+        key = (place[0], judged.name if judged is not None else "")
+        if key in regions:
+            regions[key] |= {"reachable": len(offsets), "witnesses": _spans(offsets, by_offset)}
+    asked = {witness.name: witness for witness in witnesses}
     return {
         "subject": subject,
         "seconds": round(seconds, 3),
-        "witnesses": {"stepped": counts.instructions},
-        "counts": asdict(counts),
-        "tables": {name: _table(found) for name, found in findings.items()},
+        "witnesses": {name: asked[name].instructions if name in asked else 0 for name in WITNESSES},
+        "coverage": {name: covered[name] for name in ("reachable", *WITNESSES)},
+        "counts": dict(counts),
+        "tables": {
+            name: {
+                **_table(found),
+                "witnesses": {
+                    each: asked[each].findings[name].total.instructions
+                    if each in asked and name in asked[each].findings
+                    else 0
+                    for each in WITNESSES
+                },
+            }
+            for name, found in findings.items()
+        },
         "regions": [regions[key] for key in sorted(regions)],
         "examples": [
             {"table": name, **example} for name, found in findings.items() for example in found.examples
         ],
     }
+
+
+def together(parts: Sequence[Findings]) -> Findings:
+    """What several witnesses have found of one table."""
+    whole = Findings(parts[0].judged)
+    for part in parts:
+        whole.total.add(part.total)
+        for region, tally in part.regions.items():
+            whole.regions.setdefault(region, Tally()).add(tally)
+        whole.wrong += part.wrong
+        whole.unknown += part.unknown
+        whole.reasons += part.reasons
+        whole.examples += part.examples[: MOST_EXAMPLES - len(whole.examples)]
+    return whole
+
+
+def _by_offset(place: Place, witnesses: Sequence[Witness]) -> dict[int, str]:
+    """Who has judged each instruction of a region."""
+    found: dict[int, str] = {}
+    for witness in witnesses:
+        if place in witness.judged:
+            for offset in witness.judged[place].offsets:
+                found.setdefault(offset, witness.name)
+    return found
+
+
+def _spans(offsets: Collection[int], by_offset: Mapping[int, str]) -> list[list[Any]]:
+    """[first offset, last offset, witness] of instructions in a row that one witness has judged."""
+    spans: list[list[Any]] = []
+    last = ""
+    for offset in sorted({*offsets, *by_offset}):
+        witness = by_offset.get(offset, "")
+        if witness and witness == last:
+            spans[-1][1] = offset
+        elif witness:
+            spans.append([offset, offset, witness])
+        last = witness
+    return spans
+
+
+def coverage_of(data: dict[str, Any]) -> str:
+    """How many of the reachable instructions have been judged, by whom, in words."""
+    coverage = data["coverage"]
+    whole = coverage["reachable"]
+    parts = [
+        f"{coverage[name]:,} {name} ({_share(coverage[name], whole)})"
+        for name in WITNESSES
+        if data["witnesses"][name]
+    ]
+    return f"of {whole:,} reachable instructions: {', '.join(parts)}"
 
 
 def _table(found: Findings) -> dict[str, Any]:
@@ -55,6 +140,7 @@ def as_markdown(data: dict[str, Any]) -> str:
         shares = [_share(table["registers"][r]["exact"], table["instructions"]) for r in registers]
         counts = [f"{table[key]:,}" for key in ("instructions", "exact", "wrong", "unknown")]
         lines.append(_row([name, *counts, *shares]))
+    lines += ["", f"Judged, {coverage_of(data)}."]
     return "\n".join(lines) + "\n"
 
 

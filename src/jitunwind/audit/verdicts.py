@@ -15,7 +15,7 @@ from iced_x86 import Decoder, Formatter, FormatterSyntax
 from jitunwind.arch import Architecture
 from jitunwind.audit.stepper import Activation
 from jitunwind.audit.tables import Tables, shim_table
-from jitunwind.cpython.regions import JitCode, Regions
+from jitunwind.cpython.regions import CodeMap, JitCode
 from jitunwind.errors import JitunwindError, UnreadableMemory
 from jitunwind.memory import Memory
 from jitunwind.region import Region
@@ -43,6 +43,11 @@ class Tally:
     def instructions(self) -> int:
         return self.exact + self.wrong + self.unknown
 
+    def add(self, other: "Tally") -> None:
+        self.exact += other.exact
+        self.wrong += other.wrong
+        self.unknown += other.unknown
+
     def as_json(self) -> dict[str, int]:
         return {"exact": self.exact, "wrong": self.wrong, "unknown": self.unknown}
 
@@ -58,6 +63,13 @@ class Findings:
     regions: dict[tuple[int, str], Tally] = field(default_factory=dict)
     reasons: Counter[str] = field(default_factory=Counter)
     examples: list[dict[str, Any]] = field(default_factory=list)
+
+    def cannot_say(self, region: tuple[int, str], reason: str) -> None:
+        """Of an instruction at which nobody came to an answer."""
+        self.total.unknown += 1
+        self.regions.setdefault(region, Tally()).unknown += 1
+        self.reasons[reason] += 1
+        self.unknown.update(self.judged)
 
     @property
     def registers(self) -> dict[str, Tally]:
@@ -88,7 +100,7 @@ class Verdicts:
         names = {arch.stack_pointer: "CFA", arch.return_address: "RA"}
         self._names = {**names, **{r: arch.register_names[r] for r in arch.callee_saved}}
         self.findings = {each.name: Findings(tuple(self._names.values())) for each in tables}
-        self._regions: Regions | None = None
+        self._regions: CodeMap | None = None
         self.shims: dict[Region, UnwindTable | Unknown] = {}
         """The tables of 3.15's one shim, made when they are needed."""
         self._shim: UnwindTable | Unknown = Unknown("no shim is known")
@@ -96,7 +108,7 @@ class Verdicts:
         self._at: dict[tuple[str, int], tuple[JitCode, dict[int, _Move | Unknown], Tally]] = {}
         """What each table says at each program counter of a region, as far as that was asked."""
 
-    def judge(self, region: JitCode, registers: list[int], activation: Activation, regions: Regions) -> None:
+    def judge(self, region: JitCode, registers: list[int], activation: Activation, regions: CodeMap) -> None:
         if regions is not self._regions:
             self._renew(regions)
         stack = _Stack(self.memory, registers[self.arch.stack_pointer])
@@ -116,7 +128,7 @@ class Verdicts:
             else:
                 self._count(found, tally, region, registers[-1], caller, truth)
 
-    def _renew(self, regions: Regions) -> None:
+    def _renew(self, regions: CodeMap) -> None:
         """JIT code has come or gone."""
         self._regions = regions
         for tables in self.tables:

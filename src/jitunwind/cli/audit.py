@@ -1,11 +1,14 @@
-"""`jitunwind audit`: every instruction of a process's JIT code, stepped and judged."""
+"""`jitunwind audit`: every instruction of JIT code judged: stepped, emulated, or compared with what is recovered."""
 
 import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import Enum, auto
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,29 +17,52 @@ import click
 
 from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.audit.instructions import Instructions
+from jitunwind.audit.offline import Offline
 from jitunwind.audit.ptrace import Tracee
-from jitunwind.audit.report import as_data, as_junit, as_markdown, is_clean
-from jitunwind.audit.stepper import Counts, Stepper
-from jitunwind.audit.tables import FromFile, Published, Recovered, Tables
+from jitunwind.audit.report import as_data, as_junit, as_markdown, coverage_of, is_clean
+from jitunwind.audit.stepper import Stepper
+from jitunwind.audit.subject import dump_in, dump_of, dump_of_regions
+from jitunwind.audit.tables import Published, Recovered, Tables, from_dump, from_file
 from jitunwind.audit.verdicts import Verdicts
+from jitunwind.audit.witness import STATIC, STEPPED, Place, Stepped, Witness
 from jitunwind.cli.output import ERASE_LINE, FOUND, INTERRUPTED, is_coloured, print_warning
-from jitunwind.errors import JitunwindError, NothingToAudit
+from jitunwind.cpython.dump import Dump
+from jitunwind.cpython.regions import JitCode, Regions
+from jitunwind.errors import JitunwindError, NoEmulator, NothingToAudit
+from jitunwind.memory import Memory
+from jitunwind.memory.core import is_core
 from jitunwind.memory.live import check_process, is_number
 
 _MOST_REGIONS = 20
+_TELL_SECONDS = 0.2
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
-@click.argument("target", metavar="PID | COMMAND...", nargs=-1, required=True)
+@click.argument("target", metavar="PID | COMMAND... | CORE | DUMP", nargs=-1, required=True)
 @click.option(
     "--table",
     "names",
     metavar="recovered|published|FILE",
     multiple=True,
     help="What to judge; may be given more than once. FILE: an ELF object whose .eh_frame has the process's "
-    "addresses.  [default: recovered and published]",
+    "addresses.  [default: recovered and published; with --static alone: published]",
 )
-@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Stop after N judged instructions.")
+@click.option(
+    "--steps", type=click.IntRange(min=1), metavar="N", help="Step; stop after N judged instructions."
+)
+@click.option(
+    "--emulate", is_flag=True, help="Run all paths in an emulator; of a PID, a core or a dump, too."
+)
+@click.option(
+    "--static",
+    is_flag=True,
+    help="Compare with what is recovered from the machine code, where nothing has run; of a PID, a core or a "
+    "dump, too.",
+)
+@click.option(
+    "--exe", type=click.Path(path_type=Path), metavar="PYTHON", help="The program that left the core."
+)
 @click.option("--max-unknown", type=click.IntRange(min=0), default=0, show_default=True, metavar="N")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; the program's own output goes to stderr.")
 @click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
@@ -48,54 +74,96 @@ def audit(
     target: tuple[str, ...],
     names: tuple[str, ...],
     steps: int | None,
+    emulate: bool,
+    static: bool,
+    exe: Path | None,
     max_unknown: int,
     as_json: bool,
     markdown: Path | None,
     junit: Path | None,
     color: str,
 ) -> None:
-    """Single-step JIT code and judge unwind tables at every instruction.
+    """Judge unwind tables at every instruction of JIT code.
 
-    COMMAND is started with its JIT on (PYTHON_JIT=1, unless that is set already), and ended once there are
-    enough steps; a process with that PID is stepped and then left as it was. What a table says of the caller
-    (CFA, return address, each callee-saved register) is compared with what was recorded when JIT code was
-    entered.
+    What a table says of the caller (CFA, return address, each callee-saved register) is compared with what it
+    really was. Three witnesses know that. COMMAND is started with its JIT on (PYTHON_JIT=1, unless that is set
+    already), single-stepped, and ended once there are enough steps; a process with that PID is stepped and then
+    left as it was. --emulate and --static run nothing in the process, and reach the paths that did not run: they
+    work on a PID (stepped first only with --steps), a core or a dump (jitunwind dump), or on the code that COMMAND
+    had when it was stepped. An instruction is judged by the first of the three that came to it.
 
     Exit status: 0 nothing is wrong, and unknown no more than --max-unknown; 1 a table is wrong or unknown;
     2 the input cannot be used, or there was nothing to judge; 130 interrupted, with the report so far.
     """
-    tracee = _take(target, sys.stderr.fileno() if as_json else None)
-    try:
-        tables = _tables(names or ("recovered", "published"), tracee)
-        verdicts = Verdicts(X86_64, tracee.memory, tables)
-        stepper = Stepper(tracee, X86_64, verdicts.judge, steps)
-        begin = time.monotonic()
-        _run(stepper, verdicts, begin)
-        seconds = time.monotonic() - begin
-    finally:
-        tracee.let_go()
-    data = as_data(" ".join(target), stepper.counts, seconds, verdicts.findings)
+    kind = _kind(target)
+    is_stepped = kind is _Kind.COMMAND or (steps is not None) or not (emulate or static)
+    _check(kind, target, is_stepped, exe)
+    if not names:
+        names = (Published.name,) if static and not emulate and not is_stepped else _BOTH
+    elif static and not emulate and not is_stepped and Recovered.name in names:
+        raise click.UsageError(
+            "--static compares with what is recovered, and cannot judge that: add --emulate"
+        )
+    session = _Session(names, emulate, static)
+    with session.interruptible():
+        if is_stepped:
+            output = sys.stderr.fileno() if as_json else None
+            session.step(_take(kind, target, output), steps)
+        else:
+            session.dump = dump_of(target[0], exe, session.warn)
+        if emulate or static:
+            session.look_offline()
+    data = session.report(" ".join(target))
     if markdown is not None:
         markdown.write_text(as_markdown(data))
     if junit is not None:
         junit.write_text(as_junit(data, max_unknown))
+    judged = sum(data["witnesses"].values())
     if as_json:
         click.echo(json.dumps(data, indent=2))
-    elif stepper.counts.instructions:
-        click.echo(_text(data, stepper.counts), color=is_coloured(color, sys.stdout))
-    for table in tables:
-        for warning in getattr(table, "warnings", ()):
-            print_warning(warning)
-    if stepper.is_interrupted:
+    elif judged:
+        click.echo(_text(data), color=is_coloured(color, sys.stdout))
+    for warning in session.warnings:
+        print_warning(warning)
+    if session.is_interrupted:
         context.exit(INTERRUPTED)
-    if not stepper.counts.instructions:
-        raise NothingToAudit(f"no instruction of JIT code was stepped: {stepper.problem}")
+    if not judged:
+        raise NothingToAudit(session.problem)
     if not is_clean(data, max_unknown):
         context.exit(FOUND)
 
 
-def _take(target: Sequence[str], output: int | None) -> Tracee:
+_BOTH = (Recovered.name, Published.name)
+
+
+class _Kind(Enum):
+    """What there is to audit."""
+
+    PROCESS = auto()
+    COMMAND = auto()
+    FILE = auto()
+
+
+def _kind(target: Sequence[str]) -> _Kind:
     if len(target) == 1 and is_number(target[0]):
+        return _Kind.PROCESS
+    path = Path(target[0])
+    is_data = len(target) == 1 and path.is_file() and (is_core(path) or not os.access(path, os.X_OK))
+    return _Kind.FILE if is_data else _Kind.COMMAND
+
+
+def _check(kind: _Kind, target: Sequence[str], is_stepped: bool, exe: Path | None) -> None:
+    """UsageError for what does not go together."""
+    if kind is _Kind.FILE and is_stepped:
+        raise click.UsageError(
+            f"{target[0]} is no program, and cannot be stepped: give --emulate or --static"
+        )
+    if kind is not _Kind.FILE and exe is not None:
+        raise click.UsageError("--exe is for cores")
+
+
+def _take(kind: _Kind, target: Sequence[str], output: int | None) -> Tracee:
+    if kind is _Kind.PROCESS:
         check_process(int(target[0]))
         return Tracee.attach(int(target[0]))
     try:
@@ -104,69 +172,158 @@ def _take(target: Sequence[str], output: int | None) -> Tracee:
         raise JitunwindError(f"{target[0]} cannot be run: {error.strerror}") from None
 
 
-def _tables(names: Sequence[str], tracee: Tracee) -> list[Tables]:
-    found: dict[str, Tables] = {}
-    for name in names:
-        if name == Recovered.name:
-            found[name] = Recovered(X86_64, decode)
-        elif name == Published.name:
-            found[name] = Published(X86_64, tracee.memory)
-        elif Path(name).is_file():
-            found[name] = FromFile(X86_64, Path(name))
-        else:
-            raise click.UsageError(f"--table {name}: neither recovered nor published, nor a file")
-    return list(found.values())
+class _Session:
+    """One audit: the witnesses that have been asked, in order, and what they were asked about."""
 
+    def __init__(self, names: Sequence[str], emulate: bool, static: bool) -> None:
+        self.names, self.emulate, self.static = list(dict.fromkeys(names)), emulate, static
+        self.witnesses: list[Witness] = []
+        self.counts: dict[str, int] = {}
+        self.warnings: dict[str, None] = {}
+        self.dump: Dump | None = None
+        self._instructions: dict[Place, Instructions] = {}
+        self.problem = "there is no JIT code"
+        self.is_interrupted = False
+        self._on_interrupt: Callable[[], None] = lambda: None
+        self._is_shown = sys.stderr.isatty() and is_coloured("auto", sys.stderr)
+        self._told = self._begin = time.monotonic()
 
-def _run(stepper: Stepper, verdicts: Verdicts, begin: float) -> None:
-    """Until the steps are done, the program has ended, or somebody interrupts."""
+    def warn(self, warning: str) -> None:
+        self.warnings[warning] = None
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        stepper.is_interrupted = True
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """A signal ends the asking, not the report."""
 
-    def tell() -> None:
-        counts, seconds = stepper.counts, time.monotonic() - begin
-        wrong = ", ".join(f"{name} {found.total.wrong:,} wrong" for name, found in verdicts.findings.items())
-        regions = len(next(iter(verdicts.findings.values())).regions)
-        text = f"{counts.instructions:,} instructions, {regions} regions, {wrong}; "
-        click.echo(
-            f"{ERASE_LINE}{text}{counts.instructions / seconds:,.0f}/s", err=True, nl=False, color=True
+        def interrupt(number: int, frame: FrameType | None) -> None:
+            self.is_interrupted = True
+            self._on_interrupt()
+
+        before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            if self._is_shown:
+                click.echo(ERASE_LINE, err=True, nl=False, color=True)
+
+    def _tell(self, text: str) -> None:
+        now = time.monotonic()
+        if self._is_shown and now - self._told > _TELL_SECONDS:
+            self._told = now
+            click.echo(f"{ERASE_LINE}{text}", err=True, nl=False, color=True)
+
+    def _tables(self, published: Callable[[], Tables]) -> list[Tables]:
+        found: list[Tables] = []
+        for name in self.names:
+            if name == Recovered.name:
+                found.append(Recovered(X86_64, decode))
+            elif name == Published.name:
+                found.append(published())
+            elif Path(name).is_file():
+                found.append(from_file(X86_64, Path(name)))
+            else:
+                raise click.UsageError(f"--table {name}: neither recovered nor published, nor a file")
+        return found
+
+    def step(self, tracee: Tracee, steps: int | None) -> None:
+        """Until the steps are done, the program has ended, or somebody interrupts."""
+        memory = tracee.memory
+        try:
+            tables = self._tables(lambda: Published(X86_64, memory))
+            stepped = Stepped(Verdicts(X86_64, memory, tables), self._keep)
+            stepper = Stepper(tracee, X86_64, stepped, steps)
+            stepper.progress = lambda: self._tell(self._so_far(stepper, stepped.witness))
+            self._on_interrupt = lambda: setattr(stepper, "is_interrupted", True)
+            stepper.is_interrupted = self.is_interrupted
+            stepper.run()
+            if tracee.is_alive and (self.emulate or self.static):
+                self._take_dump(memory)
+        finally:
+            tracee.let_go()
+        self.witnesses.append(stepped.witness)
+        self.counts |= asdict(stepper.counts)
+        self.problem = f"no instruction of JIT code was stepped: {stepper.problem}"
+        for table in tables:
+            for warning in getattr(table, "warnings", ()):
+                self.warn(warning)
+
+    def _so_far(self, stepper: Stepper, witness: Witness) -> str:
+        count, seconds = stepper.counts.instructions, time.monotonic() - self._begin
+        wrong = ", ".join(f"{name} {found.total.wrong:,} wrong" for name, found in witness.findings.items())
+        regions = len(next(iter(witness.findings.values())).regions)
+        return f"{count:,} instructions, {regions} regions, {wrong}; {count / seconds:,.0f}/s"
+
+    def _keep(self, regions: Regions) -> None:
+        """JIT code has come or gone: the program may end before there is another time to take it."""
+        if self.emulate or self.static:
+            self.dump = dump_of_regions(regions, self.warn)
+
+    def _take_dump(self, memory: Memory) -> None:
+        try:
+            self.dump = dump_in(memory, self.warn)
+        except JitunwindError as error:
+            self.problem = str(error)
+
+    def look_offline(self) -> None:
+        """Ask the witnesses that step nothing."""
+        dump = self.dump
+        if dump is None or self.is_interrupted:
+            return
+        tables = self._tables(lambda: from_dump(X86_64, dump))
+        offline = Offline(
+            X86_64, decode, dump, self._instructions_of, self._tell, lambda: self.is_interrupted
         )
+        if self.emulate:
+            try:
+                from jitunwind.arch.x86_64.emulation import EMULATED
+            except ImportError as error:
+                raise NoEmulator(f"--emulate needs unicorn, which cannot be imported: {error}") from None
+            # What is left goes to the recovered states, but for the tables that are made of them.
+            blamed = [each for each in tables if not self.static or each.name == Recovered.name]
+            witness, counts = offline.emulate(EMULATED, tables, self.witnesses, blamed)
+            self.witnesses.append(witness)
+            self.counts |= {"exits": counts.exits, "bad_exits": counts.bad_exits}
+        if self.static:
+            self.witnesses.append(offline.compare(tables, self.witnesses))
 
-    shown = sys.stderr.isatty() and is_coloured("auto", sys.stderr)
-    if shown:
-        stepper.progress = tell
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        stepper.run()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if shown:
-            click.echo(ERASE_LINE, err=True, nl=False, color=True)
+    def _instructions_of(self, code: JitCode) -> Instructions:
+        place = (code.start, code.code)
+        if place not in self._instructions:
+            self._instructions[place] = Instructions(X86_64, decode, code.code, code.entries())
+        return self._instructions[place]
+
+    def report(self, subject: str) -> dict[str, Any]:
+        seconds = time.monotonic() - self._begin
+        codes = {(code.start, code.code): code for code in (self.dump.codes if self.dump else ())}
+        for witness in self.witnesses:
+            codes |= {place: judged.region for place, judged in witness.judged.items()}
+        reachable = {place: self._instructions_of(code).reachable for place, code in codes.items()}
+        return as_data(subject, seconds, self.witnesses, self.counts, reachable)
 
 
-def _text(data: dict[str, Any], counts: Counts) -> str:
-    rate = counts.instructions / max(data["seconds"], 0.001)
-    lines = [
-        click.style(
-            f"{data['subject']}: {counts.instructions:,} instructions stepped in {counts.activations:,} "
-            f"activations of {len(data['regions'])} regions, {rate:,.0f} a second",
-            dim=True,
-        ),
-        "",
-    ]
+def _text(data: dict[str, Any]) -> str:
+    counts, judged = data["counts"], sum(data["witnesses"].values())
+    said = f"{data['subject']}: "
+    if data["witnesses"][STEPPED]:
+        said += f"{data['witnesses'][STEPPED]:,} instructions stepped in {counts['activations']:,} activations of "
+    rate = judged / max(data["seconds"], 0.001)
+    said += f"{len(data['regions'])} regions, {rate:,.0f} instructions judged a second"
+    lines = [click.style(said, dim=True), click.style(coverage_of(data), dim=True), ""]
     width = max(len(name) for name in data["tables"])
     head = f"{'table':<{width}} {'instructions':>13} {'exact':>11} {'wrong':>11} {'unknown':>11}   wrong by register"
     lines.append(click.style(head, bold=True))
     for name, table in data["tables"].items():
         bad = {register: tally["wrong"] for register, tally in table["registers"].items() if tally["wrong"]}
-        said = ", ".join(f"{register} {count:,}" for register, count in bad.items())
+        by_register = ", ".join(f"{register} {count:,}" for register, count in bad.items())
         clean = not table["wrong"] and not table["unknown"]
         numbers = "".join(f" {table[key]:>11,}" for key in ("exact", "wrong", "unknown"))
-        line = f"{name:<{width}} {table['instructions']:>13,}{numbers}   {said}"
+        line = f"{name:<{width}} {table['instructions']:>13,}{numbers}   {by_register}"
         lines.append(click.style(line.rstrip(), fg="green" if clean else "red"))
         lines += [f"  unknown, {count:,} times: {reason}" for reason, count in table["reasons"].items()]
+        if data["witnesses"][STATIC] and name == Recovered.name:
+            lines.append("  static compares with these rows, and has not judged them")
     lines += ["", click.style("instructions wrong, by region", bold=True)]
     ranked = sorted(data["regions"], key=lambda region: -_instructions(region))
     for region in ranked[:_MOST_REGIONS]:

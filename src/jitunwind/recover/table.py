@@ -24,6 +24,11 @@ def recover(
     keeps are followed; nearly all JIT code is content with that. Where that loses one, or one function's paths
     lead into another, the code is analysed again, as a whole and with every register followed.
     """
+    return table_of(len(code), flow_of(arch, code, decode, entries))
+
+
+def flow_of(arch: Architecture, code: bytes, decode: Decoder, entries: Mapping[int, Convention]) -> Flow:
+    """What `recover` makes the table of: for those who want to know every place where a value is."""
     states = _states(arch)
     entry_states = {offset: states.entry(convention) for offset, convention in entries.items()}
     flow = _separately(arch, states, code, decode, entries, entry_states)
@@ -31,7 +36,7 @@ def recover(
         kept = (register for convention in entries.values() for register in convention.kept)
         every = {*kept, *arch.callee_saved, *arch.caller_saved, arch.stack_pointer}
         flow = analyze(arch, states, code, decode, entry_states, every)
-    return table_of(len(code), flow)
+    return flow
 
 
 def _separately(

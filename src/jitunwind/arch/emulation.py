@@ -1,0 +1,12 @@
+"""What an emulator has to be told of an architecture: the vocabulary of `arch.ARCH.emulation`."""
+
+from typing import NamedTuple
+
+
+class Emulated(NamedTuple):
+    """unicorn's own numbers: the processor and its mode, and its registers in the order of their DWARF numbers, the
+    program counter last."""
+
+    architecture: int
+    mode: int
+    registers: tuple[int, ...]

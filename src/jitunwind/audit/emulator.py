@@ -1,0 +1,274 @@
+"""JIT code in an emulator: every path of every region, from the shim's first instruction to where it leaves.
+
+In comes a `Dump`; each instruction goes to the same judge as a stepped one, with the emulator's registers and stack.
+No process is needed. Registers, return address and memory hold values of their own, so that none is taken for
+another. Both ways of each branch are taken. A call is not: behind it, what a callee may overwrite is overwritten.
+An instruction is run again for each new way in which the frame lies there.
+"""
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from jitunwind.arch import Architecture
+from jitunwind.arch.effects import NO_EFFECTS, Control
+from jitunwind.arch.emulation import Emulated
+from jitunwind.audit.instructions import Instructions
+from jitunwind.audit.stepper import Activation
+from jitunwind.cpython.dump import Dump
+from jitunwind.cpython.regions import JitCode
+from jitunwind.errors import UnreadableMemory
+from jitunwind.memory.emulated import STACK_SIZE, EmulatedMemory, Saved
+from jitunwind.recover.flow import Decoder
+from jitunwind.rows import InRegister, SavedAt
+
+MOST_WAYS = 8
+"""Ways in which the frame may lie at one instruction: each is followed, up to so many."""
+_STACK_TOP = 0x7F5A_0000_0000
+_HEADROOM = 4096
+"""Bytes above the stack pointer of whoever calls JIT code."""
+_TRUTH, _BACK, _OTHER = 0x5EA1_0000_0000, 0x5E70_0000_1000, 0x5C7A_0000_0000
+"""Where the values lie of the caller's registers, of its program counter, and of what nobody keeps."""
+_APART = 1 << 20
+_MOST_OTHERS = 1 << 8
+_FURTHEST = 1 << 12
+"""Bytes of stack that the frames of one activation may take: those of CPython's take 240."""
+
+Judge = Callable[[JitCode, list[int], Activation, Dump], None]
+_Way = tuple[object, ...]
+
+
+@dataclass
+class Counts:
+    """`exits`: paths that left their region with stack and registers as at its entry, by return or jump."""
+
+    instructions: int = 0
+    """Run: some of them several times."""
+    exits: int = 0
+    bad_exits: int = 0
+
+
+@dataclass
+class Reached:
+    """Of one region: the ways in which each offset was reached, and what could not be run there."""
+
+    ways: dict[int, set[_Way]] = field(default_factory=dict)
+    unable: dict[int, str] = field(default_factory=dict)
+
+
+class Emulator:
+    """Runs the code of `dump`, and hands each instruction to `judge`."""
+
+    def __init__(self, arch: Architecture, emulated: Emulated, decode: Decoder, dump: Dump) -> None:
+        self.arch, self.decode, self.dump = arch, decode, dump
+        self.counts = Counts()
+        self.is_interrupted = False
+        self._others = 0
+        top = _STACK_TOP
+        while any(top - STACK_SIZE <= code.start + code.size and code.start <= top for code in dump.codes):
+            top += 1 << 32
+        self.memory = EmulatedMemory(emulated, top)
+        for code in dump.codes:
+            self.memory.load(code.start, code.code)
+        self._top = top - _HEADROOM
+        self._truth = {arch.stack_pointer: self._top, arch.return_address: _BACK}
+        self._truth |= {r: _TRUTH + (r + 1) * _APART for r in arch.callee_saved}
+        self._activation = Activation(self._truth)
+        self._shim: Instructions | None = None
+        if dump.entry_shim is not None:
+            self.memory.load(dump.entry_shim.start, dump.shim_code)
+            self._shim = Instructions(arch, decode, dump.shim_code, {0: arch.platform})
+
+    def run(self, region: JitCode, instructions: Instructions, judge: Judge) -> Reached:
+        """Follow all paths through one region."""
+        return _Paths(self, region, instructions, judge).run()
+
+    # The state of the machine
+
+    def call(self, target: int, back: int) -> int:
+        """Be at a function's first instruction, called from what goes on at `back`; gives the place of that."""
+        sp = self.memory.registers[self.arch.stack_pointer] - self.arch.entry_cfa
+        self.memory.set_register(self.arch.stack_pointer, sp)
+        kept = self.arch.entry_return
+        if isinstance(kept, SavedAt):
+            self.memory.write_word(sp + self.arch.entry_cfa + kept.offset, back)
+        elif isinstance(kept, InRegister):
+            self.memory.set_register(kept.register, back)
+        return target
+
+    def returns_to(self, registers: list[int]) -> int:
+        """Where a return goes in the state of a function's entry."""
+        kept = self.arch.entry_return
+        if isinstance(kept, SavedAt):
+            return self.memory.word(registers[self.arch.stack_pointer] + self.arch.entry_cfa + kept.offset)
+        return registers[kept.register] if isinstance(kept, InRegister) else 0
+
+    def begin(self) -> None:
+        """Be the caller of JIT code, with the ground truth in the registers."""
+        self.lose(self.arch.caller_saved)
+        for register in (self.arch.stack_pointer, *self.arch.callee_saved):
+            self.memory.set_register(register, self._truth[register])
+
+    def lose(self, registers: tuple[int, ...]) -> None:
+        """Overwrite them with values that nobody knows."""
+        for register in registers:
+            self._others = (self._others + 1) % _MOST_OTHERS
+            self.memory.set_register(register, _OTHER + (self._others + 1) * _APART)
+
+    def enter(self, region: JitCode) -> int:
+        """Be at the first instruction of JIT code, in the region or, where all share one shim, in the region's body
+        as that calls it; gives the program counter."""
+        self.begin()
+        shim, instructions = self.dump.entry_shim, self._shim
+        call = instructions.call_of(None) if instructions is not None else None
+        if shim is None or call is None:
+            return self.call(region.start, _BACK)
+        pc = self.call(shim.start, _BACK)
+        self.memory.run(pc, shim.start + call.offset)
+        return self.call(region.start, shim.start + call.next)
+
+    def is_back(self, pc: int) -> bool:
+        """Whether control, gone to `pc` by a return out of the region, comes back to the caller of JIT code with
+        the ground truth in the registers."""
+        shim, instructions = self.dump.entry_shim, self._shim
+        if shim is not None and instructions is not None and pc in shim:
+            offset = pc - shim.start
+            while instructions.step(offset).control is Control.NEXT and offset < shim.size:
+                offset = instructions.step(offset).next
+            if self.memory.run(pc, shim.start + offset):
+                return False
+            pc = self.returns_to(self.memory.registers)
+            self.memory.run(shim.start + offset, pc)
+        registers = self.memory.registers
+        now = {register: registers[register] for register in self._truth}
+        return pc == _BACK and now == self._truth
+
+    @property
+    def activation(self) -> Activation:
+        return self._activation
+
+
+class _Paths:
+    """The paths through one region."""
+
+    def __init__(self, emulator: Emulator, region: JitCode, instructions: Instructions, judge: Judge) -> None:
+        self.emulator, self.region, self.instructions, self.judge = emulator, region, instructions, judge
+        self.memory, self.arch = emulator.memory, emulator.arch
+        self.pending: list[tuple[int, Saved]] = []
+        self.reached = Reached()
+        self.top = emulator.activation.truth[self.arch.stack_pointer]
+        self.known: dict[int, object] = {value: r for r, value in emulator.activation.truth.items()}
+        self.body: dict[int, int] = {}
+        """What has to be in the registers when control leaves the body by a jump."""
+        self.back = 0
+
+    def run(self) -> Reached:
+        pc = self.emulator.enter(self.region)
+        if not self.region.shim_size:
+            self._at_body()
+        self._follow(pc)
+        while self.pending and not self.emulator.is_interrupted:
+            pc, saved = self.pending.pop()
+            self.memory.restore(saved)
+            self._follow(pc)
+        return self.reached
+
+    def _at_body(self) -> None:
+        """Remember the state of the body's entry."""
+        registers = self.memory.registers
+        kept = (self.arch.stack_pointer, *self.arch.jit.kept)
+        self.body = {register: registers[register] for register in kept}
+        self.back = self.emulator.returns_to(registers)
+        self.known |= {registers[register]: ("body", register) for register in self.arch.jit.kept}
+        self.known[self.back] = "back"
+
+    def _follow(self, pc: int) -> None:
+        """One path, until it leaves, or comes to where all is known."""
+        region, memory, counts = self.region, self.memory, self.emulator.counts
+        start, end = region.start, region.start + region.size
+        ways, unable, step_at = self.reached.ways, self.reached.unable, self.instructions.step
+        judge, activation, dump = self.judge, self.emulator.activation, self.emulator.dump
+        while True:
+            registers = memory.registers
+            registers[-1] = pc
+            offset = pc - start
+            sp = registers[self.arch.stack_pointer]
+            if not 0 <= self.top - sp <= _FURTHEST:
+                unable[offset] = "the stack pointer has left the stack"
+                return
+            way = self._way(registers, sp)
+            seen = ways.setdefault(offset, set())
+            if way in seen or len(seen) >= MOST_WAYS:
+                return
+            seen.add(way)
+            counts.instructions += 1
+            judge(region, registers, activation, dump)
+            step = step_at(offset)
+            following, control, target = start + step.next, step.control, step.target
+            if control is Control.NEXT or (step.effects is not NO_EFFECTS and control is Control.BRANCH):
+                problem = memory.run(pc, following)
+                if problem:
+                    unable[offset] = problem
+                    return
+            elif control is Control.CALL:
+                if target == region.shim_size and offset < region.shim_size:
+                    following = self.emulator.call(start + target, following)
+                    self._at_body()
+                else:
+                    self.emulator.lose(self.arch.caller_saved)
+                    memory.spoil_below(sp)
+            elif control is Control.JUMP:
+                if target is None or not 0 <= target < region.size:
+                    self._left(registers)
+                    return
+                following = start + target
+            elif control is Control.RETURN:
+                back = self._return(pc, registers)
+                if back is None or not start <= back < end:
+                    return
+                following = back
+            elif control is Control.HALT:
+                return
+            if control is Control.BRANCH:
+                assert target is not None
+                if not 0 <= target < region.size:
+                    self._left(registers)
+                elif way not in ways.get(target, ()):
+                    self.pending.append((start + target, memory.save(sp)))
+            pc = following
+            if not start <= pc < end or self.emulator.is_interrupted:
+                return
+
+    def _way(self, registers: list[int], sp: int) -> _Way:
+        """How the frame lies: the stack's depth, and what is known of each word on it and of each register that
+        matters."""
+        known, top = self.known, self.top
+        now: list[object] = [sp]
+        for register in self.arch.callee_saved:
+            value = registers[register]
+            now.append(value if sp <= value <= top else known.get(value))
+        size = (top - sp) // 8
+        words = struct.unpack(f"<{size}Q", self.memory.read(sp, 8 * size))
+        now.extend(map(known.get, words))
+        return tuple(now)
+
+    def _return(self, pc: int, registers: list[int]) -> int | None:
+        """Return; gives where to, None if that is out of JIT code."""
+        try:
+            back = self.emulator.returns_to(registers)
+        except UnreadableMemory:
+            back = 0
+        problem = self.memory.run(pc, back)
+        if not problem and self.region.start <= back < self.region.start + self.region.size:
+            return back
+        self._count(not problem and self.emulator.is_back(back))
+        return None
+
+    def _left(self, registers: list[int]) -> None:
+        """A jump to other JIT code: it goes on as if it had been called in this region's place."""
+        same = all(registers[register] == value for register, value in self.body.items())
+        self._count(same and self.emulator.returns_to(registers) == self.back)
+
+    def _count(self, good: bool) -> None:
+        self.emulator.counts.exits += good
+        self.emulator.counts.bad_exits += not good

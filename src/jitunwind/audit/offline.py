@@ -1,0 +1,107 @@
+"""The witnesses that step nothing, put to work on a dump: the emulator and the recovered states.
+
+Each judges what the witnesses before it have not, and says so; who drives an audit chooses them.
+"""
+
+from collections.abc import Callable, Sequence
+
+from jitunwind.arch import Architecture
+from jitunwind.arch.emulation import Emulated
+from jitunwind.audit.emulator import Counts, Emulator, Judge
+from jitunwind.audit.instructions import Instructions
+from jitunwind.audit.static import Static
+from jitunwind.audit.stepper import Activation
+from jitunwind.audit.tables import Recovered, Tables, shim_table_in
+from jitunwind.audit.verdicts import Verdicts
+from jitunwind.audit.witness import EMULATED, STATIC, Judged, Witness, judged_before
+from jitunwind.cpython.dump import Dump
+from jitunwind.cpython.regions import JitCode
+from jitunwind.errors import MalformedFrames
+from jitunwind.memory import Memory
+from jitunwind.recover.flow import Decoder
+from jitunwind.rows import Unknown
+
+NO_PATH = "no emulated path comes here"
+
+
+class Offline:
+    """One dump and the tables under test. `tell` is called now and then with what has been done; `is_over` says
+    whether somebody has interrupted."""
+
+    def __init__(
+        self,
+        arch: Architecture,
+        decode: Decoder,
+        dump: Dump,
+        instructions_of: Callable[[JitCode], Instructions],
+        tell: Callable[[str], None],
+        is_over: Callable[[], bool],
+    ) -> None:
+        self.arch, self.decode, self.dump = arch, decode, dump
+        self._instructions_of, self._tell, self._is_over = instructions_of, tell, is_over
+
+    def _verdicts(self, memory: Memory, tables: Sequence[Tables]) -> Verdicts:
+        verdicts = Verdicts(self.arch, memory, list(tables))
+        shim = self.dump.entry_shim
+        if shim is not None:
+            try:
+                verdicts.shims[shim] = shim_table_in(self.arch, shim, self.dump.frames)
+            except MalformedFrames as error:
+                verdicts.shims[shim] = Unknown(f"the shim's own unwind information: {error}")
+        return verdicts
+
+    def emulate(
+        self, emulated: Emulated, tables: Sequence[Tables], before: list[Witness], blamed: Sequence[Tables]
+    ) -> tuple[Witness, Counts]:
+        """Run all code in the emulator. What it does not come to is unknown for the tables `blamed`."""
+        emulator = Emulator(self.arch, emulated, self.decode, self.dump)
+        verdicts = self._verdicts(emulator.memory, tables)
+        witness = Witness(EMULATED, verdicts.findings)
+        for number, code in enumerate(self.dump.codes):
+            instructions, judged = self._instructions_of(code), witness.of(code, self.dump)
+            done = judged_before(code, before)
+            judge = self._noting(verdicts, judged, done, emulator, number)
+            reached = emulator.run(code, instructions, judge)
+            if emulator.is_interrupted:
+                break
+            reason = "; ".join(sorted(set(reached.unable.values())))
+            reason = f"the emulator cannot run: {reason}" if reason else NO_PATH
+            for _ in instructions.reachable.keys() - reached.ways.keys() - done:
+                for table in blamed:
+                    verdicts.findings[table.name].cannot_say((code.start, judged.name), reason)
+        return witness, emulator.counts
+
+    def _noting(
+        self, verdicts: Verdicts, judged: Judged, done: set[int], emulator: Emulator, number: int
+    ) -> Judge:
+        """The judge of one region's instructions, but for those that are `done`."""
+
+        def judge(region: JitCode, registers: list[int], activation: Activation, dump: Dump) -> None:
+            offset = registers[-1] - region.start
+            if offset not in done:
+                judged.offsets.add(offset)
+                verdicts.judge(region, registers, activation, dump)
+            count = emulator.counts.instructions
+            if count % 256 == 0:
+                emulator.is_interrupted = self._is_over()
+                self._tell(f"{count:,} instructions emulated, {number} of {len(self.dump.codes)} regions")
+
+        return judge
+
+    def compare(self, tables: Sequence[Tables], before: list[Witness]) -> Witness:
+        """Lay out the recovered states, for tables other than those that recovery makes."""
+        static = Static(self.arch, self.decode, self.dump)
+        verdicts = self._verdicts(static.stack, [each for each in tables if each.name != Recovered.name])
+        witness = Witness(STATIC, verdicts.findings)
+        for number, code in enumerate(self.dump.codes):
+            if self._is_over():
+                break
+            self._tell(f"{number} of {len(self.dump.codes)} regions compared")
+            instructions, judged = self._instructions_of(code), witness.of(code, self.dump)
+            wanted = instructions.reachable.keys() - judged_before(code, before)
+            unable = static.run(code, instructions, wanted, verdicts.judge)
+            judged.offsets.update(wanted)
+            for reason in unable.values():
+                for found in verdicts.findings.values():
+                    found.cannot_say((code.start, judged.name), reason)
+        return witness
