@@ -68,15 +68,12 @@ class Emulator:
         while any(top - STACK_SIZE <= code.start + code.size and code.start <= top for code in dump.codes):
             top += 1 << 32
         self.memory = EmulatedMemory(emulated, top)
-        for code in dump.codes:
-            self.memory.load(code.start, code.code)
         self._top = top - _HEADROOM
         self._truth = {arch.stack_pointer: self._top, arch.return_address: _BACK}
         self._truth |= {r: _TRUTH + (r + 1) * _APART for r in arch.callee_saved}
         self._activation = Activation(self._truth)
         self._shim: Instructions | None = None
         if dump.entry_shim is not None:
-            self.memory.load(dump.entry_shim.start, dump.shim_code)
             self._shim = Instructions(arch, decode, dump.shim_code, {0: arch.platform})
 
     def run(self, region: JitCode, instructions: Instructions, judge: Judge) -> Reached:
@@ -97,10 +94,15 @@ class Emulator:
         return target
 
     def returns_to(self, registers: list[int]) -> int:
-        """Where a return goes in the state of a function's entry."""
+        """Where a return goes in the state of a function's entry; 0 where that is not to be read."""
         kept = self.arch.entry_return
         if isinstance(kept, SavedAt):
-            return self.memory.word(registers[self.arch.stack_pointer] + self.arch.entry_cfa + kept.offset)
+            try:
+                return self.memory.word(
+                    registers[self.arch.stack_pointer] + self.arch.entry_cfa + kept.offset
+                )
+            except UnreadableMemory:
+                return 0
         return registers[kept.register] if isinstance(kept, InRegister) else 0
 
     def begin(self) -> None:
@@ -118,13 +120,20 @@ class Emulator:
     def enter(self, region: JitCode) -> int:
         """Be at the first instruction of JIT code, in the region or, where all share one shim, in the region's body
         as that calls it; gives the program counter."""
-        self.begin()
         shim, instructions = self.dump.entry_shim, self._shim
+        self.memory.clear()
+        self.memory.load(region.start, region.code)
+        if shim is not None:
+            self.memory.load(shim.start, self.dump.shim_code)
+        self.begin()
         call = instructions.call_of(None) if instructions is not None else None
         if shim is None or call is None:
             return self.call(region.start, _BACK)
         pc = self.call(shim.start, _BACK)
-        self.memory.run(pc, shim.start + call.offset)
+        problem = self.memory.run(pc, shim.start + call.offset)
+        if problem or not 0 <= self._top - self.memory.registers[self.arch.stack_pointer] <= _FURTHEST:
+            self.begin()  # it is not the shim that it seems to be
+            return self.call(region.start, _BACK)
         return self.call(region.start, shim.start + call.next)
 
     def is_back(self, pc: int) -> bool:
@@ -138,7 +147,8 @@ class Emulator:
             if self.memory.run(pc, shim.start + offset):
                 return False
             pc = self.returns_to(self.memory.registers)
-            self.memory.run(shim.start + offset, pc)
+            if self.memory.run(shim.start + offset, pc):
+                return False
         registers = self.memory.registers
         now = {register: registers[register] for register in self._truth}
         return pc == _BACK and now == self._truth
@@ -254,10 +264,7 @@ class _Paths:
 
     def _return(self, pc: int, registers: list[int]) -> int | None:
         """Return; gives where to, None if that is out of JIT code."""
-        try:
-            back = self.emulator.returns_to(registers)
-        except UnreadableMemory:
-            back = 0
+        back = self.emulator.returns_to(registers)
         problem = self.memory.run(pc, back)
         if not problem and self.region.start <= back < self.region.start + self.region.size:
             return back

@@ -4,6 +4,7 @@ recovered flow reaches. The witnesses that run nothing, and what says how much t
 from bisect import bisect_right
 from collections.abc import Mapping
 from functools import cached_property
+from itertools import pairwise
 
 from jitunwind.arch import Architecture, Convention
 from jitunwind.arch.effects import NO_EFFECTS, Control, Step
@@ -51,7 +52,7 @@ class Instructions:
         steps, starts = self._decode(self._code, offset, (self._arch.stack_pointer,))
         known = {step.offset: step for step in steps}
         end = known[starts[-1]].next if starts and starts[-1] in known else len(self._code)
-        for start, following in zip(starts, [*starts[1:], end], strict=True):
+        for start, following in pairwise([*starts, end]):
             plain = Step(start, following, NO_EFFECTS)
             self._steps.setdefault(start, known.get(start, plain))
         self._steps.setdefault(offset, Step(offset, offset, NO_EFFECTS, Control.HALT))

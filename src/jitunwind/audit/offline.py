@@ -4,10 +4,9 @@ Each judges what the witnesses before it have not, and says so; who drives an au
 """
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from jitunwind.arch import Architecture
-from jitunwind.arch.emulation import Emulated
-from jitunwind.audit.emulator import Counts, Emulator, Judge
 from jitunwind.audit.instructions import Instructions
 from jitunwind.audit.static import Static
 from jitunwind.audit.stepper import Activation
@@ -20,6 +19,9 @@ from jitunwind.errors import MalformedFrames
 from jitunwind.memory import Memory
 from jitunwind.recover.flow import Decoder
 from jitunwind.rows import Unknown
+
+if TYPE_CHECKING:  # unicorn need not be there
+    from jitunwind.audit.emulator import Emulator, Judge
 
 NO_PATH = "no emulated path comes here"
 
@@ -51,10 +53,9 @@ class Offline:
         return verdicts
 
     def emulate(
-        self, emulated: Emulated, tables: Sequence[Tables], before: list[Witness], blamed: Sequence[Tables]
-    ) -> tuple[Witness, Counts]:
+        self, emulator: "Emulator", tables: Sequence[Tables], before: list[Witness], blamed: Sequence[Tables]
+    ) -> Witness:
         """Run all code in the emulator. What it does not come to is unknown for the tables `blamed`."""
-        emulator = Emulator(self.arch, emulated, self.decode, self.dump)
         verdicts = self._verdicts(emulator.memory, tables)
         witness = Witness(EMULATED, verdicts.findings)
         for number, code in enumerate(self.dump.codes):
@@ -69,11 +70,11 @@ class Offline:
             for _ in instructions.reachable.keys() - reached.ways.keys() - done:
                 for table in blamed:
                     verdicts.findings[table.name].cannot_say((code.start, judged.name), reason)
-        return witness, emulator.counts
+        return witness
 
     def _noting(
-        self, verdicts: Verdicts, judged: Judged, done: set[int], emulator: Emulator, number: int
-    ) -> Judge:
+        self, verdicts: Verdicts, judged: Judged, done: set[int], emulator: "Emulator", number: int
+    ) -> "Judge":
         """The judge of one region's instructions, but for those that are `done`."""
 
         def judge(region: JitCode, registers: list[int], activation: Activation, dump: Dump) -> None:

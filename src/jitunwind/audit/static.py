@@ -124,7 +124,7 @@ class Static:
         of_shim = instructions if own else self._shim
         call = of_shim.call_of(region.shim_size if own else None)
         state = Places(of_shim.flow).at(call.offset) if call is not None else None
-        if call is None or state is None:
+        if call is None or state is None or arch.stack_pointer not in state.registers:
             return self._truth, _CFA, {}
         machine = _Machine(self._truth, _CFA, {}, state)
         held = machine.registers | {arch.return_address: start + call.next}

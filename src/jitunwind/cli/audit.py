@@ -278,13 +278,14 @@ class _Session:
         if self.emulate:
             try:
                 from jitunwind.arch.x86_64.emulation import EMULATED
+                from jitunwind.audit.emulator import Emulator
             except ImportError as error:
                 raise NoEmulator(f"--emulate needs unicorn, which cannot be imported: {error}") from None
             # What is left goes to the recovered states, but for the tables that are made of them.
             blamed = [each for each in tables if not self.static or each.name == Recovered.name]
-            witness, counts = offline.emulate(EMULATED, tables, self.witnesses, blamed)
-            self.witnesses.append(witness)
-            self.counts |= {"exits": counts.exits, "bad_exits": counts.bad_exits}
+            emulator = Emulator(X86_64, EMULATED, decode, dump)
+            self.witnesses.append(offline.emulate(emulator, tables, self.witnesses, blamed))
+            self.counts |= {"exits": emulator.counts.exits, "bad_exits": emulator.counts.bad_exits}
         if self.static:
             self.witnesses.append(offline.compare(tables, self.witnesses))
 

@@ -5,28 +5,28 @@ a `.text` at each piece's address, symbols, and the `.eh_frame`s, which objdump,
 audit that runs nothing works on this, wherever the code comes from.
 """
 
-import io
 import struct
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
-
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import NoteSection, Section, SymbolTableSection
 
 from jitunwind.cpython.regions import SHIM_NAME, JitCode, Regions
 from jitunwind.elf.image import Code, code_file
 from jitunwind.elf.machine import Machine
 from jitunwind.errors import BadDump
-from jitunwind.memory import Mapping
+from jitunwind.memory import ADDRESS_LIMIT, Mapping
 from jitunwind.region import Region, RegionKind
 
 OWNER = "jitunwind"
+_SHT_NULL, _SHT_NOTE, _SHT_NOBITS = 0, 7, 8
 _SHF_EXECINSTR = 4
+_E_MACHINE, _E_SHOFF, _E_SHENTSIZE = 18, 40, 58
+_SECTION = struct.Struct("<IIQQQQIIQQ")
+_SYMBOL = struct.Struct("<IBBHQQ")
 _LARGEST = 1 << 30
 
 
@@ -107,67 +107,100 @@ def load(path: Path) -> Dump:
     try:
         if path.stat().st_size > _LARGEST:
             raise BadDump(f"{path} is too large for a dump")
-        return _loaded(path, ELFFile(io.BytesIO(path.read_bytes())))
+        data = path.read_bytes()
     except OSError as error:
         raise BadDump(f"{path} cannot be read: {error.strerror}") from None
-    except _DAMAGES as error:
-        raise BadDump(f"{path} is no dump, or a damaged one: {error}") from None
+    try:
+        return _loaded(data)
+    except struct.error:
+        raise BadDump(f"{path} is cut short, or damaged") from None
+    except BadDump as error:
+        raise BadDump(f"{path} {error}", error.hint) from None
 
 
-_DAMAGES = (ELFError, struct.error, UnicodeDecodeError)
-"""What pyelftools raises for files that are no ELF files, or damaged."""
+class _Section(NamedTuple):
+    name: str
+    type: int
+    flags: int
+    address: int
+    data: bytes
 
 
-def _loaded(path: Path, elf: ELFFile) -> Dump:
-    version = _version(elf)
+def _loaded(data: bytes) -> Dump:
+    """BadDump, whose message begins behind the file's name; struct.error where something is cut short."""
+    if data[:6] != b"\x7fELF\x02\x01":
+        raise BadDump("is no dump of JIT code")
+    sections = _sections(data)
+    version = next(
+        (said for each in sections if each.type == _SHT_NOTE if (said := _version(each.data))), None
+    )
     if version is None:
-        raise BadDump(f"{path} is an ELF file, but no dump of JIT code")
-    if elf["e_machine"] != "EM_X86_64":
-        raise BadDump(f"{path} is of {elf['e_machine']}, which cannot be audited yet", "known is x86_64")
+        raise BadDump("is an ELF file, but no dump of JIT code")
+    (machine,) = struct.unpack_from("<H", data, _E_MACHINE)
+    if machine != Machine.X86_64:
+        name = next((each.name for each in Machine if each == machine), f"machine {machine}")
+        raise BadDump(f"is of {name}, which cannot be audited yet", "known is x86_64")
+    symbols = next((each.data for each in sections if each.name == ".symtab"), b"")
+    names = next((each.data for each in sections if each.name == ".strtab"), b"")
     functions: dict[int, list[tuple[int, int, str]]] = {}
-    table = elf.get_section_by_name(".symtab")
-    if not isinstance(table, SymbolTableSection):
-        raise BadDump(f"{path} has no symbols: it is damaged")
-    for symbol in table.iter_symbols():
-        if isinstance(symbol["st_shndx"], int):
-            told = (symbol["st_value"], symbol["st_size"], symbol.name.removesuffix(" "))
-            functions.setdefault(symbol["st_shndx"], []).append(told)
+    for name_at, _, _, index, start, size in _SYMBOL.iter_unpack(symbols):
+        functions.setdefault(index, []).append((start, size, _string(names, name_at).removesuffix(" ")))
     found: list[tuple[JitCode, str]] = []
     dump = Dump(version, [], [])
-    for index, section in enumerate(elf.iter_sections()):
+    for index, section in enumerate(sections):
+        start, code = section.address, section.data
         if section.name == ".eh_frame":
-            dump.frames.append(Frames(section["sh_addr"], _whole(path, section)))
-        elif section["sh_flags"] & _SHF_EXECINSTR:
-            start, data = section["sh_addr"], _whole(path, section)
-            symbols = sorted(functions.get(index, ()))
-            if not symbols or not data:
-                raise BadDump(f"{path}: the code at {start:#x} has no name, or is empty: it is damaged")
-            first, size, name = symbols[0]
+            dump.frames.append(Frames(start, code))
+        elif section.flags & _SHF_EXECINSTR:
+            here = sorted(functions.get(index, ()))
+            if not here or not code or start + len(code) > ADDRESS_LIMIT:
+                raise BadDump(f"is damaged: the code at {start:#x} has no name, or is none")
+            first, size, name = here[0]
             if name != SHIM_NAME:
-                found.append((JitCode(start, data, 0, 0), name))
-            elif len(symbols) > 1 and first == start and size < len(data):
-                found.append((JitCode(start, data, size, 0), symbols[1][2]))
+                found.append((JitCode(start, code, 0, 0), name))
+            elif len(here) > 1 and first == start and 0 < size < len(code):
+                found.append((JitCode(start, code, size, 0), here[1][2]))
             else:
-                dump.entry_shim = Region(start, len(data), SHIM_NAME, RegionKind.SHIM)
-                dump.shim_code = data
+                dump.entry_shim = Region(start, len(code), SHIM_NAME, RegionKind.SHIM)
+                dump.shim_code = code
     found.sort(key=lambda each: each[0].start)
+    if any(one.start + one.size > other.start for (one, _), (other, _) in pairwise(found)):
+        raise BadDump("is damaged: its regions overlap")
     dump.codes, dump.names = [code for code, _ in found], [name for _, name in found]
     return dump
 
 
-def _whole(path: Path, section: Section) -> bytes:
-    data: bytes = section.data()
-    if len(data) != section["sh_size"]:
-        raise BadDump(f"{path} is cut short")
-    return data
+def _sections(data: bytes) -> list[_Section]:
+    """gABI, "Sections". Own code: a damaged file must not ask for the machine's memory."""
+    (table,) = struct.unpack_from("<Q", data, _E_SHOFF)
+    size, count, names_index = struct.unpack_from("<HHH", data, _E_SHENTSIZE)
+    if table + size * count > len(data):
+        raise BadDump("is cut short")
+    if size != _SECTION.size or names_index >= count:
+        raise BadDump("is damaged: its section headers make no sense")
+    headers = [_SECTION.unpack_from(data, table + index * size) for index in range(count)]
+    contents = []
+    for _, kind, _, _, offset, length, *_ in headers:
+        if kind in (_SHT_NULL, _SHT_NOBITS):
+            offset = length = 0
+        if offset + length > len(data):
+            raise BadDump("is cut short")
+        contents.append(data[offset : offset + length])
+    names = contents[names_index]
+    return [
+        _Section(_string(names, name), kind, flags, address, content)
+        for (name, kind, flags, address, *_), content in zip(headers, contents, strict=True)
+    ]
 
 
-def _version(elf: ELFFile) -> str | None:
-    """What the note says that makes an ELF file a dump."""
-    for section in elf.iter_sections():
-        if isinstance(section, NoteSection):
-            for note in section.iter_notes():
-                if note["n_name"] == OWNER:
-                    said: bytes = note["n_descdata"]
-                    return said.decode()
-    return None
+def _string(table: bytes, at: int) -> str:
+    return table[at : table.find(b"\0", at)].decode("utf-8", "replace")
+
+
+def _version(note: bytes) -> str | None:
+    """What the note says that makes an ELF file a dump; None for another's."""
+    owner, said, _ = struct.unpack_from("<III", note)
+    start = 12 + (owner + 3 & ~3)
+    if note[12 : 12 + owner] != OWNER.encode() + b"\0" or start + said > len(note):
+        return None
+    return note[start : start + said].decode("utf-8", "replace")

@@ -15,12 +15,12 @@ from unicorn import (
 from unicorn.unicorn_py3.unicorn import uclib
 
 from jitunwind.arch.emulation import Emulated
-from jitunwind.errors import UnreadableMemory
+from jitunwind.errors import JitunwindError, UnreadableMemory
 from jitunwind.memory import Mapping, Memory
 
 PAGE = 4096
-MOST_PAGES = 1 << 13
-"""Pages made up, at most: 32 MiB."""
+MOST_PAGES = 1 << 10
+"""Pages made up for one region, at most; one of CPython's touches some fifteen."""
 STACK_SIZE = 1 << 16
 _FILLER = (0x5D00_0000_0100).to_bytes(8, "little")
 """What memory that is made up holds: addresses of such memory."""
@@ -43,6 +43,7 @@ class EmulatedMemory(Memory):
         self._uc = Uc(emulated.architecture, emulated.mode)
         self._ids = emulated.registers
         self._pages: set[int] = set()
+        """All but the stack's."""
         self._made_up = 0
         self.stack_top = stack_top
         self._uc.mem_map(stack_top - STACK_SIZE, STACK_SIZE)
@@ -55,8 +56,21 @@ class EmulatedMemory(Memory):
         places = (ctypes.c_void_p * count)(*(first + 8 * index for index in range(count)))
         self._batch = (self._uc._uch, ids, places, count)
 
+    def clear(self) -> None:
+        """Forget all but the stack: another region's turn."""
+        for page in self._pages:
+            self._uc.mem_unmap(page, PAGE)
+        self._pages.clear()
+        self._made_up = 0
+
     def load(self, address: int, code: bytes) -> None:
-        """Lay down code that can be read and run, and not be written."""
+        """Lay down code that can be read and run, and not be written. JitunwindError where there is no place."""
+        try:
+            self._lay(address, code)
+        except UcError as error:
+            raise JitunwindError(f"the emulator has no place for code at {address:#x}: {error}") from None
+
+    def _lay(self, address: int, code: bytes) -> None:
         for page in range(address & -PAGE, address + len(code), PAGE):
             if page not in self._pages:
                 self._pages.add(page)
