@@ -244,6 +244,7 @@ def test_what_cannot_be_audited(subject: Subject, tmp_path: Path) -> None:
         (["--emulate", cut_core], "cut short"),
         (["--emulate", f"{bare}.{plain.pid}"], "is not known here|has no JIT code|runtime"),
         ([subject.core], "cannot be stepped: give --emulate or --static"),
+        (["--emulate", subject.core, "--exe", sys.executable], "options go before"),
         (["--steps", "5", "--emulate", subject.dump], "cannot be stepped"),
         (["--static", "--table", "recovered", subject.dump], "add --emulate"),
         (["--emulate", "--exe", sys.executable, subject.core], "not by this"),

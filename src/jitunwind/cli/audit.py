@@ -148,12 +148,14 @@ def _kind(target: Sequence[str]) -> _Kind:
     if len(target) == 1 and is_number(target[0]):
         return _Kind.PROCESS
     path = Path(target[0])
-    is_data = len(target) == 1 and path.is_file() and (is_core(path) or not os.access(path, os.X_OK))
+    is_data = path.is_file() and (is_core(path) or (len(target) == 1 and not os.access(path, os.X_OK)))
     return _Kind.FILE if is_data else _Kind.COMMAND
 
 
 def _check(kind: _Kind, target: Sequence[str], is_stepped: bool, exe: Path | None) -> None:
     """UsageError for what does not go together."""
+    if kind is _Kind.FILE and len(target) > 1:
+        raise click.UsageError(f"options go before {target[0]}")
     if kind is _Kind.FILE and is_stepped:
         raise click.UsageError(
             f"{target[0]} is no program, and cannot be stepped: give --emulate or --static"
