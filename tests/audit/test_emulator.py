@@ -144,6 +144,27 @@ def test_what_a_callee_may_overwrite_is_no_place_to_keep_a_register() -> None:
     assert (counts.exits, counts.bad_exits) == (0, 1), "rbp is lost, and the return says so"
 
 
+def test_what_another_region_left_on_the_stack_is_nowhere() -> None:
+    """A row that finds rbx where the shim will push it: wrong until it has."""
+    region = region_of(PLAIN)
+    twice = Dump("3.14.10", [region, JitCode(START + 0x10000, region.code, region.shim_size, 0)], ["f", "g"])
+    early = Row(
+        CfaRule(RSP, 8),
+        (
+            *((r, SAME_VALUE) for r in X86_64.callee_saved if r != RBX),
+            (RBX, SavedAt(-48)),
+            (RETURN_ADDRESS, SavedAt(-8)),
+        ),
+    )
+    table = with_row(region, "push %r15", early)
+    laid: list[Laid] = [(code.start, code.size, table) for code in twice.codes]
+    offline = offline_of(region)
+    offline.dump = twice
+    emulator, tables = Emulator(X86_64, EMULATED, decode, twice), [Given("given", laid, NOWHERE)]
+    found = offline.emulate(emulator, tables, [], tables).findings["given"]
+    assert (found.total.wrong, found.wrong["rbx"]) == (2, 2), found.examples
+
+
 def test_both_ways_into_an_instruction_are_judged() -> None:
     """Two paths meet with different stacks: whichever depth a table says, it is wrong on one of them."""
     region = region_of("test r12, r12\nje meet\npush r12\nmeet: nop\nmov rsp, rbx\nret\n")
@@ -184,7 +205,7 @@ def test_what_no_path_reaches_is_unknown_unless_another_witness_is_left() -> Non
         "call 1f\n1: pop rax\nret\n",
         "mov rsp, r12\nret\n",
         "sub rsp, 0x100000\nret\n",
-        "mov ecx, 5\nagain: push rax\npop rax\nloop again\nret\n",
+        "again: push rax\npop rax\nloop again\nret\n",
         "jmp body\n",
         "rep stosq\nret\n",
         "ud2\n",

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from jitunwind.arch import Architecture
-from jitunwind.arch.effects import NO_EFFECTS, Control
+from jitunwind.arch.effects import Clobber, Control
 from jitunwind.arch.emulation import Emulated
 from jitunwind.audit.instructions import Instructions
 from jitunwind.audit.stepper import Activation
@@ -71,7 +71,7 @@ class Emulator:
         self._top = top - _HEADROOM
         self._truth = {arch.stack_pointer: self._top, arch.return_address: _BACK}
         self._truth |= {r: _TRUTH + (r + 1) * _APART for r in arch.callee_saved}
-        self._activation = Activation(self._truth)
+        self.activation = Activation(self._truth)
         self._shim: Instructions | None = None
         if dump.entry_shim is not None:
             self._shim = Instructions(arch, decode, dump.shim_code, {0: arch.platform})
@@ -107,6 +107,7 @@ class Emulator:
 
     def begin(self) -> None:
         """Be the caller of JIT code, with the ground truth in the registers."""
+        self.memory.spoil_below(self._top)
         self.lose(self.arch.caller_saved)
         for register in (self.arch.stack_pointer, *self.arch.callee_saved):
             self.memory.set_register(register, self._truth[register])
@@ -152,10 +153,6 @@ class Emulator:
         registers = self.memory.registers
         now = {register: registers[register] for register in self._truth}
         return pc == _BACK and now == self._truth
-
-    @property
-    def activation(self) -> Activation:
-        return self._activation
 
 
 class _Paths:
@@ -215,7 +212,7 @@ class _Paths:
             judge(region, registers, activation, dump)
             step = step_at(offset)
             following, control, target = start + step.next, step.control, step.target
-            if control is Control.NEXT or (step.effects is not NO_EFFECTS and control is Control.BRANCH):
+            if control is Control.NEXT:
                 problem = memory.run(pc, following)
                 if problem:
                     unable[offset] = problem
@@ -241,10 +238,11 @@ class _Paths:
                 return
             if control is Control.BRANCH:
                 assert target is not None
+                self.emulator.lose(tuple(each.target for each in step.effects if isinstance(each, Clobber)))
                 if not 0 <= target < region.size:
                     self._left(registers)
                 elif way not in ways.get(target, ()):
-                    self.pending.append((start + target, memory.save(sp)))
+                    self.pending.append((start + target, memory.save()))
             pc = following
             if not start <= pc < end or self.emulator.is_interrupted:
                 return

@@ -29,6 +29,8 @@ def dump_of(target: str, exe: Path | None, warn: Warn) -> Dump:
     NothingToAudit where there is none; JitunwindError of many kinds for what cannot be read.
     """
     path = Path(target)
+    if exe is not None and not is_core(path):
+        raise JitunwindError(f"{target} is no core, and needs no --exe")
     if is_number(target):
         check_process(int(target))
         tracee = Tracee.attach(int(target))

@@ -3,6 +3,7 @@
 import io
 from bisect import bisect_right
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -74,6 +75,7 @@ class Published:
         self._arch, self._memory = arch, memory
         self._tables: list[Laid] | None = None
         self._images: dict[tuple[int, int], list[Frames]] = {}
+        self._laid: dict[Frames, list[Laid]] = {}
         self.warnings: list[str] = []
 
     def of(self, region: JitCode) -> UnwindTable | Unknown:
@@ -87,13 +89,10 @@ class Published:
     def _read(self) -> list[Laid]:
         found: dict[int, Laid] = {}
         for frames in self.frames():
-            try:
-                for each in laid([frames], self._arch):
-                    found.setdefault(each[0], each)
-            except MalformedFrames as error:
-                self.warnings.append(
-                    f"the frames published at {frames.address:#x} are not understood: {error}"
-                )
+            if frames not in self._laid:
+                self._laid[frames] = understood([frames], self._arch, self.warnings)
+            for each in self._laid[frames]:
+                found.setdefault(each[0], each)
         return sorted(found.values(), key=lambda each: each[0])
 
     def frames(self) -> list[Frames]:
@@ -139,6 +138,7 @@ class Given:
         self.name, self._nothing = name, nothing
         self._tables = sorted(tables, key=lambda each: each[0])
         self._known: dict[tuple[int, int, int], UnwindTable | Unknown] = {}
+        self.warnings: list[str] = []
 
     def of(self, region: JitCode) -> UnwindTable | Unknown:
         key = (region.start, region.shim_size, region.size)
@@ -162,8 +162,11 @@ def from_file(arch: Architecture, path: Path) -> Given:
 
 
 def from_dump(arch: Architecture, dump: Dump) -> Given:
-    """What the process that a dump is of had published. MalformedFrames."""
-    return Given(Published.name, laid(dump.frames, arch), NOTHING_PUBLISHED)
+    """What the process that a dump is of had published."""
+    warnings: list[str] = []
+    found = Given(Published.name, understood(dump.frames, arch, warnings), NOTHING_PUBLISHED)
+    found.warnings = warnings
+    return found
 
 
 def _covering(tables: list[Laid], region: JitCode, nothing: Unknown) -> UnwindTable | Unknown:
@@ -192,6 +195,17 @@ def laid(frames: Iterable[Frames], arch: Architecture) -> list[Laid]:
     ]
 
 
+def understood(frames: Iterable[Frames], arch: Architecture, warnings: list[str]) -> list[Laid]:
+    """The same, but that what breaks the rules is left out, with a warning."""
+    found: list[Laid] = []
+    for each in frames:
+        try:
+            found += laid([each], arch)
+        except MalformedFrames as error:
+            warnings.append(f"the frames published at {each.address:#x} are not understood: {error}")
+    return found
+
+
 def _moved(table: UnwindTable, by: int, size: int, nothing: Unknown) -> UnwindTable:
     """`table` as part of a region of `size` bytes, from offset `by` on; elsewhere there is `nothing`."""
     if by == 0 and table.size == size:
@@ -216,7 +230,7 @@ def shim_table(arch: Architecture, shim: Region, memory: Memory) -> UnwindTable:
 
 def shim_table_in(arch: Architecture, shim: Region, frames: Iterable[Frames]) -> UnwindTable:
     """The same, of frames at hand. MalformedFrames."""
-    for start, size, table in laid(frames, arch):
+    for start, size, table in understood(frames, arch, []):
         if start <= shim.start < start + size:
             return _moved(table, start - shim.start, shim.size, NOTHING_IN_FILE)
     raise MalformedFrames("there is no unwind information for _PyJIT_Entry")
@@ -226,13 +240,18 @@ def shim_frames(shim: Region, memory: Memory) -> Frames:
     """What the interpreter's file has for its shim, and no more of it. As `shim_table`."""
     mappings = memory.mappings()
     path = next(mapping.path for mapping in mappings if mapping.start <= shim.start < mapping.end)
+    return _frames_in_file(path, min(m.start for m in mappings if m.path == path), shim.start)
+
+
+@cache
+def _frames_in_file(path: str, base: int, function: int) -> Frames:
+    """What the file at `path`, which lies at `base`, has for the function there."""
     with open(path, "rb") as file:
         elf = ELFFile(file)
-        moved = elf["e_type"] == "ET_DYN"
-        bias = min(mapping.start for mapping in mappings if mapping.path == path) if moved else 0
+        bias = base if elf["e_type"] == "ET_DYN" else 0
         section = elf.get_section_by_name(".eh_frame")
         data, address = (section.data(), section["sh_addr"] + bias) if section is not None else (b"", 0)
         for fde in eh_frame(data, address):
-            if fde.start <= shim.start < fde.start + fde.size:
+            if fde.start <= function < fde.start + fde.size:
                 return Frames(*alone(data, address, fde))
     raise MalformedFrames(f"{path} has no unwind information for _PyJIT_Entry")

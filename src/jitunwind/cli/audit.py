@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from enum import Enum, auto
 from pathlib import Path
 from types import FrameType
@@ -15,22 +14,14 @@ from typing import Any
 
 import click
 
-from jitunwind.arch.x86_64.effects import decode
-from jitunwind.arch.x86_64.registers import X86_64
-from jitunwind.audit.instructions import Instructions
-from jitunwind.audit.offline import Offline
 from jitunwind.audit.ptrace import Tracee
-from jitunwind.audit.report import as_data, as_junit, as_markdown, coverage_of, is_clean
-from jitunwind.audit.stepper import Stepper
-from jitunwind.audit.subject import dump_in, dump_of, dump_of_regions
-from jitunwind.audit.tables import Published, Recovered, Tables, from_dump, from_file
-from jitunwind.audit.verdicts import Verdicts
-from jitunwind.audit.witness import STATIC, STEPPED, Place, Stepped, Witness
+from jitunwind.audit.report import as_junit, as_markdown, coverage_of, is_clean
+from jitunwind.audit.session import Session
+from jitunwind.audit.subject import dump_of
+from jitunwind.audit.tables import Published, Recovered
+from jitunwind.audit.witness import STATIC, STEPPED
 from jitunwind.cli.output import ERASE_LINE, FOUND, INTERRUPTED, is_coloured, print_warning
-from jitunwind.cpython.dump import Dump
-from jitunwind.cpython.regions import JitCode, Regions
-from jitunwind.errors import JitunwindError, NoEmulator, NothingToAudit
-from jitunwind.memory import Memory
+from jitunwind.errors import JitunwindError, NothingToAudit
 from jitunwind.memory.core import is_core
 from jitunwind.memory.live import check_process, is_number
 
@@ -104,8 +95,8 @@ def audit(
         raise click.UsageError(
             "--static compares with what is recovered, and cannot judge that: add --emulate"
         )
-    session = _Session(names, emulate, static)
-    with session.interruptible():
+    session = Session(names, emulate, static, _teller())
+    with _interruptible(session):
         if is_stepped:
             output = sys.stderr.fileno() if as_json else None
             session.step(_take(kind, target, output), steps)
@@ -174,136 +165,39 @@ def _take(kind: _Kind, target: Sequence[str], output: int | None) -> Tracee:
         raise JitunwindError(f"{target[0]} cannot be run: {error.strerror}") from None
 
 
-class _Session:
-    """One audit: the witnesses that have been asked, in order, and what they were asked about."""
+def _teller() -> Callable[[str], None]:
+    """Shows what it is called with, on a terminal only, and not too often."""
+    told = time.monotonic()
 
-    def __init__(self, names: Sequence[str], emulate: bool, static: bool) -> None:
-        self.names, self.emulate, self.static = list(dict.fromkeys(names)), emulate, static
-        self.witnesses: list[Witness] = []
-        self.counts: dict[str, int] = {}
-        self.warnings: dict[str, None] = {}
-        self.dump: Dump | None = None
-        self._instructions: dict[Place, Instructions] = {}
-        self.problem = "there is no JIT code"
-        self.is_interrupted = False
-        self._on_interrupt: Callable[[], None] = lambda: None
-        self._is_shown = sys.stderr.isatty() and is_coloured("auto", sys.stderr)
-        self._told = self._begin = time.monotonic()
-
-    def warn(self, warning: str) -> None:
-        self.warnings[warning] = None
-
-    @contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """A signal ends the asking, not the report."""
-
-        def interrupt(number: int, frame: FrameType | None) -> None:
-            self.is_interrupted = True
-            self._on_interrupt()
-
-        before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            if self._is_shown:
-                click.echo(ERASE_LINE, err=True, nl=False, color=True)
-
-    def _tell(self, text: str) -> None:
+    def tell(text: str) -> None:
+        nonlocal told
         now = time.monotonic()
-        if self._is_shown and now - self._told > _TELL_SECONDS:
-            self._told = now
+        if now - told > _TELL_SECONDS:
+            told = now
             click.echo(f"{ERASE_LINE}{text}", err=True, nl=False, color=True)
 
-    def _tables(self, published: Callable[[], Tables]) -> list[Tables]:
-        found: list[Tables] = []
-        for name in self.names:
-            if name == Recovered.name:
-                found.append(Recovered(X86_64, decode))
-            elif name == Published.name:
-                found.append(published())
-            elif Path(name).is_file():
-                found.append(from_file(X86_64, Path(name)))
-            else:
-                raise click.UsageError(f"--table {name}: neither recovered nor published, nor a file")
-        return found
+    return tell if _is_shown() else lambda text: None
 
-    def step(self, tracee: Tracee, steps: int | None) -> None:
-        """Until the steps are done, the program has ended, or somebody interrupts."""
-        memory = tracee.memory
-        try:
-            tables = self._tables(lambda: Published(X86_64, memory))
-            stepped = Stepped(Verdicts(X86_64, memory, tables), self._keep)
-            stepper = Stepper(tracee, X86_64, stepped, steps)
-            stepper.progress = lambda: self._tell(self._so_far(stepper, stepped.witness))
-            self._on_interrupt = lambda: setattr(stepper, "is_interrupted", True)
-            stepper.is_interrupted = self.is_interrupted
-            stepper.run()
-            if tracee.is_alive and (self.emulate or self.static):
-                self._take_dump(memory)
-        finally:
-            tracee.let_go()
-        self.witnesses.append(stepped.witness)
-        self.counts |= asdict(stepper.counts)
-        self.problem = f"no instruction of JIT code was stepped: {stepper.problem}"
-        for table in tables:
-            for warning in getattr(table, "warnings", ()):
-                self.warn(warning)
 
-    def _so_far(self, stepper: Stepper, witness: Witness) -> str:
-        count, seconds = stepper.counts.instructions, time.monotonic() - self._begin
-        wrong = ", ".join(f"{name} {found.total.wrong:,} wrong" for name, found in witness.findings.items())
-        regions = len(next(iter(witness.findings.values())).regions)
-        return f"{count:,} instructions, {regions} regions, {wrong}; {count / seconds:,.0f}/s"
+def _is_shown() -> bool:
+    return sys.stderr.isatty() and is_coloured("auto", sys.stderr)
 
-    def _keep(self, regions: Regions) -> None:
-        """JIT code has come or gone: the program may end before there is another time to take it."""
-        if self.emulate or self.static:
-            self.dump = dump_of_regions(regions, self.warn)
 
-    def _take_dump(self, memory: Memory) -> None:
-        try:
-            self.dump = dump_in(memory, self.warn)
-        except JitunwindError as error:
-            self.problem = str(error)
+@contextmanager
+def _interruptible(session: Session) -> Iterator[None]:
+    """A signal interrupts the session, which can report all the same."""
 
-    def look_offline(self) -> None:
-        """Ask the witnesses that step nothing."""
-        dump = self.dump
-        if dump is None or self.is_interrupted:
-            return
-        tables = self._tables(lambda: from_dump(X86_64, dump))
-        offline = Offline(
-            X86_64, decode, dump, self._instructions_of, self._tell, lambda: self.is_interrupted
-        )
-        if self.emulate:
-            try:
-                from jitunwind.arch.x86_64.emulation import EMULATED
-                from jitunwind.audit.emulator import Emulator
-            except ImportError as error:
-                raise NoEmulator(f"--emulate needs unicorn, which cannot be imported: {error}") from None
-            # What is left goes to the recovered states, but for the tables that are made of them.
-            blamed = [each for each in tables if not self.static or each.name == Recovered.name]
-            emulator = Emulator(X86_64, EMULATED, decode, dump)
-            self.witnesses.append(offline.emulate(emulator, tables, self.witnesses, blamed))
-            self.counts |= {"exits": emulator.counts.exits, "bad_exits": emulator.counts.bad_exits}
-        if self.static:
-            self.witnesses.append(offline.compare(tables, self.witnesses))
+    def handle(number: int, frame: FrameType | None) -> None:
+        session.interrupt()
 
-    def _instructions_of(self, code: JitCode) -> Instructions:
-        place = (code.start, code.code)
-        if place not in self._instructions:
-            self._instructions[place] = Instructions(X86_64, decode, code.code, code.entries())
-        return self._instructions[place]
-
-    def report(self, subject: str) -> dict[str, Any]:
-        seconds = time.monotonic() - self._begin
-        codes = {(code.start, code.code): code for code in (self.dump.codes if self.dump else ())}
-        for witness in self.witnesses:
-            codes |= {place: judged.region for place, judged in witness.judged.items()}
-        reachable = {place: self._instructions_of(code).reachable for place, code in codes.items()}
-        return as_data(subject, seconds, self.witnesses, self.counts, reachable)
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if _is_shown():
+            click.echo(ERASE_LINE, err=True, nl=False, color=True)
 
 
 def _text(data: dict[str, Any]) -> str:

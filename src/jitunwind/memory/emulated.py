@@ -24,16 +24,15 @@ MOST_PAGES = 1 << 10
 STACK_SIZE = 1 << 16
 _FILLER = (0x5D00_0000_0100).to_bytes(8, "little")
 """What memory that is made up holds: addresses of such memory."""
-_BELOW = 256
-"""Bytes below the stack pointer that belong to a saved state, or that a callee overwrites: more than a red zone."""
+_IN_USE = 1 << 14
+"""Bytes at the stack's top that belong to a saved state, and that a callee overwrites where they are free."""
 
 
 class Saved(NamedTuple):
-    """The processor's state, and the stack in use: from its address on."""
+    """The state of the processor and of the stack."""
 
     context: Any
-    stack: int
-    data: bytes
+    stack: bytes
 
 
 class EmulatedMemory(Memory):
@@ -106,17 +105,17 @@ class EmulatedMemory(Memory):
             return str(error)
         return ""
 
-    def save(self, sp: int) -> Saved:
-        start = sp - _BELOW
-        return Saved(self._uc.context_save(), start, self.read(start, self.stack_top - start))
+    def save(self) -> Saved:
+        return Saved(self._uc.context_save(), self.read(self.stack_top - _IN_USE, _IN_USE))
 
     def restore(self, saved: Saved) -> None:
         self._uc.context_restore(saved.context)
-        self._uc.mem_write(saved.stack, saved.data)
+        self._uc.mem_write(self.stack_top - _IN_USE, saved.stack)
 
     def spoil_below(self, sp: int) -> None:
-        """Overwrite what a callee may."""
-        self._uc.mem_write(sp - _BELOW, _FILLER * (_BELOW // len(_FILLER)))
+        """Overwrite what a callee may: nothing of what was there before may pass for a saved register."""
+        start = self.stack_top - _IN_USE
+        self._uc.mem_write(start, (_FILLER * (_IN_USE // len(_FILLER)))[: max(sp - start, 0)])
 
     def write_word(self, address: int, value: int) -> None:
         self._uc.mem_write(address, value.to_bytes(8, "little"))

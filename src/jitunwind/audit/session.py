@@ -1,0 +1,156 @@
+"""One audit: which witnesses are asked, in what order, and about what.
+
+In come the names of tables and what there is to judge them by; out comes the report's data. The command line makes
+one, and shows it.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from jitunwind.arch.x86_64.effects import decode
+from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.audit.instructions import Instructions
+from jitunwind.audit.offline import Offline
+from jitunwind.audit.ptrace import Tracee
+from jitunwind.audit.report import as_data
+from jitunwind.audit.stepper import Stepper
+from jitunwind.audit.subject import dump_in, dump_of_regions
+from jitunwind.audit.tables import Published, Recovered, Tables, from_dump, from_file
+from jitunwind.audit.verdicts import Verdicts
+from jitunwind.audit.witness import Place, Stepped, Witness
+from jitunwind.cpython.dump import Dump
+from jitunwind.cpython.regions import JitCode, Regions
+from jitunwind.errors import JitunwindError, NoEmulator
+from jitunwind.memory import Memory
+
+
+class Session:
+    """The witnesses that have been asked, in order, and what they were asked about. `tell` is called again and again
+    with what has been done so far. NoEmulator where there is to be one, and there is none."""
+
+    def __init__(
+        self, names: Sequence[str], emulate: bool, static: bool, tell: Callable[[str], None]
+    ) -> None:
+        if emulate:
+            _check_emulator()
+        self.names, self.emulate, self.static = list(dict.fromkeys(names)), emulate, static
+        self.witnesses: list[Witness] = []
+        self.counts: dict[str, int] = {}
+        self.warnings: dict[str, None] = {}
+        self.dump: Dump | None = None
+        self._instructions: dict[Place, Instructions] = {}
+        self.problem = "there is no JIT code"
+        self.is_interrupted = False
+        self._on_interrupt: Callable[[], None] = lambda: None
+        self._tell = tell
+        self._begin = time.monotonic()
+
+    def warn(self, warning: str) -> None:
+        self.warnings[warning] = None
+
+    def interrupt(self) -> None:
+        """End the asking, not the report; a signal's handler may call it."""
+        self.is_interrupted = True
+        self._on_interrupt()
+
+    def _tables(self, published: Callable[[], Tables]) -> list[Tables]:
+        found: list[Tables] = []
+        for name in self.names:
+            if name == Recovered.name:
+                found.append(Recovered(X86_64, decode))
+            elif name == Published.name:
+                found.append(published())
+            elif Path(name).is_file():
+                found.append(from_file(X86_64, Path(name)))
+            else:
+                raise JitunwindError(f"--table {name}: neither recovered nor published, nor a file")
+        return found
+
+    def step(self, tracee: Tracee, steps: int | None) -> None:
+        """Until the steps are done, the program has ended, or somebody interrupts."""
+        memory = tracee.memory
+        try:
+            tables = self._tables(lambda: Published(X86_64, memory))
+            stepped = Stepped(Verdicts(X86_64, memory, tables), self._keep)
+            stepper = Stepper(tracee, X86_64, stepped, steps)
+            stepper.progress = lambda: self._tell(self._so_far(stepper, stepped.witness))
+            self._on_interrupt = lambda: setattr(stepper, "is_interrupted", True)
+            stepper.is_interrupted = self.is_interrupted
+            stepper.run()
+            if tracee.is_alive and (self.emulate or self.static) and not self.is_interrupted:
+                self._take_dump(memory)
+        finally:
+            tracee.let_go()
+        self.witnesses.append(stepped.witness)
+        self.counts |= asdict(stepper.counts)
+        self.problem = f"no instruction of JIT code was stepped: {stepper.problem}"
+        self._warn_of(tables)
+
+    def _warn_of(self, tables: Sequence[Tables]) -> None:
+        for table in tables:
+            for warning in getattr(table, "warnings", ()):
+                self.warn(warning)
+
+    def _so_far(self, stepper: Stepper, witness: Witness) -> str:
+        count, seconds = stepper.counts.instructions, time.monotonic() - self._begin
+        wrong = ", ".join(f"{name} {found.total.wrong:,} wrong" for name, found in witness.findings.items())
+        regions = len(next(iter(witness.findings.values())).regions)
+        return f"{count:,} instructions, {regions} regions, {wrong}; {count / seconds:,.0f}/s"
+
+    def _keep(self, regions: Regions) -> None:
+        """JIT code has come or gone: the program may end before there is another time to take it."""
+        if self.emulate or self.static:
+            self.dump = dump_of_regions(regions, self.warn)
+
+    def _take_dump(self, memory: Memory) -> None:
+        try:
+            self.dump = dump_in(memory, self.warn)
+        except JitunwindError as error:
+            self.problem = str(error)
+
+    def look_offline(self) -> None:
+        """Ask the witnesses that step nothing."""
+        dump = self.dump
+        if dump is None or self.is_interrupted:
+            return
+        tables = self._tables(lambda: from_dump(X86_64, dump))
+        self._warn_of(tables)
+        offline = Offline(
+            X86_64, decode, dump, self._instructions_of, self._tell, lambda: self.is_interrupted
+        )
+        if self.emulate:
+            from jitunwind.arch.x86_64.emulation import EMULATED
+            from jitunwind.audit.emulator import Emulator
+
+            # What is left goes to the recovered states, but for the tables that are made of them.
+            blamed = [each for each in tables if not self.static or each.name == Recovered.name]
+            emulator = Emulator(X86_64, EMULATED, decode, dump)
+            self.witnesses.append(offline.emulate(emulator, tables, self.witnesses, blamed))
+            self.counts |= {"exits": emulator.counts.exits, "bad_exits": emulator.counts.bad_exits}
+        if self.static:
+            self.witnesses.append(offline.compare(tables, self.witnesses))
+
+    def _instructions_of(self, code: JitCode) -> Instructions:
+        place = (code.start, code.code)
+        if place not in self._instructions:
+            self._instructions[place] = Instructions(X86_64, decode, code.code, code.entries())
+        return self._instructions[place]
+
+    def report(self, subject: str) -> dict[str, Any]:
+        seconds = time.monotonic() - self._begin
+        codes = {(code.start, code.code): code for code in (self.dump.codes if self.dump else ())}
+        for witness in self.witnesses:
+            codes |= {place: judged.region for place, judged in witness.judged.items()}
+        reachable = {place: self._instructions_of(code).reachable for place, code in codes.items()}
+        return as_data(subject, seconds, self.witnesses, self.counts, reachable)
+
+
+def _check_emulator() -> None:
+    try:
+        import_module("jitunwind.audit.emulator")
+    except ImportError as error:
+        raise NoEmulator(f"--emulate needs unicorn, which cannot be imported: {error}") from None
