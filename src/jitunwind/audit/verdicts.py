@@ -5,9 +5,8 @@ frame's registers must be those that were recorded when it called. How it went i
 counter, as places in the record of an instruction: the next time there, those places are compared at once.
 """
 
-import struct
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter, ne
 from typing import Any, NamedTuple
@@ -16,7 +15,8 @@ from elftools.common.exceptions import ELFError
 from iced_x86 import Decoder, Formatter, FormatterSyntax
 
 from jitunwind.arch import Architecture
-from jitunwind.audit.stepper import Activation
+from jitunwind.arch.x86_64.record import BELOW, REGISTERS
+from jitunwind.audit.stepper import Activation, Record
 from jitunwind.audit.tables import Tables, shim_table
 from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.errors import JitunwindError, UnreadableMemory
@@ -28,15 +28,7 @@ MOST_FRAMES = 3
 """From a program counter in a body over the shim to whoever called that; one more is too many."""
 MOST_EXAMPLES = 10
 _EXAMPLES_OF_REGION = 2
-REGISTERS = 17
-"""Registers in a record, by DWARF number, the program counter last."""
-BELOW = 128
-WINDOW = struct.Struct("<56Q")
-"""The words of the stack in a record, from `BELOW` its pointer on: nearly all saved registers lie there."""
 _MASK = (1 << 64) - 1
-
-Record = tuple[int, ...]
-"""One instruction's state: its registers, then the words of `WINDOW`, if they could be read."""
 
 
 @dataclass
@@ -129,20 +121,8 @@ class Verdicts:
         self._at: dict[tuple[str, int], _Known] = {}
         """What each table says of each region, as far as that was asked."""
 
-    def record(self, registers: list[int]) -> Record:
-        """The state of a thread that stands at an instruction."""
-        try:
-            start = registers[self.arch.stack_pointer] - BELOW
-            return (*registers, *WINDOW.unpack(self.memory.read(start, WINDOW.size)))
-        except UnreadableMemory:
-            return tuple(registers)
-
-    def judge(self, region: JitCode, registers: list[int], activation: Activation, regions: Regions) -> None:
-        """One instruction, at which the process stands."""
-        self.judge_all(region, (self.record(registers),), activation, regions)
-
-    def judge_all(
-        self, region: JitCode, records: Iterable[Record], activation: Activation, regions: Regions
+    def judge(
+        self, region: JitCode, records: Sequence[Record], activation: Activation, regions: Regions
     ) -> None:
         """Instructions of one activation in one region. Memory outside the records is read as it is now."""
         if regions is not self._regions:
@@ -150,7 +130,7 @@ class Verdicts:
         for tables in self.tables:
             self._judge(tables, region, records, activation.values)
 
-    def _judge(self, tables: Tables, region: JitCode, records: Iterable[Record], truth: list[int]) -> None:
+    def _judge(self, tables: Tables, region: JitCode, records: Sequence[Record], truth: list[int]) -> None:
         found, known = self.findings[tables.name], self._known(tables, region)
         chains, tally = known.chains, known.tally
         cfa, others = truth[0], tuple(truth[1:])

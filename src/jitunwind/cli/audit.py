@@ -15,6 +15,7 @@ import click
 from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.audit.ptrace import Tracee
+from jitunwind.audit.recorder import Recorder
 from jitunwind.audit.report import as_data, as_junit, as_markdown, is_clean
 from jitunwind.audit.stepper import Counts, Stepper
 from jitunwind.audit.tables import FromFile, Published, Recovered, Tables
@@ -37,6 +38,12 @@ _MOST_REGIONS = 20
     "addresses.  [default: recovered and published]",
 )
 @click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Stop after N judged instructions.")
+@click.option(
+    "--single-step",
+    is_flag=True,
+    help="Have the kernel stop at each instruction. Without it, most instructions are run in a copy of the JIT "
+    "code that records each state by itself: the same states, many times as fast.",
+)
 @click.option("--max-unknown", type=click.IntRange(min=0), default=0, show_default=True, metavar="N")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; the program's own output goes to stderr.")
 @click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
@@ -48,6 +55,7 @@ def audit(
     target: tuple[str, ...],
     names: tuple[str, ...],
     steps: int | None,
+    single_step: bool,
     max_unknown: int,
     as_json: bool,
     markdown: Path | None,
@@ -68,7 +76,8 @@ def audit(
     try:
         tables = _tables(names or ("recovered", "published"), tracee)
         verdicts = Verdicts(X86_64, tracee.memory, tables)
-        stepper = Stepper(tracee, X86_64, verdicts.judge, steps)
+        recorder = None if single_step else Recorder(tracee)
+        stepper = Stepper(tracee, X86_64, verdicts.judge, steps, recorder)
         begin = time.monotonic()
         _run(stepper, verdicts, begin)
         seconds = time.monotonic() - begin
