@@ -57,7 +57,14 @@ def test_recovered_rows_are_exact_and_published_ones_are_not(python: Interpreter
         for register in ("CFA", "RA", "rbp"):
             assert published["registers"][register]["wrong"] == 0
     assert report["status"] == 1
+    assert 0.5 * STEPS < report["counts"]["recorded"] <= STEPS
     assert sum(region["tables"]["recovered"]["instructions"] for region in report["regions"]) == STEPS
+
+
+def test_the_kernel_steps_each_instruction_where_that_is_wanted(python: Interpreter) -> None:
+    report = of_program(python, "side_exits", "--single-step", "--steps", STEPS, "--table", "recovered")
+    assert_exact(report, STEPS)
+    assert report["counts"]["recorded"] == 0
 
 
 def test_signals_come_through_while_it_steps(python: Interpreter) -> None:
@@ -111,6 +118,8 @@ def test_a_running_process_is_left_as_it_was(python: Interpreter) -> None:
         assert after["TracerPid"] == "0"
         assert after["State"][0] in "RS"
         assert after["Cpus_allowed"] == before["Cpus_allowed"]
+        assert report["counts"]["recorded"]
+        assert " rwxp " not in Path(f"/proc/{started.pid}/maps").read_text(), "the copies are there still"
         assert_runs(started.pid)
         assert_exact(audit("--table", "recovered", "--steps", STEPS, started.pid), STEPS)
 

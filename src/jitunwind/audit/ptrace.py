@@ -184,6 +184,11 @@ class Tracee:
     def is_alive(self) -> bool:
         return bool(self._running or self._stopped)
 
+    @property
+    def any_stopped(self) -> int:
+        """A thread that stands still; 0: there is none."""
+        return next(iter(self._stopped), 0)
+
     def wait(self, seconds: float | None) -> Stop | None:
         """The next stop that matters, while all threads of `go_on` run; None when `seconds` have passed, or
         the process has ended. Other threads go on."""
@@ -318,6 +323,9 @@ class Tracee:
         self._running.add(tid)
         _ptrace(request, tid, None, None)
         got, status = os.waitpid(tid, _WALL)
+        while status >> 16 == _EVENT_STOP:  # we had asked for one that was not needed then: nothing was run
+            _ptrace(request, tid, None, None)
+            got, status = os.waitpid(tid, _WALL)
         if status == _STEPPED and request == _SINGLESTEP:  # wherever it has come to, no breakpoint was run
             self._running.discard(tid)
             stepped = self._stopped[tid] = Stop(tid)

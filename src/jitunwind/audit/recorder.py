@@ -6,7 +6,7 @@ into it, and back to the region where the copy ends: at calls, returns and jumps
 where it can, and the kernel's single step elsewhere.
 """
 
-from bisect import bisect_left
+from itertools import pairwise
 
 from jitunwind.arch.x86_64.record import (
     BREAKPOINT,
@@ -21,7 +21,6 @@ from jitunwind.arch.x86_64.record import (
 )
 from jitunwind.arch.x86_64.registers import RSP
 from jitunwind.audit.ptrace import Tracee
-from jitunwind.cpython.regions import JitCode
 
 MOST_AT_ONCE = 1792
 """Records of one run: 1 MiB."""
@@ -50,35 +49,36 @@ class Recorder:
         self._area = 0
         self._free = _COPIES
         self._full = 0
-        self._copies: dict[int, tuple[JitCode, Copy | None]] = {}
+        self._copies: dict[int, tuple[bytes, Copy | None]] = {}
         self._is_refused = False
 
-    def copy_of(self, tid: int, region: JitCode) -> Copy | None:
-        """The copy of a region's code; None where there can be none. `tid` is a stopped thread."""
-        known = self._copies.get(region.start)
-        if known is None or known[0] is not region:
-            known = self._copies[region.start] = (region, self._make(tid, region))
+    @property
+    def is_set_up(self) -> bool:
+        """Whether there are copies: they are put near to the first code that was asked for."""
+        return bool(self._area)
+
+    def copy_of(self, tid: int, start: int, code: bytes) -> Copy | None:
+        """The copy of the code that lies at `start`; None where there can be none. `tid` is a stopped thread."""
+        known = self._copies.get(start)
+        if known is None or (known[0] is not code and known[0] != code):
+            known = self._copies[start] = (code, self._make(tid, start, code))
         return known[1]
 
-    def _make(self, tid: int, region: JitCode) -> Copy | None:
+    def _make(self, tid: int, start: int, code: bytes) -> Copy | None:
         if not self._area and not self._is_refused:
-            self._set_up(tid, region.start)
-        if not self._area or abs(region.start - self._area) > _NEAR:
+            self._set_up(tid, start)
+        if not self._area:
             return None
-        made = self._copied(region)
+        made = copy(code, start, self._area + self._free, self._area + _ROUTINE)
         if self._free + len(made.code) > _SIZE:
             self._copies.clear()
             self._free = _COPIES
-            made = self._copied(region)
+            made = copy(code, start, self._area + self._free, self._area + _ROUTINE)
             if self._free + len(made.code) > _SIZE:
                 return None
         self._tracee.write(self._area + self._free, made.code)
         self._free += len(made.code)
         return made
-
-    def _copied(self, region: JitCode) -> Copy:
-        at = self._area + self._free
-        return copy(region.code, region.start, 0, at, self._area + _ROUTINE)
 
     def _set_up(self, tid: int, near: int) -> None:
         """Map the area into the process, where nothing is."""
@@ -103,22 +103,25 @@ class Recorder:
     def _gap(self, near: int) -> int:
         """A free place in reach of `near`, far from what is there; 0: there is none."""
         mappings = self._tracee.memory.mappings()
-        index = bisect_left(mappings, near, key=lambda mapping: mapping.start)
-        for above in range(index, 0, -1):
-            low, high = mappings[above - 1].end, mappings[above].start if above < len(mappings) else near
-            place = max(low, near - _NEAR + _SIZE) + _PAGE
-            if place + _SIZE < high:
-                return place // _PAGE * _PAGE
+        gaps = [(one.end + _PAGE, other.start - _PAGE) for one, other in pairwise(mappings)]
+        below = [max(low, near - _NEAR) for low, high in reversed(gaps) if high <= near]
+        above = [min(high, near + _NEAR) - _SIZE for low, high in gaps if low >= near]
+        for place in (*below, *above):
+            start = place // _PAGE * _PAGE
+            fits = any(low <= start and start + _SIZE <= high for low, high in gaps)
+            if fits and abs(start - near) <= _NEAR:
+                return start
         return 0
 
-    def release(self, tid: int) -> None:
-        """Take the area out of the process again."""
-        if self._area:
+    def release(self) -> None:
+        """Take the area out of the process again, all threads of which stand still."""
+        if self._area and (tid := self._tracee.any_stopped):
             self._tracee.system_call(tid, _MUNMAP, self._area, _SIZE)
             self.forget()
 
-    def run(self, tid: int, region: JitCode, made: Copy, pc: int, most: int) -> list[tuple[int, ...]]:
-        """Run a thread that stands at `pc`, one of the copy's entries, for at most `most` instructions.
+    def run(self, tid: int, start: int, made: Copy, pc: int, most: int) -> list[tuple[int, ...]]:
+        """Run a thread that stands at `pc`, one of the entries to the copy of what lies at `start`, for at most
+        `most` instructions.
 
         The states before each instruction are returned, as `RECORD` has them; the thread stands at the last one
         of them then, in the region itself. An empty list: it has ended.
@@ -126,7 +129,7 @@ class Recorder:
         area, tracee = self._area, self._tracee
         buffer = area + _BUFFER
         limit = buffer + min(most, MOST_AT_ONCE) * RECORD.size
-        tracee.write(area, CONTROL.pack(buffer, limit, region.start))
+        tracee.write(area, CONTROL.pack(buffer, limit, start))
         tracee.set_pc(tid, made.entries[pc])
         if tracee.run(tid) is None:
             return []

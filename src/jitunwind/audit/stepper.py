@@ -32,7 +32,7 @@ PATIENCE = 3000
 """Instructions seen before, one after another, until an activation is left alone."""
 MOST_SKIPPED = 50
 """Activations left alone in a row, at most."""
-ACTIVATIONS_PER_CHECK = 20
+ACTIVATIONS_PER_CHECK = 50
 """One in so many is stepped by the kernel throughout."""
 
 
@@ -143,6 +143,9 @@ class Stepper:
                 self._forget()
             elif stop is not None and stop.breakpoint:
                 self._advance(stop)
+        if self.recorder is not None and not self.tracee.started_here:
+            self.tracee.stop()
+            self.recorder.release()
 
     def _tell(self) -> None:
         now = time.monotonic()
@@ -223,7 +226,7 @@ class Stepper:
         if regions is None:
             return None
         found = regions.find(pc)
-        if found is None and regions.may_hold(pc) is None and not self._in_shim(pc):
+        if found is None and not regions.is_no_jit_code(pc):
             self._refresh()
             found = self.regions.find(pc) if self.regions is not None else None
         return found
@@ -250,6 +253,8 @@ class Stepper:
         elif pc in self._protected:
             self._protected.discard(pc)
             self._refresh()
+        elif self.regions is not None and not self.regions.lists_still_true():
+            self._refresh()
         if pc in self._shims:
             self._enter(stack, registers)
         top = stack[-1] if stack else None
@@ -273,7 +278,10 @@ class Stepper:
                 if self.is_done or top.abandoned:
                     self._step_over(tid, pc)
                     return
-            elif not self._in_shim(pc):
+            elif self._in_shim(pc):
+                registers = self._through_shim(tid, registers, top)
+                pc = registers[-1]
+            else:
                 self._left(stack, top, registers)
                 return
             after = self._step_over(tid, pc)
@@ -291,18 +299,40 @@ class Stepper:
 
     def _run(self, tid: int, region: JitCode, registers: list[int], top: Activation) -> Sequence[Record]:
         """The states from here on, as far as the code records itself; the thread stands at the last of them."""
-        if self.recorder is not None and not top.is_check:
-            made = self.recorder.copy_of(tid, region)
-            if made is not None and registers[-1] in made.entries:
-                most = MOST_AT_ONCE if self.most is None else self.most - self.counts.instructions
-                records = self.recorder.run(tid, region, made, registers[-1], most)
-                self.counts.recorded += len(records)
-                return records
+        most = MOST_AT_ONCE if self.most is None else self.most - self.counts.instructions
+        records = self._recorded(tid, region.start, region.code, registers[-1], top, most)
+        if records is not None:
+            self.counts.recorded += len(records)
+            return records
         try:
             start = registers[self.arch.stack_pointer] - BELOW
             return ((*registers, *self.tracee.memory.words(start, WORDS)),)
         except UnreadableMemory:
             return (tuple(registers),)
+
+    def _through_shim(self, tid: int, registers: list[int], top: Activation) -> list[int]:
+        """Run as far as 3.15's one shim goes by itself; the registers then."""
+        assert self.regions is not None
+        shim = self.regions.entry_shim
+        assert shim is not None
+        if (
+            self.recorder is None or not self.recorder.is_set_up
+        ):  # which it is to be by code that needs to be near
+            return registers
+        code = self.tracee.memory.read(shim.start, shim.size)
+        records = self._recorded(tid, shim.start, code, registers[-1], top, MOST_AT_ONCE)
+        return list(records[-1][:REGISTERS]) if records else registers
+
+    def _recorded(
+        self, tid: int, start: int, code: bytes, pc: int, top: Activation, most: int
+    ) -> Sequence[Record] | None:
+        """None where code is not to record itself."""
+        if self.recorder is None or top.is_check:
+            return None
+        made = self.recorder.copy_of(tid, start, code)
+        if made is None or pc not in made.entries:
+            return None
+        return self.recorder.run(tid, start, made, pc, most)
 
     def _count(self, records: Sequence[Record], top: Activation) -> None:
         """Note what was judged; an activation in which nothing is new any more is abandoned."""

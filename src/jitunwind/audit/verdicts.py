@@ -145,7 +145,10 @@ class Verdicts:
                 continue
             if chain is not None and len(record) > REGISTERS:
                 bases, base, addend, places, inside = chain  # type: ignore[misc]
-                if not bases or all(record[r] - record[sp] == distance for r, distance in bases):
+                for register, distance in bases:
+                    if record[register] - record[sp] != distance:
+                        break
+                else:
                     values = places(record)
                     is_cfa = record[base] + addend == cfa
                     if is_cfa and values == inside + others:

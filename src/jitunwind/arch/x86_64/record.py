@@ -108,12 +108,12 @@ def _at(base: Register_, displacement: int) -> MemoryOperand:
     return MemoryOperand(base, displ=displacement, displ_size=8 if displacement else 0)
 
 
-def copy(code: bytes, start: int, first: int, at: int, record: int) -> Copy:
-    """The copy, to lie at `at`, of the code from offset `first` on in `code`, which lies at `start`.
+def copy(code: bytes, start: int, at: int, record: int) -> Copy:
+    """The copy, to lie at `at`, of `code`, which lies at `start`.
 
     `record` is the routine's address, within 2 GiB of `at`.
     """
-    instructions = list(Decoder(64, code[first:], ip=start + first))
+    instructions = list(Decoder(64, code, ip=start))
     known = {instruction.ip for instruction in instructions}
     length = len(_SKIP_RED_ZONE) + 5 + 5 + len(_BACK)
     leaves = {each.ip for each in instructions if not _stays(each, known) or not _reaches(each, at)}
