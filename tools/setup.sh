@@ -29,6 +29,7 @@ can_compile() { command -v cc >/dev/null && echo '#include <stdio.h>' | cc -xc -
 missing=()
 can_make_venvs || missing+=("$(venv_package)")
 can_compile || missing+=(gcc libc6-dev)
+command -v g++ >/dev/null || missing+=(g++)
 command -v readelf >/dev/null || missing+=(binutils)
 command -v gdb >/dev/null || missing+=(gdb)
 

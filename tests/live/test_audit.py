@@ -87,21 +87,38 @@ def test_a_program_that_becomes_another_is_followed(python: Interpreter) -> None
     assert report["said"].count("all is well") == 2, report["said"]
 
 
-@pytest.fixture(scope="session")
-def leaps(python: Interpreter, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("leaps")
-    source = Path(__file__).parents[1] / "support/leaps.c"
-    command = ["gcc", "-shared", "-fPIC", "-O2", f"-I{python.include}", f"-I{Path(python.include).parent}"]
-    done = subprocess.run([*command, "-o", folder / "leaps.so", source], capture_output=True, text=True)
+def extension(python: Interpreter, folder: Path, compiler: str, source: str) -> Path:
+    """The folder with a CPython extension, built from tests/support/SOURCE."""
+    path = Path(__file__).parents[1] / "support" / source
+    command = [compiler, "-shared", "-fPIC", "-O2", f"-I{python.include}", f"-I{Path(python.include).parent}"]
+    command += ["-static-libstdc++"] if path.suffix == ".cc" else []  # the interpreter's folder may have none
+    done = subprocess.run([*command, "-o", folder / f"{path.stem}.so", path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder
 
 
-def test_activations_that_a_longjmp_ends_are_let_go(python: Interpreter, leaps: Path) -> None:
+def test_activations_that_a_longjmp_ends_are_let_go(python: Interpreter, tmp_path: Path) -> None:
+    leaps = extension(python, tmp_path, "gcc", "leaps.c")
     report = of_program(python, "audit_leaps", "--table", "recovered", arguments=(leaps,))
     assert_exact(report, 1000)
     assert report["counts"]["left"], "no activation was left"
     assert "all is well" in report["said"], report["said"]
+
+
+def test_cpp_exceptions_go_through_jit_code_as_far_as_they_would_without_the_audit(
+    python: Interpreter, tmp_path: Path
+) -> None:
+    """3.14 tells libgcc nothing: there the exception ends the program, audited or not."""
+    thrown = extension(python, tmp_path, "g++", "thrown.cc")
+    report = of_program(python, "audit_thrown", "--table", "recovered", arguments=(thrown,))
+    assert_exact(report, 1000)
+    assert "now it throws" in report["said"]
+    if python.minor == "3.14":
+        assert "terminate called after throwing" in report["said"]
+        assert "the program ended with the signal SIGABRT" in report["said"]
+    else:
+        assert "all is well" in report["said"], report["said"]
+        assert report["counts"]["left"], "no activation was left"
 
 
 def fields(pid: int) -> dict[str, str]:

@@ -112,6 +112,8 @@ class Tracee:
         self._affinity = os.sched_getaffinity(0)
         # SIGCHLD ends a wait with a deadline.
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+        self.ending: int | None = None
+        """What waitpid(2) said of the process when it ended."""
         self.memory = TracedMemory(pid)
         self.breakpoints: Mapping[int, bytes] = self.memory.replaced
         self._file = os.open(f"/proc/{pid}/mem", os.O_RDWR)
@@ -222,6 +224,8 @@ class Tracee:
 
     def _note(self, tid: int, status: int) -> Stop | None:
         if not os.WIFSTOPPED(status):
+            if tid == self.pid:
+                self.ending = status
             self._running.discard(tid)
             self._stopped.pop(tid, None)
             return None

@@ -81,6 +81,7 @@ def audit(
         begin = time.monotonic()
         _run(stepper, verdicts, begin)
         seconds = time.monotonic() - begin
+        ended = tracee.ending
     finally:
         tracee.let_go()
     data = as_data(" ".join(target), stepper.counts, seconds, verdicts.findings)
@@ -95,12 +96,18 @@ def audit(
     for table in tables:
         for warning in getattr(table, "warnings", ()):
             print_warning(warning)
+    if ended and os.waitstatus_to_exitcode(ended):
+        print_warning(f"the program ended with {_ending(os.waitstatus_to_exitcode(ended))}")
     if stepper.is_interrupted:
         context.exit(INTERRUPTED)
     if not stepper.counts.instructions:
         raise NothingToAudit(f"no instruction of JIT code was stepped: {stepper.problem}")
     if not is_clean(data, max_unknown):
         context.exit(FOUND)
+
+
+def _ending(status: int) -> str:
+    return f"exit status {status}" if status >= 0 else f"the signal {signal.Signals(-status).name}"
 
 
 def _take(target: Sequence[str], output: int | None) -> Tracee:
