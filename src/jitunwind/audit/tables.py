@@ -1,6 +1,8 @@
 """Tables under test: for each program counter in JIT code, the row that somebody says holds there."""
 
 import io
+import re
+import struct
 from bisect import bisect_right
 from pathlib import Path
 from typing import Protocol
@@ -9,6 +11,7 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from jitunwind.arch import Architecture
+from jitunwind.audit.jitdump import frames_in
 from jitunwind.cpython.regions import JitCode
 from jitunwind.dwarf.decode import eh_frame, table_of
 from jitunwind.errors import JitunwindError, MalformedFrames, NotElf, UnreadableMemory
@@ -20,6 +23,7 @@ from jitunwind.rows import Unknown, UnwindTable
 
 MOST_ENTRIES = 1 << 20
 LARGEST_IMAGE = 1 << 28
+_JITDUMP = re.compile(r"/jit-\d+\.dump$")
 NOTHING_PUBLISHED = Unknown("the process has published nothing for this code")
 NOTHING_IN_FILE = Unknown("the file has nothing for this code")
 
@@ -57,10 +61,12 @@ class Recovered:
 
 
 class Published:
-    """What the process itself has registered through the GDB JIT interface, at the time of asking.
+    """What the process itself has registered through the GDB JIT interface, or else left in a jitdump file, at
+    the time of asking.
 
     The interface: GDB manual, "JIT Compilation Interface": a descriptor {version, action, relevant entry,
-    first entry} and a list of entries {next, previous, address of an ELF object, its size}.
+    first entry} and a list of entries {next, previous, address of an ELF object, its size}. A jitdump is known by
+    its name and by its being mapped, which is how perf finds it.
     """
 
     name = "published"
@@ -87,6 +93,8 @@ class Published:
                 self._images[key] = self._image(address, size)
             for each in self._images[key]:
                 found.setdefault(each[0], each)
+        for each in self._jitdump():
+            found.setdefault(each[0], each)
         return sorted(found.values(), key=lambda each: each[0])
 
     def _entries(self) -> list[tuple[int, int]]:
@@ -104,6 +112,16 @@ class Published:
                 entry = following
         except UnreadableMemory as error:
             self.warnings.append(f"the list of the GDB JIT interface is damaged: {error}")
+        return found
+
+    def _jitdump(self) -> list[tuple[int, int, UnwindTable]]:
+        paths = {mapping.path for mapping in self._memory.mappings() if _JITDUMP.search(mapping.path)}
+        found: list[tuple[int, int, UnwindTable]] = []
+        for path in sorted(paths):
+            try:
+                found += frames_in(Path(path).read_bytes(), self._arch)
+            except (OSError, struct.error, MalformedFrames) as error:
+                self.warnings.append(f"{path} is not understood: {error}")
         return found
 
     def _image(self, address: int, size: int) -> list[tuple[int, int, UnwindTable]]:
