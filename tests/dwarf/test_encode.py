@@ -1,5 +1,6 @@
 """Our encoder of call frame information: hand-annotated bytes, and random tables as four readers see them."""
 
+import ctypes
 from collections.abc import Sequence
 
 import pytest
@@ -208,6 +209,31 @@ class TestRanges:
         tables = [(CODE, UnwindTable(0, [0], [ENTRY]))] * (MOST_FUNCTIONS + 1)
         with pytest.raises(ValueError, match="65265 regions"):
             unwind_file(Machine.X86_64, X86_64, tables, SECTION)
+
+
+def test_libgcc_finds_each_region_and_stops_at_the_terminator() -> None:
+    try:
+        libgcc = ctypes.CDLL("libgcc_s.so.1")
+    except OSError:
+        pytest.skip("needs libgcc_s.so.1")
+    find = libgcc._Unwind_Find_FDE
+    find.restype, find.argtypes = ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_void_p)
+    tables = [(0x1000, UnwindTable(64, [0, 8, 40], [ENTRY, GAP, row(RSP, 16)]))]
+    behind = [(0x2000, UnwindTable(64, [0], [ENTRY]))]
+    memory = (ctypes.c_uint64 * 64)()
+    address = ctypes.addressof(memory)
+    data = eh_frame(X86_64, tables, address) + TERMINATOR
+    data += eh_frame(X86_64, behind, address + len(data)) + TERMINATOR
+    ctypes.memmove(memory, data, len(data))
+    libgcc.__register_frame(memory)
+    try:
+        bases = (ctypes.c_void_p * 3)()
+        places = (0xFFF, 0x1000, 0x1007, 0x1008, 0x1027, 0x1028, 0x103F, 0x1040, 0x2000)
+        found = [find(place, bases) for place in places]
+    finally:
+        libgcc.__deregister_frame(memory)
+    first, second = address + len(CIE), address + len(CIE) + 32
+    assert found == [None, first, first, None, None, second, second, None, None]
 
 
 # Random tables. The registers above 16 are some to which no tool gives a name; readelf knows none above 126.
