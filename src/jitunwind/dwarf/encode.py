@@ -50,7 +50,7 @@ class _Piece(NamedTuple):
 
 
 def eh_frame(arch: Architecture, tables: Iterable[tuple[int, UnwindTable]], address: int) -> bytes:
-    """The `.eh_frame` section that says what `tables` say, to lie at `address` (a multiple of 8).
+    """The `.eh_frame` section that says what `tables` say, to lie at `address`.
 
     `tables` are (address of the region, its table); regions do not overlap. Addresses and sizes are 64-bit,
     offsets of rules signed 64-bit, register numbers as DWARF counts them. ValueError for others.
