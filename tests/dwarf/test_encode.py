@@ -282,7 +282,7 @@ def regions(draw: st.DrawFn) -> list[tuple[int, UnwindTable]]:
 
 
 @pytest.mark.parametrize("witness", WITNESSES, ids=lambda witness: witness.name)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(tables=regions())
 def test_each_reader_finds_the_rows_of_random_tables(
     witness: Witness, tables: list[tuple[int, UnwindTable]], tmp_path_factory: pytest.TempPathFactory

@@ -1,7 +1,7 @@
 """Four readers of call frame information: our decoder, readelf, llvm-dwarfdump and pyelftools, in one form.
 
 Each takes an ELF file with `.eh_frame` and gives its FDEs, rows included. What the other tools cannot tell apart, or
-cannot print, is said by `can_say`: what such a reader makes of a row that is printed right.
+cannot print, `can_say` takes out of a row: of what they say, and of what they should say.
 """
 
 import re
@@ -59,7 +59,9 @@ def spans_read(witness: Witness, path: Path) -> list[Span]:
     for start, end, rows in witness.read(path):
         assert rows, f"{witness.name} cannot read the FDE of {start:#x}"
         places = sorted(rows)
-        spans += [(at, until, rows[at]) for at, until in zip(places, [*places[1:], end], strict=True)]
+        for at, until in zip(places, [*places[1:], end], strict=True):
+            row = rows[at]
+            spans.append((at, until, witness.can_say(row) if isinstance(row, Row) else row))
     return _joined(spans)
 
 

@@ -28,15 +28,16 @@ from jitunwind.rows import (
 TERMINATOR = bytes(4)
 """An entry of length 0 ends the section (LSB core 5.0, section 10.6.1.1). libgcc's `__register_frame` reads until
 it finds one; whoever knows the section's size does without."""
-POINTERS = PointerBase.PCREL | PointerFormat.SDATA8
-"""How FDEs have their addresses: from their own place, and 64 bits wide. Four bytes would not do: JIT code and the
-heap, where what is published lies, are often more than 2 GiB apart."""
 
 _MASK = (1 << 64) - 1
 _LONGEST_ADVANCE = 0xFFFFFFFF
 _IN_OPCODE = 0x3F
 """The largest operand that an opcode has room for (DWARF 5 section 7.24)."""
+_POINTERS = PointerBase.PCREL | PointerFormat.SDATA8
+"""How FDEs have their addresses: from their own place, and 64 bits wide. Four bytes would not do: JIT code and the
+heap, where what is published lies, are often more than 2 GiB apart."""
 _CIE_VERSION = 1
+"""LSB core 5.0, section 10.6.1.1: the return address's register is one byte."""
 
 _Rules = Mapping[int, RegisterRule]
 
@@ -92,7 +93,8 @@ def _pieces(start: int, table: UnwindTable) -> Iterator[_Piece]:
             yield _Piece(start + begin, until - begin, rows)
             rows = []
         if isinstance(row, Row) and offset < end:
-            begin = begin if rows else offset
+            if not rows:
+                begin = offset
             rows.append((offset - begin, row))
         until = end
     if rows:
@@ -100,7 +102,7 @@ def _pieces(start: int, table: UnwindTable) -> Iterator[_Piece]:
 
 
 def _factor(piece: _Piece) -> int:
-    """The data alignment factor: words where all offsets that are multiplied by it are whole ones."""
+    """The data alignment factor: words, where all offsets are whole ones; else bytes."""
     rows = {id(row): row for _, row in piece.rows}.values()
     offsets = [rule.offset for row in rows for _, rule in row.rules if isinstance(rule, SavedAt)]
     offsets += [row.cfa.offset for row in rows]
@@ -128,7 +130,7 @@ class _Common:
             + unsigned(1)  # code alignment factor
             + signed(factor)
             + bytes([arch.return_address])
-            + bytes([1, POINTERS])
+            + bytes([1, _POINTERS])
         )
         begin = CfaRule(usual.cfa.register, max(usual.cfa.offset, 0))
         define = _operation(CallFrame.DEF_CFA, begin.register, begin.offset)
@@ -141,10 +143,8 @@ class _Common:
         out = bytearray(self._change(self._cfa, last.cfa, self._initial, self._rules(last)))
         at = 0
         for offset, row in others:
-            key = (
-                id(last),
-                id(row),
-            )  # to hash rows takes longer than all the rest; the pieces keep them alive
+            # By identity: hashing rows would take longer than all else. `eh_frame` keeps all pieces alive.
+            key = (id(last), id(row))
             change = self._changes.get(key)
             if change is None:
                 change = self._change(last.cfa, row.cfa, self._rules(last), self._rules(row))
@@ -172,10 +172,10 @@ class _Common:
     def _cfa_change(self, cfa: CfaRule, to: CfaRule) -> bytes:
         if to.offset < 0:
             # DW_CFA_def_cfa_sf would be a byte shorter; pyelftools 0.33 takes the wrong factor for it.
-            register = (
-                _operation(CallFrame.DEF_CFA_REGISTER, to.register) if to.register != cfa.register else b""
-            )
-            return register + bytes([CallFrame.DEF_CFA_OFFSET_SF]) + signed(to.offset // self._factor)
+            offset = bytes([CallFrame.DEF_CFA_OFFSET_SF]) + signed(to.offset // self._factor)
+            if to.register == cfa.register:
+                return offset
+            return _operation(CallFrame.DEF_CFA_REGISTER, to.register) + offset
         if to.register == cfa.register:
             return _operation(CallFrame.DEF_CFA_OFFSET, to.offset)
         if to.offset == cfa.offset:
