@@ -4,6 +4,8 @@ import io
 import re
 import struct
 from bisect import bisect_right
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -19,13 +21,15 @@ from jitunwind.memory import Memory
 from jitunwind.recover.flow import Decoder
 from jitunwind.recover.table import recover
 from jitunwind.region import Region
-from jitunwind.rows import Unknown, UnwindTable
+from jitunwind.rows import Row, Unknown, UnwindTable
 
 MOST_ENTRIES = 1 << 20
 LARGEST_IMAGE = 1 << 28
 _JITDUMP = re.compile(r"/jit-\d+\.dump$")
 NOTHING_PUBLISHED = Unknown("the process has published nothing for this code")
 NOTHING_IN_FILE = Unknown("the file has nothing for this code")
+Frame = tuple[int, int, UnwindTable]
+"""(start, size, table) of an FDE."""
 
 
 class Tables(Protocol):
@@ -33,7 +37,7 @@ class Tables(Protocol):
 
     name: str
 
-    def of(self, region: JitCode) -> UnwindTable | Unknown:
+    def of(self, region: JitCode) -> UnwindTable:
         """The table of a region as it is now."""
 
     def forget(self) -> None:
@@ -49,7 +53,7 @@ class Recovered:
         self._arch, self._decode = arch, decode
         self._known: dict[tuple[int, bytes], UnwindTable] = {}
 
-    def of(self, region: JitCode) -> UnwindTable | Unknown:
+    def of(self, region: JitCode) -> UnwindTable:
         key = (region.shim_size, region.code)
         table = self._known.get(key)
         if table is None:
@@ -73,20 +77,20 @@ class Published:
 
     def __init__(self, arch: Architecture, memory: Memory) -> None:
         self._arch, self._memory = arch, memory
-        self._tables: list[tuple[int, int, UnwindTable]] | None = None
-        self._images: dict[tuple[int, int], list[tuple[int, int, UnwindTable]]] = {}
+        self._tables: _Laid | None = None
+        self._images: dict[tuple[int, int], list[Frame]] = {}
         self.warnings: list[str] = []
 
-    def of(self, region: JitCode) -> UnwindTable | Unknown:
+    def of(self, region: JitCode) -> UnwindTable:
         if self._tables is None:
-            self._tables = self._read()
-        return _covering(self._tables, region, NOTHING_PUBLISHED)
+            self._tables = _Laid(self._read(), NOTHING_PUBLISHED)
+        return self._tables.over(region.start, region.size)
 
     def forget(self) -> None:
         self._tables = None
 
-    def _read(self) -> list[tuple[int, int, UnwindTable]]:
-        found: dict[int, tuple[int, int, UnwindTable]] = {}
+    def _read(self) -> Iterable[Frame]:
+        found: dict[int, Frame] = {}
         for address, size in self._entries():
             key = (address, size)
             if key not in self._images:
@@ -95,7 +99,7 @@ class Published:
                 found.setdefault(each[0], each)
         for each in self._jitdump():
             found.setdefault(each[0], each)
-        return sorted(found.values(), key=lambda each: each[0])
+        return found.values()
 
     def _entries(self) -> list[tuple[int, int]]:
         descriptor = self._memory.symbol("__jit_debug_descriptor")
@@ -114,9 +118,9 @@ class Published:
             self.warnings.append(f"the list of the GDB JIT interface is damaged: {error}")
         return found
 
-    def _jitdump(self) -> list[tuple[int, int, UnwindTable]]:
+    def _jitdump(self) -> list[Frame]:
         paths = {mapping.path for mapping in self._memory.mappings() if _JITDUMP.search(mapping.path)}
-        found: list[tuple[int, int, UnwindTable]] = []
+        found: list[Frame] = []
         for path in sorted(paths):
             try:
                 found += frames_in(Path(path).read_bytes(), self._arch)
@@ -124,7 +128,7 @@ class Published:
                 self.warnings.append(f"{path} is not understood: {error}")
         return found
 
-    def _image(self, address: int, size: int) -> list[tuple[int, int, UnwindTable]]:
+    def _image(self, address: int, size: int) -> list[Frame]:
         try:
             if size > LARGEST_IMAGE:
                 raise UnreadableMemory(address, size)
@@ -146,29 +150,16 @@ class FromFile:
             found = frames_of(path.read_bytes(), arch)
         except ELFError as error:
             raise NotElf(f"{path}: {error}") from None
-        self._tables = sorted(found, key=lambda each: each[0])
+        self._tables = _Laid(found, NOTHING_IN_FILE)
 
-    def of(self, region: JitCode) -> UnwindTable | Unknown:
-        return _covering(self._tables, region, NOTHING_IN_FILE)
+    def of(self, region: JitCode) -> UnwindTable:
+        return self._tables.over(region.start, region.size)
 
     def forget(self) -> None:
         pass
 
 
-def _covering(
-    tables: list[tuple[int, int, UnwindTable]], region: JitCode, nothing: Unknown
-) -> UnwindTable | Unknown:
-    """Of the tables, by rising start, the one for a region's body, laid over the whole region."""
-    body = region.start + region.shim_size
-    index = bisect_right(tables, body, key=lambda each: each[0]) - 1
-    if index >= 0:
-        start, size, table = tables[index]
-        if body < start + size:
-            return _moved(table, start - region.start, region.size, nothing)
-    return nothing
-
-
-def frames_of(image: bytes, arch: Architecture) -> list[tuple[int, int, UnwindTable]]:
+def frames_of(image: bytes, arch: Architecture) -> list[Frame]:
     """(start, size, table) of each FDE in an ELF object's `.eh_frame`. ELFError, MalformedFrames."""
     section = ELFFile(io.BytesIO(image)).get_section_by_name(".eh_frame")
     if section is None:
@@ -177,18 +168,45 @@ def frames_of(image: bytes, arch: Architecture) -> list[tuple[int, int, UnwindTa
     return [(fde.start, fde.size, table_of(fde, arch.callee_saved)) for fde in entries]
 
 
-def _moved(table: UnwindTable, by: int, size: int, nothing: Unknown) -> UnwindTable:
-    """`table` as part of a region of `size` bytes, from offset `by` on; elsewhere there is `nothing`."""
-    if by == 0 and table.size == size:
-        return table
-    offsets = [max(offset + by, 0) for offset in table.offsets]
-    rows = list(table.rows)
-    if by > 0:
-        offsets, rows = [0, *offsets], [nothing, *rows]
-    end = table.size + by
-    if end < size:
-        offsets, rows = [*offsets, end], [*rows, nothing]
-    return UnwindTable(size, offsets, rows)
+class _Laid:
+    """FDEs, laid over regions: where none of them is, there is `nothing`."""
+
+    def __init__(self, frames: Iterable[Frame], nothing: Unknown) -> None:
+        self._frames = sorted(frames, key=lambda frame: frame[0])
+        self._nothing = nothing
+        self._known: dict[tuple[int, int], UnwindTable] = {}
+
+    def over(self, start: int, size: int) -> UnwindTable:
+        """The table of the region [start, start + size)."""
+        key = (start, size)
+        if key not in self._known:
+            self._known[key] = self._lay(start, size)
+        return self._known[key]
+
+    def _lay(self, start: int, size: int) -> UnwindTable:
+        """A region may have several FDEs: one ends where there is no row for what follows."""
+        offsets: list[int] = []
+        rows: list[Row | Unknown] = []
+        at = 0
+        index = max(bisect_right(self._frames, start, key=lambda frame: frame[0]) - 1, 0)
+        for begin, length, table in islice(self._frames, index, None):
+            by = begin - start
+            if by >= size:
+                break
+            if by > at:
+                offsets.append(at)
+                rows.append(self._nothing)
+                at = by
+            for offset, end, row in table.spans():
+                first = max(offset + by, at)
+                if first < min(end + by, size):
+                    offsets.append(first)
+                    rows.append(row)
+            at = max(at, by + length)
+        if at < size:
+            offsets.append(at)
+            rows.append(self._nothing)
+        return UnwindTable(size, offsets, rows)
 
 
 def shim_table(arch: Architecture, shim: Region, memory: Memory) -> UnwindTable:
@@ -207,7 +225,6 @@ def shim_table(arch: Architecture, shim: Region, memory: Memory) -> UnwindTable:
         for fde in entries:
             start = fde.start + bias
             if start <= shim.start < start + fde.size:
-                return _moved(
-                    table_of(fde, arch.callee_saved), start - shim.start, shim.size, NOTHING_IN_FILE
-                )
+                table = table_of(fde, arch.callee_saved)
+                return _Laid([(start, fde.size, table)], NOTHING_IN_FILE).over(shim.start, shim.size)
     raise MalformedFrames(f"{path} has no unwind information for _PyJIT_Entry")
