@@ -29,7 +29,9 @@ can_compile() { command -v cc >/dev/null && echo '#include <stdio.h>' | cc -xc -
 missing=()
 can_make_venvs || missing+=("$(venv_package)")
 can_compile || missing+=(gcc libc6-dev)
+command -v g++ >/dev/null || missing+=(g++)
 command -v readelf >/dev/null || missing+=(binutils)
+command -v llvm-dwarfdump >/dev/null || missing+=(llvm)
 command -v gdb >/dev/null || missing+=(gdb)
 
 if [ ${#missing[@]} -gt 0 ] && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
@@ -51,6 +53,7 @@ if ! can_make_venvs; then
 fi
 can_compile || say "warning: no C compiler: tests that need one are left out; install gcc and libc6-dev"
 command -v readelf >/dev/null || say "warning: no readelf: tests that need it are left out; install binutils"
+command -v llvm-dwarfdump >/dev/null || say "warning: no llvm-dwarfdump: tests that need it are left out; install llvm"
 extras=dev
 if ! command -v gdb >/dev/null; then
     say "there is no gdb: taking the one from PyPI (jitunwind[gdb])"

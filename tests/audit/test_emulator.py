@@ -12,7 +12,7 @@ from jitunwind.arch.x86_64.registers import R10, R12, RBP, RBX, RETURN_ADDRESS, 
 from jitunwind.audit.emulator import Counts, Emulator
 from jitunwind.audit.instructions import Instructions
 from jitunwind.audit.offline import NO_PATH, Offline
-from jitunwind.audit.tables import Given, Laid, Recovered, Tables
+from jitunwind.audit.tables import Frame, Given, Recovered, Tables
 from jitunwind.audit.witness import Witness
 from jitunwind.cpython.dump import Dump, save
 from jitunwind.cpython.regions import JitCode
@@ -80,7 +80,7 @@ def rows_of(region: JitCode) -> UnwindTable:
 
 
 def given(region: JitCode, table: UnwindTable) -> Given:
-    laid: Laid = (region.start, region.size, table)
+    laid: Frame = (region.start, region.size, table)
     return Given("given", [laid], NOWHERE)
 
 
@@ -157,7 +157,7 @@ def test_what_another_region_left_on_the_stack_is_nowhere() -> None:
         ),
     )
     table = with_row(region, "push %r15", early)
-    laid: list[Laid] = [(code.start, code.size, table) for code in twice.codes]
+    laid: list[Frame] = [(code.start, code.size, table) for code in twice.codes]
     offline = offline_of(region)
     offline.dump = twice
     emulator, tables = Emulator(X86_64, EMULATED, decode, twice), [Given("given", laid, NOWHERE)]

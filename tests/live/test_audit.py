@@ -57,7 +57,14 @@ def test_recovered_rows_are_exact_and_published_ones_are_not(python: Interpreter
         for register in ("CFA", "RA", "rbp"):
             assert published["registers"][register]["wrong"] == 0
     assert report["status"] == 1
+    assert 0.5 * STEPS < report["counts"]["recorded"] <= STEPS
     assert sum(region["tables"]["recovered"]["instructions"] for region in report["regions"]) == STEPS
+
+
+def test_the_kernel_steps_each_instruction_where_that_is_wanted(python: Interpreter) -> None:
+    report = of_program(python, "side_exits", "--single-step", "--steps", STEPS, "--table", "recovered")
+    assert_exact(report, STEPS)
+    assert report["counts"]["recorded"] == 0
 
 
 def test_signals_come_through_while_it_steps(python: Interpreter) -> None:
@@ -80,21 +87,38 @@ def test_a_program_that_becomes_another_is_followed(python: Interpreter) -> None
     assert report["said"].count("all is well") == 2, report["said"]
 
 
-@pytest.fixture(scope="session")
-def leaps(python: Interpreter, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("leaps")
-    source = Path(__file__).parents[1] / "support/leaps.c"
-    command = ["gcc", "-shared", "-fPIC", "-O2", f"-I{python.include}", f"-I{Path(python.include).parent}"]
-    done = subprocess.run([*command, "-o", folder / "leaps.so", source], capture_output=True, text=True)
+def extension(python: Interpreter, folder: Path, compiler: str, source: str) -> Path:
+    """The folder with a CPython extension, built from tests/support/SOURCE."""
+    path = Path(__file__).parents[1] / "support" / source
+    command = [compiler, "-shared", "-fPIC", "-O2", f"-I{python.include}", f"-I{Path(python.include).parent}"]
+    command += ["-static-libstdc++"] if path.suffix == ".cc" else []  # the interpreter's folder may have none
+    done = subprocess.run([*command, "-o", folder / f"{path.stem}.so", path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder
 
 
-def test_activations_that_a_longjmp_ends_are_let_go(python: Interpreter, leaps: Path) -> None:
+def test_activations_that_a_longjmp_ends_are_let_go(python: Interpreter, tmp_path: Path) -> None:
+    leaps = extension(python, tmp_path, "gcc", "leaps.c")
     report = of_program(python, "audit_leaps", "--table", "recovered", arguments=(leaps,))
     assert_exact(report, 1000)
     assert report["counts"]["left"], "no activation was left"
     assert "all is well" in report["said"], report["said"]
+
+
+def test_cpp_exceptions_go_through_jit_code_as_far_as_they_would_without_the_audit(
+    python: Interpreter, tmp_path: Path
+) -> None:
+    """3.14 tells libgcc nothing: there the exception ends the program, audited or not."""
+    thrown = extension(python, tmp_path, "g++", "thrown.cc")
+    report = of_program(python, "audit_thrown", "--table", "recovered", arguments=(thrown,))
+    assert_exact(report, 1000)
+    assert "now it throws" in report["said"]
+    if python.minor == "3.14":
+        assert "terminate called after throwing" in report["said"]
+        assert "the program ended with the signal SIGABRT" in report["said"]
+    else:
+        assert "all is well" in report["said"], report["said"]
+        assert report["counts"]["left"], "no activation was left"
 
 
 def fields(pid: int) -> dict[str, str]:
@@ -111,6 +135,8 @@ def test_a_running_process_is_left_as_it_was(python: Interpreter) -> None:
         assert after["TracerPid"] == "0"
         assert after["State"][0] in "RS"
         assert after["Cpus_allowed"] == before["Cpus_allowed"]
+        assert report["counts"]["recorded"]
+        assert " rwxp " not in Path(f"/proc/{started.pid}/maps").read_text(), "the copies are there still"
         assert_runs(started.pid)
         assert_exact(audit("--table", "recovered", "--steps", STEPS, started.pid), STEPS)
 

@@ -27,6 +27,7 @@ from jitunwind.audit.static import Static
 from jitunwind.audit.stepper import Activation
 from jitunwind.audit.subject import dump_of
 from jitunwind.audit.tables import Recovered, from_dump, shim_table_in
+from jitunwind.audit.witness import record_of
 from jitunwind.cpython.dump import Dump, load, save
 from jitunwind.cpython.regions import JitCode
 from jitunwind.errors import BadDump, JitunwindError
@@ -151,7 +152,9 @@ def kept_states(dump: Dump, witness: str) -> list[Any]:
         memory: Memory, region: JitCode, registers: list[int], activation: Activation, code: Dump
     ) -> None:
         start = registers[SP] - 128
-        kept.append((region, registers, activation, code, start, memory.read(start, STACK)))
+        kept.append(
+            (region, record_of(registers, SP, memory), activation, code, start, memory.read(start, STACK))
+        )
 
     emulator, static = Emulator(X86_64, EMULATED, decode, dump), Static(X86_64, decode, dump)
     for code in dump.codes:

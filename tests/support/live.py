@@ -18,6 +18,14 @@ from pathlib import Path
 
 import pytest
 
+from jitunwind.arch.x86_64.effects import decode
+from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.audit.tables import Recovered
+from jitunwind.cpython.layout import read_layout
+from jitunwind.cpython.regions import Regions
+from jitunwind.memory.process import LiveProcess
+from jitunwind.rows import UnwindTable
+
 REPOSITORY = Path(__file__).parents[2]
 PROGRAMS = REPOSITORY / "tests/live/programs"
 LOAD = REPOSITORY / "src/jitunwind/gdbplugin/load.py"
@@ -103,6 +111,15 @@ def running(
         process.wait()
         if process.stdout:
             process.stdout.close()
+
+
+def recovered_tables(pid: int) -> list[tuple[int, UnwindTable]]:
+    """(address, recovered table) of each region of a process that runs on meanwhile."""
+    with LiveProcess(pid) as memory:
+        regions = Regions(memory, read_layout(memory))
+        tables = Recovered(X86_64, decode)
+        found = [code for code in map(regions.find, regions.starts) if code is not None]
+        return [(code.start, tables.of(code)) for code in found]
 
 
 def gdb_command(

@@ -11,14 +11,14 @@ import os
 import random
 import sys
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.registers import RBP, RETURN_ADDRESS, X86_64
 from jitunwind.audit.ptrace import Tracee
-from jitunwind.audit.stepper import Activation, Stepper
+from jitunwind.audit.stepper import Activation, Record, Stepper
 from jitunwind.audit.tables import Recovered, shim_table
 from jitunwind.audit.verdicts import Verdicts
 from jitunwind.cpython.regions import JitCode, Regions
@@ -26,7 +26,7 @@ from jitunwind.errors import UnreadableMemory
 from jitunwind.memory import Mapping, Memory
 from jitunwind.rows import SAME_VALUE, UNDEFINED, Row, SavedAt, Unknown, UnwindTable, evaluate
 
-SP = X86_64.stack_pointer
+SP, PC = X86_64.stack_pointer, 16
 STACK = 1024
 MOST_PLACES = 100
 """Instructions of each region at which damaged tables are judged."""
@@ -112,13 +112,14 @@ def damages(
 
 def main(python: str, program: str, steps: int, mutations: int) -> None:
     tracee = Tracee.start([python, program], {**os.environ, "PYTHON_JIT": "1"}, output=2)
-    ran: list[tuple[JitCode, list[int], Activation, Regions, int, bytes]] = []
+    ran: list[tuple[JitCode, Record, Activation, Regions, int, bytes]] = []
 
-    def keep(region: JitCode, registers: list[int], activation: Activation, regions: Regions) -> None:
-        start = registers[SP] - 128
-        ran.append((region, registers, activation, regions, start, tracee.memory.read(start, STACK)))
+    def keep(region: JitCode, records: Sequence[Record], activation: Activation, regions: Regions) -> None:
+        (record,) = records
+        start = record[SP] - 128
+        ran.append((region, record, activation, regions, start, tracee.memory.read(start, STACK)))
 
-    stepper = Stepper(tracee, X86_64, keep, steps)
+    stepper = Stepper(tracee, X86_64, keep, steps, recorder=None)
     try:
         stepper.run()
         regions = stepper.regions
@@ -134,13 +135,13 @@ def judged(ran: list[Any], of_shim: UnwindTable | None, mutations: int) -> dict[
     whole = Recovered(X86_64, decode)
     found: dict[str, Any] = {"regions": 0, "mutations": 0, "changing": 0, "missed": [], "false_alarms": []}
     for start in sorted({each[0].start for each in ran}):
-        here = list({each[1][-1]: each for each in ran if each[0].start == start}.values())
+        here = list({each[1][PC]: each for each in ran if each[0].start == start}.values())
         here = random.Random(1).sample(here, min(len(here), MOST_PLACES))
         region = here[0][0]
         table = whole.of(region)
         assert isinstance(table, UnwindTable)
         starts = [offset for entry in region.entries() for offset in decode(region.code, entry, (SP,)).starts]
-        ran_at = [each[1][-1] - start for each in here]
+        ran_at = [each[1][PC] - start for each in here]
         found["regions"] += 1
         seen = set()
         for name, damaged in damages(table, starts, ran_at, random.Random(1)):
@@ -156,7 +157,7 @@ def judged(ran: list[Any], of_shim: UnwindTable | None, mutations: int) -> dict[
                 verdicts.shims[here[0][3].entry_shim] = of_shim
             for each in here:
                 stack.start, stack.data = each[4], each[5]
-                verdicts.judge(*each[:4])
+                verdicts.judge(each[0], (each[1],), each[2], each[3])
             total = verdicts.findings[name].total
             found["mutations"] += 1
             found["changing"] += bool(changes)
@@ -177,7 +178,7 @@ def answer(tables: Damaged, each: Any, of_shim: UnwindTable | None) -> dict[Any,
     region, registers, activation, regions, start, data = each
     stack = Stack()
     stack.start, stack.data = start, data
-    now, table, at = dict(enumerate(registers)), tables.of(region), registers[-1] - region.start
+    now, table, at = dict(enumerate(registers[: PC + 1])), tables.of(region), registers[PC] - region.start
     for _ in range(3):
         assert isinstance(table, UnwindTable)
         row = table.at(at)

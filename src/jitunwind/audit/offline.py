@@ -12,7 +12,7 @@ from jitunwind.audit.static import Static
 from jitunwind.audit.stepper import Activation
 from jitunwind.audit.tables import Recovered, Tables, shim_table_in
 from jitunwind.audit.verdicts import Verdicts
-from jitunwind.audit.witness import EMULATED, STATIC, Judged, Witness, judged_before
+from jitunwind.audit.witness import EMULATED, STATIC, Judged, Witness, judged_before, record_of
 from jitunwind.cpython.dump import Dump
 from jitunwind.cpython.regions import JitCode
 from jitunwind.errors import MalformedFrames
@@ -81,7 +81,8 @@ class Offline:
             offset = registers[-1] - region.start
             if offset not in done:
                 judged.offsets.add(offset)
-                verdicts.judge(region, registers, activation, dump)
+                record = record_of(registers, self.arch.stack_pointer, verdicts.memory)
+                verdicts.judge(region, (record,), activation, dump)
             count = emulator.counts.instructions
             if count % 256 == 0:
                 emulator.is_interrupted = self._is_over()
@@ -94,13 +95,18 @@ class Offline:
         static = Static(self.arch, self.decode, self.dump)
         verdicts = self._verdicts(static.stack, [each for each in tables if each.name != Recovered.name])
         witness = Witness(STATIC, verdicts.findings)
+
+        def judge(region: JitCode, registers: list[int], activation: Activation, dump: Dump) -> None:
+            record = record_of(registers, self.arch.stack_pointer, static.stack)
+            verdicts.judge(region, (record,), activation, dump)
+
         for number, code in enumerate(self.dump.codes):
             if self._is_over():
                 break
             self._tell(f"{number} of {len(self.dump.codes)} regions compared")
             instructions, judged = self._instructions_of(code), witness.of(code, self.dump)
             wanted = instructions.reachable.keys() - judged_before(code, before)
-            unable = static.run(code, instructions, wanted, verdicts.judge)
+            unable = static.run(code, instructions, wanted, judge)
             judged.offsets.update(wanted)
             for reason in unable.values():
                 for found in verdicts.findings.values():

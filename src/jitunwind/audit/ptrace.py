@@ -4,6 +4,7 @@ All threads stand still while one is looked at. The stepping and the stepped pro
 step is two switches between them, and those are several times slower across processors.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -11,7 +12,7 @@ import signal
 import struct
 import time
 from bisect import bisect_left, insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from jitunwind.errors import NoSuchProcess, NotPermitted, UnreadableMemory
@@ -19,6 +20,7 @@ from jitunwind.memory.process import LiveProcess
 
 _CONT, _SINGLESTEP, _GETREGS, _SETREGS, _DETACH = 7, 9, 12, 13, 17
 _GETEVENTMSG, _SEIZE, _INTERRUPT = 0x4201, 0x4206, 0x4207
+_GETSIGMASK, _SETSIGMASK = 0x420A, 0x420B
 _TRACEFORK, _TRACEVFORK, _TRACECLONE, _TRACEEXEC, _EXITKILL = 0x2, 0x4, 0x8, 0x10, 0x100000
 _EVENT_FORK, _EVENT_VFORK, _EVENT_CLONE, _EVENT_EXEC, _EVENT_STOP = 1, 2, 3, 4, 128
 _WALL = 0x40000000
@@ -26,10 +28,17 @@ _USER_REGS = struct.Struct("<27Q")
 """struct user_regs_struct, <sys/user.h>."""
 _DWARF_ORDER = (10, 12, 11, 5, 13, 14, 4, 19, 9, 8, 7, 6, 3, 2, 1, 0, 16)
 """Where the registers stand there that DWARF numbers 0 to 16, the program counter last."""
-_ORIG_RAX = 15
+_ORIG_RAX, _FLAGS = 15, 18
+_NO_SYSTEM_CALL = (1 << 64) - 1
+"""In place of a number: no system call is to be started anew."""
+_SYSTEM_CALL = (10, 14, 13, 12, 7, 9, 8)
+"""Where the registers stand that a system call takes: its number, then its arguments (psABI, section A.2.1)."""
 _BREAKPOINT = b"\xcc"
 _STEPPED = signal.SIGTRAP << 8 | 0x7F
 """What waitpid says of a thread that has run one instruction."""
+_FAULTS = (signal.SIGTRAP, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+"""Signals that an instruction raises; the kernel resets their handlers where they are blocked."""
+_SYSCALL = b"\x0f\x05"
 _STOPS = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 _ptrace = ctypes.CDLL(None, use_errno=True).ptrace
@@ -103,6 +112,8 @@ class Tracee:
         self._affinity = os.sched_getaffinity(0)
         # SIGCHLD ends a wait with a deadline.
         self._mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+        self.ending: int | None = None
+        """What waitpid(2) said of the process when it ended."""
         self.memory = TracedMemory(pid)
         self.breakpoints: Mapping[int, bytes] = self.memory.replaced
         self._file = os.open(f"/proc/{pid}/mem", os.O_RDWR)
@@ -175,6 +186,11 @@ class Tracee:
     def is_alive(self) -> bool:
         return bool(self._running or self._stopped)
 
+    @property
+    def any_stopped(self) -> int:
+        """A thread that stands still; 0: there is none."""
+        return next(iter(self._stopped), 0)
+
     def wait(self, seconds: float | None) -> Stop | None:
         """The next stop that matters, while all threads of `go_on` run; None when `seconds` have passed, or
         the process has ended. Other threads go on."""
@@ -208,6 +224,8 @@ class Tracee:
 
     def _note(self, tid: int, status: int) -> Stop | None:
         if not os.WIFSTOPPED(status):
+            if tid == self.pid:
+                self.ending = status
             self._running.discard(tid)
             self._stopped.pop(tid, None)
             return None
@@ -291,11 +309,28 @@ class Tracee:
 
     def step(self, tid: int) -> Stop | None:
         """Run one instruction of a stopped thread. None: it has ended. A stop with a signal has not run it."""
+        return self._run_alone(_SINGLESTEP, tid)
+
+    def run(self, tid: int) -> Stop | None:
+        """Let one thread run until it stops, with no signal delivered but those that its instructions raise.
+
+        None: it has ended. A breakpoint that was not put there by `insert` is a stop of no signal.
+        """
+        with self._signals_blocked(tid):
+            while True:
+                stop = self._run_alone(_CONT, tid)
+                if stop is None or stop.signal not in _STOPS:
+                    return stop
+
+    def _run_alone(self, request: int, tid: int) -> Stop | None:
         self._stopped.pop(tid, None)
         self._running.add(tid)
-        _ptrace(_SINGLESTEP, tid, None, None)
+        _ptrace(request, tid, None, None)
         got, status = os.waitpid(tid, _WALL)
-        if status == _STEPPED:  # no breakpoint, wherever it has come to: none was run
+        while status >> 16 == _EVENT_STOP:  # we had asked for one that was not needed then: nothing was run
+            _ptrace(request, tid, None, None)
+            got, status = os.waitpid(tid, _WALL)
+        if status == _STEPPED and request == _SINGLESTEP:  # wherever it has come to, no breakpoint was run
             self._running.discard(tid)
             stepped = self._stopped[tid] = Stop(tid)
             return stepped
@@ -305,6 +340,45 @@ class Tracee:
                 return stop
             got, status = os.waitpid(tid, _WALL)
 
+    @contextlib.contextmanager
+    def _signals_blocked(self, tid: int) -> Iterator[None]:
+        mask, blocked = ctypes.c_uint64(), ctypes.c_uint64((1 << 64) - 1)
+        for fault in _FAULTS:
+            blocked.value &= ~(1 << fault - 1)
+        _ptrace(_GETSIGMASK, tid, ctypes.sizeof(mask), ctypes.addressof(mask))
+        _ptrace(_SETSIGMASK, tid, ctypes.sizeof(mask), ctypes.addressof(blocked))
+        try:
+            yield
+        finally:
+            _ptrace(_SETSIGMASK, tid, ctypes.sizeof(mask), ctypes.addressof(mask))
+
+    def system_call(self, tid: int, number: int, *arguments: int) -> int:
+        """Have a stopped thread make a system call; its result, or the negative error number.
+
+        The thread is left as it was found. OSError where that cannot be done.
+        """
+        vdso = next((each for each in self.memory.mappings() if each.path == "[vdso]"), None)
+        at = self.memory.read(vdso.start, vdso.end - vdso.start).find(_SYSCALL) if vdso is not None else -1
+        if vdso is None or at < 0:
+            raise OSError(errno.ENOSYS, "the process has no vDSO with a system call in it")
+        _ptrace(_GETREGS, tid, None, self._registers)
+        before, stop = self._registers.raw, self._stopped[tid]
+        values = list(_USER_REGS.unpack(before))
+        for place, value in zip(_SYSTEM_CALL, (number, *arguments), strict=False):
+            values[place] = value
+        values[_DWARF_ORDER[-1]], values[_ORIG_RAX] = vdso.start + at, _NO_SYSTEM_CALL
+        _USER_REGS.pack_into(self._registers, 0, *values)
+        _ptrace(_SETREGS, tid, None, self._registers)
+        with self._signals_blocked(tid):
+            after = self.step(tid)
+        if after is None or after.signal:
+            raise OSError(errno.EINTR, "the thread did not come back from a system call")
+        result = self.registers(tid)[0]
+        self._registers.raw = before
+        _ptrace(_SETREGS, tid, None, self._registers)
+        self._stopped[tid] = stop
+        return result - (1 << 64) if result >> 63 else result
+
     def registers(self, tid: int) -> list[int]:
         """The registers of a stopped thread, by DWARF number."""
         _ptrace(_GETREGS, tid, None, self._registers)
@@ -312,10 +386,18 @@ class Tracee:
         return [values[place] for place in _DWARF_ORDER]
 
     def set_pc(self, tid: int, address: int) -> None:
+        self._set(tid, {_DWARF_ORDER[-1]: address})
+
+    def set_registers(self, tid: int, registers: Sequence[int], flags: int) -> None:
+        """Give a stopped thread all registers, by DWARF number, the program counter last, and its flags."""
+        self._set(tid, dict(zip((*_DWARF_ORDER, _FLAGS), (*registers, flags), strict=True)))
+
+    def _set(self, tid: int, places: Mapping[int, int]) -> None:
         _ptrace(_GETREGS, tid, None, self._registers)
         values = list(_USER_REGS.unpack(self._registers))
-        values[_DWARF_ORDER[-1]] = address
-        values[_ORIG_RAX] = (1 << 64) - 1  # no system call to start anew
+        for place, value in places.items():
+            values[place] = value
+        values[_ORIG_RAX] = _NO_SYSTEM_CALL
         _USER_REGS.pack_into(self._registers, 0, *values)
         _ptrace(_SETREGS, tid, None, self._registers)
 
@@ -323,13 +405,13 @@ class Tracee:
         """Put a breakpoint at `address`. UnreadableMemory where there is no memory."""
         if address not in self.breakpoints:
             byte = self.memory.read(address, 1)
-            self._write(address, _BREAKPOINT)
+            self.write(address, _BREAKPOINT)
             self.memory.note(address, byte)
 
     def remove(self, address: int) -> None:
         byte = self.memory.forget(address)
         if byte is not None and self._byte(address) == _BREAKPOINT:  # else the code there is another's by now
-            self._write(address, byte)
+            self.write(address, byte)
 
     def _byte(self, address: int) -> bytes:
         try:
@@ -337,7 +419,8 @@ class Tracee:
         except OSError:
             return b""
 
-    def _write(self, address: int, data: bytes) -> None:
+    def write(self, address: int, data: bytes) -> None:
+        """UnreadableMemory where there is no memory."""
         try:
             os.pwrite(self._file, data, address)
         except OSError:

@@ -4,6 +4,7 @@ In come the names of tables and what there is to judge them by; out comes the re
 one, and shows it.
 """
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.audit.instructions import Instructions
 from jitunwind.audit.offline import Offline
 from jitunwind.audit.ptrace import Tracee
+from jitunwind.audit.recorder import Recorder
 from jitunwind.audit.report import as_data
 from jitunwind.audit.stepper import Stepper
 from jitunwind.audit.subject import dump_in, dump_of_regions
@@ -45,6 +47,8 @@ class Session:
         self._instructions: dict[Place, Instructions] = {}
         self.problem = "there is no JIT code"
         self.is_interrupted = False
+        self.ended = 0
+        """How the program ended, as subprocess's `returncode` says it."""
         self._on_interrupt: Callable[[], None] = lambda: None
         self._tell = tell
         self._begin = time.monotonic()
@@ -70,19 +74,23 @@ class Session:
                 raise JitunwindError(f"--table {name}: neither recovered nor published, nor a file")
         return found
 
-    def step(self, tracee: Tracee, steps: int | None) -> None:
-        """Until the steps are done, the program has ended, or somebody interrupts."""
+    def step(self, tracee: Tracee, steps: int | None, single_step: bool) -> None:
+        """Until the steps are done, the program has ended, or somebody interrupts. `single_step`: by the kernel,
+        and not by code that records itself."""
         memory = tracee.memory
         try:
             tables = self._tables(lambda: Published(X86_64, memory))
             stepped = Stepped(Verdicts(X86_64, memory, tables), self._keep)
-            stepper = Stepper(tracee, X86_64, stepped, steps)
+            recorder = None if single_step else Recorder(tracee)
+            stepper = Stepper(tracee, X86_64, stepped, steps, recorder)
             stepper.progress = lambda: self._tell(self._so_far(stepper, stepped.witness))
             self._on_interrupt = lambda: setattr(stepper, "is_interrupted", True)
             stepper.is_interrupted = self.is_interrupted
             stepper.run()
             if tracee.is_alive and (self.emulate or self.static) and not self.is_interrupted:
                 self._take_dump(memory)
+            if tracee.ending:
+                self.ended = os.waitstatus_to_exitcode(tracee.ending)
         finally:
             tracee.let_go()
         self.witnesses.append(stepped.witness)

@@ -4,15 +4,20 @@ The ground truth of an activation is the machine's state at the shim's first ins
 wants exactly that back. Code outside JIT regions is not stepped: it runs to its return, where a breakpoint
 waits. An activation in which nothing new has come up for a while is left alone, and so are some that follow,
 so that other paths get their turn.
+
+Where it can be, JIT code records itself (`audit.recorder`), which costs one stop for many instructions; where it
+cannot, and in a part of the activations as a check on that, the kernel steps it one by one.
 """
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jitunwind.arch import Architecture
+from jitunwind.arch.x86_64.record import BELOW, REGISTERS, WORDS
 from jitunwind.audit.ptrace import Stop, Tracee
+from jitunwind.audit.recorder import MOST_AT_ONCE, Recorder
 from jitunwind.cpython.layout import read_layout
 from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.errors import JitunwindError, UnreadableMemory
@@ -27,6 +32,8 @@ PATIENCE = 3000
 """Instructions seen before, one after another, until an activation is left alone."""
 MOST_SKIPPED = 50
 """Activations left alone in a row, at most."""
+ACTIVATIONS_PER_CHECK = 50
+"""One in so many is stepped by the kernel throughout."""
 
 
 @dataclass
@@ -38,6 +45,8 @@ class Activation:
     """
 
     truth: dict[int, int]
+    is_check: bool = False
+    """Whether the kernel is to step it, one instruction after another."""
     resume: tuple[int, int] | None = None
     abandoned: bool = False
 
@@ -49,6 +58,8 @@ class Activation:
 class Counts:
     instructions: int = 0
     """Judged."""
+    recorded: int = 0
+    """Of these: recorded by the code itself. The others were stepped by the kernel."""
     activations: int = 0
     returns: int = 0
     """Activations that were seen to return as the ground truth says."""
@@ -62,16 +73,32 @@ class Counts:
     """Times that the process has run another program."""
 
 
-Judge = Callable[[JitCode, list[int], Activation, Regions], None]
-"""Gets the region, the registers by DWARF number (the program counter last), the activation and what is known
-of the process's JIT code."""
+Record = tuple[int, ...]
+"""The state before one instruction: the registers by DWARF number, the program counter last; then words of the
+stack (`arch.x86_64.record`), unless they could not be read."""
+
+Judge = Callable[[JitCode, Sequence[Record], Activation, Regions], None]
+"""Gets a region, instructions of it that were run one after another, the activation and what is known of the
+process's JIT code."""
 
 
 class Stepper:
-    """Steps `tracee` until `most` instructions are judged or the process ends."""
+    """Steps `tracee` until `most` instructions are judged or the process ends.
 
-    def __init__(self, tracee: Tracee, arch: Architecture, judge: Judge, most: int | None, seed: int = 1):
+    `recorder`: None to have the kernel step each instruction.
+    """
+
+    def __init__(
+        self,
+        tracee: Tracee,
+        arch: Architecture,
+        judge: Judge,
+        most: int | None,
+        recorder: Recorder | None,
+        seed: int = 1,
+    ) -> None:
         self.tracee, self.arch, self.judge, self.most = tracee, arch, judge, most
+        self.recorder = recorder
         self.counts = Counts()
         self.regions: Regions | None = None
         self.problem = "no JIT code came up"
@@ -116,6 +143,9 @@ class Stepper:
                 self._forget()
             elif stop is not None and stop.breakpoint:
                 self._advance(stop)
+        if self.recorder is not None and not self.tracee.started_here:
+            self.tracee.stop()
+            self.recorder.release()
 
     def _tell(self) -> None:
         now = time.monotonic()
@@ -180,6 +210,8 @@ class Stepper:
     def _forget(self) -> None:
         """Another program runs in the process."""
         self.counts.executed += 1
+        if self.recorder is not None:
+            self.recorder.forget()
         self.regions = None
         self._stacks.clear()
         self._shims.clear()
@@ -194,7 +226,7 @@ class Stepper:
         if regions is None:
             return None
         found = regions.find(pc)
-        if found is None and regions.may_hold(pc) is None and not self._in_shim(pc):
+        if found is None and not regions.is_no_jit_code(pc):
             self._refresh()
             found = self.regions.find(pc) if self.regions is not None else None
         return found
@@ -221,6 +253,8 @@ class Stepper:
         elif pc in self._protected:
             self._protected.discard(pc)
             self._refresh()
+        elif self.regions is not None and not self.regions.lists_still_true():
+            self._refresh()
         if pc in self._shims:
             self._enter(stack, registers)
         top = stack[-1] if stack else None
@@ -234,19 +268,20 @@ class Stepper:
             if region is None or not region.start <= pc < region.start + region.size:
                 region = self._region(pc)
             if region is not None:
-                self.judge(region, registers, top, self.regions)  # type: ignore[arg-type]
-                self.counts.instructions += 1
-                self._stale = self._stale + 1 if pc in self._seen else 0
-                self._seen.add(pc)
-                if self._stale > PATIENCE:
-                    self._stale, self._skip = 0, self._dice.randrange(MOST_SKIPPED)
-                    top.abandoned = True
+                records = self._run(tid, region, registers, top)
+                if not records:
+                    return
+                registers = list(records[-1][:REGISTERS])
+                pc, sp = registers[-1], registers[self.arch.stack_pointer]
+                self.judge(region, records, top, self.regions)  # type: ignore[arg-type]
+                self._count(records, top)
                 if self.is_done or top.abandoned:
                     self._step_over(tid, pc)
                     return
-                if self.counts.instructions % 1024 == 0:
-                    self._tell()
-            elif not self._in_shim(pc):
+            elif self._in_shim(pc):
+                registers = self._through_shim(tid, registers, top)
+                pc = registers[-1]
+            else:
                 self._left(stack, top, registers)
                 return
             after = self._step_over(tid, pc)
@@ -261,6 +296,56 @@ class Stepper:
                 return
             registers = self.tracee.registers(tid)
             pc, sp = registers[-1], registers[self.arch.stack_pointer]
+
+    def _run(self, tid: int, region: JitCode, registers: list[int], top: Activation) -> Sequence[Record]:
+        """The states from here on, as far as the code records itself; the thread stands at the last of them."""
+        most = MOST_AT_ONCE if self.most is None else self.most - self.counts.instructions
+        records = self._recorded(tid, region.start, region.code, registers[-1], top, most)
+        if records is not None:
+            self.counts.recorded += len(records)
+            return records
+        try:
+            start = registers[self.arch.stack_pointer] - BELOW
+            return ((*registers, *self.tracee.memory.words(start, WORDS)),)
+        except UnreadableMemory:
+            return (tuple(registers),)
+
+    def _through_shim(self, tid: int, registers: list[int], top: Activation) -> list[int]:
+        """Run as far as 3.15's one shim goes by itself; the registers then."""
+        assert self.regions is not None
+        shim = self.regions.entry_shim
+        assert shim is not None
+        if (
+            self.recorder is None or not self.recorder.is_set_up
+        ):  # which it is to be by code that needs to be near
+            return registers
+        code = self.tracee.memory.read(shim.start, shim.size)
+        records = self._recorded(tid, shim.start, code, registers[-1], top, MOST_AT_ONCE)
+        return list(records[-1][:REGISTERS]) if records else registers
+
+    def _recorded(
+        self, tid: int, start: int, code: bytes, pc: int, top: Activation, most: int
+    ) -> Sequence[Record] | None:
+        """None where code is not to record itself."""
+        if self.recorder is None or top.is_check:
+            return None
+        made = self.recorder.copy_of(tid, start, code)
+        if made is None or pc not in made.entries:
+            return None
+        return self.recorder.run(tid, start, made, pc, most)
+
+    def _count(self, records: Sequence[Record], top: Activation) -> None:
+        """Note what was judged; an activation in which nothing is new any more is abandoned."""
+        before = self.counts.instructions
+        self.counts.instructions += len(records)
+        new = {record[REGISTERS - 1] for record in records} - self._seen
+        self._seen |= new
+        self._stale = 0 if new else self._stale + len(records)
+        if self._stale > PATIENCE:
+            self._stale, self._skip = 0, self._dice.randrange(MOST_SKIPPED)
+            top.abandoned = True
+        if before // 1024 != self.counts.instructions // 1024:
+            self._tell()
 
     def _step_over(self, tid: int, pc: int) -> Stop | None:
         """Run the one instruction at `pc`, whatever breakpoint stands there."""
@@ -284,7 +369,8 @@ class Stepper:
         truth.update((register, registers[register]) for register in self.arch.callee_saved)
         self.counts.activations += 1
         self._skip -= 1
-        stack.append(Activation(truth, abandoned=self._skip > 0))
+        is_check = self.counts.activations % ACTIVATIONS_PER_CHECK == 0
+        stack.append(Activation(truth, is_check, abandoned=self._skip > 0))
 
     def _left(self, stack: list[Activation], top: Activation, registers: list[int]) -> None:
         """The thread has left JIT code: the activation has returned, or called something."""

@@ -1,9 +1,12 @@
 """Tables under test: for each program counter in JIT code, the row that somebody says holds there."""
 
 import io
+import re
+import struct
 from bisect import bisect_right
 from collections.abc import Iterable
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -11,23 +14,25 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from jitunwind.arch import Architecture
+from jitunwind.audit.jitdump import frames_in
 from jitunwind.cpython.dump import Dump, Frames
 from jitunwind.cpython.regions import JitCode
 from jitunwind.dwarf.decode import alone, eh_frame, table_of
+from jitunwind.dwarf.encode import eh_frame as encoded
 from jitunwind.errors import JitunwindError, MalformedFrames, NotElf, UnreadableMemory
 from jitunwind.memory import Memory
 from jitunwind.recover.flow import Decoder
 from jitunwind.recover.table import recover
 from jitunwind.region import Region
-from jitunwind.rows import Unknown, UnwindTable
+from jitunwind.rows import Row, Unknown, UnwindTable
 
 MOST_ENTRIES = 1 << 20
 LARGEST_IMAGE = 1 << 28
+_JITDUMP = re.compile(r"/jit-\d+\.dump$")
 NOTHING_PUBLISHED = Unknown("the process has published nothing for this code")
 NOTHING_IN_FILE = Unknown("the file has nothing for this code")
-
-Laid = tuple[int, int, UnwindTable]
-"""(start, size, table) of code."""
+Frame = tuple[int, int, UnwindTable]
+"""(start, size, table) of an FDE."""
 
 
 class Tables(Protocol):
@@ -35,7 +40,7 @@ class Tables(Protocol):
 
     name: str
 
-    def of(self, region: JitCode) -> UnwindTable | Unknown:
+    def of(self, region: JitCode) -> UnwindTable:
         """The table of a region as it is now."""
 
     def forget(self) -> None:
@@ -51,7 +56,7 @@ class Recovered:
         self._arch, self._decode = arch, decode
         self._known: dict[tuple[int, bytes], UnwindTable] = {}
 
-    def of(self, region: JitCode) -> UnwindTable | Unknown:
+    def of(self, region: JitCode) -> UnwindTable:
         key = (region.shim_size, region.code)
         table = self._known.get(key)
         if table is None:
@@ -63,40 +68,51 @@ class Recovered:
 
 
 class Published:
-    """What the process itself has registered through the GDB JIT interface, at the time of asking.
+    """What the process itself has registered through the GDB JIT interface, or else left in a jitdump file, at
+    the time of asking.
 
     The interface: GDB manual, "JIT Compilation Interface": a descriptor {version, action, relevant entry,
-    first entry} and a list of entries {next, previous, address of an ELF object, its size}.
+    first entry} and a list of entries {next, previous, address of an ELF object, its size}. A jitdump is known by
+    its name and by its being mapped, which is how perf finds it.
     """
 
     name = "published"
 
     def __init__(self, arch: Architecture, memory: Memory) -> None:
         self._arch, self._memory = arch, memory
-        self._tables: list[Laid] | None = None
+        self._tables: _Laid | None = None
         self._images: dict[tuple[int, int], list[Frames]] = {}
-        self._laid: dict[Frames, list[Laid]] = {}
+        self._decoded: dict[Frames, list[Frame]] = {}
         self.warnings: list[str] = []
 
-    def of(self, region: JitCode) -> UnwindTable | Unknown:
+    def of(self, region: JitCode) -> UnwindTable:
         if self._tables is None:
-            self._tables = self._read()
-        return _covering(self._tables, region, NOTHING_PUBLISHED)
+            self._tables = _Laid(self._read(), NOTHING_PUBLISHED)
+        return self._tables.over(region.start, region.size)
 
     def forget(self) -> None:
         self._tables = None
 
-    def _read(self) -> list[Laid]:
-        found: dict[int, Laid] = {}
-        for frames in self.frames():
-            if frames not in self._laid:
-                self._laid[frames] = understood([frames], self._arch, self.warnings)
-            for each in self._laid[frames]:
+    def _read(self) -> Iterable[Frame]:
+        found: dict[int, Frame] = {}
+        for frames in self._registered():
+            if frames not in self._decoded:
+                self._decoded[frames] = understood([frames], self._arch, self.warnings)
+            for each in self._decoded[frames]:
                 found.setdefault(each[0], each)
-        return sorted(found.values(), key=lambda each: each[0])
+        for each in self._jitdump():
+            found.setdefault(each[0], each)
+        return found.values()
 
     def frames(self) -> list[Frames]:
-        """The bytes of what is published."""
+        """The bytes of what is published; of a jitdump's, that say the same."""
+        found = self._registered()
+        for start, size, table in self._jitdump():
+            address = start + size + 7 & ~7
+            found.append(Frames(address, encoded(self._arch, [(start, table)], address)))
+        return found
+
+    def _registered(self) -> list[Frames]:
         found = []
         for key in self._entries():
             if key not in self._images:
@@ -121,11 +137,21 @@ class Published:
             self.warnings.append(f"the list of the GDB JIT interface is damaged: {error}")
         return found
 
+    def _jitdump(self) -> list[Frame]:
+        paths = {mapping.path for mapping in self._memory.mappings() if _JITDUMP.search(mapping.path)}
+        found: list[Frame] = []
+        for path in sorted(paths):
+            try:
+                found += frames_in(Path(path).read_bytes(), self._arch)
+            except (OSError, struct.error, MalformedFrames) as error:
+                self.warnings.append(f"{path} is not understood: {error}")
+        return found
+
     def _image(self, address: int, size: int) -> list[Frames]:
         try:
             if size > LARGEST_IMAGE:
                 raise UnreadableMemory(address, size)
-            return frames_in(self._memory.checked_read(address, size))
+            return sections_in(self._memory.checked_read(address, size))
         except (JitunwindError, ELFError) as error:
             self.warnings.append(f"the object published at {address:#x} is not understood: {error}")
             return []
@@ -134,17 +160,13 @@ class Published:
 class Given:
     """Rows that lie ready, as FDEs: of a file, or of a dump. `nothing` stands where there is none."""
 
-    def __init__(self, name: str, tables: list[Laid], nothing: Unknown) -> None:
-        self.name, self._nothing = name, nothing
-        self._tables = sorted(tables, key=lambda each: each[0])
-        self._known: dict[tuple[int, int, int], UnwindTable | Unknown] = {}
+    def __init__(self, name: str, frames: Iterable[Frame], nothing: Unknown) -> None:
+        self.name = name
         self.warnings: list[str] = []
+        self._tables = _Laid(frames, nothing)
 
-    def of(self, region: JitCode) -> UnwindTable | Unknown:
-        key = (region.start, region.shim_size, region.size)
-        if key not in self._known:
-            self._known[key] = _covering(self._tables, region, self._nothing)
-        return self._known[key]
+    def of(self, region: JitCode) -> UnwindTable:
+        return self._tables.over(region.start, region.size)
 
     def forget(self) -> None:
         pass
@@ -156,7 +178,7 @@ def from_file(arch: Architecture, path: Path) -> Given:
     NotElf, MalformedFrames; OSError where it cannot be read.
     """
     try:
-        return Given(str(path), laid(frames_in(path.read_bytes()), arch), NOTHING_IN_FILE)
+        return Given(str(path), decoded(sections_in(path.read_bytes()), arch), NOTHING_IN_FILE)
     except ELFError as error:
         raise NotElf(f"{path}: {error}") from None
 
@@ -169,24 +191,13 @@ def from_dump(arch: Architecture, dump: Dump) -> Given:
     return found
 
 
-def _covering(tables: list[Laid], region: JitCode, nothing: Unknown) -> UnwindTable | Unknown:
-    """Of the tables, by rising start, the one for a region's body, laid over the whole region."""
-    body = region.start + region.shim_size
-    index = bisect_right(tables, body, key=lambda each: each[0]) - 1
-    if index >= 0:
-        start, size, table = tables[index]
-        if body < start + size:
-            return _moved(table, start - region.start, region.size, nothing)
-    return nothing
-
-
-def frames_in(image: bytes) -> list[Frames]:
+def sections_in(image: bytes) -> list[Frames]:
     """Each `.eh_frame` of an ELF object: a dump has many. ELFError."""
     sections = ELFFile(io.BytesIO(image)).iter_sections()
     return [Frames(each["sh_addr"], each.data()) for each in sections if each.name == ".eh_frame"]
 
 
-def laid(frames: Iterable[Frames], arch: Architecture) -> list[Laid]:
+def decoded(frames: Iterable[Frames], arch: Architecture) -> list[Frame]:
     """Each FDE's table. MalformedFrames."""
     return [
         (fde.start, fde.size, table_of(fde, arch.callee_saved))
@@ -195,29 +206,56 @@ def laid(frames: Iterable[Frames], arch: Architecture) -> list[Laid]:
     ]
 
 
-def understood(frames: Iterable[Frames], arch: Architecture, warnings: list[str]) -> list[Laid]:
+def understood(frames: Iterable[Frames], arch: Architecture, warnings: list[str]) -> list[Frame]:
     """The same, but that what breaks the rules is left out, with a warning."""
-    found: list[Laid] = []
+    found: list[Frame] = []
     for each in frames:
         try:
-            found += laid([each], arch)
+            found += decoded([each], arch)
         except MalformedFrames as error:
             warnings.append(f"the frames published at {each.address:#x} are not understood: {error}")
     return found
 
 
-def _moved(table: UnwindTable, by: int, size: int, nothing: Unknown) -> UnwindTable:
-    """`table` as part of a region of `size` bytes, from offset `by` on; elsewhere there is `nothing`."""
-    if by == 0 and table.size == size:
-        return table
-    offsets = [max(offset + by, 0) for offset in table.offsets]
-    rows = list(table.rows)
-    if by > 0:
-        offsets, rows = [0, *offsets], [nothing, *rows]
-    end = table.size + by
-    if end < size:
-        offsets, rows = [*offsets, end], [*rows, nothing]
-    return UnwindTable(size, offsets, rows)
+class _Laid:
+    """FDEs, laid over regions: where none of them is, there is `nothing`."""
+
+    def __init__(self, frames: Iterable[Frame], nothing: Unknown) -> None:
+        self._frames = sorted(frames, key=lambda frame: frame[0])
+        self._nothing = nothing
+        self._known: dict[tuple[int, int], UnwindTable] = {}
+
+    def over(self, start: int, size: int) -> UnwindTable:
+        """The table of the region [start, start + size)."""
+        key = (start, size)
+        if key not in self._known:
+            self._known[key] = self._lay(start, size)
+        return self._known[key]
+
+    def _lay(self, start: int, size: int) -> UnwindTable:
+        """A region may have several FDEs: one ends where there is no row for what follows."""
+        offsets: list[int] = []
+        rows: list[Row | Unknown] = []
+        at = 0
+        index = max(bisect_right(self._frames, start, key=lambda frame: frame[0]) - 1, 0)
+        for begin, length, table in islice(self._frames, index, None):
+            by = begin - start
+            if by >= size:
+                break
+            if by > at:
+                offsets.append(at)
+                rows.append(self._nothing)
+                at = by
+            for offset, end, row in table.spans():
+                first = max(offset + by, at)
+                if first < min(end + by, size):
+                    offsets.append(first)
+                    rows.append(row)
+            at = max(at, by + length)
+        if at < size:
+            offsets.append(at)
+            rows.append(self._nothing)
+        return UnwindTable(size, offsets, rows)
 
 
 def shim_table(arch: Architecture, shim: Region, memory: Memory) -> UnwindTable:
@@ -232,7 +270,7 @@ def shim_table_in(arch: Architecture, shim: Region, frames: Iterable[Frames]) ->
     """The same, of frames at hand. MalformedFrames."""
     for start, size, table in understood(frames, arch, []):
         if start <= shim.start < start + size:
-            return _moved(table, start - shim.start, shim.size, NOTHING_IN_FILE)
+            return _Laid([(start, size, table)], NOTHING_IN_FILE).over(shim.start, shim.size)
     raise MalformedFrames("there is no unwind information for _PyJIT_Entry")
 
 

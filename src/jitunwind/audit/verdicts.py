@@ -1,19 +1,22 @@
 """Verdicts on stepped instructions: what each table under test says of the caller, against the ground truth.
 
 A table is followed from the program counter outwards, frame by frame, until it has left JIT code: that
-frame's registers must be those that were recorded when it called.
+frame's registers must be those that were recorded when it called. How it went is remembered by program
+counter, as places in the record of an instruction: the next time there, those places are compared at once.
 """
 
-import struct
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter, ne
 from typing import Any, NamedTuple
 
 from elftools.common.exceptions import ELFError
 from iced_x86 import Decoder, Formatter, FormatterSyntax
 
 from jitunwind.arch import Architecture
-from jitunwind.audit.stepper import Activation
+from jitunwind.arch.x86_64.record import BELOW, REGISTERS
+from jitunwind.audit.stepper import Activation, Record
 from jitunwind.audit.tables import Tables, shim_table
 from jitunwind.cpython.regions import CodeMap, JitCode
 from jitunwind.errors import JitunwindError, UnreadableMemory
@@ -24,10 +27,7 @@ from jitunwind.rows import UNDEFINED, InRegister, Row, SavedAt, Undefined, Unkno
 MOST_FRAMES = 3
 """From a program counter in a body over the shim to whoever called that; one more is too many."""
 MOST_EXAMPLES = 10
-_BELOW = 128
-_WINDOW = struct.Struct("<56Q")
-"""The words of the stack that are read at once for each instruction, from `_BELOW` its pointer on: nearly all
-saved registers lie there."""
+_EXAMPLES_OF_REGION = 2
 _MASK = (1 << 64) - 1
 
 
@@ -92,6 +92,31 @@ class _Move(NamedTuple):
     lost: tuple[int, ...]
 
 
+class _Chain(NamedTuple):
+    """How a table led from an instruction to the caller: the places in the record from which that came, and
+    what must hold for the way to be the same again."""
+
+    bases: tuple[tuple[int, int], ...]
+    """Registers that a CFA was computed from, and their distance from the stack pointer."""
+    cfa: int
+    addend: int
+    """The caller's stack pointer is the record's `cfa` plus `addend`."""
+    places: Callable[[Record], Record]
+    """The return addresses inside JIT code, then the caller's registers as they are judged, but for the CFA."""
+    inside: tuple[int, ...]
+    """Those return addresses."""
+
+
+class _Known(NamedTuple):
+    """What is known of one table and one region."""
+
+    region: JitCode
+    tally: Tally
+    moves: dict[int, _Move | Unknown]
+    """By program counter, or by a return address's complement."""
+    chains: dict[int, _Chain | Unknown]
+
+
 class Verdicts:
     """Judges instructions by all tables at once."""
 
@@ -105,28 +130,70 @@ class Verdicts:
         """The tables of 3.15's one shim, made when they are needed."""
         self._shim: UnwindTable | Unknown = Unknown("no shim is known")
         self._moves: dict[Row, _Move] = {}
-        self._at: dict[tuple[str, int], tuple[JitCode, dict[int, _Move | Unknown], Tally]] = {}
-        """What each table says at each program counter of a region, as far as that was asked."""
+        self._at: dict[tuple[str, int], _Known] = {}
+        """What each table says of each region, as far as that was asked."""
 
-    def judge(self, region: JitCode, registers: list[int], activation: Activation, regions: CodeMap) -> None:
+    def judge(
+        self, region: JitCode, records: Sequence[Record], activation: Activation, regions: CodeMap
+    ) -> None:
+        """Instructions of one activation in one region. Memory outside the records is read as it is now."""
         if regions is not self._regions:
             self._renew(regions)
-        stack = _Stack(self.memory, registers[self.arch.stack_pointer])
-        truth = activation.values
         for tables in self.tables:
-            found = self.findings[tables.name]
-            tally = self._known(tables, region)[2]
-            caller = self._caller(tables, region, registers, stack)
-            if isinstance(caller, Unknown):
-                found.total.unknown += 1
-                tally.unknown += 1
-                found.reasons[caller.reason] += 1
-                found.unknown.update(found.judged)
-            elif [caller[register] for register in self._names] == truth:
-                found.total.exact += 1
-                tally.exact += 1
-            else:
-                self._count(found, tally, region, registers[-1], caller, truth)
+            self._judge(tables, region, records, activation.values)
+
+    def _judge(self, tables: Tables, region: JitCode, records: Sequence[Record], truth: list[int]) -> None:
+        found, known = self.findings[tables.name], self._known(tables, region)
+        chains, tally = known.chains, known.tally
+        cfa, others = truth[0], tuple(truth[1:])
+        sp = self.arch.stack_pointer
+        exact = 0
+        wrong: Counter[tuple[bool, ...]] = Counter()
+        unknown: Counter[str] = Counter()
+        for record in records:
+            chain = chains.get(record[REGISTERS - 1])
+            if chain.__class__ is Unknown:
+                unknown[chain.reason] += 1
+                continue
+            if chain is not None and len(record) > REGISTERS:
+                bases, base, addend, places, inside = chain  # type: ignore[misc]
+                for register, distance in bases:
+                    if record[register] - record[sp] != distance:
+                        break
+                else:
+                    values = places(record)
+                    is_cfa = record[base] + addend == cfa
+                    if is_cfa and values == inside + others:
+                        exact += 1
+                        continue
+                    followed = inside + others[:1]  # another return address might lead elsewhere
+                    if values[: len(followed)] == followed and tally.wrong > _EXAMPLES_OF_REGION:
+                        wrong[(not is_cfa, *map(ne, values[len(inside) :], others))] += 1
+                        continue
+            self._follow_and_count(tables, known, record, truth)
+        found.total.exact += exact
+        tally.exact += exact
+        for reason, count in unknown.items():
+            _count_unknown(found, tally, reason, count)
+        for pattern, count in wrong.items():
+            found.total.wrong += count
+            tally.wrong += count
+            for label, is_wrong in zip(found.judged, pattern, strict=True):
+                found.wrong[label] += count * is_wrong
+
+    def _follow_and_count(self, tables: Tables, known: _Known, record: Record, truth: list[int]) -> None:
+        """Judge one instruction, and remember how."""
+        found, pc = self.findings[tables.name], record[REGISTERS - 1]
+        caller, chain = self._follow(tables, known.region, record)
+        if chain is not None:
+            known.chains[pc] = chain
+        if isinstance(caller, Unknown):
+            _count_unknown(found, known.tally, caller.reason, 1)
+        elif [caller[register] for register in self._names] == truth:
+            found.total.exact += 1
+            known.tally.exact += 1
+        else:
+            self._count(found, known.tally, known.region, pc, caller, truth)
 
     def _renew(self, regions: CodeMap) -> None:
         """JIT code has come or gone."""
@@ -146,19 +213,19 @@ class Verdicts:
         except (JitunwindError, ELFError, OSError, StopIteration) as error:
             return Unknown(f"the shim's own unwind information: {error}")
 
-    def _known(self, tables: Tables, region: JitCode) -> tuple[JitCode, dict[int, _Move | Unknown], Tally]:
+    def _known(self, tables: Tables, region: JitCode) -> _Known:
         key = (tables.name, region.start)
         known = self._at.get(key)
-        if known is None or known[0] is not region:
+        if known is None or known.region is not region:
             assert self._regions is not None
             name = self._regions.parts(region)[-1].name
             tally = self.findings[tables.name].regions.setdefault((region.start, name), Tally())
-            known = self._at[key] = (region, {}, tally)
+            known = self._at[key] = _Known(region, tally, {}, {})
         return known
 
     def _move(self, tables: Tables, region: JitCode, pc: int, is_return_address: bool) -> _Move | Unknown:
         """What the table says at `pc`."""
-        known = self._known(tables, region)[1]
+        known = self._known(tables, region).moves
         key = ~pc if is_return_address else pc
         move = known.get(key)
         if move is None:
@@ -185,45 +252,40 @@ class Verdicts:
             )
         return move
 
-    def _caller(
-        self, tables: Tables, region: JitCode, registers: list[int], stack: "_Stack"
-    ) -> list[int | None] | Unknown:
-        """The registers of the frame that called into JIT code, as far as the table has them."""
+    def _follow(
+        self, tables: Tables, region: JitCode, record: Record
+    ) -> tuple[list[int | None] | Unknown, _Chain | Unknown | None]:
+        """The registers of the frame that called into JIT code, as far as the table has them, and the way to
+        them, where the record has it all."""
         regions = self._regions
         assert regions is not None
         arch, shim = self.arch, regions.entry_shim
-        move = self._move(tables, region, registers[-1], False)
-        now: list[int | None] = list(registers)
+        move = self._move(tables, region, record[REGISTERS - 1], False)
+        if isinstance(move, Unknown):
+            return move, move
+        way = _Way(record, arch.stack_pointer, self.memory)
         for _ in range(MOST_FRAMES):
             if isinstance(move, Unknown):
-                return move
-            cfa_register, cfa_offset, saved, moved, lost = move
-            base = now[cfa_register]
-            if base is None:
-                return Unknown(f"the CFA needs {arch.register_names[cfa_register]}, which was lost")
-            cfa = base + cfa_offset & _MASK
-            inner = now
-            now = inner.copy()
+                return move, None
+            if way.values[move.cfa_register] is None:
+                return Unknown(
+                    f"the CFA needs {arch.register_names[move.cfa_register]}, which was lost"
+                ), None
             try:
-                for register, offset in saved:
-                    now[register] = stack.word(cfa + offset)
+                way.go(move)
             except UnreadableMemory:
-                return Unknown("the table leads to memory that is not there")
-            for register, source in moved:
-                now[register] = inner[source]
-            for register in lost:
-                now[register] = None
-            now[arch.stack_pointer] = cfa
-            back = now[arch.return_address]
+                return Unknown("the table leads to memory that is not there"), None
+            back = way.values[arch.return_address]
             if back is None:
-                return Unknown("the table has no return address")
+                return Unknown("the table has no return address"), None
             if shim is not None and back - 1 in shim:
                 move = self._ready(self._shim, back - shim.start, True)
             elif regions.may_hold(back - 1) is not None and (jit := regions.find(back - 1)) is not None:
                 move = self._move(tables, jit, back, True)
             else:
-                return now
-        return Unknown(f"the table does not lead out of JIT code in {MOST_FRAMES} frames")
+                return way.values, way.chain([r for r in self._names if r != arch.stack_pointer])
+            way.note_inside(arch.return_address)
+        return Unknown(f"the table does not lead out of JIT code in {MOST_FRAMES} frames"), None
 
     def _count(
         self,
@@ -247,7 +309,7 @@ class Verdicts:
         if wrong:
             found.total.wrong += 1
             tally.wrong += 1
-            if len(found.examples) < MOST_EXAMPLES and tally.wrong <= 2:
+            if len(found.examples) < MOST_EXAMPLES and tally.wrong <= _EXAMPLES_OF_REGION:
                 found.examples.append(self._example(region, pc, wrong))
         else:
             found.total.unknown += 1
@@ -267,19 +329,63 @@ class Verdicts:
         }
 
 
-class _Stack:
-    """The words of a stack near its pointer, read at once; others one by one."""
+def _count_unknown(found: Findings, tally: Tally, reason: str, count: int) -> None:
+    found.total.unknown += count
+    tally.unknown += count
+    found.reasons[reason] += count
+    for label in found.judged:
+        found.unknown[label] += count
 
-    def __init__(self, memory: Memory, sp: int) -> None:
-        self._memory = memory
-        self._start = sp - _BELOW
-        try:
-            self._words: tuple[int, ...] = _WINDOW.unpack(memory.read(self._start, _WINDOW.size))
-        except UnreadableMemory:
-            self._words = ()
 
-    def word(self, address: int) -> int:
-        at = address - self._start
-        if 0 <= at < _WINDOW.size and not at & 7 and self._words:
-            return self._words[at >> 3]
-        return self._memory.word(address)
+class _Way:
+    """From an instruction outwards: the registers' values frame by frame, and from where in the record each
+    came, as (place, addend)."""
+
+    def __init__(self, record: Record, stack_pointer: int, memory: Memory) -> None:
+        self.record, self.memory, self.sp = record, memory, stack_pointer
+        self.values: list[int | None] = list(record[:REGISTERS])
+        self._from: list[tuple[int, int] | None] = [(register, 0) for register in range(REGISTERS)]
+        self._bases: dict[int, int] = {}
+        self._inside: list[tuple[tuple[int, int] | None, int]] = []
+
+    def go(self, move: _Move) -> None:
+        """One frame outwards. UnreadableMemory."""
+        cfa_register, cfa_offset, saved, moved, lost = move
+        values, sources = self.values, self._from
+        base, source = values[cfa_register], sources[cfa_register]
+        assert base is not None
+        cfa = base + cfa_offset & _MASK
+        if source is not None and source[0] != self.sp:
+            self._bases[source[0]] = self.record[source[0]] - self.record[self.sp]
+        self.values, self._from = values.copy(), sources.copy()
+        for register, offset in saved:
+            self.values[register], self._from[register] = self._word(cfa + offset & _MASK)
+        for register, other in moved:
+            self.values[register], self._from[register] = values[other], sources[other]
+        for register in lost:
+            self.values[register] = self._from[register] = None
+        self.values[self.sp] = cfa
+        self._from[self.sp] = (source[0], source[1] + cfa_offset) if source is not None else None
+
+    def _word(self, address: int) -> tuple[int, tuple[int, int] | None]:
+        at = address - (self.record[self.sp] - BELOW)
+        place = REGISTERS + (at >> 3)
+        if at & 7 or not REGISTERS <= place < len(self.record):
+            return self.memory.word(address), None
+        return self.record[place], (place, 0)
+
+    def note_inside(self, return_address: int) -> None:
+        """The return address leads into JIT code again."""
+        value = self.values[return_address]
+        assert value is not None
+        self._inside.append((self._from[return_address], value))
+
+    def chain(self, judged: list[int]) -> _Chain | None:
+        """The way, if all of it is in the record."""
+        cfa = self._from[self.sp]
+        sources = [source for source, _ in self._inside] + [self._from[register] for register in judged]
+        places = [source[0] for source in sources if source is not None and not source[1]]
+        if cfa is None or len(places) < len(sources):
+            return None
+        inside = tuple(value for _, value in self._inside)
+        return _Chain(tuple(self._bases.items()), *cfa, itemgetter(*places), inside)

@@ -7,9 +7,12 @@ by the first of them that came to it.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from jitunwind.audit.stepper import Activation
+from jitunwind.arch.x86_64.record import BELOW, REGISTERS, WORDS
+from jitunwind.audit.stepper import Activation, Record
 from jitunwind.audit.verdicts import Findings, Verdicts
 from jitunwind.cpython.regions import CodeMap, JitCode, Regions
+from jitunwind.errors import UnreadableMemory
+from jitunwind.memory import Memory
 
 Place = tuple[int, bytes]
 """A region as it was: where it starts, and its code."""
@@ -59,16 +62,25 @@ class Stepped:
         self._offsets: set[int] = set()
 
     def __call__(
-        self, region: JitCode, registers: list[int], activation: Activation, regions: Regions
+        self, region: JitCode, records: Sequence[Record], activation: Activation, regions: Regions
     ) -> None:
-        self._judge(region, registers, activation, regions)
+        self._judge(region, records, activation, regions)
         if region is not self._region:
             if regions is not self._regions:
                 self._regions = regions
                 self._on_change(regions)
             self._region, self._start = region, region.start
             self._offsets = self.witness.of(region, regions).offsets
-        self._offsets.add(registers[-1] - self._start)
+        start = self._start
+        self._offsets.update([record[REGISTERS - 1] - start for record in records])
+
+
+def record_of(registers: list[int], stack_pointer: int, memory: Memory) -> Record:
+    """The state before one instruction, as a stepper would record it."""
+    try:
+        return (*registers, *memory.words(registers[stack_pointer] - BELOW, WORDS))
+    except UnreadableMemory:
+        return tuple(registers)
 
 
 def judged_before(code: JitCode, before: Sequence[Witness]) -> set[int]:

@@ -43,6 +43,12 @@ _TELL_SECONDS = 0.2
     "--steps", type=click.IntRange(min=1), metavar="N", help="Step; stop after N judged instructions."
 )
 @click.option(
+    "--single-step",
+    is_flag=True,
+    help="Have the kernel stop at each instruction. Without it, most instructions are run in a copy of the JIT "
+    "code that records each state by itself: the same states, many times as fast.",
+)
+@click.option(
     "--emulate", is_flag=True, help="Run all paths in an emulator; of a PID, a core or a dump, too."
 )
 @click.option(
@@ -65,6 +71,7 @@ def audit(
     target: tuple[str, ...],
     names: tuple[str, ...],
     steps: int | None,
+    single_step: bool,
     emulate: bool,
     static: bool,
     exe: Path | None,
@@ -99,7 +106,7 @@ def audit(
     with _interruptible(session):
         if is_stepped:
             output = sys.stderr.fileno() if as_json else None
-            session.step(_take(kind, target, output), steps)
+            session.step(_take(kind, target, output), steps, single_step)
         else:
             session.dump = dump_of(target[0], exe, session.warn)
         if emulate or static:
@@ -116,6 +123,8 @@ def audit(
         click.echo(_text(data), color=is_coloured(color, sys.stdout))
     for warning in session.warnings:
         print_warning(warning)
+    if session.ended:
+        print_warning(f"the program ended with {_ending(session.ended)}")
     if session.is_interrupted:
         context.exit(INTERRUPTED)
     if not judged:
@@ -153,6 +162,10 @@ def _check(kind: _Kind, target: Sequence[str], is_stepped: bool, exe: Path | Non
         )
     if kind is not _Kind.FILE and exe is not None:
         raise click.UsageError("--exe is for cores")
+
+
+def _ending(status: int) -> str:
+    return f"exit status {status}" if status >= 0 else f"the signal {signal.Signals(-status).name}"
 
 
 def _take(kind: _Kind, target: Sequence[str], output: int | None) -> Tracee:

@@ -85,26 +85,31 @@ class Regions:
         self.layout = layout
         self.objects = Objects(memory, layout)
         self.warnings: list[str] = []
-        self._fingerprint = self._take_fingerprint()
+        self._mappings, self._heads = _executable_anonymous(memory), self._lists()
         self._found: dict[int, JitCode | None] = {}
         self._verified: set[int] = set()
         self._code_of: dict[int, CodeObject | None] = {}
         self._lines: dict[int, list[LineRow]] = {}
         self._parts: dict[int, list[Region]] = {}
 
-    def _take_fingerprint(self) -> object:
-        """What changes when executors come or go: the mappings, and the interpreters' lists."""
+    def _lists(self) -> list[bytes]:
+        """What changes in the interpreters' lists when executors come or go."""
         heads: list[bytes] = []
         with suppress(UnreadableMemory):
             for interpreter in interpreters(self.memory, self.layout):
                 heads.append(executor_heads(self.memory, self.layout, interpreter))
-        return _executable_anonymous(self.memory), heads
+        return heads
 
     def still_true(self) -> bool:
         """Whether no executor has come or gone. Call it when the process has run: what is found from then on
         is compared with the process's memory once more."""
+        return self.lists_still_true() and _executable_anonymous(self.memory) == self._mappings
+
+    def lists_still_true(self) -> bool:
+        """The same by the interpreters' lists alone, which is much cheaper: enough where the process has run
+        for a moment, and code that is not in the lists yet may be missed."""
         self._verified.clear()
-        return self._take_fingerprint() == self._fingerprint
+        return self._lists() == self._heads
 
     def jit_is_on(self) -> bool | None:
         """Whether an interpreter's JIT is on; None where that cannot be read."""
@@ -127,6 +132,16 @@ class Regions:
         if index >= 0 and address < self.ranges[index].end:
             return self.ranges[index]
         return None
+
+    def is_no_jit_code(self, address: int) -> bool:
+        """Whether a file's code lies at `address`, or memory that is looked at already."""
+        index = bisect_right(self._files, address, key=lambda mapping: mapping.start) - 1
+        in_file = index >= 0 and address < self._files[index].end
+        return in_file or self.may_hold(address) is not None
+
+    @cached_property
+    def _files(self) -> list[Mapping]:
+        return [mapping for mapping in self.memory.mappings() if mapping.executable and mapping.path]
 
     @cached_property
     def executors(self) -> Executors:

@@ -2,7 +2,9 @@
 
 
 def unsigned(value: int) -> bytes:
-    """`value` >= 0 as ULEB128."""
+    """`value` >= 0 as ULEB128. ValueError for a negative one."""
+    if value < 0:
+        raise ValueError(f"{value} is not unsigned")
     out = bytearray()
     while True:
         byte = value & 0x7F

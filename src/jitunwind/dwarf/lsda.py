@@ -7,7 +7,8 @@ libgcc/unwind-pe.h and LLVM's EHStreamer write it. Bytes in, (call range, landin
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from jitunwind.dwarf.decode import OMITTED, Cursor
+from jitunwind.dwarf.constants import OMITTED
+from jitunwind.dwarf.decode import Cursor
 
 
 class CallSite(NamedTuple):

@@ -1,7 +1,7 @@
-"""The in-memory object: an ELF file that names JIT code to a debugger, without a copy of the code.
+"""The in-memory object: an ELF file that tells others about JIT code, without a copy of the code.
 
-Each function has a `.text` of its own (SHT_NOBITS at its address), so that what lies between two regions
-belongs to nobody; names stand in `.symtab`, lines in DWARF sections.
+Each region has a `.text` of its own (SHT_NOBITS at its address), so that what lies between two regions
+belongs to nobody; names stand in `.symtab`, lines in DWARF sections, unwind tables in `.eh_frame`.
 """
 
 import struct
@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+from jitunwind.arch import Architecture
+from jitunwind.dwarf.encode import eh_frame
 from jitunwind.dwarf.lines import Function, encode
 from jitunwind.elf.machine import Machine
+from jitunwind.rows import WORD, UnwindTable
 
 
 class _Type(IntEnum):
@@ -25,8 +28,8 @@ class _Type(IntEnum):
     NOBITS = 8
 
 
-_ALLOC = 0x2
-_ALLOC_EXECINSTR = _ALLOC | 0x4
+_ALLOC, _EXECINSTR = 0x2, 0x4
+"""SHF_*: gABI, figure 4-11."""
 _ET_EXEC = 2
 _GLOBAL_FUNCTION = 1 << 4 | 2
 """STB_GLOBAL, STT_FUNC."""
@@ -47,6 +50,7 @@ class _Section:
     link: int = 0
     info: int = 0
     entry_size: int = 0
+    alignment: int = 1
 
 
 class _Strings:
@@ -64,10 +68,9 @@ class _Strings:
 
 
 def symbol_file(machine: Machine, functions: Sequence[Function]) -> bytes:
-    """The bytes of an ELF object with the names and lines of `functions`, at most `MOST_FUNCTIONS`."""
-    if len(functions) > MOST_FUNCTIONS:
-        raise ValueError(f"{len(functions)} functions; one object holds {MOST_FUNCTIONS}")
-    texts = [_Section(".text", _Type.NOBITS, b"", f.start, f.size, _ALLOC_EXECINSTR) for f in functions]
+    """The bytes of an ELF object with the names and lines of `functions`, at most `MOST_FUNCTIONS`; ValueError for
+    more."""
+    texts = _texts([(function.start, function.size) for function in functions])
     names = _Strings()
     symbols = bytearray(_SYMBOL_SIZE)
     for index, function in enumerate(functions, start=1):
@@ -86,7 +89,13 @@ def symbol_file(machine: Machine, functions: Sequence[Function]) -> bytes:
         _Section("", _Type.NULL),
         *texts,
         _Section(
-            ".symtab", _Type.SYMTAB, bytes(symbols), link=symtab_index + 1, info=1, entry_size=_SYMBOL_SIZE
+            ".symtab",
+            _Type.SYMTAB,
+            bytes(symbols),
+            link=symtab_index + 1,
+            info=1,
+            entry_size=_SYMBOL_SIZE,
+            alignment=WORD,
         ),
         _Section(".strtab", _Type.STRTAB, bytes(names.data)),
         _Section(".debug_abbrev", _Type.PROGBITS, debug.abbrev),
@@ -124,7 +133,7 @@ def code_file(
     symtab_index = 1 + len(codes) + len(frames)
     sections = [
         _Section("", _Type.NULL),
-        *(_Section(".text", _Type.PROGBITS, c.data, c.start, 0, _ALLOC_EXECINSTR) for c in codes),
+        *(_Section(".text", _Type.PROGBITS, c.data, c.start, 0, _ALLOC | _EXECINSTR) for c in codes),
         *(_Section(".eh_frame", _Type.PROGBITS, data, address, 0, _ALLOC) for address, data in frames),
         _Section(
             ".symtab", _Type.SYMTAB, bytes(symbols), link=symtab_index + 1, info=1, entry_size=_SYMBOL_SIZE
@@ -134,6 +143,40 @@ def code_file(
         _Section(".shstrtab", _Type.STRTAB),
     ]
     return _layout(machine, sections)
+
+
+def unwind_file(
+    machine: Machine, arch: Architecture, tables: Sequence[tuple[int, UnwindTable]], address: int
+) -> bytes:
+    """The bytes of an ELF object with the unwind tables of regions, given as (address of the region, its table),
+    at most `MOST_FUNCTIONS`; ValueError for more, and for what `eh_frame` refuses.
+
+    `address`, a multiple of 8, is what the `.eh_frame` section has for its own: a place where the process has
+    no code.
+    """
+    return _layout(
+        machine,
+        [
+            _Section("", _Type.NULL),
+            *_texts([(start, table.size) for start, table in tables]),
+            _Section(
+                ".eh_frame",
+                _Type.PROGBITS,
+                eh_frame(arch, tables, address),
+                address,
+                flags=_ALLOC,
+                alignment=WORD,
+            ),
+            _Section(".shstrtab", _Type.STRTAB),
+        ],
+    )
+
+
+def _texts(ranges: Sequence[tuple[int, int]]) -> list[_Section]:
+    if len(ranges) > MOST_FUNCTIONS:
+        raise ValueError(f"{len(ranges)} regions; one object holds {MOST_FUNCTIONS}")
+    flags = _ALLOC | _EXECINSTR
+    return [_Section(".text", _Type.NOBITS, b"", start, size, flags) for start, size in ranges]
 
 
 def _without_suffix(name: str) -> str:
@@ -162,7 +205,7 @@ def _layout(machine: Machine, sections: list[_Section]) -> bytes:
             section.size or len(section.data),
             section.link,
             section.info,
-            1 if section.type != _Type.SYMTAB else 8,
+            section.alignment,
             section.entry_size,
         )
         body += section.data

@@ -1,0 +1,221 @@
+"""Call frame information, encoded: unwind tables in, the bytes of an `.eh_frame` section out.
+
+The counterpart of `decode`, for whoever publishes tables. It knows no ELF and no process. Formats: DWARF 5
+section 6.4.2 (instructions), LSB core 5.0 section 10.6.1 (entries).
+"""
+
+import struct
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from jitunwind.arch import Architecture
+from jitunwind.dwarf.constants import CallFrame, PointerBase, PointerFormat
+from jitunwind.dwarf.leb128 import signed, unsigned
+from jitunwind.rows import (
+    UNDEFINED,
+    WORD,
+    CfaRule,
+    InRegister,
+    RegisterRule,
+    Row,
+    SameValue,
+    SavedAt,
+    Unknown,
+    UnwindTable,
+)
+
+TERMINATOR = bytes(4)
+"""An entry of length 0 ends the section (LSB core 5.0, section 10.6.1.1). libgcc's `__register_frame` reads until
+it finds one; whoever knows the section's size does without."""
+
+_MASK = (1 << 64) - 1
+_LONGEST_ADVANCE = 0xFFFFFFFF
+_IN_OPCODE = 0x3F
+"""The largest operand that an opcode has room for (DWARF 5 section 7.24)."""
+_POINTERS = PointerBase.PCREL | PointerFormat.SDATA8
+"""How FDEs have their addresses: from their own place, and 64 bits wide. Four bytes would not do: JIT code and the
+heap, where what is published lies, are often more than 2 GiB apart."""
+_CIE_VERSION = 1
+"""LSB core 5.0, section 10.6.1.1: the return address's register is one byte."""
+
+_Rules = Mapping[int, RegisterRule]
+
+
+class _Piece(NamedTuple):
+    """What one FDE describes: `size` bytes of code at `start`; `rows` by the offset in it, the first at 0."""
+
+    start: int
+    size: int
+    rows: list[tuple[int, Row]]
+
+
+def eh_frame(arch: Architecture, tables: Iterable[tuple[int, UnwindTable]], address: int) -> bytes:
+    """The `.eh_frame` section that says what `tables` say, to lie at `address`.
+
+    `tables` are (address of the region, its table); regions do not overlap. Addresses and sizes are 64-bit,
+    offsets of rules signed 64-bit, register numbers as DWARF counts them. ValueError for others.
+
+    Decoded with `arch.callee_saved` unspecified, each row has the same rule for each register. To that end, a
+    register that a callee saves, or the return address, is called undefined where its row does not list it:
+    silence would mean that it has its value still. An `Unknown` is silence: no FDE covers that part of the
+    region. There is no terminator: append `TERMINATOR` where one is needed.
+    """
+    by_factor: dict[int, list[_Piece]] = {}
+    for start, table in tables:
+        for piece in _pieces(start, table):
+            by_factor.setdefault(_factor(piece), []).append(piece)
+    out = bytearray()
+    for factor, pieces in by_factor.items():
+        # A CIE's row is what most of its FDEs begin with: those need not say it.
+        usual = Counter(piece.rows[0][1] for piece in pieces).most_common(1)[0][0]
+        common = _Common(arch, factor, usual)
+        cie = len(out)
+        out += common.cie
+        for piece in pieces:
+            place = len(out) + 4  # of the CIE pointer, which counts back from itself
+            pointers = struct.pack(
+                "<IQQ", place - cie, piece.start - (address + place + 4) & _MASK, piece.size
+            )
+            out += _entry(pointers + b"\0" + common.instructions(piece))  # without augmentation data
+    return bytes(out)
+
+
+def _pieces(start: int, table: UnwindTable) -> Iterator[_Piece]:
+    """The runs of rows between `Unknown`s. A row 4 GiB behind the one before begins another one, too: no
+    advance reaches it."""
+    if not 0 <= start <= start + table.size <= _MASK + 1:
+        raise ValueError(f"{table.size:#x} bytes at {start:#x} are not 64-bit address space")
+    rows: list[tuple[int, Row]] = []
+    begin = until = 0
+    for offset, end, row in table.spans():
+        if rows and (isinstance(row, Unknown) or offset - begin - rows[-1][0] > _LONGEST_ADVANCE):
+            yield _Piece(start + begin, until - begin, rows)
+            rows = []
+        if isinstance(row, Row) and offset < end:
+            if not rows:
+                begin = offset
+            rows.append((offset - begin, row))
+        until = end
+    if rows:
+        yield _Piece(start + begin, until - begin, rows)
+
+
+def _factor(piece: _Piece) -> int:
+    """The data alignment factor: words, where all offsets are whole ones; else bytes."""
+    rows = {id(row): row for _, row in piece.rows}.values()
+    offsets = [rule.offset for row in rows for _, rule in row.rules if isinstance(rule, SavedAt)]
+    offsets += [row.cfa.offset for row in rows]
+    if not -(1 << 63) <= min(offsets) <= max(offsets) < 1 << 63:
+        raise ValueError(f"the rows at {piece.start:#x} have an offset that is not signed 64-bit")
+    return -WORD if all(offset % WORD == 0 for offset in offsets) else -1
+
+
+class _Common:
+    """A CIE, and the instructions of FDEs upon it: those say only how rows differ from its own."""
+
+    def __init__(self, arch: Architecture, factor: int, usual: Row) -> None:
+        self._factor = factor
+        self._spoken: _Rules = dict.fromkeys((*arch.callee_saved, arch.return_address), UNDEFINED)
+        self._cfa = usual.cfa
+        self._initial: _Rules = {}
+        self._changes: dict[tuple[int, int], bytes] = {}
+        rules = self._rules(usual)
+        # Only those that each row speaks of: from another one's initial rule no way leads back to none.
+        initial = {register: rules[register] for register in self._spoken}
+        header = (
+            bytes(4)  # CIE ID
+            + bytes([_CIE_VERSION])
+            + b"zR\0"  # augmentation: its data has a length, and is the encoding of pointers
+            + unsigned(1)  # code alignment factor
+            + signed(factor)
+            + bytes([arch.return_address])
+            + bytes([1, _POINTERS])
+        )
+        begin = CfaRule(usual.cfa.register, max(usual.cfa.offset, 0))
+        define = _operation(CallFrame.DEF_CFA, begin.register, begin.offset)
+        self.cie = _entry(header + define + self._change(begin, usual.cfa, {}, initial))
+        self._initial = initial
+
+    def instructions(self, piece: _Piece) -> bytes:
+        """What makes the CIE's row the first of `piece`, then each row the next."""
+        (_, last), *others = piece.rows
+        out = bytearray(self._change(self._cfa, last.cfa, self._initial, self._rules(last)))
+        at = 0
+        for offset, row in others:
+            # By identity: hashing rows would take longer than all else. `eh_frame` keeps all pieces alive.
+            key = (id(last), id(row))
+            change = self._changes.get(key)
+            if change is None:
+                change = self._change(last.cfa, row.cfa, self._rules(last), self._rules(row))
+                self._changes[key] = change
+            out += _advance(offset - at) + change
+            at, last = offset, row
+        return bytes(out)
+
+    def _rules(self, row: Row) -> _Rules:
+        return {**self._spoken, **dict(row.rules)}
+
+    def _change(self, cfa: CfaRule, to_cfa: CfaRule, rules: _Rules, to_rules: _Rules) -> bytes:
+        """The instructions that make one row another (DWARF 5 sections 6.4.2.2 and 6.4.2.3)."""
+        out = self._cfa_change(cfa, to_cfa) if cfa != to_cfa else b""
+        for register in sorted(rules.keys() | to_rules.keys()):
+            rule = to_rules.get(register)
+            if rule == rules.get(register):
+                continue
+            if rule == self._initial.get(register):
+                out += _packed(CallFrame.RESTORE, CallFrame.RESTORE_EXTENDED, register)
+            elif rule is not None:
+                out += self._rule(register, rule)
+        return out
+
+    def _cfa_change(self, cfa: CfaRule, to: CfaRule) -> bytes:
+        if to.offset < 0:
+            # DW_CFA_def_cfa_sf would be a byte shorter; pyelftools 0.33 takes the wrong factor for it.
+            offset = bytes([CallFrame.DEF_CFA_OFFSET_SF]) + signed(to.offset // self._factor)
+            if to.register == cfa.register:
+                return offset
+            return _operation(CallFrame.DEF_CFA_REGISTER, to.register) + offset
+        if to.register == cfa.register:
+            return _operation(CallFrame.DEF_CFA_OFFSET, to.offset)
+        if to.offset == cfa.offset:
+            return _operation(CallFrame.DEF_CFA_REGISTER, to.register)
+        return _operation(CallFrame.DEF_CFA, to.register, to.offset)
+
+    def _rule(self, register: int, rule: RegisterRule) -> bytes:
+        if isinstance(rule, SameValue):
+            return _operation(CallFrame.SAME_VALUE, register)
+        if isinstance(rule, InRegister):
+            return _operation(CallFrame.REGISTER, register, rule.register)
+        if not isinstance(rule, SavedAt):
+            return _operation(CallFrame.UNDEFINED, register)
+        factored = rule.offset // self._factor
+        if factored < 0:
+            return _operation(CallFrame.OFFSET_EXTENDED_SF, register) + signed(factored)
+        return _packed(CallFrame.OFFSET, CallFrame.OFFSET_EXTENDED, register) + unsigned(factored)
+
+
+def _operation(opcode: CallFrame, *operands: int) -> bytes:
+    return bytes([opcode]) + b"".join(map(unsigned, operands))
+
+
+def _packed(opcode: CallFrame, extended: CallFrame, register: int) -> bytes:
+    """`opcode` with the register in it, where there is room."""
+    return bytes([opcode | register]) if register <= _IN_OPCODE else _operation(extended, register)
+
+
+def _advance(delta: int) -> bytes:
+    """The shortest instruction that goes `delta` bytes on (DWARF 5 section 6.4.2.1)."""
+    if delta <= _IN_OPCODE:
+        return bytes([CallFrame.ADVANCE_LOC | delta])
+    if delta <= 0xFF:
+        return struct.pack("<BB", CallFrame.ADVANCE_LOC1, delta)
+    if delta <= 0xFFFF:
+        return struct.pack("<BH", CallFrame.ADVANCE_LOC2, delta)
+    return struct.pack("<BI", CallFrame.ADVANCE_LOC4, delta)
+
+
+def _entry(body: bytes) -> bytes:
+    """`body` behind its length, filled with DW_CFA_nop (0) to whole words (LSB core 5.0, section 10.6.1)."""
+    body += bytes(-(4 + len(body)) % WORD)
+    return struct.pack("<I", len(body)) + body
