@@ -73,6 +73,8 @@ def effects(*parts: Effect) -> Effects:
     return known
 
 
+HUGE = 4096
+"""Bytes that a store of unknown size is taken to write."""
 NO_EFFECTS = effects()
 
 

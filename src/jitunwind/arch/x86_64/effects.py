@@ -26,6 +26,7 @@ from iced_x86 import (
 )
 
 from jitunwind.arch.effects import (
+    HUGE,
     NO_EFFECTS,
     Assign,
     Clobber,
@@ -174,8 +175,8 @@ def _lea(ins: Instruction, followed: Collection[int]) -> Effects:
 
 
 def _size(ins: Instruction) -> int:
-    """Bytes of the memory operand; those whose size depends on the state (xsave) count as a large one."""
-    return MemorySizeExt.size(ins.memory_size) or 4096
+    """Bytes of the memory operand."""
+    return MemorySizeExt.size(ins.memory_size) or HUGE
 
 
 def _displacement(ins: Instruction) -> int:
@@ -375,9 +376,9 @@ class _Forms:
             for shorter in range(width, told):
                 self.known[code[position : position + shorter]] = 0
             key = code[position : position + max(width, told)]
-            self.known[key] = ins.len if is_dull else -len(self.others)
             if not is_dull:
-                self.others.append(form)
+                self.others.append(form)  # before it is known: a time limit may strike in between
+            self.known[key] = ins.len if is_dull else 1 - len(self.others)
         return form
 
     def _form(self, ins: Instruction, displacement: int) -> tuple[_Form, bool]:

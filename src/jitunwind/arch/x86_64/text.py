@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from jitunwind.arch.effects import (
+    HUGE,
     NO_EFFECTS,
     Assign,
     Clobber,
@@ -49,8 +50,6 @@ Disassemble = Callable[[int, int], Iterable[Line]]
 """(first offset, offset behind the last byte) -> the instructions that start there, in rising order."""
 
 _CHUNK = 1024
-_HUGE = 4096
-"""Bytes that a store of unknown size is taken to write."""
 
 _CODE_END = 1 << 64
 
@@ -290,7 +289,7 @@ def _stored_bytes(mnemonic: str, suffix: int, operands: list[_Operand]) -> int:
     for pattern, size in _STORED:
         if pattern.fullmatch(mnemonic):
             return size
-    return (operands[1].size if len(operands) > 1 else 0) or _HUGE
+    return (operands[1].size if len(operands) > 1 else 0) or HUGE
 
 
 def _plain_segment(operand: _Operand) -> bool:
