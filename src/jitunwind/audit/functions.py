@@ -99,6 +99,8 @@ class Report:
 class Program:
     """One x86_64 file, with its FDEs by rising address."""
 
+    contents = "unwind table (.eh_frame)"
+
     def __init__(self, path: Path, arch: Architecture = X86_64) -> None:
         """NotElf, OtherArchitecture, NothingToCheck or MalformedFrames for what cannot be judged; OSError."""
         self.arch = arch
@@ -107,7 +109,7 @@ class Program:
             raise OtherArchitecture(f"{path} is for {self.elf.machine.removeprefix('EM_')}")
         self.fdes = self._functions()
         if not self.fdes:
-            raise NothingToCheck(f"{path} has no unwind table")
+            raise NothingToCheck(f"{path} has no {self.contents}")
         self.starts = [fde.start for fde in self.fdes]
         self.defined = {s.name: s.address for s in self.elf.functions() if s.address}
         self.never = frozenset(a for name, a in self.defined.items() if NEVER_RETURN.fullmatch(name))

@@ -1,5 +1,7 @@
 """The verbs put together, and how each way to end becomes an exit status."""
 
+from importlib import import_module
+
 import click
 
 from jitunwind.cli.bt import bt
@@ -8,18 +10,20 @@ from jitunwind.cli.gdb import gdb
 from jitunwind.cli.output import INTERRUPTED, UNUSABLE, print_error
 from jitunwind.errors import JitunwindError
 
+_LAZY = {"audit": "jitunwind.cli.audit", "check": "jitunwind.cli.check"}
+"""Verbs that are imported when they are asked for, so that the others start as fast without them."""
+
 
 class _Verbs(click.Group):
-    """The verbs; `audit` is imported when it is asked for, so that the others start as fast without it."""
+    """The verbs, those of `_LAZY` included."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return sorted([*super().list_commands(context), "audit"])
+        return sorted([*super().list_commands(context), *_LAZY])
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name == "audit":
-            from jitunwind.cli.audit import audit
-
-            return audit
+        if name in _LAZY:
+            command: click.Command = getattr(import_module(_LAZY[name]), name)
+            return command
         return super().get_command(context, name)
 
 

@@ -21,6 +21,7 @@ from jitunwind.errors import NotElf
 
 _FUNCTION_TYPES = (2, 10)  # STT_FUNC, STT_GNU_IFUNC
 _EXECUTABLE = 4  # SHF_EXECINSTR
+_MAGIC = b"\x7fELF"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,8 @@ class ElfFile:
         with path.open("rb") as stream:
             size = stream.seek(0, SEEK_END)
             stream.seek(0)
+            if stream.read(len(_MAGIC)) != _MAGIC:
+                raise NotElf(f"{path} is not an ELF file")
             try:
                 elf = ELFFile(stream)
                 if elf.elfclass != 64 or not elf.little_endian:
@@ -69,7 +72,9 @@ class ElfFile:
             except (NotElf, OSError):
                 raise
             except Exception as problem:  # pyelftools meets damaged files with whatever its code runs into
-                raise NotElf(f"{path}: {str(problem) or 'no ELF file, or one cut short'}") from problem
+                raise NotElf(
+                    f"{path} is damaged or cut short: {problem or type(problem).__name__}"
+                ) from problem
 
     def _read(self, elf: ELFFile, size: int) -> None:
         self.all_sections: list[Section] = []

@@ -11,8 +11,6 @@ from struct import Struct
 
 from elftools.elf.elffile import ELFFile
 
-from jitunwind.errors import NotElf
-
 
 class Relocation(IntEnum):
     """Those of code, `.eh_frame` and jump tables: System V psABI x86_64, table 4.9."""
@@ -68,7 +66,7 @@ def lay_out(elf: ELFFile) -> Layout:
     """Place the sections that a program sees in memory, and apply their relocations; kinds that are not among
     `Relocation`'s (those of thread-local variables) leave the bytes as they are.
 
-    NotElf for an object with more sections than a symbol can name."""
+    ValueError for an object with more sections than a symbol can name."""
     layout = Layout()
     by_index: dict[int, bytearray] = {}
     tables: list[tuple[int, bytes]] = []
@@ -112,7 +110,7 @@ class _Targets:
 
     def _address(self, name: str, where: int, value: int) -> int:
         if where == _ELSEWHERE:
-            raise NotElf("an object of more than 65,279 sections is not understood here")
+            raise ValueError("an object of more than 65,279 sections")
         if where == _ABSOLUTE:
             return value
         if where in (_UNDEFINED, _COMMON):
