@@ -28,6 +28,7 @@ _MEMORY = 4 << 30
 _CHUNK = 32
 _FEW = 2 * _CHUNK
 """As many functions are judged sooner than a process is forked."""
+_INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)
 _GRACE = 2.0
 """Times `SECONDS` until a process that does not answer is ended."""
 
@@ -128,6 +129,8 @@ class Workers:
 
     def _fork(self) -> Connection:
         context = multiprocessing.get_context("fork")
+        # No interruption between the fork and the note of it, nor before the child ignores them.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTIONS)
         ours, theirs = context.Pipe()
         child = context.Process(
             target=_work, args=(self._program, theirs, [*self._children, ours]), daemon=True
@@ -135,6 +138,7 @@ class Workers:
         child.start()
         theirs.close()
         self._children[ours] = child
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return ours
 
     def _end(self, pipe: Connection) -> None:
@@ -147,6 +151,8 @@ class Workers:
 def _work(program: Program, pipe: Connection, parents: Sequence[Connection]) -> None:
     """In a child: judge what the parent sends until it has gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTIONS)
     for end in parents:  # else the children keep each other's pipes open
         end.close()
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
