@@ -110,7 +110,10 @@ def _read(path: Path, kind: type[Program]) -> Program:
     seconds = _LOADING_SECONDS + path.stat().st_size / _BYTES_PER_SECOND
     try:
         with time_limit(seconds):
-            return kind(path)
+            program = kind(path)
+            for index in range(len(program.fdes)):
+                program.is_entry(index)  # remembered; a strange table may take long
+            return program
     except TookTooLong:
         raise JitunwindError(f"{path} could not be read within {seconds:.0f} s") from None
 
