@@ -1,11 +1,15 @@
 """What a table is worth where the recovered state does not say all: unknown, not wrong; and wrong by its kind."""
 
+import random
 from collections import Counter
 from pathlib import Path
 
 from jitunwind.audit.compare import HANDED_BACK, HIDDEN, MALFORMED, UNSIZED
+from jitunwind.audit.files import result_of
 from jitunwind.audit.functions import Program
+from jitunwind.audit.reserved import Stencils, violations
 from jitunwind.audit.rounds import in_turn, judge_all
+from jitunwind.errors import JitunwindError
 from tests.support.compiled import compiled, needs_gcc
 
 pytestmark = needs_gcc
@@ -70,6 +74,32 @@ def test_an_fde_that_cannot_be_decoded_is_wrong_at_all_its_instructions(tmp_path
         Counter({MALFORMED.reason: 3}),
         Counter(),
     )
+
+
+def test_damaged_files_are_judged_or_refused(tmp_path: Path) -> None:
+    """GIVEN objects with some bytes changed, THEN there is a verdict or an error of our own, nothing else."""
+    source = "int out(int); int f(int a) { switch (a) { case 0: case 5: return out(a); default: return out(3) + a; } }"
+    whole = compiled(tmp_path / "a.o", source).read_bytes()
+    dice, refused = random.Random(7), 0
+    for _ in range(120):
+        damaged = bytearray(whole)
+        for _ in range(dice.choice((1, 3, 10, 60))):
+            at = dice.randrange(len(whole) - 4)
+            damaged[at : at + 4] = dice.choice(
+                (b"\xff\xff\xff\xff", b"\0\0\0\x7f", bytes(4), dice.randbytes(4))
+            )
+        (tmp_path / "b.o").write_bytes(damaged)
+        for kind in (Program, Stencils):
+            try:
+                program = kind(tmp_path / "b.o")
+            except JitunwindError:
+                refused += 1
+                continue
+            reports = judge_all(program, in_turn(program))
+            assert reports.keys() == set(range(len(program.fdes)))
+            result_of(program, reports, 1, 3)
+            list(violations(program, reports))
+    assert 0 < refused < 240
 
 
 def test_of_two_fdes_that_overlap_the_later_one_holds(tmp_path: Path) -> None:

@@ -165,6 +165,7 @@ def test_stencils(tmp_path: Path) -> None:
     done = jitunwind("check", "--frame-pointer-reserved", "--json", path)
     assert done.returncode == 1, done.stderr
     (file,) = json.loads(done.stdout)["files"]
+    assert (file["fdes"], file["functions"], file["unknown"]) == (0, 1, {"no FDE covers this function": 2})
     assert [(place["function"], place["instruction"], place["about"]) for place in file["violations"]] == [
         ("f+0x0", "push %rbp", "saves the frame pointer"),
         ("f+0x1", "ret", "leaves with the stack pointer 8 bytes below its place at entry"),
@@ -172,6 +173,10 @@ def test_stencils(tmp_path: Path) -> None:
     text = jitunwind("check", "--frame-pointer-reserved", "--junit", tmp_path / "a.xml", path)
     assert "f+0x0: push %rbp: saves the frame pointer" in text.stdout
     assert "f+0x1: ret: leaves with the stack pointer" in (tmp_path / "a.xml").read_text()
+    nothing = compiled(tmp_path / "c.o", "nop\n", "-c", "assembler")
+    done = jitunwind("check", "--frame-pointer-reserved", nothing)
+    assert done.returncode == 2
+    assert "has no unwind table and no function symbol" in done.stderr
     clean = compiled(tmp_path / "b.o", "f: jmp g\n.type f,@function\n", "-c", "assembler")
     done = jitunwind("check", "--frame-pointer-reserved", clean)
     assert (done.returncode, done.stderr) == (0, "")

@@ -95,8 +95,9 @@ class Comparison:
         self.findings, self.wrong, self.unknown = [], Counter(), Counter()
         for finding in findings:
             lost = finding.verdict.lost if isinstance(finding.verdict, Wrong) else None
-            if lost in verdicts and lost is not None and not _in_callers_frame(finding.row, lost):
-                finding = replace(finding, verdict=verdicts[lost])
+            better = verdicts.get(lost) if lost is not None else None
+            if better is not None and lost is not None and _fits(better, finding.row, lost):
+                finding = replace(finding, verdict=better)
             self.note(finding)
 
 
@@ -169,10 +170,13 @@ _LOST = "recovered nothing"
 _NO_CFA = Unknown(NO_CFA)
 
 
-def _in_callers_frame(row: Row | Unknown, register: int) -> bool:
-    """Whether `row` says that `register` is saved where no function saves its caller's: above its own frame."""
+def _fits(better: Wrong | Unknown, row: Row | Unknown, register: int) -> bool:
+    """Whether `better` may be said of what `row` says of `register`: wrong only of `same value`; unknown not where
+    it is said to be saved above the function's own frame, which no function does."""
     rule = row.rule(register) if isinstance(row, Row) else None
-    return isinstance(rule, SavedAt) and rule.offset >= 0
+    if isinstance(better, Wrong):
+        return isinstance(rule, SameValue)
+    return not (isinstance(rule, SavedAt) and rule.offset >= 0)
 
 
 def pieces(flow: Flow, table: UnwindTable) -> Iterator[tuple[int, int, State | None, Row | Unknown]]:

@@ -110,7 +110,7 @@ def result_of(program: Program, reports: Reports, seconds: float, examples: int)
     return Result(
         file=str(program.elf.path),
         is_complete=len(reports) == len(program.fdes),
-        fdes=len(program.fdes),
+        fdes=program.tables,
         functions=len(reports) - parts,
         cold_parts=parts,
         seeded=sum(report.seeded for report in reports.values()),

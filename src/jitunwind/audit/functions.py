@@ -137,6 +137,11 @@ class Program:
             if fde.size and end > fde.start
         ]
 
+    @property
+    def tables(self) -> int:
+        """How many functions have an unwind table."""
+        return len(self.fdes)
+
     def index_of(self, address: int) -> int | None:
         """The index of the FDE that covers `address`."""
         index = bisect_right(self.starts, address) - 1

@@ -6,6 +6,7 @@ found it. `cli/check.py` calls it.
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 
 from iced_x86 import (
@@ -45,7 +46,7 @@ class Stencils(Program):
         found: dict[int, Fde] = {}
         cold: set[int] = set()
         starts = sorted({symbol.address for symbol in self.elf.functions()})
-        following = dict(zip(starts, [*starts[1:], 1 << 64], strict=True))
+        following = dict(zip(starts, [*starts, 1 << 64][1:], strict=True))
         for symbol in self.elf.functions():
             section = self.elf.section_of(symbol.address)
             if section is None or not section.executable:
@@ -55,11 +56,17 @@ class Stencils(Program):
             found[symbol.address] = Fde(0, _NO_CIE, symbol.address, size, None, b"", 0)
             if _COLD.fullmatch(symbol.name):
                 cold.add(symbol.address)
-        for fde in fdes:
-            for start in [start for start in found if fde.start <= start < fde.start + fde.size]:
+        begins = [fde.start for fde in fdes]
+        for start in list(found):
+            at = bisect_right(begins, start) - 1
+            if at >= 0 and start < begins[at] + fdes[at].size:
                 del found[start]
         self._bare, self._cold = frozenset(found), frozenset(cold)
         return sorted((*fdes, *found.values()), key=lambda fde: fde.start)
+
+    @property
+    def tables(self) -> int:
+        return len(self.fdes) - len(self._bare)
 
     def table(self, index: int) -> UnwindTable:
         fde = self.fdes[index]

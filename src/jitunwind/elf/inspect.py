@@ -69,7 +69,7 @@ class ElfFile:
                     raise NotElf(f"{path} is not a 64-bit little-endian ELF file")
                 self.machine: str = elf["e_machine"]
                 self._read(elf, size)
-            except (NotElf, OSError):
+            except NotElf:
                 raise
             except Exception as problem:  # pyelftools meets damaged files with whatever its code runs into
                 raise NotElf(
