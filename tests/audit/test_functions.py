@@ -76,6 +76,37 @@ def test_an_fde_that_cannot_be_decoded_is_wrong_at_all_its_instructions(tmp_path
     )
 
 
+def test_a_jump_table_ends_where_an_entry_is_no_instruction_of_a_cold_part(tmp_path: Path) -> None:
+    """GIVEN a table followed by a number that happens to lie inside an instruction of a cold part (as in CPython's
+    _ctypes), THEN that is no target; one at an instruction is."""
+    source = """
+    f: .cfi_startproc
+    push %rbx
+    .cfi_adjust_cfa_offset 8
+    .cfi_offset %rbx,-16
+    jmp *table(,%rdi,8)
+    1: pop %rbx
+    .cfi_adjust_cfa_offset -8
+    .cfi_restore %rbx
+    ret
+    .cfi_endproc
+    .section .text.unlikely, "ax"
+    cold: .cfi_startproc
+    .cfi_def_cfa_offset 16
+    .cfi_offset %rbx,-16
+    mov $0x90909090,%eax
+    2: jmp 1b
+    .cfi_endproc
+    .section .rodata
+    table: .quad 1b, 2b, cold + 2
+    """
+    program = Program(compiled(tmp_path / "a.o", source, "-c", "assembler"))
+    start, cold = program.starts
+    assert program.judge(0, {}, program.never).continues == [cold + 5]
+    assert program.is_entry(0)
+    assert start < cold
+
+
 def test_damaged_files_are_judged_or_refused(tmp_path: Path) -> None:
     """GIVEN objects with some bytes changed, THEN there is a verdict or an error of our own, nothing else."""
     source = "int out(int); int f(int a) { switch (a) { case 0: case 5: return out(a); default: return out(3) + a; } }"
