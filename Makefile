@@ -8,7 +8,7 @@ VERSIONS := 3.14 3.15
 # GDB from PyPI lies in .venv, and is the second choice.
 export PATH := $(PATH):$(CURDIR)/$(VENV)/bin
 
-.PHONY: help setup interpreters test lint format demo bench witness audit clean
+.PHONY: help setup interpreters test lint format demo bench witness libraries audit clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -43,7 +43,7 @@ demo: interpreters ## plain GDB's stack beside jitunwind's, on 3.14 and 3.15
 	@$(VENV)/bin/python tools/demo.py
 
 bench: interpreters ## the comparisons with other tools, as ratios
-	@for script in $(filter-out bench/witness.py bench/audit.py,$(shell grep -l __main__ bench/*.py)); do \
+	@for script in $(filter-out bench/witness.py bench/libraries.py bench/audit.py,$(shell grep -l __main__ bench/*.py)); do \
 		echo "== $$script"; $(VENV)/bin/python $$script || exit; \
 	done
 
@@ -53,6 +53,9 @@ witness: interpreters ## docs/witness.md: recovered tables against what compiler
 	if [ -z "$$files" ]; then files="$$python $$(dirname $$python)/../lib/x86_64-linux-gnu/libc.so.6 \
 		$$(command -v gdb) $$(ls /usr/lib/x86_64-linux-gnu/libclang-cpp.so.* 2>/dev/null | head -n 1)"; fi; \
 	$(VENV)/bin/python bench/witness.py $$files --into docs/witness.md --floor 0.999
+
+libraries: $(STAMP) ## docs/check.md: jitunwind check over the shared libraries of this machine
+	@$(VENV)/bin/python bench/libraries.py --into docs/check.md
 
 audit: interpreters ## docs/audit.md: 1,000,000 instructions of JIT code stepped on each version
 	@[ -e build/pyperformance ] || $(VENV)/bin/python -m pip install -q --disable-pip-version-check \

@@ -1,14 +1,21 @@
-"""What the benchmarks share: interpreters, a process with many executors, and timing in turns."""
+"""What the benchmarks share: interpreters, a process with many executors, timing in turns, files checked, and
+figures put into pages."""
 
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
+
+from jitunwind.audit.files import Reports, Result, judge_file, result_of
+from jitunwind.audit.functions import Program
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSIONS = ("3.14", "3.15")
@@ -51,3 +58,34 @@ def _seconds(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
+
+
+def checked(path: Path, processes: int) -> Result:
+    """What `jitunwind check` finds in one file."""
+    began = time.perf_counter()
+    program = Program(path)
+    reports: Reports = {}
+    judge_file(program, processes, reports, lambda report: None)
+    return result_of(program, reports, time.perf_counter() - began, 0)
+
+
+def generated_by(script: str, processors: int | None = None) -> str:
+    """The line that says when, by what and with what a page's figures were made."""
+    machine = f" on {processors} processors" if processors else ""
+    return (
+        f"Generated on {datetime.now(UTC):%Y-%m-%d} by `python {script}`{machine}, with iced-x86 "
+        f"{version('iced-x86')}, pyelftools {version('pyelftools')}, Python {platform.python_version()}."
+    )
+
+
+_BEGIN, _END = "<!-- begin generated -->", "<!-- end generated -->"
+
+
+def put_into(page: Path, figures: str) -> None:
+    """Put the generated part between its marks; the prose around them stays."""
+    text = page.read_text(encoding="utf-8")
+    before, _, rest = text.partition(_BEGIN)
+    _, mark, after = rest.partition(_END)
+    if not mark:
+        raise SystemExit(f"{page} has no {_BEGIN} ... {_END}: put the two marks where the figures go")
+    page.write_text(f"{before}{_BEGIN}\n{figures}{_END}{after}", encoding="utf-8")

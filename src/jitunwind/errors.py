@@ -51,6 +51,18 @@ class NotElf(JitunwindError):
     hint = "give an x86_64 or AArch64 Linux executable or shared library"
 
 
+class OtherArchitecture(JitunwindError):
+    """A file for a processor whose code cannot be judged yet."""
+
+    hint = "x86_64 only, for now"
+
+
+class NothingToCheck(JitunwindError):
+    """A file without unwind tables, or without functions."""
+
+    hint = "compile with -fasynchronous-unwind-tables, or give a file that has .eh_frame (readelf -S)"
+
+
 class MalformedFrames(JitunwindError):
     """Unwind information that breaks the rules of DWARF 5, section 6.4, or of the LSB."""
 

@@ -41,6 +41,7 @@ movzx ebx, al; movzx rbx, word ptr [rsp]; movsx rbx, al; movsxd rbx, eax; movsx 
 xchg rbx, rax; xchg rbx, rcx; xchg [rsp], rbx; xchg ax, ax; nop; nop dword ptr [rbx+8]; xadd [rsp], rbx
 xadd rbx, rcx; cmpxchg [rsp], rbx; cmpxchg rbx, rcx; lock cmpxchg [rbp-8], ecx; cmpxchg8b [rsp]
 cmpxchg16b [rsp]; bswap rbx; cmp rbx, rax; cmp [rsp], rax; test rbx, rbx; bt rbx, rax; bts rbx, rax
+xchg rbx, rbx; lock or dword ptr [rsp], 0; add qword ptr [rsp], 0; xor byte ptr [rsp], 0; lock or [rsp], rax
 bts dword ptr [rsp], 3; inc rbx; dec dword ptr [rsp]; neg rbx; not rbx; not qword ptr [rsp]; shl rbx, cl
 shl rbx; sar dword ptr [rsp], 4; shld rbx, rax, cl; shrd [rsp], rax, 4; rol rbx, 1; mul rbx; mul bl
 mul qword ptr [rsp]; imul rbx; imul rbx, rax; imul rbx, [rsp], 5; div rbx; div byte ptr [rsp]

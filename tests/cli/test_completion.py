@@ -33,8 +33,12 @@ def test_the_script_is_right_bash(tmp_path: Path) -> None:
     ("typed", "offered"),
     [
         ("jitunwind b", ["plain,bt"]),
-        ("jitunwind ", ["plain,audit", "plain,bt", "plain,completion", "plain,dump", "plain,gdb"]),
+        (
+            "jitunwind ",
+            [f"plain,{verb}" for verb in ("audit", "bt", "check", "completion", "dump", "explain", "gdb")],
+        ),
         ("jitunwind a", ["plain,audit"]),
+        ("jitunwind ch", ["plain,check"]),
         ("jitunwind bt --py", ["plain,--python"]),
         ("jitunwind bt --color a", ["plain,auto", "plain,always"]),
         ("jitunwind completion z", ["plain,zsh"]),

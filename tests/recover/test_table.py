@@ -143,10 +143,30 @@ def test_the_cfa_in_another_register():
     """)
 
 
-def test_exchanged_registers_are_not_followed():
+def test_exchanged_registers_are_followed():
     check("""
         xchg rbx, rax       # rsp+8
+        cpuid               # rsp+8 rbx=rax
+        xor eax, eax        # rsp+8 rbx=lost
         ret                 # rsp+8 rbx=lost
+    """)
+    check("""
+        xchg rsi, rbx       # rsp+8
+        cpuid               # rsp+8 rbx=rsi
+        xchg rbx, rsi       # rsp+8 rbx=rsi
+        ret                 # rsp+8
+    """)
+
+
+def test_a_barrier_leaves_the_slot_that_it_names():
+    check("""
+        push rbx                        # rsp+8
+        xor ebx, ebx                    # rsp+16
+        lock or qword ptr [rsp], 0      # rsp+16 rbx@-16
+        lock add dword ptr [rsp], 0     # rsp+16 rbx@-16
+        lock or qword ptr [rsp], 1      # rsp+16 rbx@-16
+        pop rbx                         # rsp+16 rbx=lost
+        ret                             # rsp+8 rbx=lost
     """)
 
 

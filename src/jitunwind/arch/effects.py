@@ -40,7 +40,14 @@ class Load(NamedTuple):
     offset: int
 
 
-Effect = Assign | Clobber | Store | Load
+class Exchange(NamedTuple):
+    """one and other change places; neither is the stack pointer."""
+
+    one: int
+    other: int
+
+
+Effect = Assign | Clobber | Store | Load | Exchange
 
 
 class Effects(tuple[Effect, ...]):
@@ -66,6 +73,8 @@ def effects(*parts: Effect) -> Effects:
     return known
 
 
+HUGE = 4096
+"""Bytes that a store of unknown size is taken to write."""
 NO_EFFECTS = effects()
 
 

@@ -8,8 +8,8 @@ red zone is `same value` as well as `saved at CFA-16`.
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from jitunwind.arch import Architecture
@@ -32,6 +32,9 @@ PADDING = "padding between blocks"
 DISAGREE = "paths disagree"
 NO_CFA = "no register gives the CFA"
 CFA_NOT_COMPARABLE = "the table's CFA register is one whose value is not recovered"
+HIDDEN = "the register was saved in a frame that is aligned"
+UNSIZED = "there is a store whose size is not known"
+HANDED_BACK = "register: table says unchanged, and the function returns with another value in it"
 SAYS_UNDEFINED = "the table calls a register undefined"
 OUTERMOST = "the table says that this frame has no caller"
 
@@ -41,13 +44,17 @@ class Exact(NamedTuple):
 
 
 class Wrong(NamedTuple):
-    """A rule of the table's row is not true in the recovered state; `about` is the class of disagreement."""
+    """A rule of the table's row is not true in the recovered state; `about` is the class of disagreement, and
+    `lost` the register, if the state has its value nowhere."""
 
     about: str
+    lost: int | None = None
 
 
 Verdict = Exact | Wrong | Unknown
 EXACT = Exact()
+MALFORMED = Unknown("the FDE breaks the rules of its format")
+"""In place of the rows of an FDE that nobody can read: that is wrong, whatever the code does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +89,17 @@ class Comparison:
         else:
             self.unknown[finding.verdict.reason] += finding.count
 
+    def reconsider(self, verdicts: Mapping[int, Wrong | Unknown]) -> None:
+        """Give `verdicts`' verdict where the one so far is that a register's value is nowhere."""
+        findings = self.findings
+        self.findings, self.wrong, self.unknown = [], Counter(), Counter()
+        for finding in findings:
+            lost = finding.verdict.lost if isinstance(finding.verdict, Wrong) else None
+            better = verdicts.get(lost) if lost is not None else None
+            if better is not None and lost is not None and _fits(better, finding.row, lost):
+                finding = replace(finding, verdict=better)
+            self.note(finding)
+
 
 class Judge:
     """Gives verdicts for one architecture, and remembers them: code has many instructions and few states."""
@@ -94,15 +112,20 @@ class Judge:
     def verdict(self, state: State, row: Row | Unknown, disagreed: bool) -> Verdict:
         """What `row` is worth in `state`; `disagreed`: paths that met before have lost something."""
         if isinstance(row, Unknown):
-            return row
+            return self.claim(row)
         known = self._known.get((state, row))
         if known is None:
             known = self._known[state, row] = self._verdict(state, row)
-        if disagreed and isinstance(known, Wrong) and known.about.endswith(_LOST):
+        if disagreed and isinstance(known, Wrong) and known.lost is not None:
             return Unknown(DISAGREE)
         if disagreed and known == _NO_CFA:
             return Unknown(DISAGREE)
         return known
+
+    @staticmethod
+    def claim(row: Unknown) -> Wrong | Unknown:
+        """What a table without a row is worth."""
+        return Wrong(row.reason) if row is MALFORMED else row
 
     def _verdict(self, state: State, row: Row) -> Verdict:
         if isinstance(row.rule(self._arch.return_address), Undefined):
@@ -117,7 +140,8 @@ class Judge:
             rule = row.rule(register)
             if isinstance(rule, (SameValue, SavedAt, InRegister)):
                 if not state.holds(register, rule):
-                    return Wrong(self._about(register, rule, state))
+                    lost = None if state.keeps(register) else register
+                    return Wrong(self._about(register, rule, state), lost)
             else:
                 undefined = True
         return Unknown(SAYS_UNDEFINED) if undefined else EXACT
@@ -144,6 +168,15 @@ class Judge:
 
 _LOST = "recovered nothing"
 _NO_CFA = Unknown(NO_CFA)
+
+
+def _fits(better: Wrong | Unknown, row: Row | Unknown, register: int) -> bool:
+    """Whether `better` may be said of what `row` says of `register`: wrong only of `same value`; unknown not where
+    it is said to be saved above the function's own frame, which no function does."""
+    rule = row.rule(register) if isinstance(row, Row) else None
+    if isinstance(better, Wrong):
+        return isinstance(rule, SameValue)
+    return not (isinstance(rule, SavedAt) and rule.offset >= 0)
 
 
 def pieces(flow: Flow, table: UnwindTable) -> Iterator[tuple[int, int, State | None, Row | Unknown]]:

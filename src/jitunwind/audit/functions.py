@@ -1,8 +1,8 @@
 """The functions of one ELF file, each recovered from its code and compared with its FDE.
 
 In comes a file; out come reports by FDE that can travel between processes. What one function's flow says of
-another (a jump into its cold part, a landing pad there, that it never returns) is in the report: whoever
-drives this (`bench/witness.py`) hands it to the next round.
+another (a jump into its cold part, a landing pad there, that it never returns) is in the report: `audit/rounds.py`
+hands it to the next round.
 """
 
 import re
@@ -16,15 +16,27 @@ from pathlib import Path
 from iced_x86 import Decoder, Instruction, Mnemonic
 
 from jitunwind.arch import Architecture
-from jitunwind.arch.effects import NO_EFFECTS, Control, Decoded, Step
+from jitunwind.arch.effects import HUGE, NO_EFFECTS, Control, Decoded, Step, Store
 from jitunwind.arch.x86_64 import effects as x86_64
 from jitunwind.arch.x86_64.registers import X86_64
-from jitunwind.audit.compare import NOT_REACHED, PADDING, Comparison, Finding, Judge, compare
+from jitunwind.audit.compare import (
+    HANDED_BACK,
+    HIDDEN,
+    MALFORMED,
+    NOT_REACHED,
+    PADDING,
+    UNSIZED,
+    Comparison,
+    Finding,
+    Judge,
+    Wrong,
+    compare,
+)
 from jitunwind.audit.switches import Switches
 from jitunwind.dwarf.decode import Fde, eh_frame, table_of
 from jitunwind.dwarf.lsda import call_sites
 from jitunwind.elf.inspect import ElfFile
-from jitunwind.errors import MalformedFrames
+from jitunwind.errors import MalformedFrames, NothingToCheck, OtherArchitecture
 from jitunwind.recover.flow import Flow, analyze
 from jitunwind.recover.state import Entry, State, States, Value
 from jitunwind.rows import SAME_VALUE, InRegister, Row, SavedAt, Unknown, UnwindTable
@@ -78,21 +90,27 @@ class Report:
     """Indirect jumps that are neither understood nor, by the stack, tail calls."""
     off_balance: int = 0
     """Returns at which the stack pointer or a kept register is not as at entry."""
+    unbalanced: list[tuple[int, int | None]] = field(default_factory=list)
+    """Where it leaves with the stack pointer elsewhere than at entry: (offset, CFA + how many; None: unknown)."""
     unreached: list[tuple[int, int]] = field(default_factory=list)
     seconds: float = 0.0
+    """Of processor time."""
 
 
 class Program:
     """One x86_64 file, with its FDEs by rising address."""
 
+    contents = "unwind table (.eh_frame)"
+
     def __init__(self, path: Path, arch: Architecture = X86_64) -> None:
+        """NotElf, OtherArchitecture, NothingToCheck or MalformedFrames for what cannot be judged; OSError."""
         self.arch = arch
         self.elf = ElfFile(path)
-        section = self.elf.sections.get(".eh_frame")
-        if section is None:
-            raise MalformedFrames(f"{path} has no .eh_frame")
-        found = eh_frame(self.elf.section_data(".eh_frame"), section.address)
-        self.fdes = sorted((fde for fde in found if fde.size), key=lambda fde: fde.start)
+        if self.elf.machine != "EM_X86_64":
+            raise OtherArchitecture(f"{path} is for {self.elf.machine.removeprefix('EM_')}")
+        self.fdes = self._functions()
+        if not self.fdes:
+            raise NothingToCheck(f"{path} has no {self.contents}")
         self.starts = [fde.start for fde in self.fdes]
         self.defined = {s.name: s.address for s in self.elf.functions() if s.address}
         self.never = frozenset(a for name, a in self.defined.items() if NEVER_RETURN.fullmatch(name))
@@ -101,6 +119,29 @@ class Program:
         self._made = 0
         self._entry: dict[int, bool] = {}
         self._imports: dict[int, tuple[str, int]] = {}
+        self._instructions: dict[int, frozenset[int]] = {}
+
+    def _functions(self) -> list[Fde]:
+        """The FDEs, without overlaps: of two, who unwinds takes the one that starts later."""
+        found = [
+            fde
+            for section in self.elf.all_sections
+            if section.name == ".eh_frame" and section.size
+            for fde in eh_frame(self.elf.read(section.address, section.size), section.address)
+        ]
+        found.sort(key=lambda fde: fde.start)
+        ends = [*(fde.start for fde in found[1:]), 1 << 64]
+        parts = zip(found, ends, strict=False)
+        return [
+            fde if fde.size <= end - fde.start else replace(fde, size=end - fde.start)
+            for fde, end in parts
+            if fde.size and end > fde.start
+        ]
+
+    @property
+    def tables(self) -> int:
+        """How many functions have an unwind table."""
+        return len(self.fdes)
 
     def index_of(self, address: int) -> int | None:
         """The index of the FDE that covers `address`."""
@@ -109,7 +150,11 @@ class Program:
         return index if fde is not None and address < fde.start + fde.size else None
 
     def table(self, index: int) -> UnwindTable:
-        return table_of(self.fdes[index], self.arch.callee_saved)
+        fde = self.fdes[index]
+        try:
+            return table_of(fde, self.arch.callee_saved)
+        except MalformedFrames:
+            return UnwindTable(fde.size, [0], [MALFORMED])
 
     def enters_here(self, row: Row | Unknown) -> bool:
         """Whether `row` is the one at a function's first instruction."""
@@ -145,12 +190,24 @@ class Program:
         index = self.index_of(address)
         return index is not None and not self.is_entry(index)
 
+    def starts_part(self, address: int) -> bool:
+        """Whether an instruction of a part that no call enters starts there."""
+        index = self.index_of(address)
+        if index is None or self.is_entry(index):
+            return False
+        starts = self._instructions.get(index)
+        if starts is None:
+            fde = self.fdes[index]
+            decoder = Decoder(64, self.elf.read(fde.start, fde.size), ip=fde.start)
+            starts = self._instructions[index] = frozenset(ins.ip for ins in decoder)
+        return address in starts
+
     def import_of(self, address: int) -> tuple[str, int]:
-        """The name behind a PLT entry at `address`, and where this file itself defines it; ("", address)
-        for what is no PLT entry."""
+        """The name behind a PLT entry at `address`, or of what an object leaves to others, and where this file
+        itself defines it; ("", address) for anything else."""
         known = self._imports.get(address)
         if known is None:
-            known = ("", address)
+            known = (self.elf.externals.get(address, ""), address)
             section = self.elf.section_of(address)
             if section is not None and section.name.startswith(".plt"):
                 for ins in Decoder(64, self.elf.read(address, 16), ip=address):
@@ -168,13 +225,21 @@ class Program:
         addresses of functions that never return. A code part that nothing is known to reach is entered by
         its own first row, and its report is `seeded`.
         """
-        began = time.perf_counter()
+        began = time.process_time()
         self._made += 1
         if self._made % _STATES_FOR == 0:
             self._states, self._judge = States(self.arch), Judge(self.arch)
         report = _Function(self, index, self._states, self._judge, never).run(carried)
-        report.seconds = time.perf_counter() - began
+        report.seconds = time.process_time() - began
         return report
+
+    def give_up(self, index: int, reason: str) -> Report:
+        """The report on a function that could not be judged."""
+        self._states, self._judge = States(self.arch), Judge(self.arch)
+        fde, comparison = self.fdes[index], Comparison()
+        count = sum(1 for _ in Decoder(64, self.elf.read(fde.start, fde.size)))
+        comparison.note(Finding(0, fde.size, count, Unknown(reason), Unknown(reason), None))
+        return Report(index, comparison)
 
 
 class _Function:
@@ -183,13 +248,14 @@ class _Function:
     ) -> None:
         self.program, self.index, self.states, self.judge, self.never = program, index, states, judge, never
         self.arch = program.arch
+        self.every = frozenset((*self.arch.callee_saved, *self.arch.caller_saved, self.arch.stack_pointer))
         self.fde: Fde = program.fdes[index]
         self.base = self.fde.start
         self.code = program.elf.read(self.base, self.fde.size)
         self.size = len(self.code)
         self.table = program.table(index)
         self.pads = self._landing_pads()
-        self.switches = Switches(self.code, self.base, program.elf.read, self._is_data, program.is_cold)
+        self.switches = Switches(self.code, self.base, program.elf.read, self._is_data, program.starts_part)
         self.sweeps: list[list[int]] = []
         self.decoded: dict[frozenset[int], Decoded] = {}
         self.calls: dict[int, int] = {}
@@ -197,25 +263,28 @@ class _Function:
         self.resolved: set[int] = set()
         self.dead: frozenset[int] = frozenset()
         self.conflict = False
+        self._keys_of: Flow | None = None
+        self._keys: list[int] = []
 
     def run(self, carried: Mapping[int, Iterable[Carried]]) -> Report:
         entries, seeded = self._entries(carried)
         if not entries:
             comparison = Comparison()
             row = self.table.at(0)
-            reason = row.reason if isinstance(row, Unknown) else SEEDED
             count = sum(1 for _ in Decoder(64, self.code))
-            comparison.note(Finding(0, self.size, count, Unknown(reason), row, None))
+            verdict = self.judge.claim(row) if isinstance(row, Unknown) else Unknown(SEEDED)
+            comparison.note(Finding(0, self.size, count, verdict, row, None))
             return Report(self.index, comparison, seeded=True)
-        few = {*self.arch.callee_saved, self.arch.stack_pointer}
+        few = frozenset((*self.arch.callee_saved, self.arch.stack_pointer))
         flow = self._analyze(entries, few, ())
         comparison = self._compare(flow)
         never: tuple[int, ...] = ()
         if comparison.wrong or flow.disagreements or set(comparison.unknown) - {NOT_REACHED, PADDING}:
-            every = few | set(self.arch.caller_saved)
-            flow = self._analyze(entries, every, ())
-            flow, never = self._without_dead_paths(flow, entries, every)
+            flow = self._analyze(entries, self.every, ())
+            flow, never = self._without_dead_paths(flow, entries, self.every)
             comparison = self._compare(flow)
+            if comparison.wrong:
+                comparison.reconsider(self._handed_back(flow) | self._out_of_sight(flow))
         return self._report(flow, comparison, seeded, len(never))
 
     def _entries(self, carried: Mapping[int, Iterable[Carried]]) -> tuple[dict[int, State], bool]:
@@ -271,8 +340,8 @@ class _Function:
         """Take calls never to return, one by one, as long as each makes fewer paths disagree."""
         dead: tuple[int, ...] = ()
         tried: set[int] = set()
-        began = time.perf_counter()
-        while flow.disagreements and len(tried) < _TRIES and time.perf_counter() - began < _SECONDS:
+        began = time.process_time()
+        while flow.disagreements and len(tried) < _TRIES and time.process_time() - began < _SECONDS:
             candidates = [
                 call
                 for one in flow.disagreements.values()
@@ -391,6 +460,36 @@ class _Function:
 
         return compare(self.judge, flow, self.table, starts, unreached, self.conflict)
 
+    def _handed_back(self, flow: Flow) -> dict[int, Wrong | Unknown]:
+        """The registers that every return leaves changed: the function has a convention of its own."""
+        returned = [self._state_at(flow, source) for source, leave in flow.exits.items() if leave.returns]
+        return {
+            register: Wrong(HANDED_BACK, register)
+            for register in self.arch.callee_saved
+            if returned and not any(state.keeps(register) for state in returned)
+        }
+
+    def _out_of_sight(self, flow: Flow) -> dict[int, Wrong | Unknown]:
+        """The registers that may lie where the flow does not look, and why: saved through a stack pointer whose
+        value is not known (it was aligned), or, as all that are in memory, behind a store of unknown size."""
+        found: dict[int, Wrong | Unknown] = {}
+        every = (*self.arch.callee_saved, self.arch.return_address)
+        keys = sorted(flow.states)
+        for step in self._whole(self.every).steps:
+            for effect in step.effects:
+                if not isinstance(effect, Store):
+                    continue
+                at = bisect_right(keys, step.offset) - 1
+                registers = flow.states[keys[at]].registers if at >= 0 else {}
+                if isinstance(registers.get(effect.base), int):
+                    if effect.size >= HUGE:
+                        found.update(dict.fromkeys(every, Unknown(UNSIZED)))
+                elif effect.source is not None and effect.base == self.arch.stack_pointer:
+                    value = registers.get(effect.source)
+                    if isinstance(value, Entry):
+                        found.setdefault(value.register, Unknown(HIDDEN))
+        return found
+
     def _unresolved(self, flow: Flow) -> list[int]:
         """Indirect jumps that are neither switches nor, by the stack, tail calls; a PLT has none."""
         section = self.program.elf.section_of(self.base)
@@ -407,31 +506,33 @@ class _Function:
 
     def _report(self, flow: Flow, comparison: Comparison, seeded: bool, assumed: int) -> Report:
         report = Report(self.index, comparison, seeded, returns=False, assumed=assumed)
-        keys = sorted(flow.states)
         carried: set[tuple[int, Carried]] = set()
         pads = {(start, end): pad for start, end, pad in self.pads}
         for source, leave in flow.exits.items():
+            state = self._state_at(flow, source)
             if leave.returns or (leave.target is None and source not in self.resolved):
                 report.returns = True
                 report.off_balance += leave.returns and not leave.at_entry_state
+                self._note_exit(report, source, state)
                 continue
             targets = self.outside.get(source, [])
             if leave.target == self.size and self._ends_with_call(source):
                 continue
             if leave.target is not None:
                 targets = [*targets, self.base + leave.target]
-            state = flow.states[keys[bisect_right(keys, source) - 1]]
             for target in targets:
                 thrown = any(s <= source < e and p + self.base == target for (s, e), p in pads.items())
                 report.continues.append(target)
                 if thrown:
                     state = self.states.after_call(state)
-                elif leave.at_entry_state and not self.program.is_part(target):
-                    continue
+                elif not self.program.is_part(target):
+                    self._note_exit(report, source, state)
+                    if leave.at_entry_state:
+                        continue
                 carried.add((target, _carry(state)))
         for source, outside in self.outside.items():
             if source not in flow.exits:
-                state = flow.states[keys[bisect_right(keys, source) - 1]]
+                state = self._state_at(flow, source)
                 carried.update((target, _carry(state)) for target in outside)
                 report.continues.extend(outside)
         report.carried = sorted(carried, key=lambda one: one[0])
@@ -449,6 +550,17 @@ class _Function:
             for finding in comparison.findings
         ]
         return report
+
+    def _state_at(self, flow: Flow, offset: int) -> State:
+        """The state in which the instruction at `offset`, which is reached, runs."""
+        if self._keys_of is not flow:
+            self._keys_of, self._keys = flow, sorted(flow.states)
+        return flow.states[self._keys[bisect_right(self._keys, offset) - 1]]
+
+    def _note_exit(self, report: Report, source: int, state: State) -> None:
+        depth = state.registers.get(self.arch.stack_pointer)
+        if depth != -self.arch.entry_cfa:
+            report.unbalanced.append((source, depth if isinstance(depth, int) else None))
 
     def _ends_with_call(self, offset: int) -> bool:
         """Whether the code ends with the call at `offset`: compilers do that where it never returns."""

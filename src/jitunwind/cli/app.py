@@ -10,17 +10,18 @@ from jitunwind.cli.gdb import gdb
 from jitunwind.cli.output import INTERRUPTED, UNUSABLE, print_error
 from jitunwind.errors import JitunwindError
 
+_LAZY = ("audit", "check", "dump")
+"""Verbs that are imported when they are asked for, so that the others start as fast without them."""
+
 
 class _Verbs(click.Group):
-    """The verbs; some are imported when they are asked for, so that the others start as fast without them."""
-
-    later = ("audit", "dump")
+    """The verbs, those of `_LAZY` included."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return sorted([*super().list_commands(context), *self.later])
+        return sorted([*super().list_commands(context), *_LAZY])
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name in self.later:
+        if name in _LAZY:
             command: click.Command = getattr(import_module(f"jitunwind.cli.{name}"), name)
             return command
         return super().get_command(context, name)

@@ -1,36 +1,27 @@
 """ELF files, read: bytes by address as the loader would lay them, sections, and the names of functions.
 
 Everything that reads code or tables out of files comes here. The headers are pyelftools' work; the long
-tables (relocations, symbols) are taken apart by `struct`, which is a hundred times faster.
+tables (relocations, symbols) are taken apart by `struct`, which is a hundred times faster. Relocatable objects
+are first laid out by `elf/relocatable.py`.
 """
 
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import IntEnum
 from functools import cached_property
+from os import SEEK_END
 from pathlib import Path
-from struct import Struct, error, pack_into
+from struct import pack_into
 from typing import NamedTuple
 
-from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
+from jitunwind.elf.relocatable import ALLOCATED, Layout, Relocation, lay_out, relocations, symbols, text_at
 from jitunwind.errors import NotElf
 
-
-class Relocation(IntEnum):
-    """Those that matter to who reads a file: System V psABI x86_64, table 4.9."""
-
-    GLOB_DAT = 6
-    JUMP_SLOT = 7
-    RELATIVE = 8
-
-
-_RELA = Struct("<QQq")  # r_offset, r_info, r_addend (gABI, "Relocation")
-_SYM = Struct("<IBBHQQ")  # st_name, st_info, st_other, st_shndx, st_value, st_size (gABI, "Symbol Table")
 _FUNCTION_TYPES = (2, 10)  # STT_FUNC, STT_GNU_IFUNC
-_EXECUTABLE, _ALLOCATED = 4, 2  # SHF_EXECINSTR, SHF_ALLOC
+_EXECUTABLE = 4  # SHF_EXECINSTR
+_MAGIC = b"\x7fELF"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,51 +47,81 @@ class Symbol(NamedTuple):
 
 
 class ElfFile:
-    """One file. Addresses are those of the file, before the loader moves it.
+    """One file. Addresses are those of the file, before the loader moves it; in a relocatable object, those of
+    `elf/relocatable.py`.
 
-    Raises NotElf for what is no 64-bit little-endian ELF file; OSError for what cannot be opened.
+    `all_sections` are in the file's order, `sections` the first of each name. `imports` are the names behind
+    slots of the global offset table, `externals` those behind addresses made up for what an object lacks.
+    Raises NotElf for what is no 64-bit little-endian ELF file, or a damaged one; OSError for what cannot be
+    opened.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         with path.open("rb") as stream:
+            size = stream.seek(0, SEEK_END)
+            stream.seek(0)
+            if stream.read(len(_MAGIC)) != _MAGIC:
+                raise NotElf(f"{path} is not an ELF file")
             try:
                 elf = ELFFile(stream)
                 if elf.elfclass != 64 or not elf.little_endian:
                     raise NotElf(f"{path} is not a 64-bit little-endian ELF file")
                 self.machine: str = elf["e_machine"]
-                self._read(elf)
-            except (ELFError, error, UnicodeDecodeError) as problem:
-                raise NotElf(f"{path}: {problem or 'no ELF file'}") from problem
+                self._read(elf, size)
+            except NotElf:
+                raise
+            except Exception as problem:  # pyelftools meets damaged files with whatever its code runs into
+                raise NotElf(
+                    f"{path} is damaged or cut short: {problem or type(problem).__name__}"
+                ) from problem
 
-    def _read(self, elf: ELFFile) -> None:
-        self.sections: dict[str, Section] = {}
+    def _read(self, elf: ELFFile, size: int) -> None:
+        self.all_sections: list[Section] = []
         self._data: dict[str, bytes] = {}
         self._relocations: list[tuple[bytes, list[str]]] = []
         self._symbols: list[tuple[bytes, bytes]] = []
-        self._segments = [
-            (segment["p_vaddr"], bytearray(segment.data()).ljust(segment["p_memsz"], b"\0"))
-            for segment in elf.iter_segments("PT_LOAD")
-        ]
+        self._check_whole(elf, size)
+        layout: Layout | None = lay_out(elf) if elf["e_type"] == "ET_REL" else None
+        self._bases: dict[int, int] | None = None if layout is None else layout.bases
+        self._segments = (
+            [(segment["p_vaddr"], bytearray(segment.data())) for segment in elf.iter_segments("PT_LOAD")]
+            if layout is None
+            else layout.segments
+        )
         self._segments.sort(key=lambda segment: segment[0])
         self._starts = [start for start, _ in self._segments]
         self.build_id = ""
-        for section in elf.iter_sections():
+        for index, section in enumerate(elf.iter_sections()):
             kind, flags = section["sh_type"], section["sh_flags"]
-            address = section["sh_addr"] if flags & _ALLOCATED else 0
-            self.sections[section.name] = Section(
-                section.name, address, section["sh_size"], bool(flags & _EXECUTABLE)
+            address = section["sh_addr"] if flags & ALLOCATED else 0
+            if layout is not None:
+                address = layout.bases.get(index, 0)
+            self.all_sections.append(
+                Section(section.name, address, section["sh_size"], bool(flags & _EXECUTABLE))
             )
             if kind in ("SHT_DYNSYM", "SHT_SYMTAB"):
                 strings = elf.get_section(section["sh_link"]).data()
                 self._symbols.append((section.data(), strings))
-            elif kind == "SHT_RELA" and flags & _ALLOCATED:
+            elif kind == "SHT_RELA" and flags & ALLOCATED:
                 self._relocations.append((section.data(), self._symbol_names(elf, section["sh_link"])))
             elif section.name == ".note.gnu.build-id":
                 self.build_id = section.data()[16:].hex()
             elif section.name == ".debug_frame":
                 self._data[section.name] = section.data()
+        self.sections = {section.name: section for section in reversed(self.all_sections)}
+        self.imports: dict[int, str] = {} if layout is None else layout.slots
+        self.externals: dict[int, str] = {} if layout is None else layout.externals
         self._apply_relative()
+
+    def _check_whole(self, elf: ELFFile, size: int) -> None:
+        for section in elf.iter_sections():
+            if section["sh_type"] not in ("SHT_NOBITS", "SHT_NULL"):
+                end = section["sh_offset"] + section["sh_size"]
+                if end > size:
+                    raise NotElf(
+                        f"{self.path} is cut short: its section {section.name} ends at byte {end:,} of {size:,}"
+                    )
 
     @staticmethod
     def _symbol_names(elf: ELFFile, index: int) -> list[str]:
@@ -108,15 +129,12 @@ class ElfFile:
         if table["sh_type"] != "SHT_DYNSYM":
             return []
         strings = elf.get_section(table["sh_link"]).data()
-        data = table.data()
-        whole = len(data) - len(data) % _SYM.size
-        return [_text(strings, fields[0]) for fields in _SYM.iter_unpack(data[:whole])]
+        return [text_at(strings, fields[0]) for fields in symbols(table.data())]
 
     def _apply_relative(self) -> None:
         """Write R_X86_64_RELATIVE's addends where the loader would: jump tables of addresses need them."""
-        self.imports: dict[int, str] = {}
         for data, names in self._relocations:
-            for place, info, addend in _RELA.iter_unpack(data[: len(data) - len(data) % _RELA.size]):
+            for place, info, addend in relocations(data):
                 kind = info & 0xFFFFFFFF
                 if kind == Relocation.RELATIVE:
                     found = self._segment(place)
@@ -156,7 +174,7 @@ class ElfFile:
 
     @cached_property
     def _loaded(self) -> list[Section]:
-        return sorted((s for s in self.sections.values() if s.address and s.size), key=lambda s: s.address)
+        return sorted((s for s in self.all_sections if s.address and s.size), key=lambda s: s.address)
 
     @cached_property
     def _section_starts(self) -> list[int]:
@@ -165,10 +183,11 @@ class ElfFile:
     def functions(self) -> Iterator[Symbol]:
         """The functions in the symbol tables."""
         for data, strings in self._symbols:
-            whole = len(data) - len(data) % _SYM.size
-            for name, info, _, _, value, size in _SYM.iter_unpack(data[:whole]):
+            for name, info, _, where, value, size in symbols(data):
                 if info & 0xF in _FUNCTION_TYPES:
-                    yield Symbol(_text(strings, name), value, size)
+                    if self._bases is not None:
+                        value = self._bases[where] + value if where in self._bases else 0
+                    yield Symbol(text_at(strings, name), value, size)
 
     def debug_file(self) -> Path | None:
         """The separate debug file, by build-id, under any `usr/lib/debug` above the file."""
@@ -177,8 +196,3 @@ class ElfFile:
         tail = Path("usr/lib/debug/.build-id", self.build_id[:2], f"{self.build_id[2:]}.debug")
         candidates = (parent / tail for parent in self.path.resolve().parents)
         return next((path for path in candidates if path.is_file()), None)
-
-
-def _text(strings: bytes, at: int) -> str:
-    end = strings.find(b"\0", at)
-    return strings[at : end if end >= 0 else len(strings)].decode("utf-8", "replace")

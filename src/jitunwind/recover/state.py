@@ -171,6 +171,10 @@ class States:
                 _set(registers, effect.target, held)
             elif isinstance(effect, Clobber):
                 registers.pop(effect.target, None)
+            else:
+                both = registers.get(effect.one), registers.get(effect.other)
+                _set(registers, effect.other, both[0])
+                _set(registers, effect.one, both[1])
             if sp not in registers:
                 slots = _above(slots, depth)
         return self.make(registers, slots)

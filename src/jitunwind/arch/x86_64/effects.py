@@ -26,6 +26,7 @@ from iced_x86 import (
 )
 
 from jitunwind.arch.effects import (
+    HUGE,
     NO_EFFECTS,
     Assign,
     Clobber,
@@ -33,6 +34,7 @@ from jitunwind.arch.effects import (
     Decoded,
     Effect,
     Effects,
+    Exchange,
     Load,
     Step,
     Store,
@@ -137,9 +139,12 @@ def _move(ins: Instruction, followed: Collection[int]) -> Effects:
 def _exchange(ins: Instruction, followed: Collection[int]) -> Effects:
     if ins.op0_kind == OpKind.MEMORY:
         return _other(ins, followed)
-    return effects(
-        *(Clobber(n) for n in (_NUMBER[ins.op0_register], _NUMBER[ins.op1_register]) if n in followed)
-    )
+    pair = sorted((_NUMBER[ins.op0_register], _NUMBER[ins.op1_register]))
+    if pair[0] == pair[1]:
+        return NO_EFFECTS
+    if RSP not in pair and all(number in followed for number in pair):
+        return effects(Exchange(*pair))
+    return effects(*(Clobber(number) for number in pair if number in followed))
 
 
 def _load(ins: Instruction, followed: Collection[int]) -> Effects:
@@ -170,8 +175,8 @@ def _lea(ins: Instruction, followed: Collection[int]) -> Effects:
 
 
 def _size(ins: Instruction) -> int:
-    """Bytes of the memory operand; those whose size depends on the state (xsave) count as a large one."""
-    return MemorySizeExt.size(ins.memory_size) or 4096
+    """Bytes of the memory operand."""
+    return MemorySizeExt.size(ins.memory_size) or HUGE
 
 
 def _displacement(ins: Instruction) -> int:
@@ -186,6 +191,12 @@ def _write_op0(ins: Instruction, followed: Collection[int]) -> Effects:
         return clobber(number) if number in followed else NO_EFFECTS
     base = _BASE.get(ins.memory_base)
     if base not in followed or ins.memory_index != Register.NONE or ins.segment_prefix in _SEGMENTS:
+        return NO_EFFECTS
+    if (
+        ins.op_count == 2
+        and ins.op1_kind in _IMMEDIATES
+        and ins.immediate(1) == _UNCHANGING.get(ins.mnemonic)
+    ):
         return NO_EFFECTS
     return store(base, _displacement(ins), None, _size(ins))
 
@@ -208,6 +219,11 @@ def _other(ins: Instruction, followed: Collection[int]) -> Effects:
     return effects(*found)
 
 
+_UNCHANGING = {Mnemonic.OR: 0, Mnemonic.ADD: 0, Mnemonic.SUB: 0, Mnemonic.XOR: 0}
+"""What leaves memory as it is: `lock or $0,(%rsp)` is a barrier."""
+_IMMEDIATES = frozenset(
+    (OpKind.IMMEDIATE8, OpKind.IMMEDIATE8TO16, OpKind.IMMEDIATE8TO32, OpKind.IMMEDIATE8TO64)
+)
 _ADD_IMMEDIATE = frozenset((Code.ADD_RM64_IMM8, Code.ADD_RM64_IMM32, Code.ADD_RAX_IMM32))
 _SUB_IMMEDIATE = frozenset((Code.SUB_RM64_IMM8, Code.SUB_RM64_IMM32, Code.SUB_RAX_IMM32))
 _MOVE = frozenset((Code.MOV_R64_RM64, Code.MOV_RM64_R64))
@@ -360,9 +376,9 @@ class _Forms:
             for shorter in range(width, told):
                 self.known[code[position : position + shorter]] = 0
             key = code[position : position + max(width, told)]
-            self.known[key] = ins.len if is_dull else -len(self.others)
             if not is_dull:
-                self.others.append(form)
+                self.others.append(form)  # before it is known: a time limit may strike in between
+            self.known[key] = ins.len if is_dull else 1 - len(self.others)
         return form
 
     def _form(self, ins: Instruction, displacement: int) -> tuple[_Form, bool]:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from jitunwind.arch.effects import (
+    HUGE,
     NO_EFFECTS,
     Assign,
     Clobber,
@@ -18,6 +19,7 @@ from jitunwind.arch.effects import (
     Decoded,
     Effect,
     Effects,
+    Exchange,
     Load,
     Step,
     Store,
@@ -48,8 +50,6 @@ Disassemble = Callable[[int, int], Iterable[Line]]
 """(first offset, offset behind the last byte) -> the instructions that start there, in rising order."""
 
 _CHUNK = 1024
-_HUGE = 4096
-"""Bytes that a store of unknown size is taken to write."""
 
 _CODE_END = 1 << 64
 
@@ -261,6 +261,8 @@ _IMPLICIT = (
 """Registers that an instruction writes without naming them, or beside its first operand."""
 
 _ALSO_SECOND = frozenset(("xchg", "xadd", "mulx"))
+_UNCHANGING = frozenset(("or", "add", "sub", "xor"))
+"""With 0 they leave memory as it is: `lock or $0,(%rsp)` is a barrier."""
 _STRING = re.compile(r"(movs|stos|lods|scas|cmps|ins|outs)([bwlqd]?)")
 _STRING_WRITES = {"movs": (RSI, RDI), "cmps": (RSI, RDI), "stos": (RDI,), "scas": (RDI,), "ins": (RDI,)}
 _STRING_WRITES |= {"lods": (RSI, RAX), "outs": (RSI,)}
@@ -287,7 +289,7 @@ def _stored_bytes(mnemonic: str, suffix: int, operands: list[_Operand]) -> int:
     for pattern, size in _STORED:
         if pattern.fullmatch(mnemonic):
             return size
-    return (operands[1].size if len(operands) > 1 else 0) or _HUGE
+    return (operands[1].size if len(operands) > 1 else 0) or HUGE
 
 
 def _plain_segment(operand: _Operand) -> bool:
@@ -369,6 +371,8 @@ def _precise(mnemonic: str, suffix: int, operands: list[_Operand]) -> Effects | 
         return _move(operands)
     if target.number is None or target.size != WORD:
         return None
+    if mnemonic == "xchg" and source.number not in (None, RSP, target.number) and target.number != RSP:
+        return effects(Exchange(*sorted((target.number, source.number))))
     if mnemonic in ("add", "sub") and source.value is not None:
         return assign(target.number, target.number, source.value if mnemonic == "add" else -source.value)
     if mnemonic == "lea" and source.base is not None and not source.indexed:
@@ -428,6 +432,8 @@ def _general(mnemonic: str, suffix: int, operands: list[_Operand]) -> Effects:
         return NO_EFFECTS  # a nop; the 32-bit one clears the upper half
     if _READS.fullmatch(mnemonic):
         return effects(*implicit)
+    if operands[0].memory and mnemonic in _UNCHANGING and operands[-1].value == 0:
+        return NO_EFFECTS
     size = _stored_bytes(mnemonic, suffix, operands)
     parts = [*implicit, *_written(operands[0], size)]
     if mnemonic in _ALSO_SECOND:
@@ -458,8 +464,14 @@ def _read(text: str) -> _Read:
 
 def _narrowed(found: Effects, followed: Collection[int]) -> Effects:
     """What of `found` touches a followed register, or memory through one."""
-    kept = [part for part in found if (part.base if isinstance(part, Store) else part.target) in followed]
-    return found if len(kept) == len(found) else effects(*kept)
+    kept: list[Effect] = []
+    for part in found:
+        if isinstance(part, Exchange):
+            there = [number for number in part if number in followed]
+            kept += [part] if len(there) == 2 else map(Clobber, there)
+        elif (part.base if isinstance(part, Store) else part.target) in followed:
+            kept.append(part)
+    return found if kept == list(found) else effects(*kept)
 
 
 def decode_text(

@@ -1,0 +1,254 @@
+"""One ELF file's unwind tables, checked against its code: figures, and where and how they disagree.
+
+A `Program` goes in, and out come its functions' reports and a `Result` made of them: plain data that
+`audit/files_report.py` and `cli/check.py` show.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from iced_x86 import Decoder, Formatter, FormatterSyntax
+
+from jitunwind.arch import Architecture
+from jitunwind.audit.compare import PADDING, Finding, Wrong
+from jitunwind.audit.functions import Program, Report
+from jitunwind.audit.rounds import Job, judge_all
+from jitunwind.audit.workers import Workers
+from jitunwind.elf.inspect import ElfFile
+from jitunwind.recover.state import Entry, State, Value
+from jitunwind.rows import CfaRule, InRegister, RegisterRule, Row, SameValue, SavedAt, Unknown
+
+_AROUND = 5
+"""Instructions shown on each side of an example."""
+
+Reports = dict[int, Report]
+"""By the index of their FDE in `Program.fdes`."""
+
+
+@dataclass
+class Place:
+    """`instructions` in a row, the first of them at `address`, where a table is wrong in one way."""
+
+    about: str
+    function: str
+    address: str
+    instructions: int
+    instruction: str
+
+
+@dataclass
+class Example(Place):
+    """A place, for a person to look at."""
+
+    table_says: str
+    recovered: str
+    disassembly: list[str]
+
+
+@dataclass
+class Result:
+    """One file's figures. `judged` is `exact` plus `wrong`; padding is in neither `judged` nor `unknown`.
+
+    `is_complete`: no interruption has kept functions from being judged.
+    """
+
+    file: str
+    is_complete: bool
+    fdes: int
+    functions: int
+    cold_parts: int
+    seeded: int
+    instructions: int
+    padding: int
+    judged: int
+    exact: int
+    wrong: dict[str, int]
+    unknown: dict[str, int]
+    wrong_functions: int
+    assumed_calls: int
+    unresolved_jumps: int
+    off_balance_returns: int
+    seconds: float
+    slowest_function: float
+    places: list[Place]
+    examples: list[Example]
+
+    @property
+    def share(self) -> float:
+        return self.exact / self.judged if self.judged else 0.0
+
+
+def judge_file(program: Program, processes: int, reports: Reports, note: Callable[[Report], None]) -> None:
+    """Judge every function, in `processes` processes. What is known so far is in `reports` at any time;
+    `note` gets each report, of which a function may have several: the last one counts."""
+    with Workers(program, processes) as workers:
+
+        def run(jobs: Sequence[Job], never: frozenset[int]) -> Iterator[Report]:
+            for report in workers.run(jobs, never):
+                reports[report.index] = report
+                note(report)
+                yield report
+
+        judge_all(program, run)
+
+
+def result_of(program: Program, reports: Reports, seconds: float, examples: int) -> Result:
+    """The figures, with so many `examples` of each class of disagreement."""
+    wrong: Counter[str] = Counter()
+    unknown: Counter[str] = Counter()
+    exact = 0
+    for report in reports.values():
+        exact += report.comparison.exact
+        wrong += report.comparison.wrong
+        unknown += report.comparison.unknown
+    padding = unknown.pop(PADDING, 0)
+    judged = exact + wrong.total()
+    places, found = _disagreements(program, reports.values(), examples)
+    parts = sum(not program.is_entry(index) for index in reports)
+    return Result(
+        file=str(program.elf.path),
+        is_complete=len(reports) == len(program.fdes),
+        fdes=program.tables,
+        functions=len(reports) - parts,
+        cold_parts=parts,
+        seeded=sum(report.seeded for report in reports.values()),
+        instructions=judged + unknown.total() + padding,
+        padding=padding,
+        judged=judged,
+        exact=exact,
+        wrong=dict(wrong.most_common()),
+        unknown=dict(unknown.most_common()),
+        wrong_functions=sum(bool(report.comparison.wrong) for report in reports.values()),
+        assumed_calls=sum(report.assumed for report in reports.values()),
+        unresolved_jumps=sum(report.unresolved for report in reports.values()),
+        off_balance_returns=sum(report.off_balance for report in reports.values()),
+        seconds=round(seconds, 3),
+        slowest_function=round(max((r.seconds for r in reports.values()), default=0.0), 3),
+        places=places,
+        examples=found,
+    )
+
+
+def _disagreements(
+    program: Program, reports: Iterable[Report], limit: int
+) -> tuple[list[Place], list[Example]]:
+    """Every wrong place, and the first `limit` of each class as examples, one of a function."""
+    names: Names | None = None
+    places: list[Place] = []
+    examples: list[Example] = []
+    shown: Counter[str] = Counter()
+    for report in sorted(reports, key=lambda report: report.index):
+        if not report.comparison.wrong:
+            continue
+        names = names or Names(program.elf)
+        listing = Listing(program, report.index)
+        shown_here: set[str] = set()
+        for finding in report.comparison.findings:
+            if not isinstance(finding.verdict, Wrong):
+                continue
+            about = finding.verdict.about
+            at = listing.start_from(finding.offset)
+            place = listing.place(about, at, finding.count, names)
+            places.append(place)
+            if about not in shown_here and shown[about] < limit:
+                shown_here.add(about)
+                shown[about] += 1
+                examples.append(_example(program.arch, place, finding, listing.around(at)))
+    return places, sorted(examples, key=lambda example: example.about)
+
+
+def _example(arch: Architecture, place: Place, finding: Finding, disassembly: list[str]) -> Example:
+    return Example(
+        **vars(place),
+        table_says=_say_row(arch, finding.row),
+        recovered=_say_state(arch, finding.state),
+        disassembly=disassembly,
+    )
+
+
+class Names:
+    """Functions' names, from the file and its debug file."""
+
+    def __init__(self, elf: ElfFile) -> None:
+        debug = elf.debug_file()
+        sources = [elf, ElfFile(debug)] if debug is not None else [elf]
+        self._by_address = {s.address: s.name for source in sources for s in source.functions() if s.address}
+
+    def of(self, start: int, address: int) -> str:
+        return f"{self._by_address.get(start, hex(start))}+{address - start:#x}"
+
+
+class Listing:
+    """The disassembly of one function, in GAS's syntax."""
+
+    def __init__(self, program: Program, index: int) -> None:
+        fde = program.fdes[index]
+        self.start = fde.start
+        formatter = Formatter(FormatterSyntax.GAS)
+        decoder = Decoder(64, program.elf.read(fde.start, fde.size), ip=fde.start)
+        lines = [(ins.ip, formatter.format(ins)) for ins in decoder]
+        self._addresses, self._texts = [ip for ip, _ in lines], [text for _, text in lines]
+
+    def place(self, about: str, offset: int, count: int, names: Names) -> Place:
+        """The place of the instruction that has the byte at `offset`."""
+        index = bisect_right(self._addresses, self.start + offset) - 1
+        address = self._addresses[index]
+        return Place(about, names.of(self.start, address), hex(address), count, self._texts[index])
+
+    def start_from(self, offset: int) -> int:
+        """The offset of the first instruction that starts there or behind."""
+        index = bisect_left(self._addresses, self.start + offset)
+        return self._addresses[min(index, len(self._addresses) - 1)] - self.start
+
+    def around(self, offset: int) -> list[str]:
+        """The instruction at `offset`, marked, and its neighbours."""
+        address = self.start + offset
+        at = bisect_left(self._addresses, address)
+        window = range(max(0, at - _AROUND), min(at + _AROUND + 1, len(self._texts)))
+        return [
+            f"{'=>' if self._addresses[i] == address else '  '} {self._addresses[i]:x}: {self._texts[i]}"
+            for i in window
+        ]
+
+
+def _say_rule(arch: Architecture, rule: RegisterRule) -> str:
+    if isinstance(rule, SavedAt):
+        return f"at CFA{rule.offset:+d}"
+    if isinstance(rule, InRegister):
+        return f"in {arch.register_names[rule.register]}"
+    return "unchanged" if isinstance(rule, SameValue) else "undefined"
+
+
+def _say_cfa(arch: Architecture, rule: CfaRule) -> str:
+    return f"CFA={arch.register_names[rule.register]}{rule.offset:+d}"
+
+
+def _say_row(arch: Architecture, row: Row | Unknown) -> str:
+    if isinstance(row, Unknown):
+        return row.reason
+    rules = (
+        f"{arch.register_names[register]} {_say_rule(arch, rule)}"
+        for register, rule in row.rules
+        if register < len(arch.register_names) and rule != SameValue()
+    )
+    return ", ".join((_say_cfa(arch, row.cfa), *rules))
+
+
+def _say_value(arch: Architecture, value: Value) -> str:
+    return arch.register_names[value.register] if isinstance(value, Entry) else f"CFA{value:+d}"
+
+
+def _say_state(arch: Architecture, state: State | None) -> str:
+    if state is None:
+        return "not reached"
+    registers = (
+        f"{arch.register_names[r]}={_say_value(arch, v)}"
+        for r, v in sorted(state.registers.items())
+        if v != Entry(r)
+    )
+    slots = (
+        f"[CFA{at:+d}]={_say_value(arch, value)}" for at, value in sorted(state.slots.items(), reverse=True)
+    )
+    return ", ".join((*registers, *slots))
