@@ -51,7 +51,7 @@ class LiveProcess(Memory):
         """The address of a symbol that a library exports, one whose file name begins with `library`."""
         for path, base in self._files().items():
             if os.path.basename(path).startswith(library):
-                return _dynamic_symbols(Path(path), base).get(name)
+                return dynamic_symbols(Path(path), base).get(name)
         return None
 
     @cached_property
@@ -61,7 +61,7 @@ class LiveProcess(Memory):
         symbols: dict[str, int] = {}
         for path, base in self._files().items():
             if path == exe or os.path.basename(path).startswith("libpython"):
-                symbols = {**_dynamic_symbols(Path(path), base), **symbols}
+                symbols = {**dynamic_symbols(Path(path), base), **symbols}
         return symbols
 
     def _files(self) -> dict[str, int]:
@@ -80,7 +80,8 @@ def _opened(pid: int) -> int:
         raise NoSuchProcess(f"process {pid} cannot be read: {error.strerror}") from None
 
 
-def _dynamic_symbols(path: Path, base: int) -> dict[str, int]:
+def dynamic_symbols(path: Path, base: int) -> dict[str, int]:
+    """The dynamic symbols of the file at `path`, mapped from `base` on; none where it cannot be read."""
     try:
         with path.open("rb") as file:
             elf = ELFFile(file)
