@@ -10,16 +10,20 @@ from jitunwind.errors import JitunwindError
 
 
 class _Verbs(click.Group):
-    """The verbs; `audit` is imported when it is asked for, so that the others start as fast without it."""
+    """The verbs; `audit` and `explain` are imported when asked for, so that the others start as fast without."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return sorted([*super().list_commands(context), "audit"])
+        return sorted([*super().list_commands(context), "audit", "explain"])
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name == "audit":
             from jitunwind.cli.audit import audit
 
             return audit
+        if name == "explain":
+            from jitunwind.cli.explain import explain
+
+            return explain
         return super().get_command(context, name)
 
 
