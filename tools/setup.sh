@@ -31,6 +31,7 @@ can_make_venvs || missing+=("$(venv_package)")
 can_compile || missing+=(gcc libc6-dev)
 command -v readelf >/dev/null || missing+=(binutils)
 command -v gdb >/dev/null || missing+=(gdb)
+command -v chromium >/dev/null || missing+=(chromium)
 
 if [ ${#missing[@]} -gt 0 ] && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
     say "installing ${missing[*]} with apt-get"
@@ -51,6 +52,7 @@ if ! can_make_venvs; then
 fi
 can_compile || say "warning: no C compiler: tests that need one are left out; install gcc and libc6-dev"
 command -v readelf >/dev/null || say "warning: no readelf: tests that need it are left out; install binutils"
+command -v chromium >/dev/null || say "warning: no chromium: tests of the page that explain writes are left out; install chromium"
 extras=dev
 if ! command -v gdb >/dev/null; then
     say "there is no gdb: taking the one from PyPI (jitunwind[gdb])"

@@ -33,7 +33,7 @@ def test_the_script_is_right_bash(tmp_path: Path) -> None:
     ("typed", "offered"),
     [
         ("jitunwind b", ["plain,bt"]),
-        ("jitunwind ", ["plain,audit", "plain,bt", "plain,completion", "plain,gdb"]),
+        ("jitunwind ", ["plain,audit", "plain,bt", "plain,completion", "plain,explain", "plain,gdb"]),
         ("jitunwind a", ["plain,audit"]),
         ("jitunwind bt --py", ["plain,--python"]),
         ("jitunwind bt --color a", ["plain,auto", "plain,always"]),

@@ -19,7 +19,7 @@ from jitunwind.elf.machine import Machine
 from jitunwind.errors import BadCore, JitunwindError, NoSuchProcess, NoSuchRegion, NothingToExplain
 from jitunwind.explain.data import as_data
 from jitunwind.explain.html import page
-from jitunwind.explain.model import Explained, Explainer, Listed, Summary
+from jitunwind.explain.model import Explained, Explainer, Listed, Summary, summary_of
 from jitunwind.explain.sources import Sources, owner_of
 from jitunwind.explain.text import printable, region_lines, regions_table, summary_lines
 from jitunwind.memory import Memory
@@ -137,7 +137,8 @@ def _read(
     sources = Sources(owner_of(Path(f"/proc/{target}") if is_number(target) else Path(target)))
     for left in reversed(range(_TRIES)):
         regions = Regions(memory, layout)
-        explainer = Explainer(regions, _tables(names or (Published.name,), memory), sources)
+        tables = _tables(names or (Published.name,), memory)
+        explainer = Explainer(regions, tables, sources)
         listed = explainer.listed()
         if not listed:
             raise NothingToExplain(f"no JIT code in {target}", _why_nothing(regions))
@@ -148,7 +149,8 @@ def _read(
     warnings = [*regions.warnings, *explainer.warnings]
     if not steady:
         warnings.append("JIT code came or went while it was read: some of this may be out of date")
-    return _Found(listed, explained, explainer.summary(explained), list(dict.fromkeys(warnings)))
+    summary = summary_of(explained, (each.name for each in tables))
+    return _Found(listed, explained, summary, list(dict.fromkeys(warnings)))
 
 
 def _why_nothing(regions: Regions) -> str:

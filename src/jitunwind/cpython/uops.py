@@ -9,7 +9,7 @@ all that they say of real traces is true. `explain` calls this.
 
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -17,7 +17,7 @@ from jitunwind.cpython.layout import Layout
 from jitunwind.cpython.objects import CODE_UNIT, CodeObject
 from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.errors import CorruptState, UnreadableMemory
-from jitunwind.memory import Memory
+from jitunwind.memory import Mapping, Memory
 from jitunwind.rows import WORD, Unknown
 
 MOST_MICRO_OPS = 1 << 14
@@ -127,16 +127,30 @@ class MicroOps:
     def _size(self, opcode: int) -> int | None:
         assert self.stencil_array is not None
         try:
-            address = self.stencil_array + self._layout.executor.stencil_group * opcode
-            size = self._memory.word(address + WORD)
+            element = self._memory.words(self.stencil_array + self._layout.executor.stencil_group * opcode, 3)
         except UnreadableMemory:
             return None
-        return size if size < _LARGEST_STENCIL else None
+        return element[1] if self._is_element(*element) else None
+
+    def _is_element(self, emit: int, code_size: int, data_size: int) -> bool:
+        """Whether a StencilGroup can begin with these."""
+        code = self._code
+        return (
+            code is not None
+            and code.start <= emit < code.end
+            and code_size < _LARGEST_STENCIL
+            and data_size < _LARGEST_STENCIL
+        )
+
+    @cached_property
+    def _code(self) -> Mapping | None:
+        """Where the interpreter's own machine code lies."""
+        return self._regions.interpreter_code()
 
     @cached_property
     def _data(self) -> list[tuple[int, bytes]]:
         """The interpreter's own data, (address, bytes) each: what its file has besides machine code."""
-        code = self._regions.interpreter_code()
+        code = self._code
         found, left = list[tuple[int, bytes]](), _MOST_SEARCHED
         if code is None or not code.path:
             return found
@@ -203,17 +217,14 @@ class MicroOps:
                 return
 
     def _candidates(self) -> Iterator[tuple[int, int]]:
-        """(address, size of code) of what can be elements: a pointer to machine code, and two small sizes."""
-        code = self._regions.interpreter_code()
-        assert code is not None
+        """(address, size of code) of what can be elements."""
+        code = self._code
+        if code is None:
+            return
         for start, data in self._data:
             words = struct.unpack_from(f"<{len(data) // WORD}Q", data)
-            for index, word in enumerate(words[:-2]):
-                if (
-                    code.start <= word < code.end
-                    and words[index + 1] < _LARGEST_STENCIL
-                    and words[index + 2] < _LARGEST_STENCIL
-                ):
+            for index in [i for i, word in enumerate(words[:-2]) if code.start <= word < code.end]:
+                if self._is_element(*words[index : index + 3]):
                     yield start + WORD * index, words[index + 1]
 
     def places(self, region: JitCode, trace: Sequence[MicroOp]) -> list[Place | None]:
@@ -241,7 +252,7 @@ class MicroOps:
         return found
 
 
-def _size_at(sizes: Mapping[int, int], base: int, stride: int, opcode: int) -> int | None:
+def _size_at(sizes: dict[int, int], base: int, stride: int, opcode: int) -> int | None:
     return sizes.get(base + stride * opcode)
 
 

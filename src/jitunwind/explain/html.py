@@ -109,12 +109,17 @@ class _Packed:
 
     def __init__(self) -> None:
         self._texts: dict[str, int] = {}
+        self._sources: dict[Source, int] = {}
         self._answers: dict[int, int] = {}
         self._answer_list: list[Answer] = []
 
     def shared(self) -> dict[str, Any]:
         """What all regions refer to."""
-        return {"texts": list(self._texts), "answers": [_answer(each) for each in self._answer_list]}
+        return {
+            "texts": list(self._texts),
+            "sources": [_source(each) for each in self._sources],
+            "answers": [_answer(each) for each in self._answer_list],
+        }
 
     def region(self, region: Explained) -> dict[str, Any]:
         listed = region.listed
@@ -130,7 +135,10 @@ class _Packed:
 
     def _block(self, block: Block) -> list[Any]:
         instructions = [part for each in block.instructions for part in self._instruction(each)]
-        return [block.start, block.title, block.detail, _source(block.source), block.skipped, instructions]
+        source = None
+        if block.source is not None:
+            source = self._sources.setdefault(block.source, len(self._sources))
+        return [block.start, block.title, block.detail, source, block.skipped, instructions]
 
     def _instruction(self, each: Instruction) -> tuple[int, int, int]:
         text = self._texts.setdefault(each.text, len(self._texts))
@@ -141,9 +149,7 @@ class _Packed:
         return each.offset, text, answer
 
 
-def _source(source: Source | None) -> list[Any] | None:
-    if source is None:
-        return None
+def _source(source: Source) -> list[Any]:
     return [source.function, source.file, source.line, source.text, source.bytecode]
 
 

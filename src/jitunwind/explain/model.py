@@ -8,7 +8,7 @@ of these and of nothing else.
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -25,7 +25,7 @@ from jitunwind.explain.differences import Difference, difference
 from jitunwind.explain.jumps import Jump, in_lanes
 from jitunwind.explain.notation import CFA, RETURN, Parts, parts
 from jitunwind.explain.sources import Sources
-from jitunwind.rows import Row, Unknown, UnwindTable
+from jitunwind.rows import WORD, Row, Unknown, UnwindTable
 
 REGISTERS = (CFA, RETURN, *(X86_64.register_names[register] for register in X86_64.callee_saved))
 LARGEST_EXPLAINED = 1 << 20
@@ -143,6 +143,7 @@ class Explainer:
         self._recovered = Recovered(X86_64, decode)
         self._micro_ops = MicroOps(regions)
         self._answers: dict[tuple[object, ...], Answer] = {}
+        self.names = regions.memory.names()
         self.warnings: list[str] = []
 
     def listed(self) -> list[Listed]:
@@ -261,21 +262,18 @@ class Explainer:
             self.warnings.append(f"{found.reason}: registers that it saves are not compared")
         return found
 
-    def summary(self, explained: Sequence[Explained]) -> Summary:
-        """The figures of some regions."""
-        summary = Summary(tables={each.name: Comparison() for each in self._others})
-        for region in explained:
-            summary.regions += 1
-            summary.micro_ops += region.listed.micro_ops or 0
-            summary.rows += region.rows
-            answers = Counter[int]()
-            by_id: dict[int, Answer] = {}
-            for each in region.instructions:
-                answers[id(each.answer)] += 1
-                by_id[id(each.answer)] = each.answer
-            for key, count in answers.items():
-                _count(summary, by_id[key], count)
-        return summary
+
+def summary_of(explained: Sequence[Explained], tables: Iterable[str]) -> Summary:
+    """The figures of some regions, explained with the tables of those names."""
+    summary = Summary(tables={name: Comparison() for name in tables})
+    for region in explained:
+        summary.regions += 1
+        summary.micro_ops += region.listed.micro_ops or 0
+        summary.rows += region.rows
+        answers = {id(each.answer): each.answer for each in region.instructions}
+        for key, count in Counter(id(each.answer) for each in region.instructions).items():
+            _count(summary, answers[key], count)
+    return summary
 
 
 def _count(summary: Summary, answer: Answer, count: int) -> None:
@@ -302,6 +300,7 @@ class _Reader:
         self._explainer, self._code, self._table = explainer, code, table
         self._others = explainer.others_of(code)
         self._shim = explainer.shim_row(code, table)
+        self._names = explainer.names
 
     def block(self, start: int, end: int, title: str, detail: str, source: Source | None) -> Block:
         """All of [start, end) is code."""
@@ -334,17 +333,33 @@ class _Reader:
         code, explainer = self._code, self._explainer
         last: tuple[object, ...] = ()
         answer: Answer | None = None
-        for offset, size, text, jump in listing(code.code, code.start, start, end):
+        for offset, size, text, jump, mentions in listing(code.code, code.start, start, end):
             row = _at(self._table, offset)
             others = tuple([_at(table, offset) for table in self._others])
             if answer is None or (row, others) != last:
                 answer = explainer.answer(row, others, None if offset < code.shim_size else self._shim)
                 last = (row, others)
             target = None
-            if jump is not None and 0 <= jump - code.start < code.size:
-                target = jump - code.start
-                text = text.replace(f"{jump:#x}", f"+{target:#x}")
+            if jump is not None:
+                target, text = self._relative(text, jump)
+            elif mentions is not None:
+                text = self._named(text, mentions)
             yield Instruction(offset, size, text, target, answer)
+
+    def _relative(self, text: str, address: int) -> tuple[int | None, str]:
+        """The offset of `address`, if it is in the region, and the text with that in its place."""
+        offset = address - self._code.start
+        if not 0 <= offset < self._code.size:
+            return None, text
+        return offset, text.replace(f"{address:#x}", f"+{offset:#x}")
+
+    def _named(self, text: str, address: int) -> str:
+        """The text, with the name of what is at `address`, or at the address that a constant there holds."""
+        offset, text = self._relative(text, address)
+        if offset is not None:
+            address = int.from_bytes(self._code.code[offset : offset + WORD], "little")
+        name = self._names.get(address)
+        return f"{text} <{name}>" if name else text
 
 
 def _at(table: UnwindTable | Unknown, offset: int) -> Row | Unknown:

@@ -9,7 +9,7 @@ const differing = document.getElementById("differing");
 const found = document.getElementById("found");
 const room = document.getElementById("region");
 const list = document.querySelector(".list");
-const AT_ONCE = 6000; // instructions; more of a region are shown when asked for
+const AT_ONCE = 3000; // instructions; more of a region are shown when asked for
 const parsed = new Map();
 let shown = { index: -1 };
 
@@ -17,6 +17,8 @@ function regionAt(index) {
   if (!parsed.has(index)) parsed.set(index, JSON.parse(document.getElementById(`region-${index}`).textContent));
   return parsed.get(index);
 }
+
+function sourceOf(number) { return number === null ? null : shared.sources[number]; }
 
 function make(tag, className, text) {
   const element = document.createElement(tag);
@@ -50,20 +52,19 @@ function show(index, all) {
   const heads = make("div", "heads");
   for (const head of ["Python", "micro-op", "machine code, and the unwind row of each instruction"]) heads.append(make("div", "", head));
   listing.append(heads);
-  let count = 0, place = "", before = null, left = 0;
+  let count = 0, before = null, left = 0;
   for (const block of region.blocks) {
     if (!all && count > AT_ONCE) { left += block[5].length / 3; continue; }
-    const [start, name, detail, source, skipped, code] = block;
+    const [, name, detail, from, skipped, code] = block;
+    const source = sourceOf(from);
     const here = source ? `${source[1]}:${source[2]}` : "";
     const box = make("div", "block");
     const where = make("div", "place"), uop = make("div", "uop"), body = make("div", "code");
-    if (here && here !== place) {
-      box.classList.add("line");
+    if (here) {
       where.append(make("span", "where", `${source[1].split("/").pop()}:${source[2]}`));
       where.firstChild.title = `${source[1]}:${source[2]}`;
       if (source[3] !== null) where.append(make("span", "python", source[3].trim()));
     }
-    place = here || place;
     uop.append(make("span", "name", name));
     const bytecode = source && source[4] !== null ? `bytecode ${source[4]}` : "";
     const said = [detail, bytecode].filter(Boolean).join(", ");
@@ -76,7 +77,7 @@ function show(index, all) {
     if (skipped) body.append(make("div", "skipped", `${skipped.toLocaleString("en")} bytes that no path reaches: constants, padding`));
     box.append(where, uop, body);
     listing.append(box);
-    shown.blocks.push({ box, block, where, uop });
+    shown.blocks.push({ box, block, where, uop, here });
   }
   const parts = [title, about];
   if (region.why) parts.push(make("p", "why", `Micro-ops are not told apart: ${region.why}.`));
@@ -122,7 +123,7 @@ function instruction(offset, text, answer, before) {
   }
   row.append(cell);
   if (said.differs.length) row.classList.add("differs");
-  for (const difference of said.differs) {
+  for (const difference of answer === before ? [] : said.differs) {
     if (old && JSON.stringify(old.differs.find(other => other[0] === difference[0])) === JSON.stringify(difference)) continue;
     row.append(make("div", "full", spelled(difference)));
   }
@@ -267,18 +268,15 @@ function wanted() {
   const query = search.value.trim().toLowerCase();
   const has = text => text.toLowerCase().includes(query);
   const texts = shared.texts.map(has);
+  const sources = shared.sources.map(each => [`${each[1]}:${each[2]}`, each[0], each[3] || ""].some(has));
   const inRows = /[=≠]/.test(query); // every row names registers: only what is said of them is looked for
   const answers = shared.answers.map(each => inRows && (has(each.whole) || each.differs.some(d => has(spelled(d)))));
   const differs = shared.answers.map(each => each.differs.length > 0);
   const address = /^(0x)?[0-9a-f]{6,16}$/.test(query) ? BigInt(query.startsWith("0x") ? query : "0x" + query) : null;
   return {
     query,
-    block: ([, name, detail, source]) => {
-      if (!query) return false;
-      const parts = [name, detail];
-      if (source) parts.push(`${source[1]}:${source[2]}`, source[0], source[3] || "");
-      return parts.some(has);
-    },
+    microOp: ([, name, detail]) => query !== "" && (has(name) || has(detail)),
+    source: ([, , , number]) => query !== "" && number !== null && sources[number],
     // What of an instruction is looked for: "at", "text" or "row"; "" where nothing is.
     instruction: (offset, text, answer, start) => {
       if (differing.checked && !differs[answer]) return "";
@@ -302,7 +300,7 @@ function mark() {
     const region = regionAt(index), start = BigInt("0x" + region.start);
     let count = 0;
     for (const block of region.blocks) {
-      const whole = want.block(block), code = block[5];
+      const whole = want.microOp(block) || want.source(block), code = block[5];
       for (let i = 0; i < code.length; i += 3) {
         if ((whole && (!differing.checked || shared.answers[code[i + 2]].differs.length)) || want.instruction(code[i], code[i + 1], code[i + 2], start)) count += 1;
       }
@@ -314,8 +312,9 @@ function mark() {
     cell.textContent = count.toLocaleString("en");
     line.classList.toggle("missed", !count && index !== shown.index);
   }
-  for (const { box, block, where, uop } of shown.blocks) {
-    const whole = active && want.block(block);
+  let place = "";
+  for (const { box, block, where, uop, here: line } of shown.blocks) {
+    const byName = active && want.microOp(block), bySource = active && want.source(block), whole = byName || bySource;
     let any = whole && !differing.checked;
     for (const row of box.querySelectorAll(".ins")) {
       const { offset, text, answer } = row.dataset;
@@ -323,9 +322,12 @@ function mark() {
       if (hit && want.query) row.dataset.hit = hit; else delete row.dataset.hit;
       any = any || hit !== "" || (whole && row.classList.contains("differs"));
     }
-    uop.classList.toggle("hit", whole);
-    where.classList.toggle("hit", whole);
+    uop.classList.toggle("hit", byName);
+    where.classList.toggle("hit", bySource);
     box.classList.toggle("missed", active && !any);
+    if (active && !any) continue;
+    box.classList.toggle("again", line === place || !line); // its line stands above already
+    place = line || place;
   }
   found.textContent = active
     ? `${total.toLocaleString("en")} instructions found in ${regions.toLocaleString("en")} regions, ${here.toLocaleString("en")} of them here`

@@ -31,18 +31,22 @@ class Sources:
         return lines[number - 1].rstrip()[:_LONGEST_LINE] if 0 < number <= len(lines) else None
 
     def _read(self, filename: str) -> list[str]:
-        if not os.path.isabs(filename) or "\0" in filename:
+        if not os.path.isabs(filename):
             return []
         try:
-            file = os.open(filename, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-        except OSError:
+            with open(filename, "rb", opener=_opener) as stream:
+                status = os.fstat(stream.fileno())
+                readable = status.st_mode & stat.S_IROTH or status.st_uid == self._owner
+                if not stat.S_ISREG(status.st_mode) or not readable:
+                    return []
+                return stream.read(_LARGEST_FILE).decode("utf-8", "replace").splitlines()
+        except (OSError, ValueError):  # not here; a name that can be none
             return []
-        with os.fdopen(file, "rb") as stream:
-            status = os.fstat(file)
-            public = status.st_mode & stat.S_IROTH or status.st_uid == self._owner
-            if not stat.S_ISREG(status.st_mode) or not public:
-                return []
-            return stream.read(_LARGEST_FILE).decode("utf-8", "replace").splitlines()
+
+
+def _opener(path: str, flags: int) -> int:
+    """What is no file is not waited for, and does not become the controlling terminal."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def owner_of(path: Path) -> int:

@@ -83,6 +83,9 @@ class CoreFile(Memory):
     def symbol(self, name: str) -> int | None:
         return self._symbols.get(name)
 
+    def names(self) -> dict[int, str]:
+        return {address: name for name, address in self._symbols.items()}
+
     @cached_property
     def _symbols(self) -> dict[str, int]:
         """The dynamic symbols of the program, which is mapped first, and of a libpython, if there is one."""

@@ -12,13 +12,14 @@ _NEAR = (OpKind.NEAR_BRANCH16, OpKind.NEAR_BRANCH32, OpKind.NEAR_BRANCH64)
 
 
 class Listed(NamedTuple):
-    """The instruction at `offset` of a region. `jump`: the address that it jumps to or calls directly; None, if
-    it does not."""
+    """The instruction at `offset` of a region. `jump`: the address that it jumps to or calls directly; `mentions`:
+    one that it holds, as a 64-bit immediate or relative to itself. None, if there is none."""
 
     offset: int
     size: int
     text: str
     jump: int | None
+    mentions: int | None
 
 
 def listing(code: bytes, base: int, start: int, end: int) -> Iterator[Listed]:
@@ -32,12 +33,17 @@ def listing(code: bytes, base: int, start: int, end: int) -> Iterator[Listed]:
         decoder.decode_out(instruction)
         size = instruction.len
         if instruction.is_invalid or not size:
-            yield Listed(at, end - at, "(bad)", None)
+            yield Listed(at, end - at, "(bad)", None, None)
             return
-        direct = instruction.op0_kind in _NEAR
-        text = formatter.format(instruction)
-        yield Listed(at, size, text, instruction.near_branch_target if direct else None)
+        jump = instruction.near_branch_target if instruction.op0_kind in _NEAR else None
+        yield Listed(at, size, formatter.format(instruction), jump, _mentioned(instruction))
         at += size
+
+
+def _mentioned(instruction: Instruction) -> int | None:
+    if instruction.is_ip_rel_memory_operand:
+        return instruction.ip_rel_memory_address
+    return instruction.immediate64 if instruction.op1_kind == OpKind.IMMEDIATE64 else None
 
 
 def _formatter() -> Formatter:
