@@ -1,7 +1,9 @@
 """Micro-ops of real executors: held against the interpreter's own account, its symbols and its machine code."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,6 +164,21 @@ def test_damaged_executors_are_refused_with_a_reason(damaged: tuple[Program, Wri
     memory.write(region.executor + of.code_size, b"\xff\xff\xff\xff")
     with pytest.raises(CorruptState, match="claims 4294967295 micro-ops"):
         micro_ops.trace(region)
+
+
+def test_one_damaged_trace_does_not_hide_the_others_sizes(python: Interpreter) -> None:
+    with running(python, "side_exits") as program, WritableProcess(program.pid) as memory:
+        os.kill(program.pid, signal.SIGSTOP)
+        micro_ops, regions = all_of(memory)
+        right = micro_ops.stencil_array
+        longest = max(regions, key=lambda region: len(micro_ops.trace(region)))
+        trace = memory.word(longest.executor + read_layout(memory).executor.trace)
+        memory.write(trace + 24, (0x7FFF).to_bytes(2, "little"))
+        micro_ops, _ = all_of(memory)
+        assert micro_ops.stencil_array == right
+        assert micro_ops.offsets(longest, micro_ops.trace(longest)) == Unknown(
+            "the machine code is not that of the executor's trace"
+        )
 
 
 def test_an_interpreter_without_the_arrays_gives_numbers(damaged: tuple[Program, WritableProcess]) -> None:

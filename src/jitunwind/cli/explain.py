@@ -12,20 +12,27 @@ import click
 
 from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.audit.tables import FromFile, Published, Tables
-from jitunwind.cli.output import is_coloured, print_warning, progress
+from jitunwind.cli.output import is_coloured, print_warning, printable, progress
 from jitunwind.cpython.layout import Layout, read_layout
 from jitunwind.cpython.regions import Regions
 from jitunwind.elf.machine import Machine
-from jitunwind.errors import BadCore, JitunwindError, NoSuchProcess, NoSuchRegion, NothingToExplain
+from jitunwind.errors import (
+    BadCore,
+    JitunwindError,
+    NoSuchProcess,
+    NoSuchRegion,
+    NothingToExplain,
+    UnreadableMemory,
+)
 from jitunwind.explain.data import as_data
 from jitunwind.explain.html import page
 from jitunwind.explain.model import Explained, Explainer, Listed, Summary, summary_of
 from jitunwind.explain.sources import Sources, owner_of
-from jitunwind.explain.text import printable, region_lines, regions_table, summary_lines
+from jitunwind.explain.text import region_lines, regions_table, summary_lines
 from jitunwind.memory import Memory
 from jitunwind.memory.core import check_core, program_here
 from jitunwind.memory.corefile import CoreFile
-from jitunwind.memory.live import check_process, is_number
+from jitunwind.memory.live import check_process, is_alive, is_number
 from jitunwind.memory.process import LiveProcess
 
 _TRIES = 3
@@ -77,11 +84,8 @@ def explain(
     begin = time.monotonic()
     with _opened(target, exe) as memory:
         layout = read_layout(memory)
-        try:
-            with progress(f"reading {target}"):
-                found = _read(memory, layout, target, region, names, bool(region or output or as_json))
-        except (FileNotFoundError, ProcessLookupError):  # of /proc
-            raise NoSuchProcess(f"process {target} has ended while it was read") from None
+        with progress(f"reading {target}"):
+            found = _read(memory, layout, target, region, names, bool(region or output or as_json))
     subject = f"process {target}" if is_number(target) else f"core {target}"
     python = f"CPython {layout.version_text}"
     if as_json:
@@ -119,8 +123,13 @@ def _opened(target: str, exe: str | None) -> Iterator[Memory]:
         if exe is not None:
             raise click.UsageError("--exe is for cores: a live process says itself what it runs")
         check_process(int(target))
-        with LiveProcess(int(target)) as process:
-            yield process
+        try:
+            with LiveProcess(int(target)) as process:
+                yield process
+        except (FileNotFoundError, ProcessLookupError, UnreadableMemory):
+            if is_alive(int(target)):
+                raise
+            raise NoSuchProcess(f"process {target} has ended while it was read") from None
         return
     core = Path(target)
     if not core.exists():

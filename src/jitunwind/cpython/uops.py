@@ -25,6 +25,7 @@ MOST_MICRO_OPS = 1 << 14
 _LARGEST_STENCIL = 1 << 16
 _MOST_SEARCHED = 1 << 27
 _MOST_SAMPLES = 64
+_MOST_TRIED = 8
 _ENOUGH_STORES = 2
 """Stores of the instruction pointer that must lie where an array of stencils says, for it to be believed."""
 _INSTRUCTION = struct.Struct("<HHIQQ")
@@ -187,19 +188,19 @@ class MicroOps:
     def stencil_array(self) -> int | None:
         """The address of `stencil_groups` (jit_stencils.h: the function that emits a stencil, the sizes of its
         code and data, and more). Each place where such an element could stand is tried for the first micro-op
-        of a trace; the one is right at which all traces have elements, fit their code, and have each store of
+        of a trace; the one is right at which most traces have elements, fit their code, and have each store of
         the instruction pointer in the code of its micro-op. None, unless there is one such place."""
-        samples = list(self._samples())
-        if not samples:
-            return None
+        samples = sorted(self._samples(), key=lambda sample: -len(sample[1]))
         stride = self._layout.executor.stencil_group
-        sizes = dict(self._candidates())
-        _, trace = samples[0]
-        opcodes = {each.opcode for each in trace}
-        bases = [at - stride * trace[0].opcode for at in sizes]
-        bases = [b for b in bases if all(b + stride * opcode in sizes for opcode in opcodes)]
-        right = [base for base in bases if _fits(samples, partial(_size_at, sizes, base, stride))]
-        return right[0] if len(right) == 1 else None
+        sizes = dict(self._candidates()) if samples else {}
+        for _, trace in samples[:_MOST_TRIED]:
+            opcodes = {each.opcode for each in trace}
+            bases = [at - stride * trace[0].opcode for at in sizes]
+            bases = [base for base in bases if all(base + stride * opcode in sizes for opcode in opcodes)]
+            right = [base for base in bases if _fits(samples, partial(_size_at, sizes, base, stride))]
+            if right:
+                return right[0] if len(right) == 1 else None
+        return None
 
     def _samples(self) -> Iterator[tuple[JitCode, list[MicroOp]]]:
         count = 0
@@ -257,13 +258,10 @@ def _size_at(sizes: dict[int, int], base: int, stride: int, opcode: int) -> int 
 
 
 def _fits(samples: Sequence[tuple[JitCode, list[MicroOp]]], size_of: Callable[[int], int | None]) -> bool:
-    stores = 0
-    for region, trace in samples:
-        found = _offsets(region, trace, size_of)
-        if found is None:
-            return False
-        stores += found[1]
-    return stores >= _ENOUGH_STORES
+    """Whether most of the samples are as the sizes say: one may be damaged, or have changed meanwhile."""
+    found = [_offsets(region, trace, size_of) for region, trace in samples]
+    fitting = [stores for _, stores in filter(None, found)]
+    return 2 * len(fitting) > len(samples) and sum(fitting) >= _ENOUGH_STORES
 
 
 def _offsets(

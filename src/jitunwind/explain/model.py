@@ -6,7 +6,7 @@ In come a process's regions, the tables to hold against the recovered one, and s
 of these and of nothing else.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -329,22 +329,32 @@ class _Reader:
                 found.append(Block(first, last, title, "", source, [], last - first))
         return found
 
+    @cached_property
+    def _answers(self) -> tuple[list[int], list[Answer]]:
+        """What the tables say, by the offset from which it holds."""
+        code, tables = self._code, [self._table, *self._others]
+        known = [table.offsets for table in tables if isinstance(table, UnwindTable)]
+        changes = sorted({0, code.shim_size, *(offset for offsets in known for offset in offsets)})
+        answers = []
+        for offset in changes:
+            row, *others = (_at(table, offset) for table in tables)
+            shim = None if offset < code.shim_size else self._shim
+            answers.append(self._explainer.answer(row, tuple(others), shim))
+        return changes, answers
+
     def _instructions(self, start: int, end: int) -> Iterator[Instruction]:
-        code, explainer = self._code, self._explainer
-        last: tuple[object, ...] = ()
-        answer: Answer | None = None
+        changes, answers = self._answers
+        index, code = bisect_right(changes, start) - 1, self._code
+        changes = [*changes[1:], code.size]
         for offset, size, text, jump, mentions in listing(code.code, code.start, start, end):
-            row = _at(self._table, offset)
-            others = tuple([_at(table, offset) for table in self._others])
-            if answer is None or (row, others) != last:
-                answer = explainer.answer(row, others, None if offset < code.shim_size else self._shim)
-                last = (row, others)
+            while changes[index] <= offset:
+                index += 1
             target = None
             if jump is not None:
                 target, text = self._relative(text, jump)
             elif mentions is not None:
                 text = self._named(text, mentions)
-            yield Instruction(offset, size, text, target, answer)
+            yield Instruction(offset, size, text, target, answers[index])
 
     def _relative(self, text: str, address: int) -> tuple[int | None, str]:
         """The offset of `address`, if it is in the region, and the text with that in its place."""

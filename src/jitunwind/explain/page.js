@@ -230,6 +230,7 @@ function draw() {
     const x = from.x - 5 - ((which === null ? lanes - 1 : which) + .5) * lane;
     const wire = `M${from.x} ${from.y}H${x}V${to.y}H${to.x}`;
     for (const name of ["wire", "reach"]) path(group, name, wire);
+    if (which === null) path(group, "stub", `M${from.x} ${from.y}h-9`); // the whole of it when it is asked for
     if (!heads.has(target)) path(group, "head", `M${to.x + 1} ${to.y}l-5 -3v6z`);
     heads.add(target);
     group.dataset.jump = `${source},${target}`;

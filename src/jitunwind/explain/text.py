@@ -8,19 +8,13 @@ from collections.abc import Iterator, Sequence
 
 import click
 
+from jitunwind.cli.output import printable
 from jitunwind.explain.jumps import Jump
 from jitunwind.explain.model import Answer, Block, Explained, Listed, Source, Summary
 from jitunwind.explain.notation import Parts, defined, line
 
 _TEXT = 44
 _SAME = "  "
-
-
-def printable(text: str) -> str:
-    """`text` of the process's own making, with what could command a terminal made visible."""
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def regions_table(regions: Sequence[Listed]) -> Iterator[str]:

@@ -76,6 +76,8 @@ def load_segments(path: str) -> list[Segment]:
 
 def is_code(path: Path, offset: int) -> bool:
     """Whether the ELF file at `path` has machine code at that offset; not, where there is no such file."""
+    if not path.is_file():  # a core may name what is none, and opening that can wait for ever
+        return False
     try:
         with path.open("rb") as file:
             return any(

@@ -94,7 +94,8 @@ class CoreFile(Memory):
             begins.setdefault(file.path, file.start)
         symbols: dict[str, int] = {}
         for index, (path, base) in enumerate(begins.items()):
-            if not index or os.path.basename(path).startswith("libpython"):
+            likely = not index or os.path.basename(path).startswith("libpython")
+            if likely and os.path.isfile(path):
                 symbols = {**dynamic_symbols(Path(path), base), **symbols}
         return symbols
 
