@@ -39,10 +39,13 @@ if [ ${#missing[@]} -gt 0 ] && command -v apt-get >/dev/null && [ "$(id -u)" = 0
     log=$(mktemp)
     trap 'rm -f "$log"' EXIT
     # Without a list of packages, or with an old one, the first try fails.
-    install() { apt-get install -y -q --no-install-recommends "${missing[@]}" </dev/null >"$log" 2>&1; }
-    if ! install && ! { apt-get update -q </dev/null >"$log" 2>&1 && install; }; then
-        grep -E '^[EW]:' "$log" >&2 || tail -n 5 "$log" >&2
-        say "apt-get could not install ${missing[*]}"
+    install() { apt-get install -y -q --no-install-recommends "$@" </dev/null >"$log" 2>&1; }
+    if ! install "${missing[@]}" && ! { apt-get update -q </dev/null >"$log" 2>&1 && install "${missing[@]}"; }; then
+        for each in "${missing[@]}"; do # one that is not to be had does not keep the others away
+            install "$each" && continue
+            grep -E '^[EW]:' "$log" >&2 || tail -n 5 "$log" >&2
+            say "apt-get could not install $each"
+        done
     fi
 fi
 

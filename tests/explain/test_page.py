@@ -233,6 +233,12 @@ def test_what_a_search_leaves_has_its_python_line_above_it(browser: Page, writte
     assert seen(browser, ".block:not(.again) .python") == 1
 
 
+def test_a_python_line_stands_once_above_all_that_was_made_of_it(browser: Page, written: Path) -> None:
+    browser.open(address(written, "region=1"))
+    assert seen(browser, ".block") == 9
+    assert (seen(browser, ".where"), seen(browser, ".python")) == (5, 5)  # two micro-ops of each line
+
+
 def test_only_differing_rows(browser: Page, written: Path) -> None:
     browser.open(address(written, "search=push"))
     browser.click("#differing")
