@@ -14,7 +14,7 @@ from jitunwind.explain.model import Answer, Block, Explained, Listed, Source, Su
 from jitunwind.explain.notation import Parts, defined, line
 
 _TEXT = 44
-_SAME = "  "
+_GAP = "  "
 
 
 def regions_table(regions: Sequence[Listed]) -> Iterator[str]:
@@ -67,7 +67,8 @@ def region_lines(region: Explained) -> Iterator[str]:
         yield _title(block)
         for each in block.instructions:
             lines = gutter.at(each.offset)
-            yield f"    {lines} +{each.offset:<#7x} {each.text:<{_TEXT}} {_row(each.answer, before)}".rstrip()
+            code = f"+{each.offset:<#7x} {printable(each.text):<{_TEXT}}"
+            yield f"    {lines} {code} {_row(each.answer, before)}".rstrip()
             for name, found in each.answer.differences.items():
                 if before is None or before.differences.get(name) != found:
                     yield f"    {' ' * len(lines)} " + click.style(
@@ -105,7 +106,7 @@ def _row(answer: Answer, before: Answer | None) -> str:
     differing = (
         f"≠ {printable(name)}: {' '.join(found.registers)}" for name, found in answer.differences.items()
     )
-    return _SAME.join([said, *(click.style(text, fg="red") for text in differing)])
+    return _GAP.join([said, *(click.style(text, fg="red") for text in differing)])
 
 
 def _difference(name: str, said: Parts, recovered: Parts) -> str:
