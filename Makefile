@@ -8,7 +8,7 @@ VERSIONS := 3.14 3.15
 # GDB from PyPI lies in .venv, and is the second choice.
 export PATH := $(PATH):$(CURDIR)/$(VENV)/bin
 
-.PHONY: help setup interpreters test lint format demo bench witness libraries audit clean
+.PHONY: help setup interpreters test lint format demo bench witness libraries audit picture clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -61,6 +61,9 @@ audit: interpreters ## docs/audit.md: 1,000,000 instructions of JIT code stepped
 	@[ -e build/pyperformance ] || $(VENV)/bin/python -m pip install -q --disable-pip-version-check \
 		--no-deps --target build/pyperformance pyperf pyperformance
 	@$(VENV)/bin/python bench/audit.py build/pyperformance --into docs/audit.md
+
+picture: interpreters ## docs/explain.png and docs/explain-phone.png: what explain shows of tools/hot.py
+	@$(VENV)/bin/python tools/picture.py
 
 clean: ## remove .venv and what builds and tests leave (fetched interpreters stay)
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -33,6 +33,7 @@ command -v g++ >/dev/null || missing+=(g++)
 command -v readelf >/dev/null || missing+=(binutils)
 command -v llvm-dwarfdump >/dev/null || missing+=(llvm)
 command -v gdb >/dev/null || missing+=(gdb)
+command -v chromium >/dev/null || missing+=(chromium)
 
 if [ ${#missing[@]} -gt 0 ] && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
     say "installing ${missing[*]} with apt-get"
@@ -40,10 +41,13 @@ if [ ${#missing[@]} -gt 0 ] && command -v apt-get >/dev/null && [ "$(id -u)" = 0
     log=$(mktemp)
     trap 'rm -f "$log"' EXIT
     # Without a list of packages, or with an old one, the first try fails.
-    install() { apt-get install -y -q --no-install-recommends "${missing[@]}" </dev/null >"$log" 2>&1; }
-    if ! install && ! { apt-get update -q </dev/null >"$log" 2>&1 && install; }; then
-        grep -E '^[EW]:' "$log" >&2 || tail -n 5 "$log" >&2
-        say "apt-get could not install ${missing[*]}"
+    install() { apt-get install -y -q --no-install-recommends "$@" </dev/null >"$log" 2>&1; }
+    if ! install "${missing[@]}" && ! { apt-get update -q </dev/null >"$log" 2>&1 && install "${missing[@]}"; }; then
+        for each in "${missing[@]}"; do # one that is not to be had does not keep the others away
+            install "$each" && continue
+            grep -E '^[EW]:' "$log" >&2 || tail -n 5 "$log" >&2
+            say "apt-get could not install $each"
+        done
     fi
 fi
 
@@ -54,6 +58,7 @@ fi
 can_compile || say "warning: no C compiler: tests that need one are left out; install gcc and libc6-dev"
 command -v readelf >/dev/null || say "warning: no readelf: tests that need it are left out; install binutils"
 command -v llvm-dwarfdump >/dev/null || say "warning: no llvm-dwarfdump: tests that need it are left out; install llvm"
+command -v chromium >/dev/null || say "warning: no chromium: tests of the page that explain writes are left out; install chromium"
 extras=dev
 if ! command -v gdb >/dev/null; then
     say "there is no gdb: taking the one from PyPI (jitunwind[gdb])"

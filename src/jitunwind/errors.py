@@ -118,6 +118,14 @@ class NothingToAudit(JitunwindError):
     hint = "let it run longer; for a Python with a JIT: PYTHON_JIT=1, and code that gets hot"
 
 
+class NothingToExplain(JitunwindError):
+    """A process or a core without JIT code."""
+
+
+class NoSuchRegion(JitunwindError):
+    """No region is the one that was asked for."""
+
+
 class GdbMissing(JitunwindError):
     """No GDB to work with."""
 

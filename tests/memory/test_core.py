@@ -1,5 +1,6 @@
 """Core files made by hand: what they say of themselves, and what damaged ones are refused with."""
 
+import os
 import random
 import struct
 from pathlib import Path
@@ -7,16 +8,19 @@ from pathlib import Path
 import pytest
 
 from jitunwind.elf.image import Machine
-from jitunwind.errors import BadCore
+from jitunwind.errors import BadCore, UnreadableMemory
 from jitunwind.memory.core import (
+    MappedFile,
     Program,
     Segment,
     can_have_left,
     check_core,
     is_core,
     load_segments,
+    mapped_files,
     program_of,
 )
+from jitunwind.memory.corefile import CoreFile
 
 PT_LOAD, PT_NOTE = 1, 4
 ENTRY = 0x401040
@@ -126,3 +130,31 @@ def test_what_is_no_program_cannot_have_left_it(tmp_path: Path) -> None:
     text.write_text("x" * 100)
     assert not can_have_left(text, ENTRY)
     assert not can_have_left(tmp_path / "missing", ENTRY)
+
+
+def test_the_files_that_were_mapped(core: Path, tmp_path: Path) -> None:
+    libc = MappedFile(0x7F0000000000, 0x7F0000001000, 0, "/usr/lib/libc.so.6")
+    assert mapped_files(core, None) == [MappedFile(0x400000, 0x402000, 0, EXE), libc]
+    assert mapped_files(core, tmp_path)[0].path == str(tmp_path)
+
+
+def test_memory_is_what_the_core_stored_and_else_what_its_files_have(core: Path, tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_bytes(bytes(range(256)) * 16)
+    with CoreFile(core, program) as memory:
+        assert memory.read(0x400000, 16) == bytes(16)
+        assert memory.read(0x400008, 16) == bytes(8) + bytes(range(16, 24))
+        assert memory.read(0x400100, 4) == bytes(range(4))
+        assert [mapping.path for mapping in memory.mappings() if mapping.start == 0x400000] == [str(program)]
+        for address in (0x401000, 0x402000, 0x7F0000002010, 8):  # behind the file's end; mapped by nobody
+            with pytest.raises(UnreadableMemory):
+                memory.checked_read(address, 8)
+
+
+def test_what_is_no_file_is_not_waited_for(core: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with CoreFile(core, tmp_path / "fifo") as memory:
+        assert memory.symbol("_PyRuntime") is None
+        assert not any(mapping.executable for mapping in memory.mappings() if mapping.start == 0x7F0000000000)
+        with pytest.raises(UnreadableMemory):
+            memory.read(0x400100, 4)

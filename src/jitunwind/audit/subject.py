@@ -14,9 +14,10 @@ from jitunwind.audit.tables import Published, shim_frames
 from jitunwind.cpython.dump import Dump, Frames, load, take
 from jitunwind.cpython.layout import read_layout
 from jitunwind.cpython.regions import Regions
+from jitunwind.elf.machine import Machine
 from jitunwind.errors import JitunwindError, NoSuchProcess, NothingToAudit
 from jitunwind.memory import Memory
-from jitunwind.memory.core import is_core
+from jitunwind.memory.core import check_core, is_core, program_here
 from jitunwind.memory.corefile import CoreFile
 from jitunwind.memory.live import check_process, is_number
 
@@ -43,7 +44,9 @@ def dump_of(target: str, exe: Path | None, warn: Warn) -> Dump:
             f"{target} is neither a process number nor a file", "name a PID, a core or a dump"
         )
     elif is_core(path):
-        dump = dump_in(CoreFile(path, exe), warn)
+        check_core(path, Machine.X86_64)
+        with CoreFile(path, program_here(path, str(exe) if exe is not None else None)) as core:
+            dump = dump_in(core, warn)
     else:
         dump = load(path)
     if not dump.codes:

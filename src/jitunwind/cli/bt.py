@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from jitunwind.cli.output import UNUSABLE, is_coloured, print_warning, progress
+from jitunwind.cli.output import UNUSABLE, is_coloured, print_warning, printable, progress
 from jitunwind.errors import BadCore, JitunwindError, NoSuchThread, NotPython
 from jitunwind.gdbplugin.backtrace import Report, Wanted, of_core, of_process
 from jitunwind.gdbplugin.launch import find_gdb
@@ -117,7 +117,7 @@ def _print(stacks: dict[str, Any], report: Report, coloured: bool) -> None:
     where = f"core {stacks['core']}" if stacks["core"] else f"process {stacks['pid']}"
     lines = [click.style(f"{where}, {python}", dim=True)]
     for thread in stacks["threads"]:
-        lines += ["", f"Thread {click.style(thread['tid'], bold=True)} ({_plain(thread['name'])})"]
+        lines += ["", f"Thread {click.style(thread['tid'], bold=True)} ({printable(thread['name'])})"]
         width = len(str(len(thread["frames"])))
         lines += [_line(frame, width) for frame in thread["frames"]]
     whole = "all stacks are whole" if stacks["complete"] else "NOT every stack is whole"
@@ -127,19 +127,12 @@ def _print(stacks: dict[str, Any], report: Report, coloured: bool) -> None:
     click.echo("\n".join(lines), color=coloured)
 
 
-def _plain(text: str) -> str:
-    """`text` of the process's own making, with what could command a terminal made visible."""
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-
-
 def _line(frame: dict[str, Any], width: int) -> str:
     kind = frame["kind"]
     address = " " * 18 if kind == "python" else f"{int(frame['pc'], 16):#018x}"
     text = click.style(f"#{frame['index']:<{width}} {address} ", dim=True)
-    text += click.style(f"{kind:<7}{_plain(frame['name'])}", **_STYLES[kind])
+    text += click.style(f"{kind:<7}{printable(frame['name'])}", **_STYLES[kind])
     if frame["file"] is not None:
         style: dict[str, Any] = {"dim": True} if kind == "native" else {"fg": "yellow"}
-        text += click.style(f" at {_plain(frame['file'])}:{frame['line']}", **style)
+        text += click.style(f" at {printable(frame['file'])}:{frame['line']}", **style)
     return text

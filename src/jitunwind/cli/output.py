@@ -26,6 +26,13 @@ def is_coloured(choice: str, stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
+def printable(text: str) -> str:
+    """`text` of the process's own making, with what could command a terminal made visible."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 @contextlib.contextmanager
 def progress(text: str) -> Iterator[None]:
     """Says what is being done while it is, on a terminal only."""

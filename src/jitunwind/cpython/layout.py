@@ -88,6 +88,8 @@ class ExecutorLayout:
     """Of the interpreter's flag that says whether its JIT is on; in every build, with a JIT or without."""
     shim_in_region: bool
     """Each executor's machine code begins with a shim of its own (3.14)."""
+    stencil_group: int
+    """Bytes of a StencilGroup (jit_stencils.h, which CPython's Tools/jit writes)."""
 
 
 EXIT_SIZE = 16
@@ -112,6 +114,7 @@ EXECUTORS = {
         frame_register=R12,
         jit_switch=223184,
         shim_in_region=True,
+        stencil_group=40,
     ),
     (3, 15): ExecutorLayout(
         lists=(223464,),
@@ -130,6 +133,7 @@ EXECUTORS = {
         frame_register=R13,
         jit_switch=223408,
         shim_in_region=False,
+        stencil_group=88,
     ),
 }
 """By (major, minor); from 3.14.10 and 3.15.2. A build with other offsets is found out by `executors`."""

@@ -249,23 +249,30 @@ class Regions:
         executor->jit_code. None on 3.14, where each executor has its own, and where it is not found."""
         if self.layout.executor.shim_in_region:
             return None
-        mapping = self._interpreter_code()
+        mapping = self.interpreter_code()
         if mapping is None:
             return None
         try:
             code = self.memory.checked_read(mapping.start, mapping.end - mapping.start)
         except UnreadableMemory:
             return None
-        call = b"\x41\xff\x54\x24" + bytes([self.layout.executor.jit_code])  # call *jit_code(%r12)
         at = -1
-        while (at := code.find(call, at + 1)) != -1:
+        while (at := code.find(self._entry_call, at + 1)) != -1:
             start = code.rfind(ENTRY_SHIM, max(at - LONGEST_SHIM, 0), at)
             end = code.find(b"\x5d\xc3", at, at + LONGEST_SHIM)  # pop %rbp; ret
             if start != -1 and end != -1:
                 return Region(mapping.start + start, end + 2 - start, SHIM_NAME, RegionKind.SHIM)
         return None
 
-    def _interpreter_code(self) -> Mapping | None:
+    @property
+    def _entry_call(self) -> bytes:
+        return b"\x41\xff\x54\x24" + bytes([self.layout.executor.jit_code])  # call *jit_code(%r12)
+
+    def entry_call(self, shim: bytes) -> int:
+        """Where bodies return to in the machine code of `entry_shim`, which calls them once: an offset."""
+        return shim.index(self._entry_call) + len(self._entry_call)
+
+    def interpreter_code(self) -> Mapping | None:
         """The mapping of the interpreter's own machine code: of `PyObject_Call`, or in a program without
         symbols that of the file that `_PyRuntime` lies in."""
         mappings = self.memory.mappings()

@@ -15,9 +15,9 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from jitunwind.elf.machine import Machine
-from jitunwind.errors import BadCore, GdbFailed, NoSuchProcess, NotPermitted
+from jitunwind.errors import GdbFailed, NoSuchProcess, NotPermitted
 from jitunwind.gdbplugin.launch import STACK, load_line, why_unfit
-from jitunwind.memory.core import can_have_left, check_core, program_of
+from jitunwind.memory.core import check_core, program_here
 from jitunwind.memory.live import (
     check_process,
     is_alive,
@@ -81,14 +81,8 @@ def of_process(gdb: str, pid: int, wanted: Wanted) -> Report:
 def of_core(gdb: str, core: Path, program: str | None, wanted: Wanted) -> Report:
     """The stacks in a core file, left by `program` (None: what the core itself says). BadCore, GdbFailed."""
     check_core(core, Machine.X86_64)
-    own, entry = program_of(core)
-    exe = program or own
-    if exe is not None and not Path(exe).is_file():
-        raise BadCore(f"{core} was left by {exe}, which is not here", "name that program with --exe")
-    if exe is not None and not can_have_left(Path(exe), entry):
-        left_by = own or "another program"
-        raise BadCore(f"{core} was left by {left_by}, not by this {exe}", "name the right one with --exe")
-    arguments = ["-c", str(core)] if exe is None else [exe, "-c", str(core)]
+    exe = program_here(core, program)
+    arguments = ["-c", str(core)] if exe is None else [str(exe), "-c", str(core)]
     answer = _run(gdb, arguments, wanted)
     return Report(answer.checked(gdb), 0.0, answer.said)
 

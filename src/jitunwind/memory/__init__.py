@@ -33,6 +33,10 @@ class Memory(ABC):
     def symbol(self, name: str) -> int | None:
         """The address of a global symbol of the process; None where there is none."""
 
+    def names(self) -> dict[int, str]:
+        """The global symbols of the program by address; none where they are not known."""
+        return {}
+
     def checked_read(self, address: int, size: int) -> bytes:
         """`read`, with addresses and sizes that cannot be refused before anyone is asked."""
         if not (

@@ -74,6 +74,20 @@ def load_segments(path: str) -> list[Segment]:
         ]
 
 
+def is_code(path: Path, offset: int) -> bool:
+    """Whether the ELF file at `path` has machine code at that offset; not, where there is no such file."""
+    if not path.is_file():  # a core may name what is none, and opening that can wait for ever
+        return False
+    try:
+        with path.open("rb") as file:
+            return any(
+                kind == _PT_LOAD and flags & _PF_X and start <= offset < start + in_file
+                for kind, flags, start, _, _, in_file, _, _ in _program_headers(file)
+            )
+    except (OSError, BadCore):
+        return False
+
+
 def is_core(path: Path) -> bool:
     """Whether there is an ELF core file at `path`."""
     try:
@@ -117,6 +131,15 @@ def check_core(path: Path, machine: Machine) -> None:
         raise BadCore(f"{path} is cut short: it has {size} of {needed} bytes")
 
 
+class MappedFile(NamedTuple):
+    """[start, end) of the process, which the file at `path` holds from `offset` on."""
+
+    start: int
+    end: int
+    offset: int
+    path: str
+
+
 class Program(NamedTuple):
     """What a core says of the program that left it: the file that was mapped where execution began (None, if
     it does not say), and the address at which it began (0 likewise)."""
@@ -134,19 +157,30 @@ def program_of(path: Path) -> Program:
     return Program(next((file.path for file in files if file.start <= entry < file.end), None), entry)
 
 
-class MappedFile(NamedTuple):
-    """[start, end) of the process is the file at `path`, from `offset` on."""
+def program_here(core: Path, named: str | None) -> Path | None:
+    """The program that left the core, on this machine: the one `named`, or the one that the core names; None
+    where it names none. BadCore, where it is not here, or is another one."""
+    own, entry = program_of(core)
+    exe = named or own
+    if exe is None:
+        return None
+    if not Path(exe).is_file():
+        raise BadCore(f"{core} was left by {exe}, which is not here", "name that program with --exe")
+    if not can_have_left(Path(exe), entry):
+        left_by = own or "another program"
+        raise BadCore(f"{core} was left by {left_by}, not by this {exe}", "name the right one with --exe")
+    return Path(exe)
 
-    start: int
-    end: int
-    offset: int
-    path: str
 
-
-def mapped_files(path: Path) -> list[MappedFile]:
-    """The files that were mapped in the process that left the core at `path`. BadCore, OSError."""
-    with path.open("rb") as file:
-        return _files(dict(_notes(file)).get(_NT_FILE, b""))
+def mapped_files(core: Path, program: Path | None) -> list[MappedFile]:
+    """What the core says was mapped, by rising address; its program's own file under the path `program`, if
+    one is given. BadCore, OSError."""
+    with core.open("rb") as file:
+        found = _files(dict(_notes(file)).get(_NT_FILE, b""))
+    own = program_of(core).path
+    if program is not None:
+        found = [each._replace(path=str(program)) if each.path == own else each for each in found]
+    return sorted(found)
 
 
 def can_have_left(program: Path, entry: int) -> bool:
@@ -182,7 +216,7 @@ def _entry(auxv: bytes) -> int:
 
 
 def _files(data: bytes) -> list[MappedFile]:
-    """Of an NT_FILE note: a count, the page size, three words for each file (the last one in pages), the names."""
+    """Each mapped file: a count, the page size, three words each, then the names. Offsets are in pages."""
     if len(data) < 16:
         return []
     count, page = struct.unpack_from("<QQ", data)
@@ -191,6 +225,6 @@ def _files(data: bytes) -> list[MappedFile]:
     names = data[16 + 24 * count :].split(b"\0")
     ranges = struct.iter_unpack("<QQQ", data[16 : 16 + 24 * count])
     return [
-        MappedFile(start, end, pages * page, name.decode(errors="surrogateescape"))
-        for (start, end, pages), name in zip(ranges, names, strict=False)
+        MappedFile(start, end, offset * page, name.decode(errors="surrogateescape"))
+        for (start, end, offset), name in zip(ranges, names, strict=False)
     ]

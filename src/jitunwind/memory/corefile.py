@@ -1,126 +1,110 @@
-"""A core file as a `Memory`, without a debugger: what the kernel or gcore has written, and the files that were
-mapped for what they have left out. Who audits a core reads it by this."""
+"""A core file as memory: what it stored, and from the files that the process had mapped what it left out.
+
+The kernel leaves out what can be read from a file (core(5), coredump_filter): a program's code and constant
+data. `explain` reads cores through this; GDB, in `bt` and `gdb`, does so by itself.
+"""
 
 import os
 from bisect import bisect_right
 from functools import cached_property
 from pathlib import Path
-from struct import error
 
-from elftools.common.exceptions import ELFError
-from elftools.elf.constants import P_FLAGS
-from elftools.elf.elffile import ELFFile
-
-from jitunwind.elf.machine import Machine
-from jitunwind.errors import BadCore, UnreadableMemory
+from jitunwind.errors import UnreadableMemory
 from jitunwind.memory import Mapping, Memory
-from jitunwind.memory.core import (
-    MappedFile,
-    can_have_left,
-    check_core,
-    load_segments,
-    mapped_files,
-    program_of,
-)
+from jitunwind.memory.core import MappedFile, Segment, is_code, load_segments, mapped_files
 from jitunwind.memory.process import dynamic_symbols
 
 
 class CoreFile(Memory):
-    """The core at `path`, left by the program `exe` (None: what the core itself says). BadCore."""
+    """The process that left the core at `path`; `program` is where its program is on this machine (None: where
+    the core says). BadCore, OSError."""
 
-    def __init__(self, path: Path, exe: Path | None = None) -> None:
-        check_core(path, Machine.X86_64)
-        own, entry = program_of(path)
-        program = exe or (Path(own) if own else None)
-        if program is not None and not program.is_file():
-            raise BadCore(f"{path} was left by {program}, which is not here", "name that program with --exe")
-        if program is not None and not can_have_left(program, entry):
-            raise BadCore(
-                f"{path} was left by {own or 'another program'}, not by this {program}",
-                "name the right one with --exe",
-            )
-        self._program = str(program)
-        self._core = os.open(path, os.O_RDONLY)
+    def __init__(self, path: Path, program: Path | None) -> None:
         self._segments = sorted(load_segments(str(path)))
-        self._files = sorted(
-            file._replace(path=self._program) if file.path == own else file for file in mapped_files(path)
-        )
-        self._opened: dict[str, int | None] = {}
+        self._mapped = mapped_files(path, program)
+        self._open: dict[str, int] = {}
+        self._core = os.open(path, os.O_RDONLY)
+
+    def __enter__(self) -> "CoreFile":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for file in (self._core, *self._open.values()):
+            if file >= 0:
+                os.close(file)
 
     def read(self, address: int, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            found = self._part(address + len(data), size - len(data))
-            if not found:
+        parts, at = [], address
+        while at < address + size:
+            part = self._piece(at, address + size - at)
+            if not part:
                 raise UnreadableMemory(address, size)
-            data += found
-        return data
+            parts.append(part)
+            at += len(part)
+        return b"".join(parts)
 
-    def _part(self, address: int, size: int) -> bytes:
-        """The bytes from `address` on that one segment or file has."""
+    def _piece(self, address: int, size: int) -> bytes:
+        """Some of the bytes at `address`, as far as one segment or file has them."""
         index = bisect_right(self._segments, address, key=lambda segment: segment.start) - 1
-        if index >= 0:
-            segment = self._segments[index]
-            stored = segment.start + segment.stored - address
-            if stored > 0:
-                return os.pread(self._core, min(size, stored), segment.offset + address - segment.start)
-        index = bisect_right(self._files, address, key=lambda file: file.start) - 1
-        if index >= 0 and address < self._files[index].end:
-            file = self._files[index]
-            opened = self._open(file.path)
-            if opened is not None:
-                return os.pread(opened, min(size, file.end - address), file.offset + address - file.start)
-        return b""
+        segment: Segment | None = self._segments[index] if index >= 0 else None
+        if segment is not None and address < segment.start + segment.stored:
+            within = address - segment.start
+            return os.pread(self._core, min(size, segment.stored - within), segment.offset + within)
+        file = self._file_at(address)
+        if file is None:
+            return b""
+        if file.path not in self._open:
+            self._open[file.path] = _opened(file.path)
+        if self._open[file.path] < 0:
+            return b""
+        within = address - file.start
+        return os.pread(self._open[file.path], min(size, file.end - address), file.offset + within)
 
-    def _open(self, path: str) -> int | None:
-        """A descriptor of the file; None where it is not to be had."""
-        if path not in self._opened:
-            try:
-                self._opened[path] = os.open(path, os.O_RDONLY)
-            except OSError:
-                self._opened[path] = None
-        return self._opened[path]
+    def _file_at(self, address: int) -> MappedFile | None:
+        index = bisect_right(self._mapped, address, key=lambda file: file.start) - 1
+        file = self._mapped[index] if index >= 0 else None
+        return file if file is not None and address < file.end else None
 
     def mappings(self) -> list[Mapping]:
         return self._mappings
 
     @cached_property
     def _mappings(self) -> list[Mapping]:
-        """The core's segments, and the files' parts that are in none: gcore leaves out what nobody wrote to."""
         found = []
         for segment in self._segments:
-            path = next((f.path for f in self._files if f.start < segment.end and segment.start < f.end), "")
-            found.append(Mapping(segment.start, segment.end, segment.executable, path))
-        starts = [segment.start for segment in self._segments]
-        for file in self._files:
-            index = bisect_right(starts, file.start) - 1
+            file = self._file_at(segment.start)
+            found.append(Mapping(segment.start, segment.end, segment.executable, file.path if file else ""))
+        for file in self._mapped:  # gcore leaves out whole segments
+            index = bisect_right(self._segments, file.start, key=lambda segment: segment.start) - 1
             if index < 0 or self._segments[index].end <= file.start:
-                found.append(Mapping(file.start, file.end, self._is_code(file), file.path))
+                found.append(Mapping(file.start, file.end, is_code(Path(file.path), file.offset), file.path))
         return sorted(found)
-
-    def _is_code(self, file: MappedFile) -> bool:
-        """Whether the mapped part of an ELF file is one that its loader makes executable."""
-        try:
-            with open(file.path, "rb") as opened:
-                segments = list(ELFFile(opened).iter_segments("PT_LOAD"))
-        except (OSError, ELFError, error):
-            return False
-        end = file.offset + file.end - file.start
-        return any(
-            segment["p_flags"] & P_FLAGS.PF_X and file.offset <= segment["p_offset"] < end
-            for segment in segments
-        )
 
     def symbol(self, name: str) -> int | None:
         return self._symbols.get(name)
 
+    def names(self) -> dict[int, str]:
+        return {address: name for name, address in self._symbols.items()}
+
     @cached_property
     def _symbols(self) -> dict[str, int]:
+        """The dynamic symbols of the program, which is mapped first, and of a libpython, if there is one."""
+        begins: dict[str, int] = {}
+        for file in self._mapped:
+            begins.setdefault(file.path, file.start)
         symbols: dict[str, int] = {}
-        seen: set[str] = set()
-        for file in self._files:  # by rising address: a file's first part comes first
-            if file.path not in seen:
-                seen.add(file.path)
-                if file.path == self._program or Path(file.path).name.startswith("libpython"):
-                    symbols = {**dynamic_symbols(Path(file.path), file.start), **symbols}
+        for index, (path, base) in enumerate(begins.items()):
+            likely = not index or os.path.basename(path).startswith("libpython")
+            if likely and os.path.isfile(path):
+                symbols = {**dynamic_symbols(Path(path), base), **symbols}
         return symbols
+
+
+def _opened(path: str) -> int:
+    """A descriptor of the regular file at `path`; -1 where there is none to be read."""
+    try:
+        if os.path.isfile(path):
+            return os.open(path, os.O_RDONLY)
+    except OSError:
+        pass
+    return -1

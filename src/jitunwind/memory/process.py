@@ -3,6 +3,7 @@
 import os
 from functools import cached_property
 from pathlib import Path
+from struct import Struct
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
@@ -47,6 +48,9 @@ class LiveProcess(Memory):
     def symbol(self, name: str) -> int | None:
         return self._symbols.get(name)
 
+    def names(self) -> dict[int, str]:
+        return {address: name for name, address in self._symbols.items()}
+
     def library_symbol(self, library: str, name: str) -> int | None:
         """The address of a symbol that a library exports, one whose file name begins with `library`."""
         for path, base in self._files().items():
@@ -81,7 +85,7 @@ def _opened(pid: int) -> int:
 
 
 def dynamic_symbols(path: Path, base: int) -> dict[str, int]:
-    """What the file at `path` exports, where its first byte is at `base`; nothing, if it cannot be read."""
+    """The dynamic symbols of the file at `path`, mapped from `base` on; none where it cannot be read."""
     try:
         with path.open("rb") as file:
             elf = ELFFile(file)
@@ -89,6 +93,16 @@ def dynamic_symbols(path: Path, base: int) -> dict[str, int]:
             table = elf.get_section_by_name(".dynsym")
             if not isinstance(table, SymbolTableSection):
                 return {}
-            return {s.name: bias + s["st_value"] for s in table.iter_symbols() if s["st_value"]}
+            names, data = table.stringtable.data(), table.data()
     except (OSError, ELFError):
         return {}
+    found = {}
+    for at, _, _, _, value, _ in _SYMBOL.iter_unpack(data[: len(data) - len(data) % _SYMBOL.size]):
+        if value:
+            name = names[at : names.find(b"\0", at)].decode("utf-8", "replace")
+            found[name] = bias + value
+    return found
+
+
+_SYMBOL = Struct("<IBBHQQ")
+"""st_name, st_info, st_other, st_shndx, st_value, st_size (gABI, "Symbol Table"): pyelftools takes a second."""

@@ -1,0 +1,102 @@
+"""Where another table says something else than the recovered one, at one instruction.
+
+In come the recovered row, the other table's, and the row by which the shim's frame goes on; out come the
+registers on which they differ. A body and its shim are two frames, and a table may describe them as such or, as
+CPython 3.15 does, as one. So rows of a body are put together with the shim's before they are compared: what
+counts is what they say of the caller of JIT code.
+"""
+
+from dataclasses import dataclass
+
+from jitunwind.arch import Architecture
+from jitunwind.explain.notation import CFA, RETURN, Parts, parts
+from jitunwind.rows import (
+    SAME_VALUE,
+    UNDEFINED,
+    CfaRule,
+    InRegister,
+    RegisterRule,
+    Row,
+    SameValue,
+    SavedAt,
+    Unknown,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What `said` says of each register in `registers` (a name to what the recovered row says) is another thing.
+
+    `said` has the parts of the other table's row, as it stands there.
+    """
+
+    said: Parts
+    registers: Parts
+
+
+def difference(
+    arch: Architecture, recovered: Row, other: Row, shim: Row | Unknown | None
+) -> Difference | None:
+    """None where both say the same. `shim`: the row at the return address that a body's frame has, which is in
+    the shim; None where the instruction is the shim's own; Unknown where there is none."""
+    said = parts(other, arch)
+    if not isinstance(shim, Row):
+        return _compared(
+            said, parts(recovered, arch), frozenset() if shim is None else _unknown(arch, recovered)
+        )
+    ours, theirs = beyond(arch, recovered, shim), beyond(arch, other, shim)
+    if ours is None:
+        return _compared(said, parts(recovered, arch), _unknown(arch, recovered))
+    if other.cfa == ours.cfa != recovered.cfa:  # both frames as one
+        return _compared(said, parts(ours, arch), frozenset())
+    frame = {name: parts(recovered, arch)[name] for name in (CFA, RETURN)}
+    if theirs is None or any(said[name] != rule for name, rule in frame.items()):
+        return _compared(said, parts(recovered, arch), _unknown(arch, recovered))
+    differing = _compared(parts(theirs, arch), parts(ours, arch), frozenset())
+    return Difference(said, differing.registers) if differing is not None else None
+
+
+def _compared(said: Parts, ours: Parts, left_out: frozenset[str]) -> Difference | None:
+    differing = {name: rule for name, rule in ours.items() if said[name] != rule and name not in left_out}
+    return Difference(said, differing) if differing else None
+
+
+def _unknown(arch: Architecture, row: Row) -> frozenset[str]:
+    """Registers of which the recovered row alone does not know where they are."""
+    return frozenset(arch.register_names[r] for r in arch.callee_saved if row.rule(r) == UNDEFINED)
+
+
+def beyond(arch: Architecture, row: Row, outer: Row) -> Row | None:
+    """The row that leads from a frame to its caller's caller: by `row`, and from there by `outer`. None where a
+    row cannot say that, as it would have to read the stack twice."""
+    moved = _cfa(arch, row, outer.cfa)
+    if moved is None:
+        return None
+    cfa, between = moved
+    rules: list[tuple[int, RegisterRule]] = []
+    for register in sorted((*arch.callee_saved, arch.return_address)):
+        rule = outer.rule(register)
+        if isinstance(rule, SameValue):
+            rule = _seen(row.rule(register), between)
+        elif isinstance(rule, InRegister):
+            inner = row.rule(rule.register)
+            rule = rule if isinstance(inner, SameValue) else _seen(inner, between)
+        rules.append((register, rule))
+    return Row(cfa, tuple(rules))
+
+
+def _cfa(arch: Architecture, row: Row, outer: CfaRule) -> tuple[CfaRule, int | None] | None:
+    """The outer frame's CFA in terms of the inner frame's registers; and how far it is from the inner CFA, where
+    that is known."""
+    if outer.register == arch.stack_pointer:
+        return CfaRule(row.cfa.register, row.cfa.offset + outer.offset), outer.offset
+    if row.rule(outer.register) == SAME_VALUE:
+        return outer, None
+    return None
+
+
+def _seen(rule: RegisterRule, between: int | None) -> RegisterRule:
+    """A rule of the inner frame, as the outer frame's."""
+    if isinstance(rule, SavedAt):
+        return SavedAt(rule.offset - between) if between is not None else UNDEFINED
+    return rule

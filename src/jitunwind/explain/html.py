@@ -1,0 +1,172 @@
+"""Explanations as one HTML page that needs nothing else: no network, no other file.
+
+In come the summary and the regions; out comes the page's text. The summary and the list of regions are HTML
+made here; the regions themselves are JSON in the page, which its script (`page.js`) shows one at a time, so that
+hundreds of them open as fast as one. Names and lines are of the process's own making: what is HTML is escaped,
+JSON has no `<`, the script sets text and never markup, and the page's own policy forbids it to load anything.
+"""
+
+import html
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from jitunwind.explain.model import REGISTERS, Answer, Block, Explained, Instruction, Source, Summary
+from jitunwind.explain.notation import LEGEND, Parts, defined, line
+
+
+def page(
+    subject: str, python: str, summary: Summary, regions: Sequence[Explained], warnings: Sequence[str]
+) -> str:
+    """The whole page."""
+    assets = files("jitunwind.explain")
+    packed = _Packed()
+    bodies = [packed.region(each) for each in regions]
+    return Template(assets.joinpath("page.html").read_text("utf-8")).substitute(
+        title=html.escape(f"{subject}, {python}"),
+        style=assets.joinpath("page.css").read_text("utf-8"),
+        script=assets.joinpath("page.js").read_text("utf-8"),
+        figures="".join(_figures(summary)),
+        tables="".join(_tables(summary)),
+        warnings="".join(f"<li>{html.escape(each)}</li>" for each in warnings),
+        legend="".join(f"<dt><code>{html.escape(a)}</code></dt><dd>{html.escape(b)}</dd>" for a, b in LEGEND),
+        regions="".join(_region_row(index, each) for index, each in enumerate(regions)),
+        shared=_json({**packed.shared(), "tables": list(summary.tables)}),
+        data="\n".join(
+            f'<script type="application/json" id="region-{index}">{_json(body)}</script>'
+            for index, body in enumerate(bodies)
+        ),
+    )
+
+
+def _json(value: Any) -> str:
+    """JSON that cannot end the element it stands in (HTML, 4.12.1.3)."""
+    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _figures(summary: Summary) -> list[str]:
+    figures = (
+        (summary.regions, "region" if summary.regions == 1 else "regions"),
+        (summary.micro_ops, "micro-ops"),
+        (summary.instructions, "instructions"),
+        (summary.rows, "recovered rows"),
+        (summary.unknown, "without a row"),
+    )
+    return [f"<div><dt>{what}</dt><dd>{number:,}</dd></div>" for number, what in figures]
+
+
+def _tables(summary: Summary) -> list[str]:
+    """A line for each table: at how many instructions it differs, in all and by register."""
+    found = []
+    for name, each in summary.tables.items():
+        cells = [f'<th scope="row">{html.escape(name)}</th>']
+        if each.compared:
+            cells += [_share(each.differing, each.compared)]
+            cells += [_share(each.registers[register], each.compared) for register in REGISTERS]
+            cells += [f"<td>{each.unknown:,}</td>"]
+        else:
+            cells.append(f'<td class="none" colspan="{len(REGISTERS) + 2}">has nothing for this code</td>')
+        found.append(f"<tr>{''.join(cells)}</tr>")
+    if not found:
+        return []
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("table", "differs", *REGISTERS, "no row"))
+    return [
+        '<div class="scroll" tabindex="0" role="region" aria-label="Where tables differ"><table class="tables">',
+        "<caption>Instructions at which a table says something else than the recovered one</caption>",
+        f"<thead><tr>{heads}</tr></thead><tbody>{''.join(found)}</tbody></table></div>",
+    ]
+
+
+def _share(part: int, whole: int) -> str:
+    if not part:
+        return "<td>0</td>"
+    return f'<td class="differs">≠ {part:,}<small>{_per_cent(part, whole)}</small></td>'
+
+
+def _per_cent(part: int, whole: int) -> str:
+    return "100 %" if part == whole else f"{min(max(100 * part / whole, 0.1), 99.9):.1f} %"
+
+
+def _region_row(index: int, region: Explained) -> str:
+    """One line of the list; the script makes it a choice."""
+    listed = region.listed
+    instructions = list(region.instructions)
+    differing = sum(bool(each.answer.differences) for each in instructions)
+    mark = f'<td class="differs">≠ {differing:,}</td>' if differing else "<td>0</td>"
+    count = "?" if listed.micro_ops is None else f"{listed.micro_ops:,}"
+    return (
+        f'<tr data-region="{index}"><td>{listed.number}</td>'
+        f'<td class="name"><a href="#region={index}">{html.escape(listed.name)}</a></td>'
+        f"<td><code>{listed.code.start:#x}</code></td><td>{listed.code.size:,}</td><td>{count}</td>"
+        f'<td>{len(instructions):,}</td>{mark}<td class="hits"></td></tr>'
+    )
+
+
+class _Packed:
+    """Regions as small as JSON can be: what recurs is in one table, and a number stands for it."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, int] = {}
+        self._sources: dict[Source, int] = {}
+        self._answers: dict[int, int] = {}
+        self._answer_list: list[Answer] = []
+
+    def shared(self) -> dict[str, Any]:
+        """What all regions refer to."""
+        return {
+            "texts": list(self._texts),
+            "sources": [_source(each) for each in self._sources],
+            "answers": [_answer(each) for each in self._answer_list],
+        }
+
+    def region(self, region: Explained) -> dict[str, Any]:
+        listed = region.listed
+        return {
+            "number": listed.number,
+            "name": listed.name,
+            "start": f"{listed.code.start:x}",
+            "size": listed.code.size,
+            "why": region.why,
+            "blocks": [self._block(each) for each in region.blocks],
+            "jumps": [[each.source, each.target, each.lane] for each in region.jumps],
+        }
+
+    def _block(self, block: Block) -> list[Any]:
+        instructions = [part for each in block.instructions for part in self._instruction(each)]
+        source = None
+        if block.source is not None:
+            source = self._sources.setdefault(block.source, len(self._sources))
+        return [block.start, block.title, block.detail, source, block.skipped, instructions]
+
+    def _instruction(self, each: Instruction) -> tuple[int, int, int]:
+        text = self._texts.setdefault(each.text, len(self._texts))
+        answer = self._answers.get(id(each.answer))
+        if answer is None:
+            answer = self._answers[id(each.answer)] = len(self._answer_list)
+            self._answer_list.append(each.answer)
+        return each.offset, text, answer
+
+
+def _source(source: Source) -> list[Any]:
+    return [source.function, source.file, source.line, source.text, source.bytecode]
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    """`row`: parts to print; `differs`: [table, its whole row, [[register, what it says, recovered]]]."""
+    differs = [
+        [name, line(found.said), _registers(found.registers, found.said)]
+        for name, found in answer.differences.items()
+    ]
+    return {
+        "row": [[name, rule] for name, rule in defined(answer.row).items()],
+        "whole": line(answer.row),
+        "reason": answer.reason,
+        "differs": differs,
+        "silent": [[name, reason] for name, reason in answer.unknown.items()],
+    }
+
+
+def _registers(recovered: Parts, said: Parts) -> list[list[str]]:
+    return [[name, said[name], rule] for name, rule in recovered.items()]

@@ -1,0 +1,395 @@
+"""A region explained, as data: blocks of one micro-op each, with its Python source, its instructions and what
+every table says there.
+
+In come a process's regions, the tables to hold against the recovered one, and source files; out come
+`Explained` regions, and a `Summary` of them. The page (`html`), the terminal (`text`) and JSON (`data`) are made
+of these and of nothing else.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from elftools.common.exceptions import ELFError
+
+from jitunwind.arch.x86_64.effects import decode
+from jitunwind.arch.x86_64.listing import listing
+from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.audit.tables import Recovered, Tables, shim_table
+from jitunwind.cpython.regions import LONGEST_SHIM, SHIM, UNKNOWN_NAME, JitCode, Regions
+from jitunwind.cpython.uops import MicroOp, MicroOps, Place
+from jitunwind.errors import CorruptState, JitunwindError, UnreadableMemory
+from jitunwind.explain.differences import Difference, difference
+from jitunwind.explain.jumps import Jump, in_lanes
+from jitunwind.explain.notation import CFA, RETURN, Parts, parts
+from jitunwind.explain.sources import Sources
+from jitunwind.rows import WORD, Row, Unknown, UnwindTable
+
+REGISTERS = (CFA, RETURN, *(X86_64.register_names[register] for register in X86_64.callee_saved))
+LARGEST_EXPLAINED = 1 << 20
+"""Bytes of a region that are explained; CPython 3.15 compiles no more (Include/internal/pycore_jit.h)."""
+_SHIM, _BEHIND = "shim", "behind the micro-ops"
+_MICRO_OPS_UNKNOWN = "micro-ops unknown"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the tables say at an instruction: the recovered row (or the reason why there is none), and by table
+    the difference, and the reason of a table that has no row here."""
+
+    row: Parts
+    reason: str
+    differences: dict[str, Difference]
+    unknown: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """`jump`: the offset in the region that it jumps to or calls directly; `text` then has it as `+0x1f`."""
+
+    offset: int
+    size: int
+    text: str
+    jump: int | None
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A line of Python; `text` is None where the file is not here. `bytecode`: the offset that `dis` prints."""
+
+    function: str
+    file: str
+    line: int
+    text: str | None
+    bytecode: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The code of one micro-op, [start, end) in the region, or of what is none. `skipped` bytes behind the
+    instructions are no code."""
+
+    start: int
+    end: int
+    title: str
+    detail: str
+    source: Source | None
+    instructions: list[Instruction]
+    skipped: int = 0
+
+    @property
+    def is_micro_op(self) -> bool:
+        return self.title not in (_SHIM, _BEHIND, _MICRO_OPS_UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A region to choose: its number, where it is, and how many micro-ops it was compiled from (None: that is
+    not known)."""
+
+    number: int
+    code: JitCode
+    name: str
+    micro_ops: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """`why`: what keeps the region's micro-ops apart from its code; empty where nothing does. `rows` counts the
+    recovered rows."""
+
+    listed: Listed
+    blocks: list[Block]
+    jumps: list[Jump]
+    rows: int
+    why: str
+
+    @property
+    def instructions(self) -> Iterator[Instruction]:
+        return (each for block in self.blocks for each in block.instructions)
+
+
+@dataclass
+class Comparison:
+    """Another table against the recovered one: instructions that were compared, those of them at which it says
+    something else, by register, and those at which it says nothing."""
+
+    compared: int = 0
+    differing: int = 0
+    unknown: int = 0
+    registers: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class Summary:
+    """Of some regions; `unknown` counts instructions without a recovered row."""
+
+    regions: int = 0
+    micro_ops: int = 0
+    instructions: int = 0
+    rows: int = 0
+    unknown: int = 0
+    tables: dict[str, Comparison] = field(default_factory=dict)
+
+
+class Explainer:
+    """Explains the regions of one process, held against the tables `others`."""
+
+    def __init__(self, regions: Regions, others: Sequence[Tables], sources: Sources) -> None:
+        self._regions, self._others, self._sources = regions, others, sources
+        self._recovered = Recovered(X86_64, decode)
+        self._micro_ops = MicroOps(regions)
+        self._answers: dict[tuple[object, ...], Answer] = {}
+        self.names = regions.memory.names()
+        self.warnings: list[str] = []
+
+    def listed(self) -> list[Listed]:
+        """All regions, by rising address."""
+        found: list[Listed] = []
+        for start in self._regions.starts:
+            code = self._regions.find(start)
+            if code is None:
+                continue
+            owner = self._regions.code_object(code)
+            try:
+                count: int | None = len(self._micro_ops.trace(code))
+            except (UnreadableMemory, CorruptState):
+                count = None
+            found.append(Listed(len(found), code, owner.name if owner else UNKNOWN_NAME, count))
+        return found
+
+    def explain(self, listed: Listed) -> Explained:
+        """One region. Never raises for a damaged process: what cannot be told has a reason in its place."""
+        code, why = listed.code, ""
+        size = min(code.size, LARGEST_EXPLAINED)
+        table = self._recovered.of(code)
+        reader = _Reader(self, code, table)
+        blocks = [reader.block(0, code.shim_size, _SHIM, "", None)] if code.shim_size else []
+        begin = code.shim_size
+        try:
+            trace = self._micro_ops.trace(code)
+            offsets = self._micro_ops.offsets(code, trace)
+            if isinstance(offsets, Unknown):
+                why = offsets.reason
+            elif offsets[-1] > size:
+                why = f"it has more than {LARGEST_EXPLAINED:,} bytes"
+            else:
+                places = self._micro_ops.places(code, trace)
+                for each, place, start, end in zip(trace, places, offsets, offsets[1:], strict=False):
+                    blocks.append(reader.block(start, end, each.name, _detail(each), self._source(place)))
+                begin = offsets[-1]
+        except (UnreadableMemory, CorruptState) as error:
+            why = str(error)
+        if why:
+            blocks += self._by_lines(reader, code, begin, size)
+        else:
+            blocks += reader.reached(begin, size, _BEHIND, None)
+        if size < code.size:
+            why = why or f"it has more than {LARGEST_EXPLAINED:,} bytes, and the rest is left out"
+        jumps = _jumps(blocks)
+        rows = bisect_left(table.offsets, size) if isinstance(table, UnwindTable) else 0
+        return Explained(listed, blocks, jumps, rows, why)
+
+    def _by_lines(self, reader: "_Reader", code: JitCode, begin: int, size: int) -> list[Block]:
+        """Without micro-ops: blocks of one Python line each, as far as the machine code itself tells lines."""
+        rows = [row for row in self._regions.lines(code) if row.offset < size]
+        if not rows:
+            return reader.reached(begin, size, _MICRO_OPS_UNKNOWN, None)
+        blocks = []
+        for row, end in zip(rows, [*(row.offset for row in rows[1:]), size], strict=True):
+            text = self._sources.line(row.filename, row.line)
+            source = Source("", row.filename, row.line, text, None)
+            blocks += reader.reached(max(row.offset, begin), end, _MICRO_OPS_UNKNOWN, source)
+        return blocks
+
+    def _source(self, place: Place | None) -> Source | None:
+        if place is None or (line := place.line) is None:
+            return None
+        text = self._sources.line(place.code.filename, line)
+        return Source(place.code.qualname, place.code.filename, line, text, place.offset)
+
+    def answer(
+        self, row: Row | Unknown, others: tuple[Row | Unknown, ...], shim: Row | Unknown | None
+    ) -> Answer:
+        """Equal ones are one object: code has few."""
+        key = (row, others, shim)
+        found = self._answers.get(key)
+        if found is None:
+            found = self._answers[key] = self._make_answer(row, others, shim)
+        return found
+
+    def _make_answer(
+        self, row: Row | Unknown, others: tuple[Row | Unknown, ...], shim: Row | Unknown | None
+    ) -> Answer:
+        if isinstance(row, Unknown):
+            return Answer({}, row.reason, {}, {})
+        differences, unknown = {}, {}
+        for tables, other in zip(self._others, others, strict=True):
+            if isinstance(other, Unknown):
+                unknown[tables.name] = other.reason
+            elif (found := difference(X86_64, row, other, shim)) is not None:
+                differences[tables.name] = found
+        return Answer(parts(row, X86_64), "", differences, unknown)
+
+    def others_of(self, code: JitCode) -> list[UnwindTable | Unknown]:
+        return [tables.of(code) for tables in self._others]
+
+    def shim_row(self, code: JitCode, table: UnwindTable | Unknown) -> Row | Unknown:
+        """What holds in the shim when a body returns."""
+        if not code.shim_size:
+            return self._entry_shim_row
+        call = code.code.find(
+            b"\xe8", len(SHIM), LONGEST_SHIM
+        )  # as in `regions`: it calls the body behind it
+        return table.at_return_address(call + 5) if isinstance(table, UnwindTable) else table
+
+    @cached_property
+    def _entry_shim_row(self) -> Row | Unknown:
+        shim, memory = self._regions.entry_shim, self._regions.memory
+        if shim is None:
+            found: Row | Unknown = Unknown("this interpreter's _PyJIT_Entry is not to be found")
+        else:
+            try:
+                table = shim_table(X86_64, shim, memory)
+                call = self._regions.entry_call(memory.checked_read(shim.start, shim.size))
+                found = table.at_return_address(call)
+            except (JitunwindError, ELFError, OSError, StopIteration) as error:
+                found = Unknown(f"the unwind information of _PyJIT_Entry: {error}")
+        if isinstance(found, Unknown):
+            self.warnings.append(f"{found.reason}: registers that it saves are not compared")
+        return found
+
+
+def summary_of(explained: Sequence[Explained], tables: Iterable[str]) -> Summary:
+    """The figures of some regions, explained with the tables of those names."""
+    summary = Summary(tables={name: Comparison() for name in tables})
+    for region in explained:
+        summary.regions += 1
+        summary.micro_ops += region.listed.micro_ops or 0
+        summary.rows += region.rows
+        answers = {id(each.answer): each.answer for each in region.instructions}
+        for key, count in Counter(id(each.answer) for each in region.instructions).items():
+            _count(summary, answers[key], count)
+    return summary
+
+
+def _count(summary: Summary, answer: Answer, count: int) -> None:
+    summary.instructions += count
+    if not answer.row:
+        summary.unknown += count
+        return
+    for name, comparison in summary.tables.items():
+        if name in answer.unknown:
+            comparison.unknown += count
+            continue
+        comparison.compared += count
+        found = answer.differences.get(name)
+        if found is not None:
+            comparison.differing += count
+            for register in found.registers:
+                comparison.registers[register] += count
+
+
+class _Reader:
+    """Makes blocks of one region's machine code."""
+
+    def __init__(self, explainer: Explainer, code: JitCode, table: UnwindTable | Unknown) -> None:
+        self._explainer, self._code, self._table = explainer, code, table
+        self._others = explainer.others_of(code)
+        self._shim = explainer.shim_row(code, table)
+        self._names = explainer.names
+
+    def block(self, start: int, end: int, title: str, detail: str, source: Source | None) -> Block:
+        """All of [start, end) is code."""
+        return Block(start, end, title, detail, source, list(self._instructions(start, end)))
+
+    def reached(self, start: int, end: int, title: str, source: Source | None) -> list[Block]:
+        """Of [start, end) that is code which the recovered table has rows for: the rest is constants."""
+        found: list[Block] = []
+        if isinstance(self._table, Unknown):
+            return [self.block(start, end, title, "", source)]
+        for begin, stop, row in self._table.spans():
+            first, last = max(begin, start), min(stop, end)
+            if first >= last:
+                continue
+            if isinstance(row, Row):
+                instructions = list(self._instructions(first, last))
+                if found and not found[-1].skipped:
+                    before = found.pop()
+                    first, instructions = before.start, before.instructions + instructions
+                found.append(Block(first, last, title, "", source, instructions))
+            elif found:
+                before = found.pop()
+                skipped = before.skipped + last - first
+                found.append(Block(before.start, last, title, "", source, before.instructions, skipped))
+            else:
+                found.append(Block(first, last, title, "", source, [], last - first))
+        return found
+
+    @cached_property
+    def _answers(self) -> tuple[list[int], list[Answer]]:
+        """What the tables say, by the offset from which it holds."""
+        code, tables = self._code, [self._table, *self._others]
+        known = [table.offsets for table in tables if isinstance(table, UnwindTable)]
+        changes = sorted({0, code.shim_size, *(offset for offsets in known for offset in offsets)})
+        answers = []
+        for offset in changes:
+            row, *others = (_at(table, offset) for table in tables)
+            shim = None if offset < code.shim_size else self._shim
+            answers.append(self._explainer.answer(row, tuple(others), shim))
+        return changes, answers
+
+    def _instructions(self, start: int, end: int) -> Iterator[Instruction]:
+        changes, answers = self._answers
+        index, code = bisect_right(changes, start) - 1, self._code
+        changes = [*changes[1:], code.size]
+        for offset, size, text, jump, mentions in listing(code.code, code.start, start, end):
+            while changes[index] <= offset:
+                index += 1
+            target = None
+            if jump is not None:
+                target, text = self._relative(text, jump)
+            elif mentions is not None:
+                text = self._named(text, mentions)
+            yield Instruction(offset, size, text, target, answers[index])
+
+    def _relative(self, text: str, address: int) -> tuple[int | None, str]:
+        """The offset of `address`, if it is in the region, and the text with that in its place."""
+        offset = address - self._code.start
+        if not 0 <= offset < self._code.size:
+            return None, text
+        return offset, text.replace(f"{address:#x}", f"+{offset:#x}")
+
+    def _named(self, text: str, address: int) -> str:
+        """The text, with the name of what is at `address`, or at the address that a constant there holds."""
+        offset, text = self._relative(text, address)
+        if offset is not None:
+            address = int.from_bytes(self._code.code[offset : offset + WORD], "little")
+        name = self._names.get(address)
+        return f"{text} <{name}>" if name else text
+
+
+def _at(table: UnwindTable | Unknown, offset: int) -> Row | Unknown:
+    return table if isinstance(table, Unknown) else table.at(offset)
+
+
+def _jumps(blocks: list[Block]) -> list[Jump]:
+    """Those from one shown instruction to another."""
+    shown = {each.offset for block in blocks for each in block.instructions}
+    return in_lanes(
+        (each.offset, each.jump)
+        for block in blocks
+        for each in block.instructions
+        if each.jump is not None and each.jump in shown
+    )
+
+
+def _detail(each: MicroOp) -> str:
+    """What else the trace's entry holds."""
+    said = [f"oparg {each.oparg}"] if each.oparg else []
+    if each.operand:
+        said.append(f"operand {each.operand:#x}")
+    return ", ".join(said)

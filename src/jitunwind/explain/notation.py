@@ -1,0 +1,50 @@
+"""Unwind rows in one line, as `readelf` and `objdump` abbreviate them: `CFA=rsp+16 ra=c-8 rbx=u rbp=c-16`.
+
+In comes a row, out come its parts, one for the CFA and one for each register, so that those that changed can be
+set apart. The page and the terminal both write rows this way.
+"""
+
+from jitunwind.arch import Architecture
+from jitunwind.rows import InRegister, RegisterRule, Row, SavedAt, Undefined, Unknown
+
+CFA, RETURN = "CFA", "ra"
+_UNDEFINED = "u"
+LEGEND = (
+    ("CFA=rsp+16", "the caller's stack pointer, just before its call, is rsp + 16"),
+    ("ra=c-8", "the return address is saved at CFA-8"),
+    ("rbx=s", "rbx still has the caller's value"),
+    ("not listed", "this frame has not saved it, and may have overwritten it: the shim's frame has it"),
+)
+
+Parts = dict[str, str]
+"""What a row says, by register: {"CFA": "rsp+16", "ra": "c-8", …}."""
+
+
+def parts(row: Row | Unknown, arch: Architecture) -> Parts:
+    """Of the CFA, the return address and each callee-saved register, in this order; {} where nothing is known."""
+    if isinstance(row, Unknown):
+        return {}
+    names = arch.register_names
+    said = {CFA: f"{names[row.cfa.register]}{row.cfa.offset:+d}"}
+    said[RETURN] = _rule(row.rule(arch.return_address), names)
+    for register in arch.callee_saved:
+        said[names[register]] = _rule(row.rule(register), names)
+    return said
+
+
+def _rule(rule: RegisterRule, names: tuple[str, ...]) -> str:
+    if isinstance(rule, SavedAt):
+        return f"c{rule.offset:+d}"
+    if isinstance(rule, InRegister):
+        return names[rule.register]
+    return _UNDEFINED if isinstance(rule, Undefined) else "s"
+
+
+def line(said: Parts) -> str:
+    """The parts in one line."""
+    return " ".join(f"{name}={rule}" for name, rule in said.items())
+
+
+def defined(said: Parts) -> Parts:
+    """The parts without registers of which the frame knows nothing: in a body most of them."""
+    return {name: rule for name, rule in said.items() if rule != _UNDEFINED}

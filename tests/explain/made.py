@@ -1,0 +1,43 @@
+"""A small region explained, made by hand: hostile names, two tables, a jump in each direction."""
+
+from jitunwind.cpython.regions import JitCode
+from jitunwind.explain.differences import Difference
+from jitunwind.explain.jumps import in_lanes
+from jitunwind.explain.model import Answer, Block, Explained, Instruction, Listed, Source, Summary, summary_of
+
+HOSTILE = '</script><script>window.broken=1</script><img src=x onerror="window.broken=1">.py'
+DEEP = {"CFA": "rsp+32", "ra": "c-8", "rbx": "u", "rbp": "c-16"}
+FLAT = {"CFA": "rsp+8", "ra": "c-8", "rbx": "u", "rbp": "s"}
+SAID = {"CFA": "rbp+16", "ra": "c-8", "rbx": "s", "rbp": "c-16"}
+DIFFERENCE = Difference(SAID, {"rbx": "c-56"})
+SAME = Answer(FLAT, "", {}, {})
+DIFFERS = Answer(DEEP, "", {"published": DIFFERENCE}, {})
+UNKNOWN = Answer({}, "no path <b>leads</b> here", {}, {})
+TABLES = ("published",)
+
+
+def region(number: int = 0, file: str = f"/tmp/{HOSTILE}", blocks: int = 3) -> Explained:
+    """Each block has four instructions: the first jumps to the last of the next, the third back to the first."""
+    made = []
+    for index in range(blocks):
+        start = 16 * index
+        forward = start + 28 if index + 1 < blocks else None
+        source = Source(f"f{HOSTILE}", file, 10 + index // 2, f"total += {HOSTILE}", 2 * index)
+        instructions = [
+            Instruction(start, 4, f"je     +{forward or 0:#x}", forward, SAME),
+            Instruction(start + 4, 4, "push   %rbp", None, DIFFERS),
+            Instruction(start + 8, 4, f"jmp    +{start:#x}", start, SAME),
+            Instruction(start + 12, 4, "ud2", None, UNKNOWN),
+        ]
+        name = f"_MICRO_OP_{index}"
+        made.append(Block(start, start + 16, name, f"oparg {index}", source, instructions, 5 * (index == 1)))
+    code = JitCode(0x7F0000000000 + 0x1000 * number, bytes(16 * blocks), 0, 0)
+    listed = Listed(number, code, f"py::f{HOSTILE}:{file}", blocks)
+    jumps = in_lanes(
+        (each.offset, each.jump) for block in made for each in block.instructions if each.jump is not None
+    )
+    return Explained(listed, made, jumps, 2 * blocks, "")
+
+
+def summary(*regions: Explained) -> Summary:
+    return summary_of(regions, TABLES)
