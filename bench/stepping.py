@@ -12,11 +12,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from support import ROOT, VERSIONS, running
+from support import ROOT, VERSIONS, running_program
 
 from jitunwind.gdbplugin.launch import find_gdb
 
 JITUNWIND = str(Path(sys.executable).with_name("jitunwind"))
+PROGRAM = ROOT / "tests/live/programs/attributes.py"
+"""It enters JIT code again and again, without which there is no ground truth."""
 STEPS, STEPS_IN_GDB = 300_000, 1000
 
 
@@ -50,7 +52,7 @@ def stepped_in_gdb(pid: int, version: str) -> float:
 def main() -> None:
     find_gdb()
     for version in VERSIONS:
-        with running(version, 10) as pid:
+        with running_program(version, PROGRAM) as pid:
             ours = audited(pid, "--steps", str(STEPS))
             single = audited(pid, "--steps", str(STEPS // 10), "--single-step")
             gdb = stepped_in_gdb(pid, version)

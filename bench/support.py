@@ -31,7 +31,14 @@ def interpreter(version: str) -> str:
 @contextmanager
 def running(version: str, executors: int, depth: int = 0) -> Iterator[int]:
     """The pid of a process with that many executors, and that deep in JIT activations, once it is ready."""
-    program = [interpreter(version), str(ROOT / "bench" / "many.py"), str(executors), str(depth)]
+    with running_program(version, ROOT / "bench" / "many.py", str(executors), str(depth)) as pid:
+        yield pid
+
+
+@contextmanager
+def running_program(version: str, path: Path, *arguments: str) -> Iterator[int]:
+    """The pid of a process that runs a program, once it has said that it is ready."""
+    program = [interpreter(version), str(path), *arguments]
     environment = {**os.environ, "PYTHON_JIT": "1"}
     process = subprocess.Popen(program, env=environment, stdout=subprocess.PIPE, text=True)
     try:

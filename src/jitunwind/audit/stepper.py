@@ -179,6 +179,8 @@ class Stepper:
             else:
                 return
             self._find_shims(self.regions)
+            if self._shims:
+                self.problem = "there is JIT code, but no call entered it"
         except JitunwindError as error:
             self.problem = str(error)
 
