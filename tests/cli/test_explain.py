@@ -183,6 +183,36 @@ def test_a_core_says_what_its_process_says(loop: Program, data: dict[str, Any], 
     assert "py::f:" in right(named)
 
 
+def test_a_dump_has_the_machine_code_and_the_rows_of_its_process(
+    loop: Program, data: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "jit.dump"
+    assert jitunwind("dump", loop.pid, "-o", file).returncode == 0
+    found = json.loads(right(jitunwind("explain", file, "--json")))
+    assert found["subject"] == f"dump {file}"
+    assert found["python"] == data["python"]
+    assert found["warnings"] == []
+    assert {region["problem"] for region in found["regions"]} == {"a dump has machine code, and no micro-ops"}
+    assert said_of(found) == said_of(data)
+    assert "py::f" in right(jitunwind("explain", file))
+
+
+def said_of(data: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """Each region's name, and its instructions with the rows of all tables; not the names of functions outside."""
+    return [
+        (
+            region["name"],
+            each["offset"],
+            each["text"].partition(" <")[0],
+            json.dumps(data["answers"][each["answer"]]),
+        )
+        for region in data["regions"]
+        for block in region["blocks"]
+        for each in block["instructions"]
+        if data["answers"][each["answer"]]["row"]
+    ]
+
+
 def test_a_table_from_a_file_is_held_against_the_recovered_one(
     loop: Program, data: dict[str, Any], tmp_path: Path, version: str
 ) -> None:
@@ -304,7 +334,7 @@ def test_bad_arguments(arguments: list[str], said: str, loop: Program) -> None:
     [
         ("4194304", "there is no process 4194304"),
         ("/nowhere", "neither a process number nor a file"),
-        (str(REPOSITORY / "README.md"), "is no core file"),
+        (str(REPOSITORY / "README.md"), "is no dump of JIT code"),
         ("1", ""),
     ],
 )

@@ -11,6 +11,7 @@ from jitunwind.cpython.layout import read_layout
 from jitunwind.cpython.regions import Regions
 from jitunwind.explain.model import Explained, Explainer
 from jitunwind.explain.sources import Sources
+from jitunwind.explain.subjects import OfProcess
 from jitunwind.explain.text import region_lines
 from tests.support.processes import PROGRAMS, VERSIONS, WritableProcess, run
 
@@ -23,7 +24,7 @@ def memory(request: pytest.FixtureRequest) -> Iterator[WritableProcess]:
 
 def explained(memory: WritableProcess) -> Explained:
     regions = Regions(memory, read_layout(memory))
-    explainer = Explainer(regions, [Published(X86_64, memory)], Sources(0))
+    explainer = Explainer(OfProcess(regions), [Published(X86_64, memory)], Sources(0))
     return explainer.explain(explainer.listed()[0])
 
 

@@ -4,15 +4,16 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import click
 
 from jitunwind.arch.x86_64.registers import X86_64
-from jitunwind.audit.tables import Published, Tables, from_file
+from jitunwind.audit.tables import Published, Tables, from_dump, from_file
 from jitunwind.cli.output import is_coloured, print_warning, printable, progress
+from jitunwind.cpython.dump import load
 from jitunwind.cpython.layout import Layout, read_layout
 from jitunwind.cpython.regions import Regions
 from jitunwind.elf.machine import Machine
@@ -28,9 +29,10 @@ from jitunwind.explain.data import as_data
 from jitunwind.explain.html import page
 from jitunwind.explain.model import Explained, Explainer, Listed, Summary, summary_of
 from jitunwind.explain.sources import Sources, owner_of
+from jitunwind.explain.subjects import OfDump, OfProcess
 from jitunwind.explain.text import region_lines, regions_table, summary_lines
 from jitunwind.memory import Memory
-from jitunwind.memory.core import check_core, program_here
+from jitunwind.memory.core import check_core, is_core, program_here
 from jitunwind.memory.corefile import CoreFile
 from jitunwind.memory.live import check_process, is_alive, is_number
 from jitunwind.memory.process import LiveProcess
@@ -40,7 +42,7 @@ _TRIES = 3
 
 
 @click.command()
-@click.argument("target", metavar="PID|CORE")
+@click.argument("target", metavar="PID|CORE|DUMP")
 @click.option("--exe", metavar="PYTHON", help="The program that left the core.  [default: as the core says]")
 @click.option(
     "--region", metavar="N", help="Only this one: its number, an address (0x…) in it, or part of its name."
@@ -74,7 +76,8 @@ def explain(
     """Show JIT code: Python source, micro-ops and machine code, with the unwind rows of each instruction.
 
     Where another table says something else than the recovered one, it is shown in red. A live process is read
-    while it runs. Without --region, the terminal gets a list of regions, and a page or JSON all of them.
+    while it runs. Of a DUMP (jitunwind dump), which has no more, the machine code is shown. Without --region, the
+    terminal gets a list of regions, and a page or JSON all of them.
 
     \b
     jitunwind explain PID
@@ -82,12 +85,19 @@ def explain(
     jitunwind explain PID -o report.html
     """
     begin = time.monotonic()
-    with _opened(target, exe) as memory:
-        layout = read_layout(memory)
+    names = names or (Published.name,)
+    whole = bool(region or output or as_json)
+    if not is_number(target) and exe is None and Path(target).is_file() and not is_core(Path(target)):
         with progress(f"reading {target}"):
-            found = _read(memory, layout, target, region, names, bool(region or output or as_json))
-    subject = f"process {target}" if is_number(target) else f"core {target}"
-    python = f"CPython {layout.version_text}"
+            subject, version, found = f"dump {target}", *_read_dump(target, region, names, whole)
+    else:
+        with _opened(target, exe) as memory:
+            layout = read_layout(memory)
+            with progress(f"reading {target}"):
+                found = _read(memory, layout, target, region, names, whole)
+        subject = f"process {target}" if is_number(target) else f"core {target}"
+        version = layout.version_text
+    python = f"CPython {version}"
     if as_json:
         click.echo(
             json.dumps(as_data(subject, python, found.summary, found.explained, found.warnings), indent=2)
@@ -146,20 +156,35 @@ def _read(
     sources = Sources(owner_of(Path(f"/proc/{target}") if is_number(target) else Path(target)))
     for left in reversed(range(_TRIES)):
         regions = Regions(memory, layout)
-        tables = _tables(names or (Published.name,), memory)
-        explainer = Explainer(regions, tables, sources)
+        explainer = Explainer(OfProcess(regions), _tables(names, lambda: Published(X86_64, memory)), sources)
         listed = explainer.listed()
         if not listed:
             raise NothingToExplain(f"no JIT code in {target}", _why_nothing(regions))
-        explained = [explainer.explain(each) for each in (_chosen(listed, region) if whole else ())]
+        found = _explained(explainer, listed, region, names, whole)
         steady = regions.still_true()
         if steady or not left:
             break
-    warnings = [*regions.warnings, *explainer.warnings]
+    found.warnings[:0] = regions.warnings
     if not steady:
-        warnings.append("JIT code came or went while it was read: some of this may be out of date")
-    summary = summary_of(explained, (each.name for each in tables))
-    return _Found(listed, explained, summary, list(dict.fromkeys(warnings)))
+        found.warnings.append("JIT code came or went while it was read: some of this may be out of date")
+    return found
+
+
+def _read_dump(target: str, region: str | None, names: Sequence[str], whole: bool) -> tuple[str, _Found]:
+    """The dump's version of CPython, and its regions. BadDump."""
+    dump = load(Path(target))
+    if not dump.codes:
+        raise NothingToExplain(f"no JIT code in {target}", "take another dump: jitunwind dump PID -o FILE")
+    tables = _tables(names, lambda: from_dump(X86_64, dump))
+    explainer = Explainer(OfDump(dump), tables, Sources(owner_of(Path(target))))
+    return dump.version, _explained(explainer, explainer.listed(), region, names, whole)
+
+
+def _explained(
+    explainer: Explainer, listed: list[Listed], region: str | None, names: Sequence[str], whole: bool
+) -> _Found:
+    explained = [explainer.explain(each) for each in (_chosen(listed, region) if whole else ())]
+    return _Found(listed, explained, summary_of(explained, names), list(dict.fromkeys(explainer.warnings)))
 
 
 def _why_nothing(regions: Regions) -> str:
@@ -168,11 +193,11 @@ def _why_nothing(regions: Regions) -> str:
     return "the JIT is on, and nothing has become hot: let it run longer"
 
 
-def _tables(names: Sequence[str], memory: Memory) -> list[Tables]:
+def _tables(names: Sequence[str], published: Callable[[], Tables]) -> list[Tables]:
     found: dict[str, Tables] = {}
     for name in names:
         if name == Published.name:
-            found[name] = Published(X86_64, memory)
+            found[name] = published()
         elif Path(name).is_file():
             found[name] = from_file(X86_64, Path(name))
         else:

@@ -268,10 +268,6 @@ class Regions:
     def _entry_call(self) -> bytes:
         return b"\x41\xff\x54\x24" + bytes([self.layout.executor.jit_code])  # call *jit_code(%r12)
 
-    def entry_call(self, shim: bytes) -> int:
-        """Where bodies return to in the machine code of `entry_shim`, which calls them once: an offset."""
-        return shim.index(self._entry_call) + len(self._entry_call)
-
     def interpreter_code(self) -> Mapping | None:
         """The mapping of the interpreter's own machine code: of `PyObject_Call`, or in a program without
         symbols that of the file that `_PyRuntime` lies in."""

@@ -1,7 +1,7 @@
 """A region explained, as data: blocks of one micro-op each, with its Python source, its instructions and what
 every table says there.
 
-In come a process's regions, the tables to hold against the recovered one, and source files; out come
+In come a process's regions (`subjects`), the tables to hold against the recovered one, and source files; out come
 `Explained` regions, and a `Summary` of them. The page (`html`), the terminal (`text`) and JSON (`data`) are made
 of these and of nothing else.
 """
@@ -12,19 +12,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from elftools.common.exceptions import ELFError
-
 from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.listing import listing
 from jitunwind.arch.x86_64.registers import X86_64
-from jitunwind.audit.tables import Recovered, Tables, shim_table
-from jitunwind.cpython.regions import LONGEST_SHIM, SHIM, UNKNOWN_NAME, JitCode, Regions
-from jitunwind.cpython.uops import MicroOp, MicroOps, Place
-from jitunwind.errors import CorruptState, JitunwindError, UnreadableMemory
+from jitunwind.audit.tables import Recovered, Tables
+from jitunwind.cpython.regions import LONGEST_SHIM, SHIM, JitCode
+from jitunwind.cpython.uops import MicroOp, Place
 from jitunwind.explain.differences import Difference, difference
 from jitunwind.explain.jumps import Jump, in_lanes
 from jitunwind.explain.notation import CFA, RETURN, Parts, parts
 from jitunwind.explain.sources import Sources
+from jitunwind.explain.subjects import Subject
 from jitunwind.rows import WORD, Row, Unknown, UnwindTable
 
 REGISTERS = (CFA, RETURN, *(X86_64.register_names[register] for register in X86_64.callee_saved))
@@ -138,28 +136,20 @@ class Summary:
 class Explainer:
     """Explains the regions of one process, held against the tables `others`."""
 
-    def __init__(self, regions: Regions, others: Sequence[Tables], sources: Sources) -> None:
-        self._regions, self._others, self._sources = regions, others, sources
+    def __init__(self, subject: Subject, others: Sequence[Tables], sources: Sources) -> None:
+        self._subject, self._others, self._sources = subject, others, sources
         self._recovered = Recovered(X86_64, decode)
-        self._micro_ops = MicroOps(regions)
         self._answers: dict[tuple[object, ...], Answer] = {}
-        self.names = regions.memory.names()
+        self.names = subject.names
         self.warnings: list[str] = []
 
     def listed(self) -> list[Listed]:
         """All regions, by rising address."""
-        found: list[Listed] = []
-        for start in self._regions.starts:
-            code = self._regions.find(start)
-            if code is None:
-                continue
-            owner = self._regions.code_object(code)
-            try:
-                count: int | None = len(self._micro_ops.trace(code))
-            except (UnreadableMemory, CorruptState):
-                count = None
-            found.append(Listed(len(found), code, owner.name if owner else UNKNOWN_NAME, count))
-        return found
+        subject = self._subject
+        return [
+            Listed(number, code, subject.parts(code)[-1].name, subject.count(code))
+            for number, code in enumerate(subject.codes())
+        ]
 
     def explain(self, listed: Listed) -> Explained:
         """One region. Never raises for a damaged process: what cannot be told has a reason in its place."""
@@ -169,20 +159,15 @@ class Explainer:
         reader = _Reader(self, code, table)
         blocks = [reader.block(0, code.shim_size, _SHIM, "", None)] if code.shim_size else []
         begin = code.shim_size
-        try:
-            trace = self._micro_ops.trace(code)
-            offsets = self._micro_ops.offsets(code, trace)
-            if isinstance(offsets, Unknown):
-                why = offsets.reason
-            elif offsets[-1] > size:
-                why = f"it has more than {LARGEST_EXPLAINED:,} bytes"
-            else:
-                places = self._micro_ops.places(code, trace)
-                for each, place, start, end in zip(trace, places, offsets, offsets[1:], strict=False):
-                    blocks.append(reader.block(start, end, each.name, _detail(each), self._source(place)))
-                begin = offsets[-1]
-        except (UnreadableMemory, CorruptState) as error:
-            why = str(error)
+        pieces = self._subject.pieces(code)
+        if isinstance(pieces, Unknown):
+            why = pieces.reason
+        elif pieces[-1].end > size:
+            why = f"it has more than {LARGEST_EXPLAINED:,} bytes"
+        else:
+            for each, place, start, end in pieces:
+                blocks.append(reader.block(start, end, each.name, _detail(each), self._source(place)))
+            begin = pieces[-1].end
         if why:
             blocks += self._by_lines(reader, code, begin, size)
         else:
@@ -190,12 +175,12 @@ class Explainer:
         if size < code.size:
             why = why or f"it has more than {LARGEST_EXPLAINED:,} bytes, and the rest is left out"
         jumps = _jumps(blocks)
-        rows = bisect_left(table.offsets, size) if isinstance(table, UnwindTable) else 0
+        rows = bisect_left(table.offsets, size)
         return Explained(listed, blocks, jumps, rows, why)
 
     def _by_lines(self, reader: "_Reader", code: JitCode, begin: int, size: int) -> list[Block]:
         """Without micro-ops: blocks of one Python line each, as far as the machine code itself tells lines."""
-        rows = [row for row in self._regions.lines(code) if row.offset < size]
+        rows = [row for row in self._subject.lines(code) if row.offset < size]
         if not rows:
             return reader.reached(begin, size, _MICRO_OPS_UNKNOWN, None)
         blocks = []
@@ -234,30 +219,21 @@ class Explainer:
                 differences[tables.name] = found
         return Answer(parts(row, X86_64), "", differences, unknown)
 
-    def others_of(self, code: JitCode) -> list[UnwindTable | Unknown]:
+    def others_of(self, code: JitCode) -> list[UnwindTable]:
         return [tables.of(code) for tables in self._others]
 
-    def shim_row(self, code: JitCode, table: UnwindTable | Unknown) -> Row | Unknown:
+    def shim_row(self, code: JitCode, table: UnwindTable) -> Row | Unknown:
         """What holds in the shim when a body returns."""
         if not code.shim_size:
             return self._entry_shim_row
         call = code.code.find(
             b"\xe8", len(SHIM), LONGEST_SHIM
         )  # as in `regions`: it calls the body behind it
-        return table.at_return_address(call + 5) if isinstance(table, UnwindTable) else table
+        return table.at_return_address(call + 5)
 
     @cached_property
     def _entry_shim_row(self) -> Row | Unknown:
-        shim, memory = self._regions.entry_shim, self._regions.memory
-        if shim is None:
-            found: Row | Unknown = Unknown("this interpreter's _PyJIT_Entry is not to be found")
-        else:
-            try:
-                table = shim_table(X86_64, shim, memory)
-                call = self._regions.entry_call(memory.checked_read(shim.start, shim.size))
-                found = table.at_return_address(call)
-            except (JitunwindError, ELFError, OSError, StopIteration) as error:
-                found = Unknown(f"the unwind information of _PyJIT_Entry: {error}")
+        found = self._subject.shim_row()
         if isinstance(found, Unknown):
             self.warnings.append(f"{found.reason}: registers that it saves are not compared")
         return found
@@ -296,7 +272,7 @@ def _count(summary: Summary, answer: Answer, count: int) -> None:
 class _Reader:
     """Makes blocks of one region's machine code."""
 
-    def __init__(self, explainer: Explainer, code: JitCode, table: UnwindTable | Unknown) -> None:
+    def __init__(self, explainer: Explainer, code: JitCode, table: UnwindTable) -> None:
         self._explainer, self._code, self._table = explainer, code, table
         self._others = explainer.others_of(code)
         self._shim = explainer.shim_row(code, table)
@@ -309,8 +285,6 @@ class _Reader:
     def reached(self, start: int, end: int, title: str, source: Source | None) -> list[Block]:
         """Of [start, end) that is code which the recovered table has rows for: the rest is constants."""
         found: list[Block] = []
-        if isinstance(self._table, Unknown):
-            return [self.block(start, end, title, "", source)]
         for begin, stop, row in self._table.spans():
             first, last = max(begin, start), min(stop, end)
             if first >= last:
@@ -333,11 +307,10 @@ class _Reader:
     def _answers(self) -> tuple[list[int], list[Answer]]:
         """What the tables say, by the offset from which it holds."""
         code, tables = self._code, [self._table, *self._others]
-        known = [table.offsets for table in tables if isinstance(table, UnwindTable)]
-        changes = sorted({0, code.shim_size, *(offset for offsets in known for offset in offsets)})
+        changes = sorted({0, code.shim_size, *(offset for table in tables for offset in table.offsets)})
         answers = []
         for offset in changes:
-            row, *others = (_at(table, offset) for table in tables)
+            row, *others = (table.at(offset) for table in tables)
             shim = None if offset < code.shim_size else self._shim
             answers.append(self._explainer.answer(row, tuple(others), shim))
         return changes, answers
@@ -370,10 +343,6 @@ class _Reader:
             address = int.from_bytes(self._code.code[offset : offset + WORD], "little")
         name = self._names.get(address)
         return f"{text} <{name}>" if name else text
-
-
-def _at(table: UnwindTable | Unknown, offset: int) -> Row | Unknown:
-    return table if isinstance(table, Unknown) else table.at(offset)
 
 
 def _jumps(blocks: list[Block]) -> list[Jump]:

@@ -1,0 +1,131 @@
+"""What there is to explain: the JIT code of a process (live, or in a core), or of a dump, which is machine code and
+no more. `model` asks one of these, and knows no other source."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from elftools.common.exceptions import ELFError
+
+from jitunwind.arch.x86_64.effects import decode
+from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.audit.instructions import Instructions
+from jitunwind.audit.tables import shim_table, shim_table_in
+from jitunwind.cpython.dump import Dump
+from jitunwind.cpython.lines import LineRow
+from jitunwind.cpython.regions import JitCode, Regions
+from jitunwind.cpython.uops import MicroOp, MicroOps, Place
+from jitunwind.errors import CorruptState, JitunwindError, UnreadableMemory
+from jitunwind.region import Region
+from jitunwind.rows import Row, Unknown, UnwindTable
+
+_NO_SHIM = Unknown("this interpreter's _PyJIT_Entry is not to be found")
+_ONLY_CODE = Unknown("a dump has machine code, and no micro-ops")
+
+
+class Piece(NamedTuple):
+    """A micro-op, the bytecode instruction that it is part of, and its machine code: [start, end) in the region."""
+
+    micro_op: MicroOp
+    place: Place | None
+    start: int
+    end: int
+
+
+class Subject(Protocol):
+    """JIT code, and what is known of it. `names`: functions outside, by address."""
+
+    @property
+    def names(self) -> Mapping[int, str]: ...
+
+    def codes(self) -> Sequence[JitCode]:
+        """All regions, by rising address."""
+
+    def parts(self, jit_code: JitCode) -> list[Region]:
+        """A region's shim, where it has one of its own, and its body."""
+
+    def count(self, code: JitCode) -> int | None:
+        """How many micro-ops a region was compiled from, if that is known."""
+
+    def pieces(self, code: JitCode) -> list[Piece] | Unknown:
+        """A region's micro-ops, one behind the other."""
+
+    def lines(self, code: JitCode) -> list[LineRow]:
+        """The Python lines that a region's machine code tells by itself."""
+
+    def shim_row(self) -> Row | Unknown:
+        """What holds in the one shim of all bodies while it has called one; that there is one is known."""
+
+
+class OfProcess:
+    """JIT code in a process."""
+
+    def __init__(self, regions: Regions) -> None:
+        self._regions, self._micro_ops = regions, MicroOps(regions)
+        self.names = regions.memory.names()
+        self.parts = regions.parts
+        self.lines = regions.lines
+
+    def codes(self) -> list[JitCode]:
+        return [code for code in map(self._regions.find, self._regions.starts) if code is not None]
+
+    def count(self, code: JitCode) -> int | None:
+        try:
+            return len(self._micro_ops.trace(code))
+        except (UnreadableMemory, CorruptState):
+            return None
+
+    def pieces(self, code: JitCode) -> list[Piece] | Unknown:
+        try:
+            trace = self._micro_ops.trace(code)
+            offsets = self._micro_ops.offsets(code, trace)
+            if isinstance(offsets, Unknown):
+                return offsets
+            places = self._micro_ops.places(code, trace)
+        except (UnreadableMemory, CorruptState) as error:
+            return Unknown(str(error))
+        return [Piece(*each) for each in zip(trace, places, offsets, offsets[1:], strict=False)]
+
+    def shim_row(self) -> Row | Unknown:
+        shim, memory = self._regions.entry_shim, self._regions.memory
+        if shim is None:
+            return _NO_SHIM
+        try:
+            return _row_at_call(shim_table(X86_64, shim, memory), memory.checked_read(shim.start, shim.size))
+        except (JitunwindError, ELFError, OSError, StopIteration) as error:
+            return Unknown(f"the unwind information of _PyJIT_Entry: {error}")
+
+
+class OfDump:
+    """JIT code in a dump."""
+
+    def __init__(self, dump: Dump) -> None:
+        self._dump = dump
+        self.names: dict[int, str] = {}
+        self.parts = dump.parts
+
+    def codes(self) -> list[JitCode]:
+        return self._dump.codes
+
+    def count(self, code: JitCode) -> int | None:
+        return None
+
+    def pieces(self, code: JitCode) -> list[Piece] | Unknown:
+        return _ONLY_CODE
+
+    def lines(self, code: JitCode) -> list[LineRow]:
+        return []
+
+    def shim_row(self) -> Row | Unknown:
+        if self._dump.entry_shim is None:
+            return _NO_SHIM
+        try:
+            table = shim_table_in(X86_64, self._dump.entry_shim, self._dump.frames)
+            return _row_at_call(table, self._dump.shim_code)
+        except JitunwindError as error:
+            return Unknown(f"the unwind information of _PyJIT_Entry: {error}")
+
+
+def _row_at_call(table: UnwindTable, shim: bytes) -> Row | Unknown:
+    """The row for the caller of a body, in the shim's code `shim`: it has one indirect call."""
+    call = Instructions(X86_64, decode, shim, {0: X86_64.platform}).call_of(None)
+    return table.at_return_address(call.next) if call is not None else Unknown("it calls nothing")
