@@ -1,6 +1,5 @@
 """Stencils that leave the frame pointer alone, and those that do not: found at the instruction."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -112,21 +111,3 @@ def test_a_cold_part_is_the_functions_not_one_of_its_own(tmp_path: Path) -> None
     assert [about for _, _, about in got] == [
         "leaves with the stack pointer 8 bytes below its place at entry"
     ]
-
-
-@pytest.mark.skipif(shutil.which("clang") is None, reason="needs clang")
-def test_preserve_none_and_musttail_are_clean(tmp_path: Path) -> None:
-    source = r"""
-    typedef __attribute__((preserve_none)) int stencil(void *, long, long);
-    extern stencil next; extern int slow(void *, long);
-    __attribute__((preserve_none)) int _JIT_ENTRY(void *f, long a, long b)
-    { if (slow(f, a) < 0) return -1; __attribute__((musttail)) return next(f, a, b + 1); }
-    """
-    path = tmp_path / "a.o"
-    options = ["-O2", "-fno-asynchronous-unwind-tables", "-fomit-frame-pointer", "-mframe-pointer=reserved"]
-    made = subprocess.run(
-        ["clang", *options, "-c", "-o", path, "-xc", "-"], input=source, text=True, check=False
-    )
-    if made.returncode:
-        pytest.skip("this clang knows no preserve_none or no -mframe-pointer=reserved")
-    assert found(path) == []

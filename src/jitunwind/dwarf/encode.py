@@ -54,7 +54,7 @@ def eh_frame(arch: Architecture, tables: Iterable[tuple[int, UnwindTable]], addr
     """The `.eh_frame` section that says what `tables` say, to lie at `address`.
 
     `tables` are (address of the region, its table); regions do not overlap. Addresses and sizes are 64-bit,
-    offsets of rules signed 64-bit, register numbers as DWARF counts them. ValueError for others.
+    offsets of rules signed 64-bit but for the least, register numbers as DWARF counts them. ValueError for others.
 
     Decoded with `arch.callee_saved` unspecified, each row has the same rule for each register. To that end, a
     register that a callee saves, or the return address, is called undefined where its row does not list it:
@@ -106,7 +106,7 @@ def _factor(piece: _Piece) -> int:
     rows = {id(row): row for _, row in piece.rows}.values()
     offsets = [rule.offset for row in rows for _, rule in row.rules if isinstance(rule, SavedAt)]
     offsets += [row.cfa.offset for row in rows]
-    if not -(1 << 63) <= min(offsets) <= max(offsets) < 1 << 63:
+    if not -(1 << 63) < min(offsets) <= max(offsets) < 1 << 63:  # divided by -1, they still have to fit
         raise ValueError(f"the rows at {piece.start:#x} have an offset that is not signed 64-bit")
     return -WORD if all(offset % WORD == 0 for offset in offsets) else -1
 
