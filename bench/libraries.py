@@ -44,11 +44,6 @@ def libraries(folders: Iterable[Path], most: int) -> Iterator[Path]:
                 yield path
 
 
-def shown(path: str) -> str:
-    """A path of the system as it is, any other by its name alone."""
-    return path if path.startswith("/usr/") else Path(path).name
-
-
 def by_class(results: Sequence[Result]) -> list[str]:
     """Each class of disagreement, with the files in which it is."""
     lines = [
@@ -127,9 +122,7 @@ def main() -> int:
         try:
             found.results.append(checked(path, options.jobs))
         except (JitunwindError, OSError) as problem:
-            found.unusable.append(
-                Unusable(shown(str(path)), str(problem).replace(str(path), shown(str(path))), "")
-            )
+            found.unusable.append(Unusable(path.name, str(problem).replace(str(path), path.name), ""))
         print(f"{number}/{len(paths)} {path}", file=sys.stderr)
     found.seconds = time.monotonic() - began
     figures = markdown(found, processor_seconds(), options.most_bytes, left_out)

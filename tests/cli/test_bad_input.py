@@ -82,8 +82,8 @@ def test_a_process_that_has_ended() -> None:
 
 def test_a_thread_instead_of_its_process() -> None:
     with run("3.14", "threads.py") as threads:
-        threads.settle()
-        tid = threads.tids()[1]
+        wait_until(lambda: len(threads.tids()) > 1, "a second thread")
+        tid = next(tid for tid in threads.tids() if tid != threads.pid)
         assert refused(jitunwind("bt", tid)) == [
             f"error: {tid} is no process, but a thread of process {threads.pid}",
             f"  try: jitunwind bt {threads.pid} --thread {tid}",
