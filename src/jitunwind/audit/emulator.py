@@ -214,7 +214,7 @@ class _Paths:
             following, control, target = start + step.next, step.control, step.target
             if control is Control.NEXT:
                 problem = memory.run(pc, following)
-                if problem:
+                if problem and not self._is_of_no_account(offset):
                     unable[offset] = problem
                     return
             elif control is Control.CALL:
@@ -246,6 +246,13 @@ class _Paths:
             pc = following
             if not start <= pc < end or self.emulator.is_interrupted:
                 return
+
+    def _is_of_no_account(self, offset: int) -> bool:
+        """Whether an instruction that has failed, as it may with an address that is made up, would have changed
+        nothing that a table tells of: it is passed over, then, and what it would have changed stays as it was."""
+        few = (*self.arch.callee_saved, self.arch.stack_pointer)
+        steps, _ = self.emulator.decode(self.region.code, offset, few)
+        return not (steps and steps[0].offset == offset)
 
     def _way(self, registers: list[int], sp: int) -> _Way:
         """How the frame lies: the stack's depth, and what is known of each word on it and of each register that

@@ -31,7 +31,9 @@ FIRST_POLL_SECONDS = 0.001
 PATIENCE = 3000
 """Instructions seen before, one after another, until an activation is left alone."""
 MOST_SKIPPED = 50
-"""Activations left alone in a row, at most."""
+"""Activations left alone in a row, at most..."""
+SKIP_SECONDS = 0.1
+"""... and for how long: some run for seconds."""
 ACTIVATIONS_PER_CHECK = 50
 """One in so many is stepped by the kernel throughout."""
 
@@ -118,6 +120,7 @@ class Stepper:
         """Where calls of it return to."""
         self._seen: set[int] = set()
         self._stale = self._skip = 0
+        self._skip_until = 0.0
         self._dice = random.Random(seed)
         self._looked = 0.0
         self._pause = FIRST_POLL_SECONDS
@@ -345,6 +348,7 @@ class Stepper:
         self._stale = 0 if new else self._stale + len(records)
         if self._stale > PATIENCE:
             self._stale, self._skip = 0, self._dice.randrange(MOST_SKIPPED)
+            self._skip_until = time.monotonic() + SKIP_SECONDS
             top.abandoned = True
         if before // 1024 != self.counts.instructions // 1024:
             self._tell()
@@ -372,7 +376,8 @@ class Stepper:
         self.counts.activations += 1
         self._skip -= 1
         is_check = self.counts.activations % ACTIVATIONS_PER_CHECK == 0
-        stack.append(Activation(truth, is_check, abandoned=self._skip > 0))
+        is_skipped = self._skip > 0 and time.monotonic() < self._skip_until
+        stack.append(Activation(truth, is_check, abandoned=is_skipped))
 
     def _left(self, stack: list[Activation], top: Activation, registers: list[int]) -> None:
         """The thread has left JIT code: the activation has returned, or called something."""
