@@ -136,9 +136,9 @@ def main() -> None:
         f"Made by `make audit` on {datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {platform.machine()}; "
         f"{arguments.steps:,} instructions inside JIT code per program are stepped, each judged by what was recorded "
         "at the call that entered it. Then all paths of the code that the program has by then are run in the "
-        "emulator: *emulated* counts what that adds, *of reachable* is the share of reachable instructions that either "
-        "has judged. An instruction counts as wrong when the CFA, the return address or any callee-saved register of "
-        "the caller is. CPython 3.14 publishes nothing.",
+        "emulator: *emulated* counts what that adds, *of reachable* is the share of reachable instructions that "
+        "either has judged (code that was freed before is stepped only). An instruction counts as wrong when the "
+        "CFA, the return address or any callee-saved register of the caller is. CPython 3.14 publishes nothing.",
         "",
     ]
     for version in VERSIONS:

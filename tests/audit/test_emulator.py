@@ -176,6 +176,14 @@ def test_both_ways_into_an_instruction_are_judged() -> None:
     assert min(wrong) >= 1
 
 
+def test_an_address_that_cannot_be_made_up_keeps_nobody_from_what_is_behind() -> None:
+    region = region_of("mov rdi, -1\nmov eax, [rdi]\npush rbp\npop rbp\nret\n")
+    total = emulated(region, Recovered(X86_64, decode))[0].findings["recovered"].total
+    assert (total.wrong, total.unknown) == (0, 0)
+    lost = region_of("mov rdi, -1\nmov rbp, [rdi]\npush rbp\npop rbp\nret\n")
+    assert emulated(lost, Recovered(X86_64, decode))[0].findings["recovered"].total.unknown
+
+
 def test_what_the_emulator_cannot_run_is_unknown_with_its_reason() -> None:
     region = region_of("vaddps ymm0, ymm1, ymm2\npush rbp\npop rbp\nret\n")
     found = emulated(region, Recovered(X86_64, decode))[0].findings["recovered"]

@@ -18,7 +18,7 @@ from jitunwind.audit.stepper import Activation
 from jitunwind.cpython.dump import Dump
 from jitunwind.cpython.regions import JitCode
 from jitunwind.errors import UnreadableMemory
-from jitunwind.memory.emulated import STACK_SIZE, EmulatedMemory, Saved
+from jitunwind.memory.emulated import NOT_THERE, STACK_SIZE, EmulatedMemory, Saved
 from jitunwind.recover.flow import Decoder
 from jitunwind.rows import InRegister, SavedAt
 
@@ -214,7 +214,7 @@ class _Paths:
             following, control, target = start + step.next, step.control, step.target
             if control is Control.NEXT:
                 problem = memory.run(pc, following)
-                if problem and not self._is_of_no_account(offset):
+                if problem and not (problem == NOT_THERE and self._is_of_no_account(offset)):
                     unable[offset] = problem
                     return
             elif control is Control.CALL:
@@ -248,8 +248,8 @@ class _Paths:
                 return
 
     def _is_of_no_account(self, offset: int) -> bool:
-        """Whether an instruction that has failed, as it may with an address that is made up, would have changed
-        nothing that a table tells of: it is passed over, then, and what it would have changed stays as it was."""
+        """Whether an instruction changes nothing that a table tells of. If it has failed only because its address is
+        made up, it is passed over, and what it would have changed stays as it was."""
         few = (*self.arch.callee_saved, self.arch.stack_pointer)
         steps, _ = self.emulator.decode(self.region.code, offset, few)
         return not (steps and steps[0].offset == offset)

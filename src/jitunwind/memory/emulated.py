@@ -5,6 +5,9 @@ import ctypes
 from typing import Any, NamedTuple
 
 from unicorn import (
+    UC_ERR_MAP,
+    UC_ERR_READ_UNMAPPED,
+    UC_ERR_WRITE_UNMAPPED,
     UC_HOOK_MEM_READ_UNMAPPED,
     UC_HOOK_MEM_WRITE_UNMAPPED,
     UC_PROT_EXEC,
@@ -24,6 +27,8 @@ MOST_PAGES = 1 << 10
 STACK_SIZE = 1 << 16
 _FILLER = (0x5D00_0000_0100).to_bytes(8, "little")
 """What memory that is made up holds: addresses of such memory."""
+NOT_THERE = "it uses an address at which no memory can be made up"
+_NO_MEMORY = (UC_ERR_MAP, UC_ERR_READ_UNMAPPED, UC_ERR_WRITE_UNMAPPED)
 _IN_USE = 1 << 14
 """Bytes at the stack's top that belong to a saved state, and that a callee overwrites where they are free."""
 
@@ -102,7 +107,7 @@ class EmulatedMemory(Memory):
         try:
             self._uc.emu_start(pc, until)
         except UcError as error:
-            return str(error)
+            return NOT_THERE if error.errno in _NO_MEMORY else str(error)
         return ""
 
     def save(self) -> Saved:
