@@ -24,10 +24,9 @@ from jitunwind.audit.emulator import Emulator
 from jitunwind.audit.instructions import Instructions
 from jitunwind.audit.offline import Offline
 from jitunwind.audit.static import Static
-from jitunwind.audit.stepper import Activation
+from jitunwind.audit.stepper import Activation, record_of
 from jitunwind.audit.subject import dump_of
 from jitunwind.audit.tables import Recovered, from_dump, shim_table_in
-from jitunwind.audit.witness import record_of
 from jitunwind.cpython.dump import Dump, load, save
 from jitunwind.cpython.regions import JitCode
 from jitunwind.errors import BadDump, JitunwindError

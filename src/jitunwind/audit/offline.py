@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from jitunwind.arch import Architecture
 from jitunwind.audit.instructions import Instructions
 from jitunwind.audit.static import Static
-from jitunwind.audit.stepper import Activation
+from jitunwind.audit.stepper import Activation, record_of
 from jitunwind.audit.tables import Recovered, Tables, shim_table_in
 from jitunwind.audit.verdicts import Verdicts
-from jitunwind.audit.witness import EMULATED, STATIC, Judged, Witness, judged_before, record_of
+from jitunwind.audit.witness import EMULATED, STATIC, Judged, Witness, judged_before
 from jitunwind.cpython.dump import Dump
 from jitunwind.cpython.regions import JitCode
 from jitunwind.errors import MalformedFrames

@@ -21,7 +21,7 @@ from jitunwind.audit.recorder import MOST_AT_ONCE, Recorder
 from jitunwind.cpython.layout import read_layout
 from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.errors import JitunwindError, UnreadableMemory
-from jitunwind.memory import Mapping
+from jitunwind.memory import Mapping, Memory
 from jitunwind.region import Region
 
 POLL_SECONDS = 0.02
@@ -82,6 +82,14 @@ stack (`arch.x86_64.record`), unless they could not be read."""
 Judge = Callable[[JitCode, Sequence[Record], Activation, Regions], None]
 """Gets a region, instructions of it that were run one after another, the activation and what is known of the
 process's JIT code."""
+
+
+def record_of(registers: Sequence[int], stack_pointer: int, memory: Memory) -> Record:
+    """The state of a thread that stands at an instruction."""
+    try:
+        return (*registers, *memory.words(registers[stack_pointer] - BELOW, WORDS))
+    except UnreadableMemory:
+        return tuple(registers)
 
 
 class Stepper:
@@ -284,8 +292,10 @@ class Stepper:
                     self._step_over(tid, pc)
                     return
             elif self._in_shim(pc):
-                registers = self._through_shim(tid, registers, top)
-                pc = registers[-1]
+                come_to = self._through_shim(tid, registers, top)
+                if come_to is None:
+                    return
+                registers, pc = come_to, come_to[-1]
             else:
                 self._left(stack, top, registers)
                 return
@@ -309,24 +319,20 @@ class Stepper:
         if records is not None:
             self.counts.recorded += len(records)
             return records
-        try:
-            start = registers[self.arch.stack_pointer] - BELOW
-            return ((*registers, *self.tracee.memory.words(start, WORDS)),)
-        except UnreadableMemory:
-            return (tuple(registers),)
+        return (record_of(registers, self.arch.stack_pointer, self.tracee.memory),)
 
-    def _through_shim(self, tid: int, registers: list[int], top: Activation) -> list[int]:
-        """Run as far as 3.15's one shim goes by itself; the registers then."""
+    def _through_shim(self, tid: int, registers: list[int], top: Activation) -> list[int] | None:
+        """Run as far as 3.15's one shim goes by itself; the registers then, None if the thread has ended."""
         assert self.regions is not None
         shim = self.regions.entry_shim
         assert shim is not None
-        if (
-            self.recorder is None or not self.recorder.is_set_up
-        ):  # which it is to be by code that needs to be near
+        if self.recorder is None or not self.recorder.is_set_up:  # near to code that needs that: regions
             return registers
         code = self.tracee.memory.read(shim.start, shim.size)
         records = self._recorded(tid, shim.start, code, registers[-1], top, MOST_AT_ONCE)
-        return list(records[-1][:REGISTERS]) if records else registers
+        if records is None:
+            return registers
+        return list(records[-1][:REGISTERS]) if records else None
 
     def _recorded(
         self, tid: int, start: int, code: bytes, pc: int, top: Activation, most: int

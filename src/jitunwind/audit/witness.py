@@ -7,12 +7,10 @@ by the first of them that came to it.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from jitunwind.arch.x86_64.record import BELOW, REGISTERS, WORDS
+from jitunwind.arch.x86_64.record import REGISTERS
 from jitunwind.audit.stepper import Activation, Record
 from jitunwind.audit.verdicts import Findings, Verdicts
 from jitunwind.cpython.regions import CodeMap, JitCode, Regions
-from jitunwind.errors import UnreadableMemory
-from jitunwind.memory import Memory
 
 Place = tuple[int, bytes]
 """A region as it was: where it starts, and its code."""
@@ -73,14 +71,6 @@ class Stepped:
             self._offsets = self.witness.of(region, regions).offsets
         start = self._start
         self._offsets.update([record[REGISTERS - 1] - start for record in records])
-
-
-def record_of(registers: list[int], stack_pointer: int, memory: Memory) -> Record:
-    """The state before one instruction, as a stepper would record it."""
-    try:
-        return (*registers, *memory.words(registers[stack_pointer] - BELOW, WORDS))
-    except UnreadableMemory:
-        return tuple(registers)
 
 
 def judged_before(code: JitCode, before: Sequence[Witness]) -> set[int]:
