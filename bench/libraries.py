@@ -18,8 +18,8 @@ from pathlib import Path
 
 from support import checked, generated_by, put_into
 
-from jitunwind.audit.files import Result
-from jitunwind.audit.files_report import Checked, Unusable, per_second, verdicts
+from jitunwind.check.files import Result
+from jitunwind.check.report import Checked, Unusable, per_second, verdicts
 from jitunwind.errors import JitunwindError
 
 FOLDERS = (Path("/usr/lib"), Path("/lib"), Path("/usr/local/lib"), Path("/opt"), Path(sys.prefix))

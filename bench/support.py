@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from jitunwind.audit.files import Reports, Result, judge_file, result_of
-from jitunwind.audit.functions import Program
+from jitunwind.check.files import Reports, Result, judge_file, result_of
+from jitunwind.check.functions import Program
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSIONS = ("3.14", "3.15")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from support import checked, generated_by, put_into
 
-from jitunwind.audit.files_report import as_markdown
+from jitunwind.check.report import as_markdown
 
 
 def main() -> int:

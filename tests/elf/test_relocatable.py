@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from jitunwind.audit.compare import PADDING
-from jitunwind.audit.functions import Program
-from jitunwind.audit.rounds import in_turn, judge_all
+from jitunwind.check.compare import PADDING
+from jitunwind.check.functions import Program
+from jitunwind.check.rounds import in_turn, judge_all
 from jitunwind.elf.inspect import ElfFile
 from jitunwind.errors import NotElf
 from tests.support.compiled import compiled, needs_gcc

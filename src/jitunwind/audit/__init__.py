@@ -1,1 +1,1 @@
-"""Recovered rows against other witnesses, with a verdict for each instruction."""
+"""Tables of JIT code against what happens there: stepped, emulated, or as the recovered states say it would."""

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import click
 
-from jitunwind.audit.files import Place, Reports, Result, judge_file, result_of
-from jitunwind.audit.files_report import Checked, Unusable, as_data, as_junit, as_markdown, per_second
-from jitunwind.audit.functions import Program, Report
-from jitunwind.audit.reserved import UNPROVEN, Stencils, violations
-from jitunwind.audit.workers import TookTooLong, time_limit
+from jitunwind.check.files import Place, Reports, Result, judge_file, result_of
+from jitunwind.check.functions import Program, Report
+from jitunwind.check.report import Checked, Unusable, as_data, as_junit, as_markdown, per_second
+from jitunwind.check.reserved import UNPROVEN, Stencils, violations
+from jitunwind.check.workers import TookTooLong, time_limit
 from jitunwind.cli.output import ERASE_LINE, FOUND, INTERRUPTED, UNUSABLE, is_coloured, print_error
 from jitunwind.errors import JitunwindError
 

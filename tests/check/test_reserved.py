@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from jitunwind.audit.files import Reports, judge_file
-from jitunwind.audit.reserved import UNPROVEN, Stencils, violations
+from jitunwind.check.files import Reports, judge_file
+from jitunwind.check.reserved import UNPROVEN, Stencils, violations
 from tests.support.compiled import compiled, needs_gcc
 
 pytestmark = needs_gcc

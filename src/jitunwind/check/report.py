@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from jitunwind.audit.files import Place, Result
+from jitunwind.check.files import Place, Result
 
 
 @dataclass

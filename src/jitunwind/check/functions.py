@@ -1,7 +1,7 @@
 """The functions of one ELF file, each recovered from its code and compared with its FDE.
 
 In comes a file; out come reports by FDE that can travel between processes. What one function's flow says of
-another (a jump into its cold part, a landing pad there, that it never returns) is in the report: `audit/rounds.py`
+another (a jump into its cold part, a landing pad there, that it never returns) is in the report: `check/rounds.py`
 hands it to the next round.
 """
 
@@ -19,7 +19,7 @@ from jitunwind.arch import Architecture
 from jitunwind.arch.effects import HUGE, NO_EFFECTS, Control, Decoded, Step, Store
 from jitunwind.arch.x86_64 import effects as x86_64
 from jitunwind.arch.x86_64.registers import X86_64
-from jitunwind.audit.compare import (
+from jitunwind.check.compare import (
     HANDED_BACK,
     HIDDEN,
     MALFORMED,
@@ -32,7 +32,7 @@ from jitunwind.audit.compare import (
     Wrong,
     compare,
 )
-from jitunwind.audit.switches import Switches
+from jitunwind.check.switches import Switches
 from jitunwind.dwarf.decode import Fde, eh_frame, table_of
 from jitunwind.dwarf.lsda import call_sites
 from jitunwind.elf.inspect import ElfFile

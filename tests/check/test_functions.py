@@ -4,11 +4,11 @@ import random
 from collections import Counter
 from pathlib import Path
 
-from jitunwind.audit.compare import HANDED_BACK, HIDDEN, MALFORMED, UNSIZED
-from jitunwind.audit.files import result_of
-from jitunwind.audit.functions import Program
-from jitunwind.audit.reserved import Stencils, violations
-from jitunwind.audit.rounds import in_turn, judge_all
+from jitunwind.check.compare import HANDED_BACK, HIDDEN, MALFORMED, UNSIZED
+from jitunwind.check.files import result_of
+from jitunwind.check.functions import Program
+from jitunwind.check.reserved import Stencils, violations
+from jitunwind.check.rounds import in_turn, judge_all
 from jitunwind.errors import JitunwindError
 from tests.support.compiled import compiled, needs_gcc
 

@@ -20,8 +20,8 @@ from iced_x86 import (
     RegisterExt,
 )
 
-from jitunwind.audit.files import Listing, Names, Place, Reports
-from jitunwind.audit.functions import Program
+from jitunwind.check.files import Listing, Names, Place, Reports
+from jitunwind.check.functions import Program
 from jitunwind.dwarf.decode import Cie, Fde
 from jitunwind.rows import Unknown, UnwindTable
 

@@ -1,6 +1,6 @@
 """A file's functions judged in several processes, each function within a time, whatever happens to a process.
 
-In comes a `Program`; out comes what `audit/rounds.judge_all` runs its jobs by. `audit/files.py` calls it. The
+In comes a `Program`; out comes what `check/rounds.judge_all` runs its jobs by. `check/files.py` calls it. The
 processes are forked, so they share the file's bytes and all that is known of it; an interruption is the
 parent's business, which ends them. A function that takes too long, or at which a process dies, is `unknown`.
 """
@@ -15,8 +15,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import FrameType, TracebackType
 
-from jitunwind.audit.functions import Program, Report
-from jitunwind.audit.rounds import Job
+from jitunwind.check.functions import Program, Report
+from jitunwind.check.rounds import Job
 
 SECONDS = 20.0
 """Of processor time for one function; the slowest of 200,000 in libraries of up to 2 MB took 1.2."""

@@ -1,7 +1,7 @@
 """One ELF file's unwind tables, checked against its code: figures, and where and how they disagree.
 
 A `Program` goes in, and out come its functions' reports and a `Result` made of them: plain data that
-`audit/files_report.py` and `cli/check.py` show.
+`check/report.py` and `cli/check.py` show.
 """
 
 from bisect import bisect_left, bisect_right
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from iced_x86 import Decoder, Formatter, FormatterSyntax
 
 from jitunwind.arch import Architecture
-from jitunwind.audit.compare import PADDING, Finding, Wrong
-from jitunwind.audit.functions import Program, Report
-from jitunwind.audit.rounds import Job, judge_all
-from jitunwind.audit.workers import Workers
+from jitunwind.check.compare import PADDING, Finding, Wrong
+from jitunwind.check.functions import Program, Report
+from jitunwind.check.rounds import Job, judge_all
+from jitunwind.check.workers import Workers
 from jitunwind.elf.inspect import ElfFile
 from jitunwind.recover.state import Entry, State, Value
 from jitunwind.rows import CfaRule, InRegister, RegisterRule, Row, SameValue, SavedAt, Unknown

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from jitunwind.audit import workers
-from jitunwind.audit.functions import Program
-from jitunwind.audit.rounds import in_turn, judge_all
-from jitunwind.audit.workers import DIED, TOOK_LONG, TOOK_MEMORY, TookTooLong, Workers, time_limit
+from jitunwind.check import workers
+from jitunwind.check.functions import Program
+from jitunwind.check.rounds import in_turn, judge_all
+from jitunwind.check.workers import DIED, TOOK_LONG, TOOK_MEMORY, TookTooLong, Workers, time_limit
 from tests.support.compiled import compiled, needs_gcc
 
 pytestmark = needs_gcc

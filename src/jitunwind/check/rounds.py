@@ -7,7 +7,7 @@ The first round judges every function from the convention's entry state. What it
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-from jitunwind.audit.functions import Carried, Program, Report
+from jitunwind.check.functions import Carried, Program, Report
 
 Arrivals = dict[int, list[Carried]]
 """By offset in a function, the states in which other code jumps there."""

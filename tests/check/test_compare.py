@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jitunwind.arch.x86_64.registers import R12, RBP, RBX, RSP, X86_64
-from jitunwind.audit.compare import (
+from jitunwind.check.compare import (
     EXACT,
     NO_CFA,
     OUTERMOST,
@@ -20,8 +20,8 @@ from jitunwind.audit.compare import (
     Judge,
     Wrong,
 )
-from jitunwind.audit.functions import Program, Report
-from jitunwind.audit.rounds import in_turn, judge_all
+from jitunwind.check.functions import Program, Report
+from jitunwind.check.rounds import in_turn, judge_all
 from jitunwind.recover.state import Entry, States
 from jitunwind.rows import (
     SAME_VALUE,
