@@ -67,9 +67,10 @@ def test_the_kernel_steps_each_instruction_where_that_is_wanted(python: Interpre
     assert report["counts"]["recorded"] == 0
 
 
-def test_signals_come_through_while_it_steps(python: Interpreter) -> None:
-    report = of_program(python, "audit_signals", "--steps", 20_000, "--table", "recovered")
-    assert_exact(report, 20_000)
+@pytest.mark.parametrize("options", [("--steps", 100_000), ("--single-step", "--steps", 20_000)], ids=str)
+def test_signals_come_through_while_it_steps(python: Interpreter, options: tuple[object, ...]) -> None:
+    report = of_program(python, "audit_signals", *options, "--table", "recovered")
+    assert_exact(report, int(str(options[-1])))
     assert report["counts"]["signals"], "no signal met a step"
 
 

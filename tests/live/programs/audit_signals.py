@@ -1,4 +1,4 @@
-"""A signal every half millisecond, handled in Python, while a loop runs in JIT code."""
+"""A signal after every 4 ms of processor time, handled in Python, while a loop runs in JIT code."""
 
 import signal
 
@@ -19,9 +19,6 @@ def work() -> int:
     return total
 
 
-signal.signal(signal.SIGVTALRM, note)
-signal.setitimer(signal.ITIMER_REAL, 0)
-signal.signal(signal.SIGALRM, note)
 signal.signal(signal.SIGPROF, note)
 signal.setitimer(signal.ITIMER_PROF, 0.004, 0.004)
 run_forever(work)
