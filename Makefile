@@ -57,7 +57,7 @@ witness: interpreters ## docs/witness.md: recovered tables against what compiler
 libraries: $(STAMP) ## docs/check.md: jitunwind check over the shared libraries of this machine
 	@$(VENV)/bin/python bench/libraries.py --into docs/check.md
 
-audit: interpreters ## docs/audit.md: 1,000,000 instructions of JIT code stepped on each version
+audit: interpreters ## docs/audit.md: 3,000,000 instructions of JIT code stepped on each version
 	@[ -e build/pyperformance ] || $(VENV)/bin/python -m pip install -q --disable-pip-version-check \
 		--no-deps --target build/pyperformance pyperf pyperformance
 	@$(VENV)/bin/python bench/audit.py build/pyperformance --into docs/audit.md
