@@ -67,9 +67,10 @@ class Offline:
                 break
             reason = "; ".join(sorted(set(reached.unable.values())))
             reason = f"the emulator cannot run: {reason}" if reason else NO_PATH
-            for _ in instructions.reachable.keys() - reached.ways.keys() - done:
-                for table in blamed:
-                    verdicts.findings[table.name].cannot_say((code.start, judged.name), reason)
+            missed = len(instructions.reachable.keys() - reached.ways.keys() - done)
+            for table in blamed if missed else ():
+                found = verdicts.findings[table.name]
+                found.cannot_say(found.tally_of(code.start, judged.name), reason, missed)
         return witness
 
     def _noting(
@@ -110,5 +111,5 @@ class Offline:
             judged.offsets.update(wanted)
             for reason in unable.values():
                 for found in verdicts.findings.values():
-                    found.cannot_say((code.start, judged.name), reason)
+                    found.cannot_say(found.tally_of(code.start, judged.name), reason)
         return witness

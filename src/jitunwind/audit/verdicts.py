@@ -64,12 +64,17 @@ class Findings:
     reasons: Counter[str] = field(default_factory=Counter)
     examples: list[dict[str, Any]] = field(default_factory=list)
 
-    def cannot_say(self, region: tuple[int, str], reason: str) -> None:
-        """Of an instruction at which nobody came to an answer."""
-        self.total.unknown += 1
-        self.regions.setdefault(region, Tally()).unknown += 1
-        self.reasons[reason] += 1
-        self.unknown.update(self.judged)
+    def tally_of(self, start: int, name: str) -> Tally:
+        """That of one region."""
+        return self.regions.setdefault((start, name), Tally())
+
+    def cannot_say(self, region: Tally, reason: str, count: int = 1) -> None:
+        """Of so many instructions in a region, whose tally is one of `regions`, there is no answer."""
+        self.total.unknown += count
+        region.unknown += count
+        self.reasons[reason] += count
+        for name in self.judged:
+            self.unknown[name] += count
 
     @property
     def registers(self) -> dict[str, Tally]:
@@ -174,7 +179,7 @@ class Verdicts:
         found.total.exact += exact
         tally.exact += exact
         for reason, count in unknown.items():
-            _count_unknown(found, tally, reason, count)
+            found.cannot_say(tally, reason, count)
         for pattern, count in wrong.items():
             found.total.wrong += count
             tally.wrong += count
@@ -188,7 +193,7 @@ class Verdicts:
         if chain is not None:
             known.chains[pc] = chain
         if isinstance(caller, Unknown):
-            _count_unknown(found, known.tally, caller.reason, 1)
+            found.cannot_say(known.tally, caller.reason)
         elif [caller[register] for register in self._names] == truth:
             found.total.exact += 1
             known.tally.exact += 1
@@ -219,7 +224,7 @@ class Verdicts:
         if known is None or known.region is not region:
             assert self._regions is not None
             name = self._regions.parts(region)[-1].name
-            tally = self.findings[tables.name].regions.setdefault((region.start, name), Tally())
+            tally = self.findings[tables.name].tally_of(region.start, name)
             known = self._at[key] = _Known(region, tally, {}, {})
         return known
 
@@ -327,14 +332,6 @@ class Verdicts:
             "instruction": Formatter(FormatterSyntax.GAS).format(instruction),
             "wrong": {label: {"table": f"{value:#x}", "truth": f"{true:#x}"} for label, value, true in wrong},
         }
-
-
-def _count_unknown(found: Findings, tally: Tally, reason: str, count: int) -> None:
-    found.total.unknown += count
-    tally.unknown += count
-    found.reasons[reason] += count
-    for label in found.judged:
-        found.unknown[label] += count
 
 
 class _Way:

@@ -6,6 +6,7 @@ asks about every program counter it meets.
 """
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,7 +86,11 @@ class Regions:
         self.layout = layout
         self.objects = Objects(memory, layout)
         self.warnings: list[str] = []
-        self._mappings, self._heads = _executable_anonymous(memory), self._lists()
+        mappings = memory.mappings()
+        self.ranges = _executable_anonymous(mappings)
+        """All JIT code lies in these, and hardly anything else."""
+        self._files = [mapping for mapping in mappings if mapping.executable and mapping.path]
+        self._heads = self._lists()
         self._found: dict[int, JitCode | None] = {}
         self._verified: set[int] = set()
         self._code_of: dict[int, CodeObject | None] = {}
@@ -103,7 +108,7 @@ class Regions:
     def still_true(self) -> bool:
         """Whether no executor has come or gone. Call it when the process has run: what is found from then on
         is compared with the process's memory once more."""
-        return self.lists_still_true() and _executable_anonymous(self.memory) == self._mappings
+        return self.lists_still_true() and _executable_anonymous(self.memory.mappings()) == self.ranges
 
     def lists_still_true(self) -> bool:
         """The same by the interpreters' lists alone, which is much cheaper: enough where the process has run
@@ -121,11 +126,6 @@ class Regions:
         except UnreadableMemory:
             return None
 
-    @cached_property
-    def ranges(self) -> list[Mapping]:
-        """The anonymous executable mappings: all JIT code lies in them, and hardly anything else."""
-        return _executable_anonymous(self.memory)
-
     def may_hold(self, address: int) -> Mapping | None:
         """The range that `address` lies in; None: it is not JIT code."""
         index = bisect_right(self.ranges, address, key=lambda mapping: mapping.start) - 1
@@ -138,10 +138,6 @@ class Regions:
         index = bisect_right(self._files, address, key=lambda mapping: mapping.start) - 1
         in_file = index >= 0 and address < self._files[index].end
         return in_file or self.may_hold(address) is not None
-
-    @cached_property
-    def _files(self) -> list[Mapping]:
-        return [mapping for mapping in self.memory.mappings() if mapping.executable and mapping.path]
 
     @cached_property
     def executors(self) -> Executors:
@@ -300,12 +296,8 @@ class Regions:
         return [Region(start, shim, SHIM_NAME, RegionKind.SHIM, jit_code.executor), body] if shim else [body]
 
 
-def _executable_anonymous(memory: Memory) -> list[Mapping]:
-    return [
-        mapping
-        for mapping in memory.mappings()
-        if mapping.executable and not mapping.path and mapping.start < _KERNEL
-    ]
+def _executable_anonymous(mappings: Sequence[Mapping]) -> list[Mapping]:
+    return [each for each in mappings if each.executable and not each.path and each.start < _KERNEL]
 
 
 def _shim_size(code: bytes) -> int:
