@@ -32,7 +32,8 @@ class _Verbs(click.Group):
 def cli() -> None:
     """Native stacks of Python processes, through JIT code: complete, exact and named.
 
-    Exit status: 0 all is well; 2 the input cannot be used, or the answer is not whole; 130 interrupted.
+    Exit status: 0 all is well; 1 audit or check found something wrong; 2 the input cannot be used, or the answer
+    is not whole; 130 interrupted.
     """
 
 
