@@ -19,7 +19,7 @@ from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.dwarf.lines import Line
 from jitunwind.errors import AgentFailed, JitunwindError
 from jitunwind.memory.own import OwnProcess
-from jitunwind.publish.described import described
+from jitunwind.publishing.described import described
 from jitunwind.recover.table import recover
 from jitunwind.region import RegionKind
 

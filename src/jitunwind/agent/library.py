@@ -196,3 +196,8 @@ def agent() -> Agent:
     if not path.exists():
         raise AgentMissing(f"there is no {path.name} in {path.parent}")
     return Agent(path)
+
+
+def statistics() -> Statistics:
+    """What is published in this process now. AgentMissing."""
+    return agent().statistics()
