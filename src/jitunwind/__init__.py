@@ -4,7 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jitunwind.agent.follow import disable, enable, flush, problems
+    from jitunwind.agent.library import Statistics, statistics
+    from jitunwind.dwarf.lines import Line
     from jitunwind.errors import JitunwindError
+    from jitunwind.publishing.invariant import frame_pointer
+    from jitunwind.publishing.publication import Publication, publish
     from jitunwind.region import Region, RegionKind
     from jitunwind.rows import (
         CfaRule,
@@ -23,19 +28,43 @@ __all__ = [
     "CfaRule",
     "InRegister",
     "JitunwindError",
+    "Line",
+    "Publication",
     "Region",
     "RegionKind",
     "RegisterRule",
     "Row",
     "SameValue",
     "SavedAt",
+    "Statistics",
     "Undefined",
     "Unknown",
     "UnwindTable",
+    "disable",
+    "enable",
     "evaluate",
+    "flush",
+    "frame_pointer",
+    "problems",
+    "publish",
+    "statistics",
 ]
 
-_ELSEWHERE = {"JitunwindError": "errors", "Region": "region", "RegionKind": "region"}
+_ELSEWHERE = {
+    "JitunwindError": "errors",
+    "Line": "dwarf.lines",
+    "Publication": "publishing.publication",
+    "Region": "region",
+    "RegionKind": "region",
+    "Statistics": "agent.library",
+    "disable": "agent.follow",
+    "enable": "agent.follow",
+    "flush": "agent.follow",
+    "frame_pointer": "publishing.invariant",
+    "problems": "agent.follow",
+    "publish": "publishing.publication",
+    "statistics": "agent.library",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -126,6 +126,20 @@ class NoSuchRegion(JitunwindError):
     """No region is the one that was asked for."""
 
 
+class AgentMissing(JitunwindError):
+    """The agent, which publishes from inside, is not there."""
+
+    hint = "install a C compiler (apt-get install gcc libc6-dev), and jitunwind again: it is built then"
+
+
+class AgentFailed(JitunwindError):
+    """The agent did not publish what it was given."""
+
+
+class BrokenInvariant(JitunwindError):
+    """Code that does not keep to what was stated about its stack."""
+
+
 class GdbMissing(JitunwindError):
     """No GDB to work with."""
 

@@ -4,7 +4,7 @@ Plain immutable data and the one way to evaluate it; no I/O, no architecture, no
 DWARF register numbers (System V psABI x86_64, table 3.36; AADWARF64, section 4.1); names belong to `arch`.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -100,6 +100,13 @@ class UnwindTable:
             call = self.at(offset - 1)
             return call if isinstance(call, Row) else row
         return row
+
+    def part(self, start: int, end: int) -> "UnwindTable":
+        """The table of [start, end), offsets that are whole instructions', as of a region of its own."""
+        first = bisect_right(self.offsets, start) - 1
+        behind = bisect_left(self.offsets, end)
+        offsets = [max(offset - start, 0) for offset in self.offsets[first:behind]]
+        return UnwindTable(end - start, offsets, self.rows[first:behind])
 
     def spans(self) -> Iterator[tuple[int, int, Row | Unknown]]:
         """Each row as (first offset, offset behind it, row)."""

@@ -26,6 +26,7 @@ class Architecture:
     name: str
     register_names: tuple[str, ...]
     stack_pointer: int
+    frame_pointer: int
     return_address: int
     entry_cfa: int
     entry_return: RegisterRule

@@ -19,8 +19,9 @@ from jitunwind.cpython.dump import Dump, Frames
 from jitunwind.cpython.regions import JitCode
 from jitunwind.dwarf.decode import alone, eh_frame, table_of
 from jitunwind.dwarf.encode import eh_frame as encoded
-from jitunwind.errors import JitunwindError, MalformedFrames, NotElf, UnreadableMemory
+from jitunwind.errors import MalformedFrames, NotElf, UnreadableMemory
 from jitunwind.memory import Memory
+from jitunwind.memory.process import dynamic_symbols
 from jitunwind.recover.flow import Decoder
 from jitunwind.recover.table import recover
 from jitunwind.region import Region
@@ -81,7 +82,9 @@ class Published:
     def __init__(self, arch: Architecture, memory: Memory) -> None:
         self._arch, self._memory = arch, memory
         self._tables: _Laid | None = None
-        self._images: dict[tuple[int, int], list[Frames]] = {}
+        self._images: dict[bytes, list[Frames]] = {}
+        self._without: set[str] = set()
+        """Files that have no descriptor."""
         self._decoded: dict[Frames, list[Frame]] = {}
         self.warnings: list[str] = []
 
@@ -113,15 +116,29 @@ class Published:
         return found
 
     def _registered(self) -> list[Frames]:
-        found = []
-        for key in self._entries():
-            if key not in self._images:
-                self._images[key] = self._image(*key)
-            found += self._images[key]
-        return found
+        images = {data: self._images.get(data) for data in map(self._bytes, self._entries()) if data}
+        self._images = {
+            data: self._frames(data) if known is None else known for data, known in images.items()
+        }
+        return [frames for each in self._images.values() for frames in each]
+
+    def _descriptor(self) -> int | None:
+        """The program's own, or the one that a library has brought: jitunwind's, or LLVM."""
+        name = "__jit_debug_descriptor"
+        found = self._memory.symbol(name)
+        if found:
+            return found
+        for mapping in self._memory.mappings():
+            if mapping.path not in self._without:
+                self._without.add(mapping.path)
+                found = dynamic_symbols(Path(mapping.path), mapping.start).get(name)
+                if found:
+                    self._without.discard(mapping.path)
+                    return found
+        return None
 
     def _entries(self) -> list[tuple[int, int]]:
-        descriptor = self._memory.symbol("__jit_debug_descriptor")
+        descriptor = self._descriptor()
         found: list[tuple[int, int]] = []
         if not descriptor:
             return found
@@ -147,13 +164,21 @@ class Published:
                 self.warnings.append(f"{path} is not understood: {error}")
         return found
 
-    def _image(self, address: int, size: int) -> list[Frames]:
+    def _bytes(self, entry: tuple[int, int]) -> bytes:
+        address, size = entry
         try:
             if size > LARGEST_IMAGE:
                 raise UnreadableMemory(address, size)
-            return sections_in(self._memory.checked_read(address, size))
-        except (JitunwindError, ELFError) as error:
-            self.warnings.append(f"the object published at {address:#x} is not understood: {error}")
+            return self._memory.checked_read(address, size)
+        except UnreadableMemory as error:
+            self.warnings.append(f"the object published at {address:#x} cannot be read: {error}")
+            return b""
+
+    def _frames(self, image: bytes) -> list[Frames]:
+        try:
+            return sections_in(image)
+        except ELFError as error:
+            self.warnings.append(f"a published object is not understood: {error}")
             return []
 
 

@@ -76,6 +76,8 @@ class ExecutorLayout:
     code: int
     jit_size: int
     jit_code: int
+    registration: int | None
+    """Of what the version itself has published of it (_PyJitCodeRegistration, 3.15)."""
     trace: int
     code_size: int
     exits: int
@@ -106,6 +108,7 @@ EXECUTORS = {
         code=88,
         jit_size=104,
         jit_code=112,
+        registration=None,
         trace=24,
         code_size=100,
         exits=128,
@@ -125,6 +128,7 @@ EXECUTORS = {
         code=64,
         jit_size=80,
         jit_code=88,
+        registration=96,
         trace=24,
         code_size=76,
         exits=104,

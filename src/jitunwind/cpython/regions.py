@@ -86,16 +86,19 @@ class Regions:
         self.layout = layout
         self.objects = Objects(memory, layout)
         self.warnings: list[str] = []
-        mappings = memory.mappings()
-        self.ranges = _executable_anonymous(mappings)
-        """All JIT code lies in these, and hardly anything else."""
-        self._files = [mapping for mapping in mappings if mapping.executable and mapping.path]
-        self._heads = self._lists()
         self._found: dict[int, JitCode | None] = {}
         self._verified: set[int] = set()
         self._code_of: dict[int, CodeObject | None] = {}
         self._lines: dict[int, list[LineRow]] = {}
         self._parts: dict[int, list[Region]] = {}
+        self._look()
+
+    def _look(self) -> None:
+        mappings = self.memory.mappings()
+        self.ranges = _executable_anonymous(mappings)
+        """All JIT code lies in these, and hardly anything else."""
+        self._files = [mapping for mapping in mappings if mapping.executable and mapping.path]
+        self._heads = self._lists()
 
     def _lists(self) -> list[bytes]:
         """What changes in the interpreters' lists when executors come or go."""

@@ -33,9 +33,10 @@ _MASK = (1 << 64) - 1
 _LONGEST_ADVANCE = 0xFFFFFFFF
 _IN_OPCODE = 0x3F
 """The largest operand that an opcode has room for (DWARF 5 section 7.24)."""
-_POINTERS = PointerBase.PCREL | PointerFormat.SDATA8
-"""How FDEs have their addresses: from their own place, and 64 bits wide. Four bytes would not do: JIT code and the
-heap, where what is published lies, are often more than 2 GiB apart."""
+_RELATIVE = PointerBase.PCREL | PointerFormat.SDATA8
+_ABSOLUTE = PointerFormat.ABSPTR
+"""How FDEs have their addresses: from their own place, or as they are; 64 bits wide. Four bytes would not do: JIT
+code and the heap, where what is published lies, are often more than 2 GiB apart."""
 _CIE_VERSION = 1
 """LSB core 5.0, section 10.6.1.1: the return address's register is one byte."""
 
@@ -50,8 +51,10 @@ class _Piece(NamedTuple):
     rows: list[tuple[int, Row]]
 
 
-def eh_frame(arch: Architecture, tables: Iterable[tuple[int, UnwindTable]], address: int) -> bytes:
-    """The `.eh_frame` section that says what `tables` say, to lie at `address`.
+def eh_frame(
+    arch: Architecture, tables: Iterable[tuple[int, UnwindTable]], address: int | None = None
+) -> bytes:
+    """The `.eh_frame` section that says what `tables` say, to lie at `address`; without one, to lie anywhere.
 
     `tables` are (address of the region, its table); regions do not overlap. Addresses and sizes are 64-bit,
     offsets of rules signed 64-bit but for the least, register numbers as DWARF counts them. ValueError for others.
@@ -69,14 +72,13 @@ def eh_frame(arch: Architecture, tables: Iterable[tuple[int, UnwindTable]], addr
     for factor, pieces in by_factor.items():
         # A CIE's row is what most of its FDEs begin with: those need not say it.
         usual = Counter(piece.rows[0][1] for piece in pieces).most_common(1)[0][0]
-        common = _Common(arch, factor, usual)
+        common = _Common(arch, factor, usual, _ABSOLUTE if address is None else _RELATIVE)
         cie = len(out)
         out += common.cie
         for piece in pieces:
             place = len(out) + 4  # of the CIE pointer, which counts back from itself
-            pointers = struct.pack(
-                "<IQQ", place - cie, piece.start - (address + place + 4) & _MASK, piece.size
-            )
+            base = 0 if address is None else address + place + 4
+            pointers = struct.pack("<IQQ", place - cie, piece.start - base & _MASK, piece.size)
             out += _entry(pointers + b"\0" + common.instructions(piece))  # without augmentation data
     return bytes(out)
 
@@ -114,7 +116,7 @@ def _factor(piece: _Piece) -> int:
 class _Common:
     """A CIE, and the instructions of FDEs upon it: those say only how rows differ from its own."""
 
-    def __init__(self, arch: Architecture, factor: int, usual: Row) -> None:
+    def __init__(self, arch: Architecture, factor: int, usual: Row, pointers: int) -> None:
         self._factor = factor
         self._spoken: _Rules = dict.fromkeys((*arch.callee_saved, arch.return_address), UNDEFINED)
         self._cfa = usual.cfa
@@ -130,7 +132,7 @@ class _Common:
             + unsigned(1)  # code alignment factor
             + signed(factor)
             + bytes([arch.return_address])
-            + bytes([1, _POINTERS])
+            + bytes([1, pointers])
         )
         begin = CfaRule(usual.cfa.register, max(usual.cfa.offset, 0))
         define = _operation(CallFrame.DEF_CFA, begin.register, begin.offset)

@@ -112,39 +112,51 @@ def _abbreviation(code: int, tag: _Tag, children: bool, attributes: Sequence[tup
     return unsigned(code) + unsigned(tag) + bytes([children]) + pairs + b"\0\0"
 
 
+ABBREVIATIONS = (
+    _abbreviation(1, _Tag.COMPILE_UNIT, True, _COMPILE_UNIT)
+    + _abbreviation(2, _Tag.SUBPROGRAM, False, _SUBPROGRAM)
+    + b"\0"
+)
+"""The `.debug_abbrev` of all units made here."""
+
+
 def _string(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape").replace(b"\0", b"?") + b"\0"
 
 
 def encode(functions: Sequence[Function]) -> DebugSections:
     """The debugging sections of `functions`, for 64-bit little-endian targets."""
-    abbrev = (
-        _abbreviation(1, _Tag.COMPILE_UNIT, True, _COMPILE_UNIT)
-        + _abbreviation(2, _Tag.SUBPROGRAM, False, _SUBPROGRAM)
-        + b"\0"
-    )
     info, line = bytearray(), bytearray()
     for function in functions:
-        info += _unit(function, len(line))
+        info += _unit(function, len(line))[0]
         line += _line_program(function)
-    return DebugSections(abbrev, bytes(info), bytes(line))
+    return DebugSections(ABBREVIATIONS, bytes(info), bytes(line))
 
 
-def _unit(function: Function, line_offset: int) -> bytes:
+class Unit(NamedTuple):
+    """One function's unit and line program, to be put among others: at `stmt_list_at` in `info` stands where in
+    its section the line program is (4 bytes), and with `ABBREVIATIONS` elsewhere, so does bytes 8 to 11."""
+
+    info: bytes
+    line: bytes
+    stmt_list_at: int
+
+
+def unit(function: Function) -> Unit:
+    """The debugging information of one function, to begin its sections."""
+    info, stmt_list_at = _unit(function, 0)
+    return Unit(info, _line_program(function), stmt_list_at)
+
+
+def _unit(function: Function, line_offset: int) -> tuple[bytes, int]:
+    """The unit, and where in it `line_offset` stands."""
     extent = struct.pack("<QQ", function.start, function.size)
     filename = function.lines[0].filename if function.lines else function.name
-    dies = (
-        b"\x01"
-        + _string("jitunwind")
-        + struct.pack("<H", _LANGUAGE_C11)
-        + _string(filename)
-        + extent
-        + struct.pack("<I", line_offset)
-        + (b"\x02" + _string(function.name) + extent)
-        + b"\0"
-    )
+    before = b"\x01" + _string("jitunwind") + struct.pack("<H", _LANGUAGE_C11) + _string(filename) + extent
+    after = b"\x02" + _string(function.name) + extent + b"\0"
+    dies = before + struct.pack("<I", line_offset) + after
     header = struct.pack("<HBBI", 5, _UNIT_COMPILE, 8, 0)  # version, unit type, address size, abbreviations
-    return struct.pack("<I", len(header) + len(dies)) + header + dies
+    return struct.pack("<I", len(header) + len(dies)) + header + dies, 4 + len(header) + len(before)
 
 
 def _line_program(function: Function) -> bytes:

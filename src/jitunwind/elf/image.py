@@ -76,7 +76,7 @@ def symbol_file(machine: Machine, functions: Sequence[Function]) -> bytes:
     for index, function in enumerate(functions, start=1):
         symbols += struct.pack(
             "<IBBHQQ",
-            names.add(_without_suffix(function.name)),
+            names.add(symbol_name(function.name)),
             _GLOBAL_FUNCTION,
             0,
             index,
@@ -125,7 +125,7 @@ def code_file(
     for index, code in enumerate(codes, start=1):
         for start, size, name in code.functions:
             symbols += struct.pack(
-                "<IBBHQQ", names.add(_without_suffix(name)), _GLOBAL_FUNCTION, 0, index, start, size
+                "<IBBHQQ", names.add(symbol_name(name)), _GLOBAL_FUNCTION, 0, index, start, size
             )
     owner = note[0].encode() + b"\0"
     said = struct.pack("<III", len(owner), len(note[1]), 1)  # gABI, "Note Section"
@@ -179,7 +179,7 @@ def _texts(ranges: Sequence[tuple[int, int]]) -> list[_Section]:
     return [_Section(".text", _Type.NOBITS, b"", start, size, flags) for start, size in ranges]
 
 
-def _without_suffix(name: str) -> str:
+def symbol_name(name: str) -> str:
     """`name`, so that GDB does not take its end for a compiler's suffix.
 
     GDB tries to decode each ELF symbol as Ada and prints "hot.py" as "hot[py]" (remove_compiler_suffix in

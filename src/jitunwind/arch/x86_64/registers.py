@@ -20,6 +20,7 @@ X86_64 = Architecture(
     name="x86_64",
     register_names=NAMES,
     stack_pointer=RSP,
+    frame_pointer=RBP,
     return_address=RETURN_ADDRESS,
     entry_cfa=8,
     entry_return=SavedAt(-8),

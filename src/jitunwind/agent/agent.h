@@ -1,0 +1,66 @@
+/* What the agent's own files share. */
+
+#ifndef JITUNWIND_AGENT_H
+#define JITUNWIND_AGENT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "debugger.h"
+#include "jitunwind.h"
+
+#define EXPORTED __attribute__((visibility("default")))
+
+/* One published region. What `described` points to lies in its file's image. */
+struct jitunwind_publication {
+    struct jitunwind_region described;
+    unsigned consumers;
+    unsigned char *frames;        /* .eh_frame entries and a terminator, for unwinders: they stay where they are */
+    struct dynamic_info *dynamic; /* for JITUNWIND_LIBUNWIND */
+    struct symbol_file *file;     /* for JITUNWIND_GDB */
+};
+
+/* One symbol file, which holds many regions. */
+enum { MOST_REGIONS = 256 };
+struct symbol_file {
+    struct jit_code_entry entry; /* symbol_file: the image; what is in the debuggers' list */
+    struct symbol_file *next;
+    bool listed;  /* debuggers know it */
+    bool changed; /* its image is not up to date */
+    unsigned count;
+    struct jitunwind_publication *regions[MOST_REGIONS];
+};
+
+/* image.c: the ELF object that tells of `count` regions, in memory from malloc, and its size; NULL without memory.
+   All that the regions' descriptions point to lies in it from then on. */
+unsigned char *image_of(struct jitunwind_publication **regions, unsigned count, size_t *size);
+
+/* debugger.c: the debuggers' list. Its lock is taken first of all. */
+bool debugger_find(void);
+void debugger_lock(int *state);
+void debugger_unlock(int state);
+void debugger_register(struct jit_code_entry *entry);
+void debugger_unregister(struct jit_code_entry *entry);
+
+/* frames.c: unwinders inside the process. `frames` are .eh_frame entries with a terminator behind them, in memory
+   from malloc; libunwind's are freed some time after `libunwind_cancel`. */
+bool libgcc_find(void);
+void libgcc_register(void *frames);
+void libgcc_deregister(void *frames);
+bool libunwind_find(void);
+struct dynamic_info *libunwind_register(const struct jitunwind_region *region, unsigned char *frames);
+void libunwind_cancel(struct dynamic_info *info);
+bool frames_sensible(const struct jitunwind_region *region);
+
+/* rows.c: rows as .eh_frame entries with a terminator behind them, in memory from malloc; NULL with errno. */
+unsigned char *frames_of(const struct jitunwind_region *region, size_t *size);
+
+/* events.c: what an interpreter's import table has in the places of mprotect and munmap. */
+int events_mprotect(void *address, size_t size, int protection);
+int events_munmap(void *address, size_t size);
+
+/* store.c: withdraw all regions that begin in [start, start + size). */
+void jitunwind_withdraw_range(uint64_t start, uint64_t size);
+
+#endif

@@ -1,0 +1,76 @@
+/* CPython 3.15 publishes its executors itself, with a poorer rule: that has to go before ours comes, since where two
+   symbol files or tables speak of one address, the older wins. */
+
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "agent.h"
+
+/* _PyJitCodeRegistration (Python/jit_publish.c). NULLs in it are passed over when the executor is freed. */
+struct registration {
+    struct jit_code_entry *gdb;
+    void *libgcc; /* the frames themselves */
+};
+
+/* Whether `size` bytes at `address` could be read: they may have been freed since somebody saw them. */
+static bool read_here(uint64_t address, void *data, size_t size)
+{
+    struct iovec to = {data, size}, from = {(void *)(uintptr_t)address, size};
+    return process_vm_readv(getpid(), &to, 1, &from, 1, 0) == (ssize_t)size;
+}
+
+struct executor {
+    uint64_t address, start;
+};
+
+/* Withdraw what CPython has published of an executor, as CPython itself would, if it has its code still. */
+static void take_over(const struct executor *executor, size_t code_at, size_t registration_at,
+                      void (*give_back)(void *))
+{
+    struct registration *registration;
+    uint64_t code;
+    if (!read_here(executor->address + code_at, &code, sizeof code) || code != executor->start ||
+        !read_here(executor->address + registration_at, &registration, sizeof registration) || !registration)
+        return;
+    if (registration->gdb) {
+        debugger_unregister(registration->gdb);
+        give_back((void *)registration->gdb->symbol_file);
+        give_back(registration->gdb);
+        registration->gdb = NULL;
+    }
+    if (registration->libgcc) {
+        libgcc_deregister(registration->libgcc);
+        give_back(registration->libgcc);
+        registration->libgcc = NULL;
+    }
+}
+
+/* jitunwind_publish in the place of what CPython has published of these executors. With the GIL held. */
+EXPORTED int jitunwind_replace(const struct jitunwind_region *regions, size_t count, unsigned consumers,
+                               const struct executor *executors, size_t executor_count, size_t code_at,
+                               size_t registration_at)
+{
+    void (*give_back)(void *);
+    void *function = dlsym(RTLD_DEFAULT, "PyMem_RawFree");
+    int state, same;
+    if (!function || !debugger_find() || !libgcc_find())
+        return ENOTSUP;
+    if (!read_here((uintptr_t)&function, &same, sizeof same))
+        return errno;
+    memcpy(&give_back, &function, sizeof function);
+    debugger_lock(&state);
+    for (size_t i = 0; i < executor_count; i++)
+        take_over(&executors[i], code_at, registration_at, give_back);
+    debugger_unlock(state);
+    struct jitunwind_publication **handles = malloc((count + 1) * sizeof *handles);
+    if (!handles)
+        return ENOMEM;
+    int error = jitunwind_publish(regions, count, consumers, handles);
+    free(handles);
+    return error;
+}

@@ -1,0 +1,157 @@
+/* The list that debuggers read: the process's own where it has one, else that of descriptor.so.
+
+   CPython 3.15 keeps its entries in such a list under a lock of its own, and changes it only with a GIL held. So
+   where the list is not ours, the GIL is taken before our lock. */
+
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <link.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "agent.h"
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct jit_descriptor *descriptor;
+static void (*announce)(void);
+static bool shared; /* with CPython */
+
+/* Of CPython's stable ABI; NULL in a process without it. */
+static int (*is_initialized)(void);
+static int (*holds_gil)(void);
+static int (*take_gil)(void);
+static void (*give_gil)(int);
+
+static bool found_in(void *object)
+{
+    void *data = dlsym(object, "__jit_debug_descriptor");
+    void *function = dlsym(object, "__jit_debug_register_code");
+    if (!data || !function)
+        return false;
+    descriptor = data;
+    memcpy(&announce, &function, sizeof announce);
+    return true;
+}
+
+/* In any object that is loaded: those of dlopen, too, whose symbols are not global. */
+static bool found_anywhere(void)
+{
+    void *program = dlopen(NULL, RTLD_LAZY);
+    struct link_map *map = NULL;
+    if (!program)
+        return false;
+    bool found = found_in(program);
+    if (!found && !dlinfo(program, RTLD_DI_LINKMAP, &map))
+        for (; map && !found; map = map->l_next) {
+            void *object = *map->l_name ? dlopen(map->l_name, RTLD_LAZY | RTLD_NOLOAD) : NULL;
+            if (object) {
+                found = found_in(object);
+                dlclose(object);
+            }
+        }
+    dlclose(program);
+    return found;
+}
+
+/* Load descriptor.so, which lies beside the agent; it stays for good. */
+static bool found_beside(void)
+{
+    static const char file[] = "descriptor.so";
+    char path[4096];
+    Dl_info here;
+    if (!dladdr((void *)&lock, &here) || strlen(here.dli_fname) + sizeof file >= sizeof path)
+        return false;
+    strcpy(path, here.dli_fname);
+    char *slash = strrchr(path, '/');
+    strcpy(slash ? slash + 1 : path, file);
+    void *object = dlopen(path, RTLD_NOW | RTLD_GLOBAL | RTLD_NODELETE);
+    return object && found_in(object);
+}
+
+static void find_python(void)
+{
+    void *functions[] = {dlsym(RTLD_DEFAULT, "Py_IsInitialized"), dlsym(RTLD_DEFAULT, "PyGILState_Check"),
+                         dlsym(RTLD_DEFAULT, "PyGILState_Ensure"), dlsym(RTLD_DEFAULT, "PyGILState_Release")};
+    shared = functions[0] && functions[1] && functions[2] && functions[3];
+    memcpy(&is_initialized, &functions[0], sizeof(void *));
+    memcpy(&holds_gil, &functions[1], sizeof(void *));
+    memcpy(&take_gil, &functions[2], sizeof(void *));
+    memcpy(&give_gil, &functions[3], sizeof(void *));
+}
+
+static void find(void)
+{
+    if (found_anywhere())
+        find_python();
+    else
+        found_beside();
+}
+
+bool debugger_find(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, find);
+    return descriptor != NULL;
+}
+
+/* A child of fork has whole lists: nobody changes them while it is made. */
+static void before_fork(void)
+{
+    pthread_mutex_lock(&lock);
+}
+
+static void after_fork(void)
+{
+    pthread_mutex_unlock(&lock);
+}
+
+__attribute__((constructor)) static void guard_forks(void)
+{
+    pthread_atfork(before_fork, after_fork, after_fork);
+}
+
+enum { NO_GIL = -1 };
+
+void debugger_lock(int *state)
+{
+    *state = shared && is_initialized() && !holds_gil() ? take_gil() : NO_GIL;
+    pthread_mutex_lock(&lock);
+}
+
+void debugger_unlock(int state)
+{
+    pthread_mutex_unlock(&lock);
+    if (state != NO_GIL)
+        give_gil(state);
+}
+
+static void tell(enum jit_action action, struct jit_code_entry *entry)
+{
+    descriptor->relevant = entry;
+    descriptor->action = action;
+    announce();
+    descriptor->action = JIT_NO_ACTION;
+    descriptor->relevant = NULL;
+}
+
+void debugger_register(struct jit_code_entry *entry)
+{
+    entry->prev = NULL;
+    entry->next = descriptor->first;
+    if (entry->next)
+        entry->next->prev = entry;
+    descriptor->first = entry;
+    tell(JIT_REGISTER, entry);
+}
+
+void debugger_unregister(struct jit_code_entry *entry)
+{
+    if (entry->prev)
+        entry->prev->next = entry->next;
+    else
+        descriptor->first = entry->next;
+    if (entry->next)
+        entry->next->prev = entry->prev;
+    tell(JIT_UNREGISTER, entry);
+}

@@ -1,0 +1,291 @@
+/* Which machine code comes and goes: noted on the JIT's path, handled later by somebody else, the attendant.
+
+   The hooks append to a ring, without a lock. Memory that held code is not unmapped at once: the attendant first
+   withdraws what was published of it, then calls jitunwind_unmap. Where nobody attends, the hooks do it all.
+
+   The attendant is a thread that is there only while there is something to do: a process must be able to end with
+   its last thread (in the child of a thread's fork, say), and CPython warns of forks that have threads beside them. */
+
+#define _GNU_SOURCE
+#include <linux/futex.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "agent.h"
+
+enum event_kind { CODE_CAME = 1, CODE_GOES = 2 };
+struct jitunwind_event {
+    uint64_t kind, start, size;
+};
+
+enum { RING = 1 << 12, TABLE = 1 << 14, LONGEST_PROBE = 64, PAGE_BITS = 12 };
+
+/* Each place of the ring is used once in a lap. In lap n it is free at state 2n, and full at 2n + 1. */
+static struct {
+    _Atomic uint64_t state;
+    struct jitunwind_event event;
+} ring[RING];
+static _Atomic uint64_t next_write, next_read;
+
+/* The addresses at which code begins, by hash; FREE and USED are no addresses. */
+enum { FREE, USED };
+static _Atomic uint64_t known[TABLE];
+
+static _Atomic bool lost;      /* code came that there is no event for */
+static _Atomic uint32_t bell;  /* a futex, which changes when there is something to do */
+static _Atomic bool asleep;    /* somebody listens to the bell */
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of what follows */
+static void (*_Atomic attend)(void);                     /* NULL: nobody attends */
+static pthread_t thread;
+static enum { NONE, RUNS, HAS_ENDED } thread_state;
+static _Atomic bool paused;
+
+enum { GATHERING_MS = 10, PATIENCE_MS = 100 };
+
+static bool append(uint64_t kind, uint64_t start, uint64_t size)
+{
+    uint64_t at = atomic_load(&next_write);
+    for (;;) {
+        uint64_t state = atomic_load(&ring[at % RING].state), lap = at / RING;
+        if (state < 2 * lap)
+            return false; /* full: not read since the last lap */
+        if (state == 2 * lap && atomic_compare_exchange_weak(&next_write, &at, at + 1))
+            break;
+        if (state != 2 * lap)
+            at = atomic_load(&next_write);
+    }
+    ring[at % RING].event = (struct jitunwind_event){kind, start, size};
+    atomic_store(&ring[at % RING].state, 2 * (at / RING) + 1);
+    return true;
+}
+
+static bool there_is_one(void)
+{
+    uint64_t at = atomic_load(&next_read);
+    return atomic_load(&ring[at % RING].state) == 2 * (at / RING) + 1;
+}
+
+/* One reader at a time. */
+static bool take(struct jitunwind_event *event)
+{
+    if (!there_is_one())
+        return false;
+    uint64_t at = atomic_fetch_add(&next_read, 1);
+    *event = ring[at % RING].event;
+    atomic_store(&ring[at % RING].state, 2 * (at / RING) + 2);
+    return true;
+}
+
+static void remember(uint64_t start)
+{
+    uint64_t hash = (start >> PAGE_BITS) * 0x9E3779B97F4A7C15u >> 32;
+    for (unsigned i = 0; i < LONGEST_PROBE; i++) {
+        _Atomic uint64_t *place = &known[(hash + i) % TABLE];
+        uint64_t value = atomic_load(place);
+        if (value == start || (value <= USED && atomic_compare_exchange_strong(place, &value, start)))
+            return;
+    }
+    atomic_store(&lost, true);
+}
+
+static _Atomic uint64_t *remembered(uint64_t start)
+{
+    uint64_t hash = (start >> PAGE_BITS) * 0x9E3779B97F4A7C15u >> 32;
+    for (unsigned i = 0; i < LONGEST_PROBE; i++) {
+        _Atomic uint64_t *place = &known[(hash + i) % TABLE];
+        uint64_t value = atomic_load(place);
+        if (value == start)
+            return place;
+        if (value == FREE)
+            return NULL;
+    }
+    return NULL;
+}
+
+static void ring_bell(void)
+{
+    atomic_fetch_add(&bell, 1);
+    if (atomic_load(&asleep))
+        syscall(SYS_futex, &bell, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+/* Until the bell rings, if it has not since `heard`, or that time is over. */
+static void listen(uint32_t heard, long milliseconds)
+{
+    struct timespec time = {0, milliseconds * 1000000};
+    atomic_store(&asleep, true);
+    syscall(SYS_futex, &bell, FUTEX_WAIT_PRIVATE, heard, &time, NULL, 0);
+    atomic_store(&asleep, false);
+}
+
+static void *attendant(void *unused)
+{
+    (void)unused;
+    for (;;) {
+        uint32_t heard = atomic_load(&bell);
+        if (!there_is_one() && !atomic_load(&paused))
+            listen(heard, PATIENCE_MS);
+        pthread_mutex_lock(&lock);
+        if (!there_is_one() || atomic_load(&paused)) {
+            thread_state = HAS_ENDED;
+            pthread_mutex_unlock(&lock);
+            return NULL;
+        }
+        pthread_mutex_unlock(&lock);
+        struct timespec gathering = {0, GATHERING_MS * 1000000};
+        nanosleep(&gathering, NULL); /* code comes in bursts */
+        void (*function)(void) = atomic_load(&attend);
+        if (function)
+            function();
+    }
+}
+
+/* Have the attendant's thread run, with all signals blocked: they are for the program's own. */
+static void call_attendant(void)
+{
+    sigset_t all, before;
+    ring_bell();
+    pthread_mutex_lock(&lock);
+    if (thread_state != RUNS && !atomic_load(&paused)) {
+        if (thread_state == HAS_ENDED)
+            pthread_join(thread, NULL);
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, &before);
+        thread_state = pthread_create(&thread, NULL, attendant, NULL) ? NONE : RUNS;
+        pthread_sigmask(SIG_SETMASK, &before, NULL);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+int events_mprotect(void *address, size_t size, int protection)
+{
+    int result = (int)syscall(SYS_mprotect, address, size, protection);
+    if (result == 0 && protection & PROT_EXEC) {
+        remember((uintptr_t)address);
+        if (!atomic_load(&attend) || !append(CODE_CAME, (uintptr_t)address, size))
+            atomic_store(&lost, true);
+        if (atomic_load(&attend))
+            call_attendant();
+    }
+    return result;
+}
+
+/* Take back what is said of code that was in [start, start + size), and unmap it. */
+static int let_go(uint64_t start, uint64_t size)
+{
+    _Atomic uint64_t *place = remembered(start);
+    if (place)
+        atomic_store(place, USED);
+    jitunwind_withdraw_range(start, size);
+    return (int)syscall(SYS_munmap, start, size);
+}
+
+int events_munmap(void *address, size_t size)
+{
+    uint64_t start = (uintptr_t)address;
+    if (!remembered(start))
+        return (int)syscall(SYS_munmap, address, size);
+    if (atomic_load(&attend) && append(CODE_GOES, start, size)) {
+        call_attendant();
+        return 0;
+    }
+    return let_go(start, size);
+}
+
+/* What follows is for the attendant. */
+
+EXPORTED void jitunwind_unmap(uint64_t start, uint64_t size)
+{
+    let_go(start, size);
+}
+
+/* Code that was there before anybody followed; so that what is said of it is taken back with it. */
+EXPORTED void jitunwind_remember(uint64_t start)
+{
+    remember(start);
+}
+
+/* Stand still: the thread has ended when this returns. Not to be called with a lock that `attend` takes. */
+EXPORTED void jitunwind_pause(void)
+{
+    atomic_store(&paused, true);
+    ring_bell();
+    pthread_mutex_lock(&lock);
+    while (thread_state != NONE) {
+        pthread_mutex_unlock(&lock);
+        pthread_join(thread, NULL);
+        pthread_mutex_lock(&lock);
+        thread_state = NONE;
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+/* Go on; `now`: there is something to do, even if there are no events. */
+EXPORTED void jitunwind_resume(int now)
+{
+    atomic_store(&paused, false);
+    if (atomic_load(&attend) && (now || there_is_one()))
+        call_attendant();
+}
+
+/* Whether the attendant should come to an end soon. */
+EXPORTED int jitunwind_is_paused(void)
+{
+    return atomic_load(&paused);
+}
+
+/* Have `function` called, in a thread of its own, soon after code has come or gone; NULL: nobody attends any more,
+   and nothing is left to do. Called while paused. */
+EXPORTED void jitunwind_attend(void (*function)(void))
+{
+    struct jitunwind_event event;
+    atomic_store(&attend, function);
+    while (!function && take(&event))
+        if (event.kind == CODE_GOES)
+            let_go(event.start, event.size);
+        else
+            atomic_store(&lost, true);
+}
+
+EXPORTED size_t jitunwind_take(struct jitunwind_event *events, size_t room)
+{
+    size_t count = 0;
+    while (count < room && take(&events[count]))
+        count++;
+    return count;
+}
+
+/* Whether code came that there is no event for. */
+EXPORTED int jitunwind_lost(void)
+{
+    return atomic_exchange(&lost, false);
+}
+
+static void before_fork(void)
+{
+    pthread_mutex_lock(&lock);
+}
+
+static void after_fork_in_parent(void)
+{
+    pthread_mutex_unlock(&lock);
+}
+
+static void after_fork_in_child(void)
+{
+    if (thread_state != NONE) /* which is not in the child, and may have been in the middle of something */
+        atomic_store(&lost, true);
+    thread_state = NONE;
+    pthread_mutex_unlock(&lock);
+}
+
+__attribute__((constructor)) static void guard_forks(void)
+{
+    pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+}

@@ -1,0 +1,348 @@
+/* What is published: publish, withdraw, and the symbol files that hold it.
+
+   Regions share symbol files of at most MOST_REGIONS, so that a debugger has few to read, and a change costs little:
+   the file it concerns is built anew and announced in the place of the old one. */
+
+#include <errno.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent.h"
+
+static struct jitunwind_publication **published; /* by rising address */
+static size_t published_count, published_room;
+static struct symbol_file *files;
+static struct symbol_file *filling; /* that gets the next region */
+static uint64_t bytes_held;
+
+static size_t held(const void *block)
+{
+    return block ? malloc_usable_size((void *)block) : 0;
+}
+
+/* The first published region that ends behind `address`. */
+static size_t position(uint64_t address)
+{
+    size_t low = 0, high = published_count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        const struct jitunwind_region *region = &published[middle]->described;
+        if (region->start + region->size <= address)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+static int insert(struct jitunwind_publication *publication)
+{
+    const struct jitunwind_region *region = &publication->described;
+    size_t at = position(region->start);
+    if (at < published_count && published[at]->described.start < region->start + region->size)
+        return EEXIST;
+    if (published_count == published_room) {
+        size_t room = published_room ? 2 * published_room : 64;
+        void *larger = realloc(published, room * sizeof *published);
+        if (!larger)
+            return ENOMEM;
+        published = larger;
+        published_room = room;
+    }
+    memmove(published + at + 1, published + at, (published_count - at) * sizeof *published);
+    published[at] = publication;
+    published_count++;
+    return 0;
+}
+
+static void take_out(struct jitunwind_publication *publication)
+{
+    size_t at = position(publication->described.start);
+    published_count--;
+    memmove(published + at, published + at + 1, (published_count - at) * sizeof *published);
+}
+
+/* A file with room for another region: the one that was filled last, then one that has lost half of its own or
+   more, then a new one. NULL without memory. */
+static struct symbol_file *file_with_room(void)
+{
+    if (filling && filling->count < MOST_REGIONS)
+        return filling;
+    filling = NULL;
+    for (struct symbol_file *file = files; file; file = file->next)
+        if (file->count <= MOST_REGIONS / 2 && (!filling || file->count < filling->count))
+            filling = file;
+    if (!filling && (filling = calloc(1, sizeof *filling))) {
+        filling->next = files;
+        files = filling;
+        bytes_held += held(filling);
+    }
+    return filling;
+}
+
+static int add_to_file(struct jitunwind_publication *publication)
+{
+    struct symbol_file *file = file_with_room();
+    if (!file)
+        return ENOMEM;
+    file->regions[file->count++] = publication;
+    file->changed = true;
+    publication->file = file;
+    return 0;
+}
+
+static void take_from_file(struct jitunwind_publication *publication)
+{
+    struct symbol_file *file = publication->file;
+    unsigned at = 0;
+    while (file->regions[at] != publication)
+        at++;
+    file->regions[at] = file->regions[--file->count];
+    file->changed = true;
+    publication->file = NULL;
+}
+
+/* Have debuggers see the file as it is now. Without memory for that they see nothing of it until the next try. */
+static int announce(struct symbol_file *file)
+{
+    unsigned char *old = (unsigned char *)file->entry.symbol_file, *image = NULL;
+    size_t size = 0;
+    if (file->count && !(image = image_of(file->regions, file->count, &size)))
+        size = file->entry.symbol_file_size;
+    if (file->listed)
+        debugger_unregister(&file->entry);
+    file->listed = image != NULL;
+    if (!image && file->count)
+        return ENOMEM; /* its regions' descriptions are in the old image still */
+    bytes_held += held(image) - held(old);
+    file->entry.symbol_file = image;
+    file->entry.symbol_file_size = size;
+    file->changed = false;
+    if (image)
+        debugger_register(&file->entry);
+    free(old);
+    return 0;
+}
+
+/* Announce all changed files, and let go of empty ones. */
+static int announce_changes(void)
+{
+    int error = 0;
+    for (struct symbol_file **link = &files; *link;) {
+        struct symbol_file *file = *link;
+        if (file->changed && announce(file))
+            error = ENOMEM;
+        if (file->count) {
+            link = &file->next;
+            continue;
+        }
+        *link = file->next;
+        if (filling == file)
+            filling = NULL;
+        bytes_held -= held(file);
+        free(file);
+    }
+    return error;
+}
+
+static bool sensible(const struct jitunwind_region *region)
+{
+    if (!region->name || !region->size || region->start + region->size < region->start)
+        return false;
+    if (region->debug_info_size &&
+        (region->debug_info_size < 16 || region->stmt_list_at > region->debug_info_size - 4))
+        return false;
+    return region->row_count || frames_sensible(region);
+}
+
+/* Release what unwinders were given, and the publication itself. */
+static void release(struct jitunwind_publication *publication)
+{
+    bytes_held -= held(publication) + held(publication->frames) + held(publication->dynamic);
+    if (publication->frames && publication->consumers & JITUNWIND_LIBGCC)
+        libgcc_deregister(publication->frames);
+    if (publication->dynamic)
+        libunwind_cancel(publication->dynamic);
+    else
+        free(publication->frames);
+    free(publication);
+}
+
+/* Have unwinders know the region; its frames stay where they are from then on. */
+static int register_frames(struct jitunwind_publication *publication)
+{
+    struct jitunwind_region *region = &publication->described;
+    unsigned unwinders = publication->consumers & (JITUNWIND_LIBGCC | JITUNWIND_LIBUNWIND);
+    if (region->row_count) {
+        publication->frames = frames_of(region, &region->eh_frame_size);
+        if (!publication->frames)
+            return errno;
+        region->eh_frame = publication->frames;
+    } else if (region->eh_frame_size && unwinders) {
+        publication->frames = malloc(region->eh_frame_size + 4);
+        if (!publication->frames)
+            return ENOMEM;
+        memcpy(publication->frames, region->eh_frame, region->eh_frame_size);
+        memset(publication->frames + region->eh_frame_size, 0, 4);
+    }
+    if (publication->frames && unwinders & JITUNWIND_LIBUNWIND && libunwind_find()) {
+        publication->dynamic = libunwind_register(region, publication->frames);
+        if (!publication->dynamic) {
+            publication->consumers &= ~JITUNWIND_LIBGCC; /* which was not told */
+            return ENOMEM;
+        }
+    }
+    if (publication->frames && unwinders & JITUNWIND_LIBGCC)
+        libgcc_register(publication->frames);
+    return 0;
+}
+
+/* libunwind may have been loaded since: then it is told what others were told before. */
+static void catch_up_with_libunwind(void)
+{
+    static bool known;
+    if (known || !libunwind_find())
+        return;
+    known = true;
+    for (size_t i = 0; i < published_count; i++) {
+        struct jitunwind_publication *each = published[i];
+        if (each->frames && each->consumers & JITUNWIND_LIBUNWIND && !each->dynamic &&
+            (each->dynamic = libunwind_register(&each->described, each->frames)))
+            bytes_held += held(each->dynamic);
+    }
+}
+
+static struct jitunwind_publication *publish_one(const struct jitunwind_region *region, unsigned consumers, int *error)
+{
+    struct jitunwind_publication *publication = calloc(1, sizeof *publication);
+    if (!publication) {
+        *error = ENOMEM;
+        return NULL;
+    }
+    publication->described = *region;
+    publication->consumers = consumers;
+    *error = insert(publication);
+    if (*error) {
+        free(publication);
+        return NULL;
+    }
+    *error = register_frames(publication);
+    if (!*error && consumers & JITUNWIND_GDB)
+        *error = add_to_file(publication);
+    bytes_held += held(publication) + held(publication->frames) + held(publication->dynamic);
+    if (*error) {
+        take_out(publication);
+        release(publication);
+        return NULL;
+    }
+    return publication;
+}
+
+/* The caller's memory, and rows turned into frames, are not needed any more. */
+static void forget_source(struct jitunwind_publication *publication)
+{
+    struct jitunwind_region *region = &publication->described;
+    region->rows = NULL;
+    region->row_count = 0;
+    if (!publication->file) {
+        region->name = NULL;
+        region->eh_frame = publication->frames;
+        region->debug_info = region->debug_abbrev = region->debug_line = NULL;
+    }
+    if (publication->frames && !(publication->consumers & (JITUNWIND_LIBGCC | JITUNWIND_LIBUNWIND))) {
+        bytes_held -= held(publication->frames);
+        free(publication->frames);
+        publication->frames = NULL;
+    }
+}
+
+static void withdraw(struct jitunwind_publication **handles, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (!handles[i])
+            continue;
+        take_out(handles[i]);
+        if (handles[i]->file)
+            take_from_file(handles[i]);
+    }
+    announce_changes();
+    for (size_t i = 0; i < count; i++)
+        if (handles[i])
+            release(handles[i]);
+}
+
+EXPORTED int jitunwind_publish(const struct jitunwind_region *regions, size_t count, unsigned consumers,
+                               struct jitunwind_publication **handles)
+{
+    int state, error = 0;
+    size_t done = 0;
+    if (consumers & ~(JITUNWIND_GDB | JITUNWIND_LIBGCC | JITUNWIND_LIBUNWIND))
+        return EINVAL;
+    for (size_t i = 0; i < count; i++)
+        if (!sensible(&regions[i]))
+            return EINVAL;
+    if ((consumers & JITUNWIND_GDB && !debugger_find()) || (consumers & JITUNWIND_LIBGCC && !libgcc_find()))
+        return ENOTSUP;
+    debugger_lock(&state);
+    if (consumers & JITUNWIND_LIBUNWIND)
+        catch_up_with_libunwind();
+    while (done < count && (handles[done] = publish_one(&regions[done], consumers, &error)))
+        done++;
+    if (!error)
+        error = announce_changes();
+    if (error)
+        withdraw(handles, done);
+    else
+        for (size_t i = 0; i < count; i++)
+            forget_source(handles[i]);
+    debugger_unlock(state);
+    return error;
+}
+
+EXPORTED void jitunwind_withdraw(struct jitunwind_publication **handles, size_t count)
+{
+    int state;
+    debugger_lock(&state);
+    withdraw(handles, count);
+    debugger_unlock(state);
+}
+
+/* Withdraw all regions that begin in [start, start + size), whoever has published them. */
+EXPORTED void jitunwind_withdraw_range(uint64_t start, uint64_t size)
+{
+    struct jitunwind_publication *handles[16];
+    size_t count;
+    int state;
+    debugger_lock(&state);
+    do {
+        size_t at = position(start);
+        for (count = 0; count < 16 && at < published_count && published[at]->described.start < start + size; at++)
+            handles[count++] = published[at];
+        withdraw(handles, count);
+    } while (count);
+    debugger_unlock(state);
+}
+
+/* Whether a region that is published holds the address. */
+EXPORTED int jitunwind_knows(uint64_t address)
+{
+    int state;
+    debugger_lock(&state);
+    size_t at = position(address);
+    int found = at < published_count && published[at]->described.start <= address;
+    debugger_unlock(state);
+    return found;
+}
+
+EXPORTED void jitunwind_statistics(struct jitunwind_statistics *statistics)
+{
+    int state;
+    debugger_lock(&state);
+    *statistics = (struct jitunwind_statistics){.regions = published_count,
+                                                .bytes = bytes_held + held(published)};
+    for (struct symbol_file *file = files; file; file = file->next)
+        statistics->files++;
+    debugger_unlock(state);
+}

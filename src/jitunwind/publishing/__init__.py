@@ -1,0 +1,1 @@
+"""Publishing JIT code from inside the process, to debuggers and unwinders."""

@@ -1,0 +1,84 @@
+"""Publishing the code of any JIT: `publish` tells debuggers and unwinders of a region until it is withdrawn."""
+
+import ctypes
+from collections.abc import Collection, Sequence
+from types import TracebackType
+from typing import Literal
+
+from jitunwind.agent.library import GDB, LIBGCC, LIBUNWIND, agent
+from jitunwind.arch.x86_64.effects import decode
+from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.dwarf.lines import Line
+from jitunwind.publishing.described import described
+from jitunwind.publishing.invariant import FramePointer
+from jitunwind.recover.table import recover
+from jitunwind.region import Region
+from jitunwind.rows import UnwindTable
+
+CONSUMERS = {"gdb": GDB, "libgcc": LIBGCC, "libunwind": LIBUNWIND}
+
+
+class Publication:
+    """A published region; also a context manager, which withdraws it at the end."""
+
+    def __init__(self, region: Region, table: UnwindTable, handle: int) -> None:
+        self.region = region
+        self.table = table
+        """What was published: rows, and an `Unknown` where nothing was."""
+        self._handle = handle
+
+    def withdraw(self) -> None:
+        """Take it back: before the code's memory is freed or written to. Doing it again does nothing."""
+        handle, self._handle = self._handle, 0
+        if handle:
+            agent().withdraw([handle])
+
+    def __enter__(self) -> "Publication":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.withdraw()
+
+
+def publish(
+    region: Region,
+    table: UnwindTable | FramePointer | Literal["recover"] = "recover",
+    *,
+    lines: Sequence[Line] = (),
+    consumers: Collection[str] = ("gdb", "libgcc"),
+) -> Publication:
+    """Tell debuggers and unwinders in this process of `region`, whose code is complete.
+
+    `table` is its unwind table, with offsets from the region's start; or "recover": it is derived from the machine
+    code, which is entered at its start by the platform's calling convention; or `frame_pointer()`: the code is
+    checked to keep to that at each instruction. `lines` are the source lines, by rising offset. `consumers` are
+    "gdb" (GDB, LLDB), "libgcc" (C++ exceptions, `backtrace`) and "libunwind" (nongnu libunwind, where it is loaded).
+
+    ValueError for a table of another size, an unknown consumer, or a region that makes no sense; BrokenInvariant;
+    AgentMissing; AgentFailed, if the region overlaps one that is published, or there is no memory.
+    """
+    unknown = set(consumers) - CONSUMERS.keys()
+    if unknown or not consumers:
+        raise ValueError(
+            f"consumers are some of {', '.join(CONSUMERS)}; not {', '.join(map(repr, consumers))}"
+        )
+    if region.size <= 0 or not 0 < region.start < region.end <= 1 << 64:
+        raise ValueError(f"{region.size:#x} bytes at {region.start:#x} are no region")
+    if not isinstance(table, UnwindTable):
+        code = ctypes.string_at(region.start, region.size)
+        if table == "recover":
+            table = recover(X86_64, code, decode, {0: X86_64.platform})
+        elif isinstance(table, FramePointer):
+            table = table.checked(X86_64, code, decode)
+        else:
+            raise ValueError(f"table is an UnwindTable, frame_pointer() or 'recover', not {table!r}")
+    elif table.size != region.size:
+        raise ValueError(f"the table is of {table.size:#x} bytes, the region of {region.size:#x}")
+    mask = sum(CONSUMERS[name] for name in set(consumers))
+    (handle,) = agent().publish([described(X86_64, region, table, lines)], mask)
+    return Publication(region, table, handle)
