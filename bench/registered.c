@@ -1,12 +1,12 @@
 /* A process whose symbol files a debugger reads through the GDB JIT interface (GDB manual, "JIT Compilation
    Interface"). Its argument is a file of regions: "ADDRESS SIZE CODE" a line, in hexadecimal, CODE being what stands
-   at the region's start. Each command on standard input is answered by a line on standard output:
+   at the region's start. Commands come on standard input, answers go to standard output, a line each:
 
-     register FILE...   one entry each; the answer: seconds
-     replace FILE       in the place of the newest entry: unregister, register; the answer: seconds
-     call ADDRESS...    call the region, which calls the next; the last one reads the commands that follow
-     trap               stop in the debugger
-     return             from what was called */
+     put NUMBER FILE ...   let entry NUMBER be that file (where there is one: unregister, register), and so on;
+                           the answer: the seconds that the debugger took
+     call ADDRESS ...      call that region, which calls the next; the last one calls what reads further commands;
+                           the answer: "called"
+     trap                  the answer: "trap"; then stop in the debugger */
 
 #define _GNU_SOURCE
 #include <stdint.h>
@@ -37,7 +37,7 @@ __attribute__((noinline)) void __jit_debug_register_code(void)
     __asm__ volatile("" ::: "memory");
 }
 
-/* A region is called with what is to be called from it: itself excepted, the last of them `commands`. */
+/* A region is called with what it and those after it are to call. */
 typedef void called(void *const *others);
 
 static void fail(const char *what)
@@ -80,17 +80,15 @@ static void add(entry *which)
     announce(which, REGISTER);
 }
 
-static void remove_newest(void)
+static void take_out(entry *which)
 {
-    entry *newest = __jit_debug_descriptor.first;
-    if (!newest)
-        return;
-    __jit_debug_descriptor.first = newest->next;
-    if (newest->next)
-        newest->next->previous = NULL;
-    announce(newest, UNREGISTER);
-    free((void *)newest->file);
-    free(newest);
+    if (which->previous)
+        which->previous->next = which->next;
+    else
+        __jit_debug_descriptor.first = which->next;
+    if (which->next)
+        which->next->previous = which->previous;
+    announce(which, UNREGISTER);
 }
 
 static double now(void)
@@ -100,9 +98,24 @@ static double now(void)
     return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
 }
 
-static void say_seconds(double since)
+enum { MOST_ENTRIES = 1 << 14 };
+static entry *entries[MOST_ENTRIES];
+
+static double put(size_t number, const char *path)
 {
-    printf("%.6f\n", now() - since);
+    if (number >= MOST_ENTRIES)
+        exit(2);
+    entry *old = entries[number], *made = read_entry(path);
+    double since = now();
+    if (old)
+        take_out(old);
+    add(made);
+    double seconds = now() - since;
+    if (old)
+        free((void *)old->file);
+    free(old);
+    entries[number] = made;
+    return seconds;
 }
 
 enum { MOST_CALLED = 64, LONGEST_LINE = 1 << 20 };
@@ -127,29 +140,20 @@ static void commands(void *const *others)
         char *rest = NULL, *command = strtok_r(line, " \n", &rest), *path;
         if (!command)
             continue;
-        if (!strcmp(command, "register")) {
-            double since = now();
-            while ((path = strtok_r(NULL, " \n", &rest)))
-                add(read_entry(path));
-            say_seconds(since);
-        } else if (!strcmp(command, "replace")) {
-            path = strtok_r(NULL, " \n", &rest);
-            entry *made = read_entry(path);
-            double since = now();
-            remove_newest();
-            add(made);
-            say_seconds(since);
+        if (!strcmp(command, "put")) {
+            double seconds = 0;
+            char *number;
+            while ((number = strtok_r(NULL, " \n", &rest)) && (path = strtok_r(NULL, " \n", &rest)))
+                seconds += put(strtoul(number, NULL, 10), path);
+            printf("%.6f\n", seconds);
         } else if (!strcmp(command, "call")) {
             call(rest);
         } else if (!strcmp(command, "trap")) {
             puts("trap");
             fflush(stdout);
             __asm__ volatile("int3");
-        } else if (!strcmp(command, "return")) {
-            break;
         }
     }
-    free(line);
 }
 
 static void call(char *arguments)
@@ -163,7 +167,6 @@ static void call(char *arguments)
     puts("called");
     called *first = (called *)chain[0];
     first(chain + 1);
-    puts("returned");
 }
 
 static void map_regions(const char *path)
