@@ -14,14 +14,19 @@ RUN_VARIABLE = "JITUNWIND_RUN"
 """What `jitunwind run` tells `hook/sitecustomize.py`: the folders of jitunwind and iced-x86. Gone before the
 program begins."""
 
+_has_started = False
+
 
 def at_start() -> None:
     """What jitunwind.pth calls at the start of a Python, where JITUNWIND is neither empty nor 0.
 
     Nothing happens where the environment is not to be heeded (-E, -I), in a Python that has no JIT (3.13 and
-    older), and under `jitunwind run`, which does it by itself.
+    older), and under `jitunwind run`, which does it by itself. In a virtual environment 3.14 calls it twice.
     """
-    if not sys.flags.ignore_environment and hasattr(sys, "_jit") and RUN_VARIABLE not in os.environ:
+    global _has_started
+    heeds = not sys.flags.ignore_environment and RUN_VARIABLE not in os.environ
+    if heeds and hasattr(sys, "_jit") and not _has_started:
+        _has_started = True
         switch_on()
 
 
