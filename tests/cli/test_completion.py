@@ -38,7 +38,18 @@ def test_the_script_is_right_bash(tmp_path: Path) -> None:
             [
                 f"plain,{verb}"
                 for verb in (
-                    *("agent", "audit", "bt", "check", "completion", "dump", "enable", "explain", "gdb", "run"),
+                    *(
+                        "agent",
+                        "audit",
+                        "bt",
+                        "check",
+                        "completion",
+                        "dump",
+                        "enable",
+                        "explain",
+                        "gdb",
+                        "run",
+                    ),
                 )
             ],
         ),

@@ -10,6 +10,7 @@ import os
 import re
 import selectors
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -168,26 +169,34 @@ class _Asker:
             self._user = {"user": target.user, "group": target.group, "extra_groups": []}
 
     def ask(self, script: Path | str) -> None:
-        """Have the process execute `script` as soon as it can."""
-        command = [self._name, "-PsS", "-c", _ASK, str(self._target.pid), str(script)]
+        """Have the process execute `script` as soon as it can. An interruption comes before that, or after."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the Python inherits it
         try:
-            done = subprocess.run(
-                command,
-                executable=self._file,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
-                timeout=_PATIENCE_SECONDS,
-                check=False,
-                **self._user,
-            )
+            done = self._run(script)
         except (OSError, subprocess.TimeoutExpired) as error:
+            if not is_alive(self._target.pid):
+                raise NoSuchProcess(f"process {self._target.pid} has ended") from None
             raise CannotStart(f"{self._name} cannot make the request: {error}") from None
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if done.returncode:
             raise self._refusal(done.stderr.strip().rpartition("\n")[2])
+
+    def _run(self, script: Path | str) -> "subprocess.CompletedProcess[str]":
+        command = [self._name, "-PsS", "-c", _ASK, str(self._target.pid), str(script)]
+        return subprocess.run(
+            command,
+            executable=self._file,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            timeout=_PATIENCE_SECONDS,
+            check=False,
+            **self._user,
+        )
 
     def _refusal(self, said: str) -> JitunwindError:
         pid = self._target.pid
@@ -197,7 +206,9 @@ class _Asker:
             return RemoteDebuggingOff(f"process {pid} has remote debugging switched off")
         if said.startswith("PermissionError") or "Operation not permitted" in said:
             return NotPermitted(f"process {pid} may not be written to by this user")
-        return NotEnabled(f"{self._name} could not ask process {pid}: {said}")
+        return NotEnabled(
+            f"{self._name} could not ask process {pid}: {_plain(said)}", "call jitunwind.enable() in it"
+        )
 
 
 def _places(pid: int) -> dict[str, str]:
