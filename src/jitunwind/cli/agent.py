@@ -17,7 +17,8 @@ def agent(cflags: bool, libs: bool) -> None:
     Without an option: both. The shared object's path becomes part of what is linked; a program that must not depend
     on it may load it with dlopen(3) instead.
     """
+    built.check()
     words = [f"-I{built.FOLDER}"] if cflags or not libs else []
     if libs or not cflags:
-        words.append(str(built.agent()))
+        words.append(str(built.AGENT))
     click.echo(" ".join(words))
