@@ -34,6 +34,7 @@ command -v readelf >/dev/null || missing+=(binutils)
 command -v llvm-dwarfdump >/dev/null || missing+=(llvm)
 command -v gdb >/dev/null || missing+=(gdb)
 command -v chromium >/dev/null || missing+=(chromium)
+command -v lldb >/dev/null || missing+=(lldb)
 
 if [ ${#missing[@]} -gt 0 ] && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
     say "installing ${missing[*]} with apt-get"
@@ -62,6 +63,7 @@ else
 fi
 command -v readelf >/dev/null || say "warning: no readelf: tests that need it are left out; install binutils"
 command -v llvm-dwarfdump >/dev/null || say "warning: no llvm-dwarfdump: tests that need it are left out; install llvm"
+command -v lldb >/dev/null || say "warning: no lldb: tests that need it are left out; install lldb"
 command -v chromium >/dev/null || say "warning: no chromium: tests of the page that explain writes are left out; install chromium"
 extras=dev
 if ! command -v gdb >/dev/null; then
