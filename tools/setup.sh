@@ -55,7 +55,11 @@ if ! can_make_venvs; then
     say "error: $python cannot make virtual environments: install $(venv_package) (Debian's name) as root"
     exit 2
 fi
-can_compile || say "warning: no C compiler: tests that need one are left out; install gcc and libc6-dev"
+if can_compile; then
+    export JITUNWIND_STRICT=1 # warnings of the compiler are errors, and so is an agent that cannot be built
+else
+    say "warning: no C compiler: nothing can be published, and tests that need one are left out; install gcc and libc6-dev"
+fi
 command -v readelf >/dev/null || say "warning: no readelf: tests that need it are left out; install binutils"
 command -v llvm-dwarfdump >/dev/null || say "warning: no llvm-dwarfdump: tests that need it are left out; install llvm"
 command -v chromium >/dev/null || say "warning: no chromium: tests of the page that explain writes are left out; install chromium"
