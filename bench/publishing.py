@@ -91,6 +91,7 @@ class Bench:
 
     def pairs(self, program: str, loops: int, rounds: int) -> list[Pair]:
         """Off and on in turns; which comes first changes from round to round."""
+        self.run(program, 1, self.on)  # what it imports is compiled then
         found = []
         for number in range(rounds):
             if number % 2:

@@ -2,7 +2,7 @@
 
     python bench/testsuite.py [--versions 3.14 3.15] [--modules test_capi …] [--rounds N] [--startup FILE]
 
-Each module runs in a copy of the interpreter's folders (its executable; links to the rest) under build/testsuite.
+Each module runs in a copy of the interpreter's folders (its executable; links to the rest), in build/testsuite.
 In the copy that is "on", a .pth file of site-packages switches publishing on, in the process that runs the tests
 and in every Python that it starts (not in those with -S). A test differs if it comes out as it never does in the
 copy that is "off"; before that is said, both are run --rounds times more. The exit status is 1 if any differs.
@@ -40,6 +40,8 @@ MODULE = "(the module)"
 SECONDS = 300
 """For a module: regrtest then shows the stacks of all threads, and gives up."""
 UNHEARD_OF = "missing"
+MOST_NAMED = 3
+"""Of tests that did not run, since the process had died before."""
 VERDICTS = {0: PASSED, 2: "failed", 3: "env changed", 4: "no test ran", 5: "failed and run again"}
 """regrtest's exit statuses (Lib/test/libregrtest/utils.py)."""
 FAILURE = re.compile(r"^(?:FAIL|ERROR): \S+ \(([\w.]+)\)", re.MULTILINE)
@@ -163,28 +165,38 @@ def counts(one: Run) -> str:
     return " ".join(f"{tally[each]:>6,}" for each in (PASSED, FAILED, SKIPPED))
 
 
-def compare(pythons: dict[str, Path], module: str, folder: Path, rounds: int) -> int:
-    """Runs one module off and on, prints its row and what differs; returns how much does."""
+def run_in_turns(pythons: dict[str, Path], module: str, results: Path, rounds: int) -> dict[str, list[Run]]:
+    """Runs one module in each copy; so many times more while off and on differ, or if there is only one copy."""
     runs: dict[str, list[Run]] = {mode: [] for mode in pythons}
     for again in range(1 + rounds):
         for mode, python in pythons.items():
-            runs[mode].append(run(python, module, folder / "results" / f"{mode}-{again}"))
-        if again == 0 and not differences(runs[OFF], runs.get(ON, [])) and ON in pythons:
+            runs[mode].append(run(python, module, results / f"{mode}-{again}"))
+        if ON in runs and not differences(runs[OFF], runs[ON]):
             break
-    row = [f"{module:16}"]
-    for mode in pythons:
-        row.append(f"{counts(runs[mode][0])} {runs[mode][0].seconds:>6.1f} s")
-    differing = differences(runs[OFF], runs[ON]) if ON in pythons else {}
-    print("   ".join(row), f"{len(differing):>9,}", flush=True)
-    for name in (name for name, result in runs[OFF][0].outcomes.items() if result == FAILED):
-        print(f"    fails without publishing: {name}")
-    if runs[OFF][0].outcomes[MODULE] != PASSED:
-        print(f"    without publishing the module's verdict is: {runs[OFF][0].outcomes[MODULE]}")
+    return runs
+
+
+def show(module: str, runs: dict[str, list[Run]], differing: dict[str, tuple[set[str], set[str]]]) -> None:
+    """A row for the module, and a line for all that is to be known of it."""
+    off = runs[OFF][0]
+    columns = (f"{counts(first)} {first.seconds:>6.1f} s" for first, *_ in runs.values())
+    print(f"{module:16}   {'   '.join(columns)} {len(differing):>9,}")
+    tests = {name: result for name, result in off.outcomes.items() if name != MODULE}
+    if set(tests.values()) == {SKIPPED}:
+        print(f"    all are skipped: {', '.join(sorted(set(off.reasons.values())))}")
+    if off.outcomes[MODULE] != PASSED:
+        print(f"    without publishing, too, the module's verdict is: {off.outcomes[MODULE]}")
+    for name in (name for name, result in tests.items() if result == FAILED):
+        print(f"    fails without publishing, too: {name}")
     for name in flaky(runs[OFF]):
         print(f"    not always the same without publishing: {name}")
+    not_run = [name for name, (_, with_it) in differing.items() if with_it == {UNHEARD_OF}]
     for name, (without, with_it) in differing.items():
-        print(f"    DIFFERS: {name}: off {', '.join(sorted(without))}; on {', '.join(sorted(with_it))}")
-    return len(differing)
+        if name not in not_run[MOST_NAMED:]:
+            print(f"    DIFFERS: {name}: off {', '.join(sorted(without))}; on {', '.join(sorted(with_it))}")
+    if len(not_run) > MOST_NAMED:
+        print(f"    DIFFERS: and {len(not_run) - MOST_NAMED:,} more that are missing with publishing")
+    sys.stdout.flush()
 
 
 def main() -> int:
@@ -193,13 +205,14 @@ def main() -> int:
     parser.add_argument("--modules", nargs="+", default=MODULES)
     parser.add_argument("--rounds", type=int, default=2, help="that many more where something differs")
     parser.add_argument("--startup", type=Path, help="what is run at each start, instead of enable()")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="for the copies and the logs")
     parser.add_argument("--off", action="store_true", help="only without publishing, that many more rounds")
     arguments = parser.parse_args()
     startup = arguments.startup.read_text() if arguments.startup else ENABLE
     modes = (OFF,) if arguments.off else MODES
     differing = 0
     for version in arguments.versions:
-        folder = FOLDER / version
+        folder = arguments.folder.resolve() / version
         shutil.rmtree(folder, ignore_errors=True)
         original = Path(interpreter(version, "--testsuite"))
         pythons = {mode: copy(original, folder / mode) for mode in modes}
@@ -210,8 +223,12 @@ def main() -> int:
             f"{'':16}   " + "   ".join(f"{mode + ': passed failed skipped':>31}" for mode in modes),
             "  differ",
         )
-        differing += sum(compare(pythons, module, folder, arguments.rounds) for module in arguments.modules)
-        print()
+        for module in arguments.modules:
+            runs = run_in_turns(pythons, module, folder / "results", arguments.rounds)
+            found = differences(runs[OFF], runs[ON]) if ON in runs else {}
+            show(module, runs, found)
+            differing += len(found)
+        print(f"\nThe logs are in {folder / 'results'}\n")
     return int(differing > 0)
 
 
