@@ -1,25 +1,25 @@
 """What publishing costs: ten programs of pyperformance with it and without, and the bytes that it holds.
 
-    python bench/publishing.py PYPERFORMANCE [--versions 3.14 3.15] [--programs …] [--rounds N] [--seconds S]
+    python bench/publishing.py PYPERFORMANCE [--measures time bytes] [--versions …] [--programs …] [--rounds N] …
 
 PYPERFORMANCE is a folder with pyperf and pyperformance in it (`make audit` fetches them). A program does the same
-work in each of its runs, as much as takes S seconds without publishing; a round runs it with and without in turns,
+work in each of its runs, as much as takes --seconds without publishing; a round runs it with and without in turns,
 each time in a process of its own, whose start counts. The ratios are of wall time and of the CPU time of all its
-threads. `--startup FILE` gives Python source to run at the start instead of `jitunwind.enable()`: with an empty
-file the ratios show how exact the machine measures.
+threads. The bytes are those held at the end of a short run for an executor, beside what CPython 3.15 itself holds for
+one where nothing else publishes (bench/held.py). --startup gives Python source to run at the start instead of
+`jitunwind.enable()`: with an empty file the ratios show how exact the machine measures.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,10 @@ PROGRAMS = (
 ROUNDS = 5
 SECONDS = 25.0
 AIM = 1.005
+BYTES_AIM = 0.25
+OWN = "3.15"
+"""The version of CPython that publishes executors itself."""
+TIME, BYTES = MEASURES = ("time", "bytes")
 WIDE = 1.96
 """Standard errors on each side of the mean that hold 95 % of a normal distribution."""
 ENOUGH = 2.0
@@ -44,6 +48,19 @@ class Cost:
 
     wall: float
     cpu: float
+
+
+@dataclass(frozen=True)
+class Held:
+    """At the end of a run: the executors that are published, those that are not, and the bytes held for that."""
+
+    executors: int
+    unpublished: int
+    bytes: float
+
+    @property
+    def each(self) -> float:
+        return self.bytes / self.executors
 
 
 @dataclass(frozen=True)
@@ -68,12 +85,9 @@ class Bench:
             raise SystemExit(f"publishing cannot be switched on in {python}")
 
     def run(self, program: str, loops: int, environment: dict[str, str]) -> Cost:
-        script = self._folder / "pyperformance/data-files/benchmarks" / f"bm_{program}/run_benchmark.py"
-        options = ["--worker", f"--loops={loops}", "--values=1", "--warmups=0"]
+        command = [self._python, *self._worker(program, loops)]
         began = time.perf_counter()
-        process = subprocess.Popen(
-            [self._python, script, *options], env=environment, stdout=subprocess.DEVNULL
-        )
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -88,6 +102,17 @@ class Bench:
             loops *= 2
             spent = self.run(program, loops, self.off).wall
         return max(1, round(loops * seconds / spent))
+
+    def held(self, program: str, environment: dict[str, str]) -> Held:
+        """What is held at the end of a short run."""
+        command = [self._python, ROOT / "bench/held.py", *self._worker(program, self.loops(program, ENOUGH))]
+        done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+        answer = json.loads(done.stdout)
+        return Held(**answer)
+
+    def _worker(self, program: str, loops: int) -> list[str]:
+        script = self._folder / "pyperformance/data-files/benchmarks" / f"bm_{program}/run_benchmark.py"
+        return [str(script), "--worker", f"--loops={loops}", "--values=1", "--warmups=0"]
 
     def pairs(self, program: str, loops: int, rounds: int) -> list[Pair]:
         """Off and on in turns; which comes first changes from round to round."""
@@ -116,7 +141,7 @@ def spread(ratios: Sequence[float]) -> str:
     return f"{middle:.4f} ({min(ratios):.3f} to {max(ratios):.3f})"
 
 
-@contextmanager
+@contextlib.contextmanager
 def bench_of(version: str, folder: Path, startup: str) -> Iterator[Bench]:
     with tempfile.TemporaryDirectory() as place:
         yield Bench(interpreter(version), folder, Path(place), startup)
@@ -145,12 +170,23 @@ def run_time(bench: Bench, programs: Sequence[str], rounds: int, seconds: float)
     return mean_and_margin(walls)[0]
 
 
-def held_by_cpython(bench: Bench, python: str, executors: int) -> dict[str, float]:
-    """Bytes that CPython 3.15 itself holds for publishing an executor, of so many."""
-    command = [python, str(ROOT / "bench/held.py"), str(executors)]
-    done = subprocess.run(command, env=bench.off, check=True, capture_output=True, text=True)
-    answer: dict[str, float] = json.loads(done.stdout)
-    return answer
+def bytes_held(versions: Sequence[str], benches: dict[str, Bench], programs: Sequence[str]) -> None:
+    """Prints, for each program, the bytes held for an executor: by CPython 3.15 itself, and by jitunwind."""
+    print("Bytes held for a published executor, and how many there are (not published: +n)\n")
+    titles = (f"CPython {OWN} itself", *(f"jitunwind, {version}, ratio" for version in versions))
+    print(f"{'':16}" + "".join(f"{title:>32}" for title in titles))
+    ratios: dict[str, list[float]] = {version: [] for version in versions}
+    for program in programs:
+        own = benches[OWN].held(program, benches[OWN].off)
+        row = f"{program:16}{own.each:>15,.0f} for {own.executors:>3} + {own.unpublished:<2}      "
+        for version in versions:
+            held = benches[version].held(program, benches[version].on)
+            ratios[version].append(held.each / own.each)
+            row += f"{held.each:>13,.0f} for {held.executors:>3} + {held.unpublished:<2}{ratios[version][-1]:>7.3f}"
+        print(row, flush=True)
+    for version, found in ratios.items():
+        mean = statistics.geometric_mean(found)
+        print(f"{version}: ratio {mean:.3f} (geometric mean; aim: at most {BYTES_AIM})")
 
 
 def main() -> None:
@@ -160,15 +196,20 @@ def main() -> None:
     parser.add_argument("--programs", nargs="+", default=PROGRAMS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--measures", nargs="+", choices=MEASURES, default=MEASURES)
     parser.add_argument("--startup", type=Path, help="what is run at each start, instead of enable()")
     arguments = parser.parse_args()
     startup = arguments.startup.read_text() if arguments.startup else ENABLE
-    for version in arguments.versions:
-        with bench_of(version, arguments.folder.resolve(), startup) as bench:
-            print(f"CPython {version}, PYTHON_JIT=1, {arguments.rounds} rounds\n")
-            run_time(bench, arguments.programs, arguments.rounds, arguments.seconds)
-            print()
+    folder = arguments.folder.resolve()
+    with contextlib.ExitStack() as stack:
+        versions = {*arguments.versions, *([OWN] if BYTES in arguments.measures else [])}
+        benches = {each: stack.enter_context(bench_of(each, folder, startup)) for each in sorted(versions)}
+        if BYTES in arguments.measures:
+            bytes_held(arguments.versions, benches, arguments.programs)
+        for version in arguments.versions if TIME in arguments.measures else ():
+            print(f"\nCPython {version}, PYTHON_JIT=1, {arguments.rounds} rounds\n")
+            run_time(benches[version], arguments.programs, arguments.rounds, arguments.seconds)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

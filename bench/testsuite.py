@@ -37,7 +37,7 @@ OFF, ON = MODES = ("off", "on")
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 MODULE = "(the module)"
 """The name under which a module's own outcome stands: regrtest's verdict, such as "env changed"."""
-SECONDS = 300
+SECONDS = 900
 """For a module: regrtest then shows the stacks of all threads, and gives up."""
 UNHEARD_OF = "missing"
 MOST_NAMED = 3
