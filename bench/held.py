@@ -88,17 +88,17 @@ def held_by_cpython() -> dict[str, float]:
 
 
 def held_by_jitunwind() -> dict[str, float]:
-    from jitunwind.agent.follow import flush
+    import jitunwind
     from jitunwind.agent.library import agent
     from jitunwind.cpython.layout import read_layout
     from jitunwind.cpython.regions import Regions
     from jitunwind.memory.own import OwnProcess
 
-    flush()
+    jitunwind.flush()
     memory = OwnProcess()
     executors = Regions(memory, read_layout(memory)).starts
     unpublished = [start for start in executors if not agent().knows(start)]
-    published = agent().statistics()
+    published = jitunwind.statistics()
     listed = sum(word(entry + SYMFILE_SIZE) for entry in entries())
     if published.bytes < listed:
         raise SystemExit(
@@ -112,7 +112,7 @@ def main() -> None:
     del sys.argv[0]
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         kept = runpy.run_path(sys.argv[0], run_name="__main__")
-    held = held_by_jitunwind() if "jitunwind.agent" in sys.modules else held_by_cpython()
+    held = held_by_jitunwind() if "jitunwind" in sys.modules else held_by_cpython()
     print(json.dumps(held))
     del kept
 

@@ -41,9 +41,21 @@ def switch_on(place: Path, startup: str) -> None:
     (place / f"{STARTUP}.py").write_text(startup)
 
 
+IS_ON = """
+import sys
+for number in range(100_000):
+    number += 1
+jitunwind = sys.modules.get("jitunwind")
+if jitunwind is not None:
+    jitunwind.flush()
+print("STARTUP" in sys.modules and (jitunwind is None or jitunwind.statistics().regions > 0))
+""".replace("STARTUP", STARTUP)
+
+
 def is_switched_on(python: Path, environment: dict[str, str], *options: str) -> bool:
-    """Whether such a Python runs `startup` when it starts, and without a complaint (which it shows)."""
-    question = [python, *options, "-c", f"import sys; print('{STARTUP}' in sys.modules)"]
+    """Whether such a Python runs `startup` when it starts, without a complaint (which this shows), and then publishes,
+    if that is what `startup` is for."""
+    question = [python, *options, "-c", IS_ON]
     done = subprocess.run(question, capture_output=True, text=True, env=environment, timeout=60)
     print(done.stderr, end="", file=sys.stderr)
     return (done.stdout, done.stderr) == ("True\n", "")
