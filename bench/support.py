@@ -46,15 +46,17 @@ import sys
 for number in range(100_000):
     number += 1
 jitunwind = sys.modules.get("jitunwind")
-if jitunwind is not None:
+publishes = jitunwind is None or not sys._jit.is_enabled()
+if not publishes:
     jitunwind.flush()
-print("STARTUP" in sys.modules and (jitunwind is None or jitunwind.statistics().regions > 0))
+    publishes = jitunwind.statistics().regions > 0
+print("STARTUP" in sys.modules and publishes)
 """.replace("STARTUP", STARTUP)
 
 
 def is_switched_on(python: Path, environment: dict[str, str], *options: str) -> bool:
     """Whether such a Python runs `startup` when it starts, without a complaint (which this shows), and then publishes,
-    if that is what `startup` is for."""
+    if that is what `startup` is for and the JIT is on."""
     question = [python, *options, "-c", IS_ON]
     done = subprocess.run(question, capture_output=True, text=True, env=environment, timeout=60)
     print(done.stderr, end="", file=sys.stderr)

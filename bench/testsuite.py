@@ -88,7 +88,8 @@ def publishing(python: Path, startup: str) -> None:
     place = Path(paths(python)["site"])
     switch_on(place, startup)
     (place / "publishing.pth").write_text(f"import {STARTUP}\n")
-    if not is_switched_on(python, environment(), "-I"):
+    # With -I it does not see PYTHON_JIT.
+    if not is_switched_on(python, environment(), "-I") or not is_switched_on(python, environment()):
         raise SystemExit(f"publishing cannot be switched on in {python}")
 
 
