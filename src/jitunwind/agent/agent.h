@@ -60,7 +60,7 @@ unsigned char *frames_of(const struct jitunwind_region *region, size_t *size);
 int events_mprotect(void *address, size_t size, int protection);
 int events_munmap(void *address, size_t size);
 
-/* store.c: withdraw all regions that begin in [start, start + size). */
+/* store.c: withdraw all regions that lie in [start, start + size) in part or in whole. */
 void jitunwind_withdraw_range(uint64_t start, uint64_t size);
 
 #endif

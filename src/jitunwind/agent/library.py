@@ -128,7 +128,7 @@ class Agent:
         return bool(self._c.jitunwind_knows(ctypes.c_uint64(start)))
 
     def withdraw_range(self, start: int, size: int) -> None:
-        """Withdraw all regions that begin in those `size` bytes, whoever has published them."""
+        """Withdraw all regions that lie in part in those `size` bytes, whoever has published them."""
         self._c.jitunwind_withdraw_range(ctypes.c_uint64(start), ctypes.c_uint64(size))
 
     def withdraw(self, handles: Sequence[int]) -> None:

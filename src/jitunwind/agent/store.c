@@ -147,12 +147,26 @@ static int announce_changes(void)
     return error;
 }
 
+/* One unit, of DWARF 5's 32-bit form, and all that it needs (DWARF 5 section 7.5.1.1). */
+static bool lines_sensible(const struct jitunwind_region *region)
+{
+    enum { HEADER = 12 };
+    struct {
+        uint32_t length;
+        uint16_t version;
+    } unit;
+    if (region->debug_info_size < HEADER + 4 || !region->debug_abbrev_size || !region->debug_line_size ||
+        region->stmt_list_at < HEADER || region->stmt_list_at > region->debug_info_size - 4)
+        return false;
+    memcpy(&unit, region->debug_info, sizeof unit);
+    return unit.version == 5 && (uint64_t)unit.length + 4 == region->debug_info_size;
+}
+
 static bool sensible(const struct jitunwind_region *region)
 {
     if (!region->name || !region->size || region->start + region->size < region->start)
         return false;
-    if (region->debug_info_size &&
-        (region->debug_info_size < 16 || region->stmt_list_at > region->debug_info_size - 4))
+    if (region->debug_info_size && !lines_sensible(region))
         return false;
     return region->row_count || frames_sensible(region);
 }
@@ -309,7 +323,7 @@ EXPORTED void jitunwind_withdraw(struct jitunwind_publication **handles, size_t 
     debugger_unlock(state);
 }
 
-/* Withdraw all regions that begin in [start, start + size), whoever has published them. */
+/* Withdraw all regions that lie in [start, start + size) in part or in whole, whoever has published them. */
 EXPORTED void jitunwind_withdraw_range(uint64_t start, uint64_t size)
 {
     struct jitunwind_publication *handles[16];
