@@ -31,8 +31,9 @@ static void wait_for_call(void)
     CHECK(sem_timedwait(&called, &until) == 0, "the attendant was not called");
 }
 
-static void answer(void)
+static void answer(void *unused)
 {
+    (void)unused;
     struct jitunwind_event event;
     while (jitunwind_take(&event, 1))
         if (event.kind == CODE_GOES)
@@ -152,7 +153,7 @@ static void torn_take(void)
 static void resume_now(void)
 {
     jitunwind_pause();
-    jitunwind_attend(answer);
+    jitunwind_attend(answer, NULL);
     jitunwind_resume(1);
     wait_for_call();
     jitunwind_pause();
@@ -174,7 +175,7 @@ static void *pause_and_resume(void *unused)
 static void pauses_overlap(void)
 {
     pthread_t threads[WRITERS];
-    jitunwind_attend(answer);
+    jitunwind_attend(answer, NULL);
     for (unsigned i = 0; i < WRITERS; i++)
         pthread_create(&threads[i], NULL, pause_and_resume, NULL);
     for (unsigned i = 0; i < WRITERS; i++)
@@ -203,7 +204,7 @@ static void go_on_in_child(void)
 /* The child of one of two threads that have paused. */
 static void fork_while_two_pause(void)
 {
-    jitunwind_attend(answer);
+    jitunwind_attend(answer, NULL);
     jitunwind_pause();
     jitunwind_pause();
     in_child(go_on_in_child);
@@ -213,7 +214,7 @@ static void fork_while_two_pause(void)
 static void errno_stays(void)
 {
     char *page = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    jitunwind_attend(answer);
+    jitunwind_attend(answer, NULL);
     errno = 77;
     CHECK(events_mprotect(page, PAGE, PROT_READ | PROT_EXEC) == 0 && errno == 77, "mprotect: %d", errno);
     CHECK(events_munmap(page, PAGE) == 0 && errno == 77, "munmap: %d", errno);
@@ -226,7 +227,7 @@ static void errno_stays(void)
 static void ends_by_itself(void)
 {
     char *page = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    jitunwind_attend(answer);
+    jitunwind_attend(answer, NULL);
     events_mprotect(page, PAGE, PROT_READ | PROT_EXEC);
     wait_for_call();
     wait_to_be_alone();

@@ -248,7 +248,7 @@ struct event {
 enum { CAME = 1, GOES = 2 };
 size_t jitunwind_take(struct event *, size_t);
 void jitunwind_unmap(uint64_t, uint64_t);
-void jitunwind_attend(void (*)(void));
+void jitunwind_attend(void (*)(void *), void *);
 void jitunwind_pause(void);
 void jitunwind_resume(int);
 int jitunwind_knows(uint64_t);
@@ -258,8 +258,9 @@ static pthread_mutex_t round_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t round_done = PTHREAD_COND_INITIALIZER;
 static _Atomic unsigned hooked, unhooked;
 
-static void attend(void)
+static void attend(void *unused)
 {
+    (void)unused;
     enum { MOST = 256 };
     static struct event events[MOST];
     static struct jitunwind_region regions[MOST];
@@ -572,7 +573,7 @@ int main(int count, char **arguments)
         mprotect(blocks[i], SLOTS * SLOT_SIZE, PROT_READ | PROT_EXEC);
     }
     warm_up();
-    jitunwind_attend(attend);
+    jitunwind_attend(attend, NULL);
     for (uintptr_t i = 0; i < THREADS; i++)
         pthread_create(&threads[i], NULL, run, (void *)i);
     jitunwind_pause();

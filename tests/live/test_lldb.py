@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.support.live import PATIENCE, PROGRAMS, REPOSITORY, Interpreter, Program
+from tests.support.live import PATIENCE, PROGRAMS, Interpreter, Program
 
 RUN = (sys.executable, "-m", "jitunwind", "run", "--python")
 _FRAME = re.compile(r"^ *\*? *frame #\d+: 0x[0-9a-f]+ \S*?`(.*)$", re.MULTILINE)

@@ -32,8 +32,8 @@ struct symbol_file {
     struct symbol_file *next;
     bool listed;  /* debuggers know it */
     bool changed; /* its image is not up to date */
-    unsigned count;
-    struct jitunwind_publication *regions[MOST_REGIONS];
+    unsigned count, room;
+    struct jitunwind_publication **regions; /* `room` places */
 };
 
 /* image.c: the ELF object that tells of `count` regions, in memory from malloc, and its size; NULL without memory.
@@ -63,6 +63,7 @@ unsigned char *frames_of(const struct jitunwind_region *region, size_t *size);
 /* events.c: what an interpreter's import table has in the places of mprotect and munmap. */
 int events_mprotect(void *address, size_t size, int protection);
 int events_munmap(void *address, size_t size);
+void jitunwind_attend(void (*function)(void *), void *argument);
 
 /* store.c: withdraw all regions that lie in [start, start + size) in part or in whole. */
 void jitunwind_withdraw_range(uint64_t start, uint64_t size);

@@ -74,3 +74,39 @@ EXPORTED int jitunwind_replace(const struct jitunwind_region *regions, size_t co
     free(handles);
     return error;
 }
+
+/* What the agent calls in its thread: a Python callable, by CPython's stable ABI. */
+static int (*take_gil)(void);
+static void (*give_gil)(int);
+static void *(*call)(void *);
+static void (*let_go)(void *);
+static void (*report)(void *);
+
+static void call_python(void *callable)
+{
+    int state = take_gil();
+    void *result = call(callable);
+    if (result)
+        let_go(result);
+    else
+        report(callable);
+    give_gil(state);
+}
+
+/* Have a Python callable attend, until it is NULL; it has to live as long. Whether this process has a CPython. */
+EXPORTED int jitunwind_attend_python(void *callable)
+{
+    void *functions[] = {dlsym(RTLD_DEFAULT, "PyGILState_Ensure"), dlsym(RTLD_DEFAULT, "PyGILState_Release"),
+                         dlsym(RTLD_DEFAULT, "PyObject_CallNoArgs"), dlsym(RTLD_DEFAULT, "Py_DecRef"),
+                         dlsym(RTLD_DEFAULT, "PyErr_WriteUnraisable")};
+    for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++)
+        if (!functions[i])
+            return 0;
+    memcpy(&take_gil, &functions[0], sizeof(void *));
+    memcpy(&give_gil, &functions[1], sizeof(void *));
+    memcpy(&call, &functions[2], sizeof(void *));
+    memcpy(&let_go, &functions[3], sizeof(void *));
+    memcpy(&report, &functions[4], sizeof(void *));
+    jitunwind_attend(callable ? call_python : NULL, callable);
+    return 1;
+}

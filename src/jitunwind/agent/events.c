@@ -42,12 +42,14 @@ static _Atomic uint32_t bell;  /* a futex, which changes when there is something
 static _Atomic bool asleep;    /* somebody listens to the bell */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of what follows */
-static void (*_Atomic attend)(void);                     /* NULL: nobody attends */
+static void (*_Atomic attend)(void *);                   /* NULL: nobody attends */
+static void *_Atomic attend_for;                         /* what it is called with */
 static pthread_t thread;
 static enum { NONE, RUNS, HAS_ENDED } thread_state;
 static pthread_cond_t ended = PTHREAD_COND_INITIALIZER;
 static _Atomic int pauses;   /* more than 0: paused */
-static _Atomic bool wanted;  /* without an event */
+static _Atomic bool wanted;   /* there is something to do; the attendant's own code waits until there is */
+static _Thread_local bool attending;
 
 enum { GATHERING_MS = 10, PATIENCE_MS = 100 };
 
@@ -76,7 +78,7 @@ static bool there_is_one(void)
 
 static bool there_is_work(void)
 {
-    return !atomic_load(&pauses) && (there_is_one() || atomic_load(&wanted));
+    return !atomic_load(&pauses) && atomic_load(&wanted);
 }
 
 /* One reader at a time. */
@@ -137,6 +139,7 @@ static void listen(uint32_t heard, long milliseconds)
 static void *attendant(void *unused)
 {
     (void)unused;
+    attending = true;
     for (;;) {
         uint32_t heard = atomic_load(&bell);
         if (!there_is_work() && !atomic_load(&pauses))
@@ -152,9 +155,9 @@ static void *attendant(void *unused)
         struct timespec gathering = {0, GATHERING_MS * 1000000};
         nanosleep(&gathering, NULL); /* code comes in bursts */
         atomic_store(&wanted, false);
-        void (*function)(void) = atomic_load(&attend);
+        void (*function)(void *) = atomic_load(&attend);
         if (function)
-            function();
+            function(atomic_load(&attend_for));
     }
 }
 
@@ -171,6 +174,9 @@ static void join_if_ended(void)
 static void call_attendant(void)
 {
     sigset_t all, before;
+    if (attending)
+        return;
+    atomic_store(&wanted, true);
     ring_bell();
     pthread_mutex_lock(&lock);
     join_if_ended();
@@ -253,9 +259,7 @@ EXPORTED void jitunwind_resume(int now)
     int count = atomic_load(&pauses);
     while (count && !atomic_compare_exchange_weak(&pauses, &count, count - 1))
         ;
-    if (now)
-        atomic_store(&wanted, true);
-    if (atomic_load(&attend) && there_is_work())
+    if (atomic_load(&attend) && (now || atomic_load(&wanted)))
         call_attendant();
 }
 
@@ -265,11 +269,12 @@ EXPORTED int jitunwind_is_paused(void)
     return atomic_load(&pauses) > 0;
 }
 
-/* Have `function` called, in a thread of its own, soon after code has come or gone; NULL: nobody attends any more,
+/* Have `function` called with `argument`, in a thread of its own, soon after code has come or gone; NULL: nobody attends any more,
    and nothing is left to do. Called while paused. */
-EXPORTED void jitunwind_attend(void (*function)(void))
+EXPORTED void jitunwind_attend(void (*function)(void *), void *argument)
 {
     struct jitunwind_event event;
+    atomic_store(&attend_for, argument);
     atomic_store(&attend, function);
     while (!function && take(&event))
         if (event.kind == CODE_GOES)

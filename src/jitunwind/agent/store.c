@@ -85,6 +85,16 @@ static int add_to_file(struct jitunwind_publication *publication)
     struct symbol_file *file = file_with_room();
     if (!file)
         return ENOMEM;
+    if (file->count == file->room) {
+        unsigned room = file->room ? 2 * file->room : 8;
+        size_t before = held(file->regions);
+        void *larger = realloc(file->regions, room * sizeof *file->regions);
+        if (!larger)
+            return ENOMEM;
+        bytes_held += held(larger) - before;
+        file->regions = larger;
+        file->room = room;
+    }
     file->regions[file->count++] = publication;
     file->changed = true;
     publication->file = file;
@@ -139,7 +149,8 @@ static int announce_changes(void)
         *link = file->next;
         if (filling == file)
             filling = NULL;
-        bytes_held -= held(file);
+        bytes_held -= held(file) + held(file->regions);
+        free(file->regions);
         free(file);
     }
     return error;

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from jitunwind.agent.library import RegionStruct
+from jitunwind.agent.library import Published
 from jitunwind.arch import Architecture
 from jitunwind.dwarf.encode import eh_frame
 from jitunwind.dwarf.lines import ABBREVIATIONS, Function, Line, unit
@@ -13,20 +13,22 @@ from jitunwind.rows import Row, Unknown, UnwindTable
 
 def described(
     arch: Architecture, region: Region, table: UnwindTable | None, lines: Sequence[Line] = ()
-) -> RegionStruct:
+) -> Published:
     """What to publish of `region`, with offsets in `table` and `lines` that count from its start.
 
     ValueError for a table that `eh_frame` refuses.
     """
-    struct = RegionStruct(start=region.start, size=region.size, name=_bytes(symbol_name(region.name)))
-    if table is not None:
-        frames = eh_frame(arch, [(region.start, _in_one_piece(table))])
-        struct.eh_frame, struct.eh_frame_size = frames, len(frames)
-    info, line, struct.stmt_list_at = unit(Function(region.name, region.start, region.size, lines))
-    struct.debug_info, struct.debug_info_size = info, len(info)
-    struct.debug_line, struct.debug_line_size = line, len(line)
-    struct.debug_abbrev, struct.debug_abbrev_size = ABBREVIATIONS, len(ABBREVIATIONS)
-    return struct
+    info = unit(Function(region.name, region.start, region.size, lines))
+    return Published(
+        start=region.start,
+        size=region.size,
+        name=_bytes(symbol_name(region.name)),
+        eh_frame=b"" if table is None else eh_frame(arch, [(region.start, _in_one_piece(table))]),
+        debug_info=info.info,
+        stmt_list_at=info.stmt_list_at,
+        debug_abbrev=ABBREVIATIONS,
+        debug_line=info.line,
+    )
 
 
 def _in_one_piece(table: UnwindTable) -> UnwindTable:

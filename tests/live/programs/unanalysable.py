@@ -8,6 +8,7 @@ import mmap
 import sys
 
 from handshake import allow_tracing
+
 from jitunwind import CfaRule, Region, Row, SavedAt, UnwindTable, publish
 
 PARTS = (
