@@ -13,7 +13,9 @@ QUIET_HEAP = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
 """Without it freed blocks wait in each thread, and count as allocated."""
 
 
-def harness(name: str, into: Path, flags: Sequence[str] = (), without: Sequence[str] = ("imports.c",)) -> Path:
+def harness(
+    name: str, into: Path, flags: Sequence[str] = (), without: Sequence[str] = ("imports.c",)
+) -> Path:
     """`name` compiled and linked with the agent's sources: those that are not `without`, which would be hooks of
     the harness's own calls, or are in the harness already."""
     sources = [path for path in sorted(FOLDER.glob("*.c")) if path.name not in without]

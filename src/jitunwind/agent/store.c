@@ -16,6 +16,7 @@ static size_t published_count, published_room;
 static struct symbol_file *files;
 static struct symbol_file *filling; /* that gets the next region */
 static uint64_t bytes_held;
+static bool libunwind_known;
 
 static size_t held(const void *block)
 {
@@ -201,7 +202,7 @@ static int register_frames(struct jitunwind_publication *publication)
         memcpy(publication->frames, region->eh_frame, region->eh_frame_size);
         memset(publication->frames + region->eh_frame_size, 0, 4);
     }
-    if (publication->frames && unwinders & JITUNWIND_LIBUNWIND && libunwind_find()) {
+    if (publication->frames && unwinders & JITUNWIND_LIBUNWIND && libunwind_known) {
         publication->dynamic = libunwind_register(region, publication->frames);
         if (!publication->dynamic) {
             publication->consumers &= ~JITUNWIND_LIBGCC; /* which was not told */
@@ -216,10 +217,9 @@ static int register_frames(struct jitunwind_publication *publication)
 /* libunwind may have been loaded since: then it is told what others were told before. */
 static void catch_up_with_libunwind(void)
 {
-    static bool known;
-    if (known || !libunwind_find())
+    if (libunwind_known || !libunwind_find())
         return;
-    known = true;
+    libunwind_known = true;
     for (size_t i = 0; i < published_count; i++) {
         struct jitunwind_publication *each = published[i];
         if (each->frames && each->consumers & JITUNWIND_LIBUNWIND && !each->dynamic &&
