@@ -127,9 +127,12 @@ class NoSuchRegion(JitunwindError):
 
 
 class AgentMissing(JitunwindError):
-    """The agent, which publishes from inside, is not there."""
+    """The agent, which publishes from inside, was not built."""
 
-    hint = "install a C compiler (apt-get install gcc libc6-dev), and jitunwind again: it is built then"
+    hint = (
+        "install a C compiler (apt-get install gcc libc6-dev), and then jitunwind once more: "
+        "pip install --force-reinstall --no-deps --no-cache-dir, or make setup in a checkout"
+    )
 
 
 class AgentFailed(JitunwindError):
@@ -150,3 +153,24 @@ class GdbFailed(JitunwindError):
     """GDB ended without an answer."""
 
     hint = "GDB 13 or later with Python 3.11 or later is needed; name another with --gdb"
+
+
+class CannotStart(JitunwindError):
+    """A Python that cannot be started, or not with publishing switched on."""
+
+
+class RemoteDebuggingOff(JitunwindError):
+    """The process lets nobody execute code in it."""
+
+    hint = (
+        "start it without PYTHON_DISABLE_REMOTE_DEBUG and -X disable_remote_debug, or start it with "
+        "jitunwind run, or with JITUNWIND=1"
+    )
+
+
+class NoSafePoint(JitunwindError):
+    """The process has not come to a place where it can execute what it was asked to."""
+
+
+class NotEnabled(JitunwindError):
+    """The process was asked to publish its JIT code, and could not."""

@@ -35,13 +35,32 @@ def test_the_script_is_right_bash(tmp_path: Path) -> None:
         ("jitunwind b", ["plain,bt"]),
         (
             "jitunwind ",
-            [f"plain,{verb}" for verb in ("audit", "bt", "check", "completion", "dump", "explain", "gdb")],
+            [
+                f"plain,{verb}"
+                for verb in (
+                    *(
+                        "agent",
+                        "audit",
+                        "bt",
+                        "check",
+                        "completion",
+                        "dump",
+                        "enable",
+                        "explain",
+                        "gdb",
+                        "run",
+                    ),
+                )
+            ],
         ),
-        ("jitunwind a", ["plain,audit"]),
+        ("jitunwind a", ["plain,agent", "plain,audit"]),
         ("jitunwind ch", ["plain,check"]),
         ("jitunwind bt --py", ["plain,--python"]),
         ("jitunwind bt --color a", ["plain,auto", "plain,always"]),
         ("jitunwind completion z", ["plain,zsh"]),
+        ("jitunwind enable --t", ["plain,--timeout"]),
+        ("jitunwind run --p", ["plain,--python"]),
+        ("jitunwind run scr", ["file,scr"]),
     ],
 )
 def test_what_bash_is_offered(typed: str, offered: list[str]) -> None:

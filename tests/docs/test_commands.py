@@ -24,7 +24,7 @@ from tests.support.processes import interpreter, plain_environment
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("README.md", "docs/using.md", "docs/how-it-works.md")
-CHECKOUT = ("README.md", "LICENSE", "pyproject.toml", "src", "tools")
+CHECKOUT = ("README.md", "LICENSE", "pyproject.toml", "setup.py", "src", "tools")
 VERSION = "3.14"
 PATIENCE = 240
 """Seconds until a command counts as one that never ends."""

@@ -1,26 +1,33 @@
 """What people do with GDB upon a running or dead CPython: each scenario on real interpreters, both versions.
 
+GDB has the plugin, or it is plain and the process publishes its JIT code itself: `Way`.
 The stacks are judged as text, as a person reads them: `problems` of tests/support/live.py says what a
 complete stack is. What happens inside GDB is told in tests/support/inside.py.
 """
 
 import json
-import resource
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.live import (
+    NOTHING,
+    PLUGIN,
     REPOSITORY,
+    VERSIONS,
     Frame,
     Interpreter,
+    Way,
     frames_in,
     gdb_command,
     problems,
+    published_ways,
     run_gdb,
     running,
+    starting,
 )
 
 INSIDE = REPOSITORY / "tests/support/inside.py"
@@ -36,14 +43,39 @@ KNOWN = {
 KEPT = ("rbx", "rbp", "r12", "r13", "r14", "r15")
 
 
+def in_ways(*others: Way) -> pytest.MarkDecorator:
+    """Both versions in the ways in which the process publishes itself, and in `others`."""
+    cases = [
+        pytest.param(version, way, id=f"{version}-{way}")
+        for version in VERSIONS
+        for way in (*others, *published_ways(version))
+    ]
+    return pytest.mark.parametrize(("python", "way"), cases, indirect=["python"])
+
+
 def inside(
-    python: Interpreter, folder: Path, pid: int, scenario: str, *, plugin: bool = True, **arguments: Any
+    python: Interpreter,
+    way: Way,
+    folder: Path,
+    program: str,
+    scenario: str,
+    *,
+    told: Sequence[str] = (),
+    **arguments: Any,
 ) -> tuple[Any, str]:
-    """Attach, run one of tests/support/inside.py's courses; what it returns, and all that GDB said."""
+    """Run one of tests/support/inside.py's courses upon `program`, which is told `told`; what the course returns,
+    and all that GDB said."""
     output = folder / f"{scenario}.json"
-    told = {"scenario": scenario, "output": str(output), **arguments}
-    run = f"python import runpy; runpy.run_path({str(INSIDE)!r}, {{'ARGUMENTS': {told!r}}})"
-    said = run_gdb(gdb_command(python, "-p", str(pid), "-ex", run, plugin=plugin), check=plugin)
+    given = {"scenario": scenario, "output": str(output), **arguments}
+    run = ["-ex", f"python import runpy; runpy.run_path({str(INSIDE)!r}, {{'ARGUMENTS': {given!r}}})"]
+    calm = way != NOTHING
+    if way.from_start:
+        command = [*starting(python), *run, "--args", *python.command(program, *told, published=True)]
+        said = run_gdb(gdb_command(python, *command, plugin=False, gdb=way.gdb), cwd=folder)
+    else:
+        with running(python, program, *told, cwd=folder, published=way.published) as started:
+            command = gdb_command(python, "-p", str(started.pid), *run, plugin=way.plugin, gdb=way.gdb)
+            said = run_gdb(command, check=calm)
     assert output.exists(), f"GDB ended without an answer:\n{said}"
     return json.loads(output.read_text()), said
 
@@ -69,15 +101,14 @@ def has_jit(frames: list[Frame]) -> bool:
     return any(frame.is_jit for frame in frames)
 
 
+@in_ways(PLUGIN)
 @pytest.mark.parametrize("program", INTERRUPTS)
 def test_each_stack_is_complete_at_random_interrupts(
-    python: Interpreter, tmp_path: Path, program: str
+    python: Interpreter, way: Way, tmp_path: Path, program: str
 ) -> None:
     times = INTERRUPTS[program]
-    with running(python, program) as started:
-        stacks, _ = inside(
-            python, tmp_path, started.pid, "interrupted", times=times, longest=0.02, seed=times + len(program)
-        )
+    seed = times + len(program)
+    stacks, _ = inside(python, way, tmp_path, program, "interrupted", times=times, longest=0.02, seed=seed)
     assert len(stacks) == times
     frames = [complete(stack) for stack in stacks]
     innermost = sum(of[0].is_jit or of[0].is_shim for of in frames)
@@ -87,11 +118,11 @@ def test_each_stack_is_complete_at_random_interrupts(
     assert any(map(has_jit, frames)), "no interrupt had JIT code on the stack"
 
 
+@in_ways(PLUGIN)
 def test_finish_from_a_builtin_leads_into_the_executor_and_its_stack_is_whole(
-    python: Interpreter, tmp_path: Path
+    python: Interpreter, way: Way, tmp_path: Path
 ) -> None:
-    with running(python, "calls_c") as started:
-        found, _ = inside(python, tmp_path, started.pid, "finish_into_jit", function="builtin_id", steps=2)
+    found, _ = inside(python, way, tmp_path, "calls_c", "finish_into_jit", function="builtin_id", steps=2)
     for stage in ("at_break", "finished", "stepped"):
         complete(found[stage])
     stepped = complete(found["stepped"])
@@ -120,11 +151,12 @@ def assert_known(seen: dict[str, Any], where: str) -> None:
     assert set(KNOWN.values()) <= held, f"{where}: the registers are {seen['registers']}"
 
 
+@in_ways(PLUGIN)
 def test_a_c_caller_above_jit_code_has_its_locals_and_registers(
-    python: Interpreter, extension: Path, tmp_path: Path
+    python: Interpreter, way: Way, extension: Path, tmp_path: Path
 ) -> None:
-    with running(python, "extension", str(extension)) as started:
-        found, _ = inside(python, tmp_path, started.pid, "in_extension", values=list(KNOWN))
+    known = list(KNOWN)
+    found, _ = inside(python, way, tmp_path, "extension", "in_extension", told=[str(extension)], values=known)
     frames = complete(found["stack"])
     called = names(frames)
     assert has_jit(frames[: called.index("outer")]), f"no JIT code below outer:\n{found['stack']}"
@@ -138,52 +170,55 @@ def test_without_the_plugin_3_14_does_not_find_the_c_caller(
     python: Interpreter, extension: Path, tmp_path: Path
 ) -> None:
     """3.15's own entry has the chain, and the evaluator saves what it was given: there it is found."""
-    with running(python, "extension", str(extension)) as started:
-        found, _ = inside(python, tmp_path, started.pid, "in_extension", plugin=False, values=list(KNOWN))
+    known = list(KNOWN)
+    found, _ = inside(
+        python, NOTHING, tmp_path, "extension", "in_extension", told=[str(extension)], values=known
+    )
     assert found["seen"] is None or any(
         found["seen"]["values"][name].strip() != f"{value:#x}" for name, value in KNOWN.items()
     ), found["stack"]
 
 
-@pytest.mark.parametrize("plugin", [True, False], ids=["plugin", "no-plugin"])
+@in_ways(PLUGIN, NOTHING)
 def test_the_evaluator_that_entered_jit_code_has_its_registers_and_arguments(
-    python: Interpreter, tmp_path: Path, plugin: bool
+    python: Interpreter, way: Way, tmp_path: Path
 ) -> None:
-    with running(python, "calls_c") as started:
-        found, _ = inside(
-            python,
-            tmp_path,
-            started.pid,
-            "evaluators_frame",
-            plugin=plugin,
-            function="builtin_id",
-            entry="" if python.shim_in_region else "_PyJIT_Entry",
-        )
-    if plugin:
-        assert found["seen"] == found["truth"], found["stack"]
-    else:
+    entry = "" if python.shim_in_region else "_PyJIT_Entry"
+    found, _ = inside(
+        python, way, tmp_path, "calls_c", "evaluators_frame", function="builtin_id", entry=entry
+    )
+    if way == NOTHING:
         assert found["seen"] != found["truth"], "the check cannot fail"
+    else:
+        assert found["seen"] == found["truth"], found["stack"]
 
 
-def test_stacks_stay_whole_while_an_exception_leaves_jit_code(python: Interpreter, tmp_path: Path) -> None:
-    with running(python, "throws") as started:
-        found, _ = inside(
-            python, tmp_path, started.pid, "thrown", function="_PyErr_SetObject", most_steps=150
-        )
+@in_ways(PLUGIN)
+def test_stacks_stay_whole_while_an_exception_leaves_jit_code(
+    python: Interpreter, way: Way, tmp_path: Path
+) -> None:
+    found, _ = inside(python, way, tmp_path, "throws", "thrown", function="_PyErr_SetObject", most_steps=150)
     for stack in found["stacks"]:
         complete(stack)
     assert has_jit(frames_in(found["stacks"][found["returned"]])[:1]), found["stacks"][found["returned"]]
     assert found["ended"], "the activation never ended:\n" + found["stacks"][-1]
 
 
-def test_a_core_by_gdb_has_the_stack_of_the_live_process(python: Interpreter, tmp_path: Path) -> None:
+@in_ways(PLUGIN)
+def test_a_core_by_gdb_has_the_stack_of_the_live_process(
+    python: Interpreter, way: Way, tmp_path: Path
+) -> None:
     """Of one thread: GDB 13's gcore leaves out the stacks of others, whose guard pages it cannot read."""
     core = tmp_path / "saved.core"
-    with running(python, "calls_c") as started:
-        live, _ = inside(python, tmp_path, started.pid, "saved", function="builtin_id", core=str(core))
-    dead = run_gdb(gdb_command(python, python.python, "-c", str(core), "-ex", "bt"))
+    live, _ = inside(python, way, tmp_path, "calls_c", "saved", function="builtin_id", core=str(core))
+    dead = of_core(python, way, core, "-ex", "bt")
     assert has_jit(complete(live)), live
     assert key(live) == key(newest(dead)), f"live:\n{live}\ncore:\n{dead}"
+
+
+def of_core(python: Interpreter, way: Way, core: Path, *look: str) -> str:
+    """What GDB says of a core."""
+    return run_gdb(gdb_command(python, python.python, "-c", str(core), *look, plugin=way.plugin, gdb=way.gdb))
 
 
 def newest(said: str) -> str:
@@ -196,21 +231,20 @@ def key(stack: str) -> list[tuple[int | None, str]]:
     return [(frame.pc, frame.name) for frame in complete(stack)]
 
 
-def test_a_core_by_the_kernel_has_the_stack_of_the_live_process(python: Interpreter, tmp_path: Path) -> None:
+@in_ways(PLUGIN)
+def test_a_core_by_the_kernel_has_the_stack_of_the_live_process(
+    python: Interpreter, way: Way, tmp_path: Path
+) -> None:
     pattern = Path("/proc/sys/kernel/core_pattern").read_text().strip()
     if pattern.startswith(("|", "/")):
         pytest.fail(
             f"the kernel sends cores to {pattern!r}; for this test: echo core > /proc/sys/kernel/core_pattern"
         )
-    with running(python, "two_threads", cwd=tmp_path) as started:
-        most = resource.prlimit(started.pid, resource.RLIMIT_CORE)[1]
-        resource.prlimit(started.pid, resource.RLIMIT_CORE, (most, most))
-        live, said = inside(python, tmp_path, started.pid, "aborted", function="builtin_id")
-        started.process.wait()
+    live, said = inside(python, way, tmp_path, "two_threads", "aborted", function="builtin_id")
     cores = list(tmp_path.glob("core*"))
     assert cores, f"the kernel left no core (RLIMIT_CORE?):\n{said}"
     look = ["-ex", "thread apply all bt", "-ex", "echo \\n\\n", "-ex", "bt"]
-    dead = run_gdb(gdb_command(python, python.python, "-c", str(cores[0]), *look))
+    dead = of_core(python, way, cores[0], *look)
     assert has_jit(complete(live)), live
     assert key(live) == key(newest(dead)), f"live:\n{live}\ncore:\n{dead}"
     stacks = per_thread(dead)
@@ -219,35 +253,32 @@ def test_a_core_by_the_kernel_has_the_stack_of_the_live_process(python: Interpre
         complete(stack)
 
 
+@in_ways(PLUGIN)
 @pytest.mark.parametrize(("program", "threads", "in_jit"), [("interpreters", 3, 1), ("two_threads", 2, 2)])
 def test_each_thread_of_each_interpreter_has_a_complete_stack(
-    python: Interpreter, tmp_path: Path, program: str, threads: int, in_jit: int
+    python: Interpreter, way: Way, tmp_path: Path, program: str, threads: int, in_jit: int
 ) -> None:
-    with running(python, program) as started:
-        found, _ = inside(python, tmp_path, started.pid, "all_threads", function="builtin_id")
+    found, _ = inside(python, way, tmp_path, program, "all_threads", function="builtin_id")
     stacks = per_thread(found)
     assert len(stacks) == threads, found
     frames = [complete(stack) for stack in stacks]
     assert sum(map(has_jit, frames)) >= in_jit, found
 
 
+@in_ways(PLUGIN)
 def test_executors_that_were_invalidated_while_they_ran_are_unwound(
-    python: Interpreter, tmp_path: Path
+    python: Interpreter, way: Way, tmp_path: Path
 ) -> None:
     """settrace empties 3.14's list of executors and hands 3.15's to the list of pending deletions."""
-    with running(python, "invalidated", cwd=tmp_path) as started:
-        found, _ = inside(
-            python, tmp_path, started.pid, "stopped_in", function="builtin_id", go=str(tmp_path / "go")
-        )
-    frames = complete(found["stack"])
-    assert has_jit(frames), found["stack"]
+    go = str(tmp_path / "go")
+    stack, _ = inside(python, way, tmp_path, "invalidated", "stopped_in", function="builtin_id", go=go)
+    assert has_jit(complete(stack)), stack
 
 
 def test_damaged_executors_cost_neither_the_stack_nor_the_session(
     python: Interpreter, tmp_path: Path
 ) -> None:
-    with running(python, "loops") as started:
-        found, said = inside(python, tmp_path, started.pid, "damaged")
+    found, said = inside(python, PLUGIN, tmp_path, "loops", "damaged")
     whole = names(complete(found["as it is"]["stack"]))
     for damage, seen in found.items():
         assert "Traceback" not in seen["regions"], f"{damage}: {seen['regions']}"
@@ -259,17 +290,18 @@ def test_damaged_executors_cost_neither_the_stack_nor_the_session(
     assert "Traceback" not in said
 
 
-def test_a_process_that_ends_under_gdb_leaves_no_error(python: Interpreter, tmp_path: Path) -> None:
-    with running(python, "exits", cwd=tmp_path) as started:
-        found, said = inside(python, tmp_path, started.pid, "ended", go=str(tmp_path / "go"))
+@in_ways(PLUGIN)
+def test_a_process_that_ends_under_gdb_leaves_no_error(python: Interpreter, way: Way, tmp_path: Path) -> None:
+    found, said = inside(python, way, tmp_path, "exits", "ended", go=str(tmp_path / "go"))
     complete(found["before"])
     assert "exited normally" in said + found["end"], said
     assert found["after"].strip() == "No stack."
 
 
-def test_one_session_sees_one_process_after_another(python: Interpreter, tmp_path: Path) -> None:
-    with running(python, "loops") as one, running(python, "floats") as other:
-        found, _ = inside(python, tmp_path, one.pid, "other_process", other=other.pid)
+@in_ways(PLUGIN)
+def test_one_session_sees_one_process_after_another(python: Interpreter, way: Way, tmp_path: Path) -> None:
+    with running(python, "floats", published=way.published) as other:
+        found, _ = inside(python, way, tmp_path, "loops", "other_process", other=other.pid)
     complete(found["first"])
     complete(found["second"])
     assert "loops.py" not in found["regions"], found["regions"]
@@ -278,8 +310,7 @@ def test_one_session_sees_one_process_after_another(python: Interpreter, tmp_pat
 
 def test_gdb_without_iced_x86_shows_the_same_stack_and_rows(python: Interpreter, tmp_path: Path) -> None:
     core = tmp_path / "saved.core"
-    with running(python, "calls_c") as started:
-        inside(python, tmp_path, started.pid, "saved", function="builtin_id", core=str(core))
+    inside(python, PLUGIN, tmp_path, "calls_c", "saved", function="builtin_id", core=str(core))
     look = ["-ex", "bt", "-ex", "frame 1", "-ex", "jit-rows"]
     views = {
         packages: run_gdb(gdb_command(python, python.python, "-c", str(core), *look, packages=packages))

@@ -6,6 +6,7 @@ GDB's that the course does not expect end it, and the test shows them.
 
 import json
 import random
+import resource
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -282,16 +283,19 @@ def aborted(function: str) -> str:
     """The stack in `function`, called by JIT code, where the process then dies and leaves its core."""
     stop_below_jit(function)
     stack = backtrace()
+    pid = gdb.selected_inferior().pid
+    most = resource.prlimit(pid, resource.RLIMIT_CORE)[1]
+    resource.prlimit(pid, resource.RLIMIT_CORE, (most, most))
     say("signal SIGABRT")
     return stack
 
 
-def stopped_in(function: str, go: str) -> dict[str, str]:
-    """Tell the program to go on, and stop it in `function`."""
+def stopped_in(function: str, go: str) -> str:
+    """Tell the program to go on, and stop it in `function`; the stack there."""
     Path(go).touch()
     say(f"break {function}")
     say("continue")
-    return {"stack": backtrace(), "regions": say("info jit-regions")}
+    return backtrace()
 
 
 def ended(go: str) -> dict[str, str]:
@@ -313,7 +317,15 @@ def other_process(other: int) -> dict[str, str]:
     first = backtrace()
     say("detach")
     say(f"attach {other}")
-    return {"first": first, "second": backtrace(), "regions": say("info jit-regions")}
+    return {"first": first, "second": backtrace(), "regions": listed()}
+
+
+def listed() -> str:
+    """A list of JIT code: the plugin's, or of what has such names."""
+    try:
+        return say("info jit-regions")
+    except gdb.error:
+        return say("info functions ^py::")
 
 
 def damaged() -> dict[str, dict[str, str]]:

@@ -7,9 +7,11 @@ import json
 import os
 import re
 import selectors
+import shutil
 import subprocess
 import sys
 import sysconfig
+import venv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ from jitunwind.rows import UnwindTable
 REPOSITORY = Path(__file__).parents[2]
 PROGRAMS = REPOSITORY / "tests/live/programs"
 LOAD = REPOSITORY / "src/jitunwind/gdbplugin/load.py"
+PUBLISHED = REPOSITORY / "tests/support/published.py"
 PACKAGES = sysconfig.get_path("platlib")
 VERSIONS = ("3.14", "3.15")
 PATIENCE = 300
@@ -49,7 +52,22 @@ class Interpreter:
         return self.minor == "3.14"
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "PYTHON_JIT": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        return {**os.environ, **self.settings}
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the environment of a program of the live tests has in it."""
+        return {
+            "PYTHON_JIT": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": str(PROGRAMS),
+            "JITUNWIND_TEST_PACKAGES": PACKAGES,
+        }
+
+    def command(self, program: str | Path, *arguments: str, published: bool = False) -> list[str]:
+        """That runs `program`, a path or the name of one of `PROGRAMS`; `published`: it publishes its JIT code."""
+        path = program if isinstance(program, Path) else PROGRAMS / f"{program}.py"
+        return [self.python, *([str(PUBLISHED)] if published else []), str(path), *arguments]
 
 
 @cache
@@ -68,34 +86,43 @@ class Program:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
+        self._unread = b""
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
     def wait_for(self, word: str) -> None:
-        """Until the program has printed `word` on a line of its own."""
+        """Until the program has printed `word` on a line of its own. Of words in one breath none is lost."""
         assert self.process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
-            while selector.select(PATIENCE):
-                line = self.process.stdout.readline()
-                if line.strip() == word:
-                    return
-                if not line:
+            while True:
+                line, end, rest = self._unread.partition(b"\n")
+                if end:
+                    self._unread = rest
+                    if line.strip() == word.encode():
+                        return
+                    continue
+                more = os.read(self.process.stdout.fileno(), 4096) if selector.select(PATIENCE) else b""
+                if not more:
                     break
+                self._unread += more
         pytest.fail(f"{self.process.args!r} never said {word!r}; its exit code: {self.process.poll()}")
 
 
 @contextmanager
 def running(
-    python: Interpreter, program: str | Path, *arguments: str, cwd: Path | None = None
+    python: Interpreter,
+    program: str | Path,
+    *arguments: str,
+    cwd: Path | None = None,
+    published: bool = False,
 ) -> Iterator[Program]:
     """`program` (a path, or the name of one of `PROGRAMS`), warm; killed at the end."""
-    path = program if isinstance(program, Path) else PROGRAMS / f"{program}.py"
     process = subprocess.Popen(
-        [python.python, str(path), *arguments],
-        env={**python.environment(), "PYTHONPATH": str(PROGRAMS)},
+        python.command(program, *arguments, published=published),
+        env=python.environment(),
         cwd=cwd,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -122,21 +149,89 @@ def recovered_tables(pid: int) -> list[tuple[int, UnwindTable]]:
         return [(code.start, tables.of(code)) for code in found]
 
 
+@dataclass(frozen=True)
+class Way:
+    """How GDB comes to know a process's JIT code, which GDB that is, and when it comes."""
+
+    plugin: bool = False
+    published: bool = False
+    """From inside, by the process itself."""
+    newest: bool = False
+    """GDB 18 or later, from PyPI; else the machine's."""
+    from_start: bool = False
+    """GDB has started the program; else it is attached to the one that runs."""
+
+    def __str__(self) -> str:
+        if not self.published:
+            return "plugin" if self.plugin else "no-plugin"
+        gdb = "newest" if self.newest else "system"
+        return f"published-{gdb}-{'from-start' if self.from_start else 'later'}"
+
+    @property
+    def gdb(self) -> str:
+        return newest_gdb() if self.newest else "gdb"
+
+
+PLUGIN, NOTHING = Way(plugin=True), Way()
+EACH_PUBLISHED = [
+    Way(published=True, newest=newest, from_start=start)
+    for newest in (False, True)
+    for start in (False, True)
+]
+
+
+def published_ways(version: str) -> list[Way]:
+    """Two of them: over both versions each GDB is there at each time. All, if JITUNWIND_TEST_ALL_WAYS is set."""
+    if os.environ.get("JITUNWIND_TEST_ALL_WAYS"):
+        return EACH_PUBLISHED
+    crossed = version == VERSIONS[1]
+    return [way for way in EACH_PUBLISHED if way.newest == (way.from_start != crossed)]
+
+
+@cache
+def newest_gdb() -> str:
+    """GDB 18 or later, in a venv of its own under the cache folder; skips where PyPI is not to be had."""
+    kept = Path(os.environ.get("JITUNWIND_CACHE") or Path.home() / ".cache/jitunwind")
+    folder = kept / "gdb-for-pwndbg"
+    if not (folder / ".complete").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        venv.create(folder, with_pip=True)
+        pip = [folder / "bin/python", "-m", "pip", "install", "--quiet", "gdb-for-pwndbg>=18.1"]
+        done = subprocess.run(pip, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"gdb-for-pwndbg cannot be installed: {done.stderr.strip()[-200:]}")
+        (folder / ".complete").touch()
+    return str(folder / "bin/gdb")
+
+
 def gdb_command(
     python: Interpreter,
     *arguments: str,
     plugin: bool = True,
     packages: bool = True,
     symbols: bool = True,
+    gdb: str = "gdb",
 ) -> list[str]:
     """GDB in batch mode, with the plugin or without; `packages`: whether the plugin finds iced-x86."""
-    command = ["gdb", "-nx", "-q", "-batch", "-iex", "set auto-load no", "-iex", "set width 0"]
+    command = [gdb, "-nx", "-q", "-batch", "-iex", "set auto-load no", "-iex", "set width 0"]
     if symbols and python.debug_file_directory:
         command += ["-iex", f"set debug-file-directory {python.debug_file_directory}"]
     if plugin:
         search = [str(REPOSITORY / "src"), *([PACKAGES] if packages else [])]
         command += ["-iex", f"python import runpy; runpy.run_path({str(LOAD)!r}, {{'SEARCH': {search!r}}})"]
     return [*command, *arguments]
+
+
+def starting(python: Interpreter) -> list[str]:
+    """GDB's arguments to start one of `PROGRAMS`, and stop it where it is ready."""
+    settings = [f"set environment {name} {value}" for name, value in python.settings.items()]
+    own = "unset environment PYTHONHOME"  # that of the newest GDB
+    early = ["set startup-with-shell off", "set breakpoint pending on", own, *settings]
+    late = ["tbreak alarm", "run"]
+    return [
+        *[part for line in early for part in ("-iex", line)],
+        *[part for line in late for part in ("-ex", line)],
+    ]
 
 
 def run_gdb(

@@ -86,7 +86,6 @@ class Follower:
     def resume(self, in_child: bool) -> None:
         """After a fork."""
         if in_child:
-            self._memory.close()
             self._memory = OwnProcess()
         if self._attending != _thread.get_ident():
             self._lock.release()

@@ -1,9 +1,11 @@
 /* The symbol file: an ELF object that tells debuggers of many regions, without a copy of their code.
 
    Each region has a .text of its own (SHT_NOBITS, at its address), so that what lies between regions belongs to
-   nobody. Formats: gABI chapter 4; DWARF 5 section 7.5.1 (unit headers). */
+   nobody; and each has a name of its own, since LLDB 14 looks for a symbol's section by name, and so would put all
+   symbols into the first .text. Formats: gABI chapter 4; DWARF 5 section 7.5.1 (unit headers). */
 
 #include <elf.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,9 +22,11 @@
 enum { EH_FRAME, SYMTAB, STRTAB, ABBREV, INFO, LINE, SHSTRTAB, OTHERS };
 
 static const char section_names[] =
-    "\0.text\0.eh_frame\0.symtab\0.strtab\0.debug_abbrev\0.debug_info\0.debug_line\0.shstrtab";
-enum { TEXT_NAME = 1 };
-static const uint8_t name_at[OTHERS] = {7, 17, 25, 33, 47, 59, 71};
+    "\0.eh_frame\0.symtab\0.strtab\0.debug_abbrev\0.debug_info\0.debug_line\0.shstrtab";
+static const char text_name[] = ".text.%03u";
+enum { TEXT_NAME_SIZE = sizeof ".text.255" };
+_Static_assert(MOST_REGIONS <= 1000, "the names of .text sections have three digits");
+static const uint8_t name_at[OTHERS] = {1, 11, 19, 27, 41, 53, 65};
 static const uint32_t type_of[OTHERS] = {SHT_PROGBITS, SHT_SYMTAB,   SHT_STRTAB, SHT_PROGBITS,
                                          SHT_PROGBITS, SHT_PROGBITS, SHT_STRTAB};
 /* In the header of a unit of .debug_info. */
@@ -54,7 +58,7 @@ static void measure(struct jitunwind_publication **regions, unsigned count, size
 {
     sizes[SYMTAB] = (1 + count) * sizeof(Elf64_Sym);
     sizes[STRTAB] = 1;
-    sizes[SHSTRTAB] = sizeof section_names;
+    sizes[SHSTRTAB] = sizeof section_names + count * TEXT_NAME_SIZE;
     for (unsigned i = 0; i < count; i++) {
         const struct jitunwind_region *region = &regions[i]->described;
         sizes[EH_FRAME] += region->eh_frame_size;
@@ -89,6 +93,7 @@ static void fill(unsigned char *image, const size_t *offsets, struct jitunwind_p
     Elf64_Sym *symbols = (Elf64_Sym *)(image + offsets[SYMTAB]);
     size_t abbrev = 0;
     ends[STRTAB]++;
+    append(&ends[SHSTRTAB], section_names, sizeof section_names);
     for (unsigned i = 0; i < count; i++) {
         struct jitunwind_region *region = &regions[i]->described;
         symbols[1 + i] = (Elf64_Sym){
@@ -98,6 +103,7 @@ static void fill(unsigned char *image, const size_t *offsets, struct jitunwind_p
             .st_value = region->start,
             .st_size = region->size,
         };
+        ends[SHSTRTAB] += 1 + snprintf((char *)ends[SHSTRTAB], TEXT_NAME_SIZE, text_name, i);
         region->name = append(&ends[STRTAB], region->name, strlen(region->name) + 1);
         region->eh_frame = append(&ends[EH_FRAME], region->eh_frame, region->eh_frame_size);
         if (!region->debug_info_size)
@@ -115,7 +121,6 @@ static void fill(unsigned char *image, const size_t *offsets, struct jitunwind_p
         put_u32(info + region->stmt_list_at, (size_t)(ends[LINE] - image) - offsets[LINE]);
         region->debug_line = append(&ends[LINE], region->debug_line, region->debug_line_size);
     }
-    append(&ends[SHSTRTAB], section_names, sizeof section_names);
 }
 
 static void write_headers(unsigned char *image, const size_t *offsets, const size_t *sizes, size_t sections,
@@ -135,7 +140,7 @@ static void write_headers(unsigned char *image, const size_t *offsets, const siz
     Elf64_Shdr *headers = (Elf64_Shdr *)(image + sections);
     for (unsigned i = 0; i < count; i++)
         headers[1 + i] = (Elf64_Shdr){
-            .sh_name = TEXT_NAME,
+            .sh_name = (uint32_t)(sizeof section_names + i * TEXT_NAME_SIZE),
             .sh_type = SHT_NOBITS,
             .sh_flags = SHF_ALLOC | SHF_EXECINSTR,
             .sh_addr = regions[i]->described.start,

@@ -10,7 +10,7 @@ from jitunwind.cli.gdb import gdb
 from jitunwind.cli.output import INTERRUPTED, UNUSABLE, print_error
 from jitunwind.errors import JitunwindError
 
-_LAZY = ("audit", "check", "dump", "explain")
+_LAZY = ("agent", "audit", "check", "dump", "enable", "explain", "run")
 """Verbs that are imported when they are asked for, so that the others start as fast without them."""
 
 

@@ -4,30 +4,12 @@ import os
 
 import click
 
+from jitunwind.cli.handing_on import HandsOn
 from jitunwind.errors import GdbFailed
 from jitunwind.gdbplugin.launch import find_gdb, load_line, why_unfit
 
 
-class _HandsOn(click.Command):
-    """A command whose own options come first; the first other argument and all behind it are GDB's."""
-
-    _FLAGS = ("--print-init", "--help", "-h")
-    _WITH_VALUE = "--gdb"
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        own = 0
-        while own < len(args):
-            if args[own] in self._FLAGS or args[own].startswith(f"{self._WITH_VALUE}="):
-                own += 1
-            elif args[own] == self._WITH_VALUE:
-                own += 2
-            else:
-                break
-        rest = args[own + 1 :] if args[own : own + 1] == ["--"] else args[own:]
-        return super().parse_args(ctx, [*args[:own], "--", *rest])
-
-
-@click.command(cls=_HandsOn, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=HandsOn, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--print-init", is_flag=True, help="Print the line for ~/.gdbinit that loads the plugin, and end."
 )

@@ -90,15 +90,17 @@ def find_executors(memory: Memory, objects: Objects, layout: Layout) -> Executor
 
 
 def executors_from_newest(memory: Memory, objects: Objects, layout: Layout) -> Iterator[Executor]:
-    """The executors with machine code in the interpreters' arrays, where a version has those: of each the newest
-    first. UnreadableMemory for a wild pointer."""
+    """The executors in use, with machine code, of versions that have arrays of them: in each the newest first.
+    UnreadableMemory for a wild pointer."""
     of = layout.executor
     if of.array is None or of.array_count is None:
         return
     for interpreter in interpreters(memory, layout):
         array, count = memory.word(interpreter + of.array), memory.word(interpreter + of.array_count)
-        for address in reversed(memory.words(array, count) if 0 < count <= MOST_EXECUTORS else ()):
-            executor = read_executor(memory, objects, of, address)
+        singles = [memory.word(interpreter + offset) for offset in of.singles]
+        listed = memory.words(array, count) if 0 < count <= MOST_EXECUTORS else ()
+        for address in (*reversed(listed), *singles):
+            executor = read_executor(memory, objects, of, address) if address else None
             if executor is not None:
                 yield executor
 

@@ -35,12 +35,16 @@ class Newcomers(Regions):
         self.ranges = [Mapping(start, start + size, True, "") for start, size in sorted(self._came)]
 
     @cached_property
+    def starts(self) -> list[int]:
+        return sorted(start for start, _ in self._came)
+
+    @cached_property
     def executors(self) -> Executors:
-        """Those of this code. 3.14's machine code names its own."""
+        """Those of this code that are in use. 3.14's machine code names its own."""
         found = Executors()
         if self.layout.executor.shim_in_region:
             return found
-        wanted = {start for start, _ in self._came}
+        wanted = set(self.starts)
         try:
             for executor in executors_from_newest(self.memory, self.objects, self.layout):
                 if executor.jit_code in wanted:

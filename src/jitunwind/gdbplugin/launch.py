@@ -3,7 +3,6 @@
 The one module of this folder, besides `backtrace`, that runs outside GDB, in the user's Python.
 """
 
-import importlib.util
 import os
 import re
 import shutil
@@ -12,6 +11,7 @@ import sys
 from pathlib import Path
 
 from jitunwind.errors import GdbMissing
+from jitunwind.startup.launch import search_folders
 
 PLUGIN = "jitunwind.gdbplugin.plugin"
 STACK = "jitunwind.gdbplugin.stack"
@@ -74,15 +74,6 @@ def _say(*command: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout
-
-
-def search_folders() -> list[str]:
-    """The folders that hold jitunwind and iced-x86, for GDB's Python."""
-    folders = [str(LOAD.parents[2])]
-    iced = importlib.util.find_spec("iced_x86")
-    if iced is not None and iced.origin is not None:
-        folders.append(str(Path(iced.origin).parents[1]))
-    return list(dict.fromkeys(folders))
 
 
 def load_line(start: str = PLUGIN) -> str:

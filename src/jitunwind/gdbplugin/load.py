@@ -1,33 +1,18 @@
 """What GDB sources: makes jitunwind importable in GDB's own Python, and starts a part of the plugin.
 
-GDB's Python is not the user's: its path must not gain the user's packages, which may be built for another
-version. So a finder of our own gives jitunwind and what it needs, and nothing else, from the folders in
-`SEARCH` (set by whoever runs this file; else where this file is). `START` is the module to start.
+GDB's Python is not the user's. A finder of our own gives jitunwind and what it needs from the folders in `SEARCH`
+(set by whoever runs this file; else where this file is). `START` is the module to start.
 """
 
 import importlib
-import importlib.machinery
 import re
+import runpy
 import sys
 from pathlib import Path
 
-PACKAGES = ("jitunwind", "iced_x86")
+FINDER = Path(__file__).resolve().parents[1] / "startup/finder.py"
 OLDEST_PYTHON = (3, 11)
 OLDEST_GDB = 13
-
-
-class Finder:
-    """Finds `PACKAGES` in `search`, a list of folders."""
-
-    def __init__(self, search: list[str]) -> None:
-        self.search = search
-
-    def find_spec(
-        self, name: str, path: object = None, target: object = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if name in PACKAGES:
-            return importlib.machinery.PathFinder.find_spec(name, self.search)
-        return None
 
 
 def start(search: list[str], module: str) -> None:
@@ -39,8 +24,7 @@ def start(search: list[str], module: str) -> None:
     if sys.version_info[:2] < OLDEST_PYTHON:
         found, wanted = (".".join(map(str, version)) for version in (sys.version_info[:2], OLDEST_PYTHON))
         raise gdb.GdbError(f"jitunwind: this GDB has Python {found}; {wanted} or later is needed")
-    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, Finder)]
-    sys.meta_path.append(Finder(search))
+    runpy.run_path(str(FINDER))["install"](search)
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, False  # compile once, not at each start of GDB
     try:
         part = importlib.import_module(module)

@@ -7,6 +7,7 @@ never inlined into a trace of the driving loop. An alarm ends a program that nob
 import collections
 import itertools
 import signal
+import sys
 from collections.abc import Callable
 
 LONGEST_LIFE = 1800
@@ -23,9 +24,19 @@ def allow_tracing() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PTRACER, ctypes.c_ulong(ANY_PROCESS), 0, 0, 0)
 
 
+def publish_all() -> None:
+    """Where the JIT code is published from inside: have all of it published that there is."""
+    publisher = sys.modules.get("jitunwind")
+    if publisher is not None:
+        publisher.flush()
+        assert not publisher.problems(), publisher.problems()
+
+
 def ready() -> None:
-    signal.alarm(LONGEST_LIFE)
+    """A debugger that has started the program can wait for it in alarm(2)."""
+    publish_all()
     allow_tracing()
+    signal.alarm(LONGEST_LIFE)
     print("ready", flush=True)
 
 

@@ -1,0 +1,24 @@
+"""`jitunwind agent`: what a C compiler has to be told to use the agent."""
+
+import click
+
+from jitunwind.agent import built
+
+
+@click.command()
+@click.option("--cflags", is_flag=True, help="Print the compiler's option for the header, jitunwind.h.")
+@click.option("--libs", is_flag=True, help="Print the shared object to link with.")
+def agent(cflags: bool, libs: bool) -> None:
+    """Print where the agent's C interface lies, for JITs written in C, C++ or Rust.
+
+    \b
+    cc jit.c $(jitunwind agent --cflags --libs)
+
+    Without an option: both. The shared object's path becomes part of what is linked; a program that must not depend
+    on it may load it with dlopen(3) instead.
+    """
+    built.check()
+    words = [f"-I{built.FOLDER}"] if cflags or not libs else []
+    if libs or not cflags:
+        words.append(str(built.AGENT))
+    click.echo(" ".join(words))

@@ -1,0 +1,60 @@
+"""Starting a Python with publishing switched on, from the user's Python: its environment, and why it cannot be."""
+
+import importlib.util
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jitunwind.errors import CannotStart
+from jitunwind.startup import RUN_VARIABLE
+
+PACKAGES = Path(__file__).parents[2]
+HOOK = Path(__file__).with_name("hook")
+_NO_HOOK = "EIS"
+"""Python's options with which it heeds neither PYTHONPATH nor sitecustomize."""
+_COMMANDS = "cm"
+_WITH_VALUE = "WX"
+_LONG_WITH_VALUE = "--check-hash-based-pycs"
+
+
+def search_folders() -> list[str]:
+    """The folders that hold jitunwind and iced-x86, for another Python."""
+    folders = [str(PACKAGES)]
+    iced = importlib.util.find_spec("iced_x86")
+    if iced is not None and iced.origin is not None:
+        folders.append(str(Path(iced.origin).parents[1]))
+    return list(dict.fromkeys(folders))
+
+
+def environment(before: Mapping[str, str]) -> dict[str, str]:
+    """What to start a Python with, so that it publishes the JIT code of its program: `before`, with the JIT on
+    unless that says otherwise. `hook/sitecustomize.py` undoes the rest."""
+    result = {"PYTHON_JIT": "1", **before}
+    result[RUN_VARIABLE] = os.pathsep.join(search_folders())
+    result["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HOOK), before.get("PYTHONPATH")]))
+    result.pop("JITUNWIND_PYTHONPATH", None)
+    if "PYTHONPATH" in before:
+        result["JITUNWIND_PYTHONPATH"] = before["PYTHONPATH"]
+    return result
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """CannotStart, where Python's own options among `arguments` keep `hook/sitecustomize.py` from being run."""
+    left = iter(arguments)
+    for argument in left:
+        if argument == _LONG_WITH_VALUE:
+            next(left, None)
+        if argument == "-" or not argument.startswith("-"):
+            return
+        for place, letter in enumerate("" if argument.startswith("--") else argument[1:], 2):
+            if letter in _NO_HOOK:
+                raise CannotStart(
+                    f"with -{letter} a Python does not heed what would switch publishing on",
+                    f"leave -{letter} away, or call jitunwind.enable() in the program",
+                )
+            if letter in _COMMANDS:
+                return
+            if letter in _WITH_VALUE:
+                if place == len(argument):
+                    next(left, None)
+                break

@@ -1,0 +1,277 @@
+"""`jitunwind enable PID`: plain GDB sees the JIT code of a process that was asked, and refusals say why."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.processes import (
+    PATIENCE,
+    PROGRAMS,
+    ROOT,
+    VERSIONS,
+    Done,
+    Program,
+    command,
+    interpreter,
+    jitunwind,
+    plain_environment,
+    status,
+    wait_until,
+)
+
+PROGRAM = str(PROGRAMS / "hot_or_blocked.py")
+GDB = shutil.which("gdb")
+is_root = os.geteuid() == 0
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def python(request: pytest.FixtureRequest) -> str:
+    return interpreter(request.param)
+
+
+def started(python: str, does: str, **options: Any) -> Program:
+    """The program, once it has said that it is ready."""
+    program = Program([python, PROGRAM, does], **options)
+    assert program.process.stdout is not None
+    assert program.process.stdout.readline() == b"ready\n"
+    return program
+
+
+@pytest.fixture
+def left_over(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """An environment whose folder for temporary files must be empty afterwards."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    yield {"TMPDIR": str(folder)}
+    assert not list(folder.iterdir())
+
+
+def refused(done: Done, *said: str) -> None:
+    """A message, perhaps with what to do, and status 2."""
+    assert (done.returncode, done.stdout) == (2, ""), done.stdout + done.stderr
+    assert done.stderr.startswith("error: "), done.stderr
+    assert 1 <= len(done.stderr.splitlines()) <= 2, done.stderr
+    for text in said:
+        assert text in done.stderr
+
+
+def backtrace(pid: int) -> str:
+    """What plain GDB says."""
+    arguments = [str(GDB), "-nx", "-batch", "-iex", "set auto-load no", "-p", str(pid), "-ex", "bt"]
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE, check=False).stdout
+
+
+def is_named(text: str) -> bool:
+    """Whether the hot function's JIT frame is there, and the stack comes to its end."""
+    return bool(
+        re.search(rf"^#\d+ .*\bpy::work:{re.escape(PROGRAM)} ", text, re.MULTILINE)
+        and re.search(r"^#\d+ .* _start \(\)$", text, re.MULTILINE)
+    )
+
+
+@pytest.mark.skipif(GDB is None, reason="no gdb")
+def test_plain_gdb_shows_jit_frames_from_then_on(python: str, left_over: dict[str, str]) -> None:
+    with started(python, "hot") as hot:
+        assert not is_named(backtrace(hot.pid))
+        for _ in range(2):  # the second time changes nothing
+            done = jitunwind("enable", hot.pid, environment=left_over)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert done.stdout == f"process {hot.pid} publishes its JIT code\n"
+        wait_until(lambda: is_named(backtrace(hot.pid)), "py::work in plain GDB")
+
+
+def test_a_process_that_is_blocked_is_left_as_it_was(python: str, left_over: dict[str, str]) -> None:
+    with started(python, "read", stderr=subprocess.PIPE) as blocked:
+        blocked.settle()
+        done = jitunwind("enable", "--timeout", 0.2, blocked.pid, environment=left_over)
+        refused(done, "in 0.2 s", "its main thread waits in a system call", "--timeout")
+        # WHEN it runs Python code again, nothing of the request is left
+        assert blocked.ask(b"x") == b"done\n"
+        assert blocked.process.stdin is not None
+        blocked.process.stdin.close()
+        assert blocked.process.stderr is not None
+        assert blocked.process.stderr.read() == b""
+        assert blocked.process.wait(PATIENCE) == 0
+
+
+def test_a_process_that_is_blocked_and_goes_on_in_time(python: str, left_over: dict[str, str]) -> None:
+    with started(python, "read") as blocked:
+        blocked.settle()
+        asking = subprocess.Popen(
+            command("enable", "--timeout", PATIENCE, blocked.pid),
+            env=plain_environment() | left_over,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+        def has_answered() -> bool:
+            return blocked.ask(b"x") == b"done\n" and asking.poll() is not None
+
+        wait_until(has_answered, "an answer")
+        assert asking.communicate(timeout=PATIENCE)[0] == f"process {blocked.pid} publishes its JIT code\n"
+        assert asking.returncode == 0
+
+
+def test_an_interruption_withdraws_the_request(python: str, left_over: dict[str, str]) -> None:
+    with started(python, "read", stderr=subprocess.PIPE) as blocked:
+        blocked.settle()
+        asking = subprocess.Popen(
+            command("enable", "--timeout", PATIENCE, blocked.pid), env=plain_environment() | left_over
+        )
+        folder = Path(left_over["TMPDIR"])
+        wait_until(lambda: bool(list(folder.glob("*/enable.py"))), "the request")
+        asking.send_signal(signal.SIGINT)
+        assert asking.wait(PATIENCE) == 130
+        assert blocked.ask(b"x") == b"done\n"
+        assert blocked.process.stdin is not None
+        blocked.process.stdin.close()
+        assert blocked.process.stderr is not None
+        assert blocked.process.stderr.read() == b""
+
+
+def test_a_process_that_ends_instead(python: str, left_over: dict[str, str]) -> None:
+    with started(python, "read") as ending:
+        ending.settle()
+        asking = subprocess.Popen(
+            command("enable", "--timeout", PATIENCE, ending.pid),
+            env=plain_environment() | left_over,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        folder = Path(left_over["TMPDIR"])
+        wait_until(lambda: bool(list(folder.glob("*/enable.py"))), "the request")
+        ending.kill()
+        assert f"process {ending.pid} has ended" in asking.communicate(timeout=PATIENCE)[1]
+        assert asking.returncode == 2
+
+
+def test_a_process_with_its_jit_off(python: str, left_over: dict[str, str]) -> None:
+    with started(python, "hot", jit="0") as off:
+        done = jitunwind("enable", off.pid, environment=left_over)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"warning: process {off.pid} has its JIT off (PYTHON_JIT=1 turns it on): there is nothing to publish\n"
+    )
+
+
+def test_a_process_that_lets_nobody_in(python: str, left_over: dict[str, str]) -> None:
+    with started(python, "hot", environment={"PYTHON_DISABLE_REMOTE_DEBUG": "1"}) as shut:
+        done = jitunwind("enable", shut.pid, environment=left_over)
+        refused(done, "remote debugging switched off", "PYTHON_DISABLE_REMOTE_DEBUG")
+
+
+def test_our_own_environment_is_not_the_processs(python: str, left_over: dict[str, str]) -> None:
+    own = {"PYTHON_DISABLE_REMOTE_DEBUG": "1", "PYTHONHOME": ""}
+    with started(python, "hot") as hot:
+        assert jitunwind("enable", hot.pid, environment=own | left_over).returncode == 0
+
+
+def test_a_process_that_is_stopped(python: str, left_over: dict[str, str]) -> None:
+    with started(python, "hot") as stopped:
+        stopped.kill(signal.SIGSTOP)
+        wait_until(lambda: status(stopped.pid)["State"][0] == "T", "it to stop")
+        refused(jitunwind("enable", stopped.pid, environment=left_over), f"kill -CONT {stopped.pid}")
+
+
+def test_a_program_that_has_been_deleted(python: str, left_over: dict[str, str], tmp_path: Path) -> None:
+    copy = tmp_path / Path(python).name
+    shutil.copy(python, copy)
+    home = {"PYTHONHOME": str(Path(python).parent.parent)}
+    with started(str(copy), "hot", environment=home) as hot:
+        copy.unlink()
+        done = jitunwind("enable", hot.pid, environment=left_over)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_program_with_a_python_in_it(python: str, left_over: dict[str, str], tmp_path: Path) -> None:
+    copy = tmp_path / "python-game"
+    shutil.copy(python, copy)
+    home = {"PYTHONHOME": str(Path(python).parent.parent)}
+    with started(str(copy), "hot", environment=home) as hot:
+        refused(
+            jitunwind("enable", hot.pid, environment=left_over),
+            f"process {hot.pid} is a program with a Python in it ({copy})",
+            "--python PYTHON",
+        )
+        assert jitunwind("enable", "--python", python, hot.pid, environment=left_over).returncode == 0
+
+
+def test_a_python_of_another_version_cannot_ask(left_over: dict[str, str]) -> None:
+    with started(interpreter("3.14"), "hot") as hot:
+        other = interpreter("3.15")
+        done = jitunwind("enable", "--python", other, hot.pid, environment=left_over)
+        refused(done, f"{other} could not ask process {hot.pid}: ")
+
+
+@pytest.mark.skipif(not is_root, reason="only root can become somebody else")
+def test_not_permitted(python: str, left_over: dict[str, str]) -> None:
+    drop = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"]
+    with started(python, "hot") as hot:
+        done = subprocess.run(
+            [*drop, *command("enable", hot.pid)],
+            env=plain_environment() | left_over,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        refused(done, "may not be looked into by this user", "sudo")
+
+
+BECOMES_NOBODY = """
+import jitunwind, os, signal, sys
+jitunwind.enable(), jitunwind.flush(), jitunwind.disable()  # all is imported while its files can be read
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
+exec(open(0).read())
+"""
+
+
+@pytest.mark.skipif(not is_root, reason="only root can become somebody else")
+@pytest.mark.skipif(GDB is None, reason="no gdb")
+def test_root_and_a_process_of_another_user(python: str) -> None:
+    code = BECOMES_NOBODY.replace("open(0).read()", repr(Path(PROGRAM).read_text()))
+    environment = {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{sysconfig.get_path('platlib')}"}
+    with Program([python, "-c", code, "hot"], environment=environment) as other:
+        assert other.process.stdout is not None
+        assert other.process.stdout.readline() == b"ready\n"
+        assert status(other.pid)["Uid"].split()[0] == "65534"
+        done = jitunwind("enable", other.pid)
+        assert (done.returncode, done.stderr) == (0, "")
+        wait_until(lambda: "py::work:<string>" in backtrace(other.pid), "py::work in plain GDB")
+
+
+def test_no_such_process() -> None:
+    refused(jitunwind("enable", 4194305), "there is no process 4194305")
+
+
+def test_not_a_python() -> None:
+    with Program(["cat"]) as cat:
+        cat.settle()
+        refused(jitunwind("enable", cat.pid), f"process {cat.pid} is no CPython: ", "3.14 and 3.15")
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="this Python is not too old")
+def test_a_python_before_3_14() -> None:
+    with Program([sys.executable, "-c", "input()"]) as old:
+        old.settle()
+        version = ".".join(map(str, sys.version_info[:3]))
+        refused(
+            jitunwind("enable", old.pid),
+            f"process {old.pid}: CPython {version} is not known here",
+            "JIT code is published on 3.14 and 3.15",
+        )
+
+
+@pytest.mark.parametrize("arguments", [[], ["x"], ["1", "2"], ["--timeout", "-1", "1"]], ids=str)
+def test_wrong_usage(arguments: list[str]) -> None:
+    done = jitunwind("enable", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Usage: jitunwind enable" in done.stderr
