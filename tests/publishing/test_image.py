@@ -1,6 +1,7 @@
 """The symbol files that debuggers read, as other people's tools read them."""
 
 import io
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -79,7 +80,9 @@ def meant(table: UnwindTable) -> UnwindTable:
 
 
 # pyelftools 0.33 takes the wrong factor for DW_CFA_def_cfa_sf.
-@pytest.mark.parametrize("witness", [w for w in WITNESSES if w is not PYELFTOOLS], ids=lambda witness: witness.name)
+@pytest.mark.parametrize(
+    "witness", [w for w in WITNESSES if w is not PYELFTOOLS], ids=lambda witness: witness.name
+)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(tables=row_lists())
 def test_rows_are_read_as_they_were_given(
@@ -139,18 +142,17 @@ def lines_read(image: bytes) -> dict[int, list[tuple[int, str, int]]]:
 def output(*command: object) -> str:
     if shutil.which(str(command[0])) is None:
         pytest.skip(f"needs {command[0]}")
-    done = subprocess.run([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-    return done.stdout
+    done = subprocess.run([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return done.stdout.decode(errors="replace")
 
 
 def check_with_tools(image: bytes, path: Path) -> None:
     path.write_bytes(image)
     read = output("readelf", "-aW", "--debug-dump=info,abbrev,decodedline,frames", path)
-    assert "arning" not in read, read
-    assert "rror" not in read.replace("DW_AT", ""), read
+    assert not [line for line in read.splitlines() if re.search("[Ww]arning|[Ee]rror", line)]
     verified = output("llvm-dwarfdump", "--verify", path)
-    assert "No errors." in verified, verified
-    assert "warning" not in verified, verified
+    assert "No errors." in verified
+    assert not [line for line in verified.splitlines() if "warning" in line]
 
 
 @pytest.mark.parametrize("count", [1, 2, MOST_REGIONS - 1, MOST_REGIONS, MOST_REGIONS + 1, 3 * MOST_REGIONS])
@@ -170,7 +172,6 @@ def test_files_hold_all_regions_and_tools_find_no_fault(tmp_path: Path, count: i
     assert lines == {
         region(index).start: [(region(index).start + offset, file, line) for offset, file, line in of(index)]
         for index in range(count)
-        if of(index)
     }
     for image in images:
         texts = [each for each in ELFFile(io.BytesIO(image)).iter_sections() if each.name.startswith(".text")]
@@ -198,7 +199,7 @@ def test_a_file_is_replaced_when_regions_come_and_go(tmp_path: Path) -> None:
     check_with_tools(files()[0], tmp_path / "more.elf")
     agent().withdraw(first[1::2])
     (image,) = files()
-    assert not lines_read(image)
+    assert not any(lines_read(image).values())
     agent().withdraw(third)
     assert not files()
 

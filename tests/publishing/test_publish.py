@@ -3,6 +3,7 @@
 import ctypes
 import mmap
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,8 +13,9 @@ from jitunwind.arch.x86_64.registers import RBP, RBX, RETURN_ADDRESS, RSP, X86_6
 from jitunwind.errors import AgentFailed, BrokenInvariant
 from jitunwind.publishing.described import described
 from jitunwind.rows import SAME_VALUE, UNDEFINED, CfaRule, Row, SavedAt, Unknown
-from tests.support.assembly import assemble, check_rows
 from tests.support.announced import Published, files, with_rows
+from tests.support.assembly import assemble, check_rows
+from tests.support.witnesses import JITUNWIND
 
 SIZE = 0x40
 ENTRY = Row(
@@ -25,14 +27,13 @@ CODE = 0x7F00_1234_5000
 OF_FRAME = {RBX: UNDEFINED, RBP: SavedAt(-16), RETURN_ADDRESS: SavedAt(-8)}
 
 CALLER = """
-    push rbp      # rsp+8
-    mov rbp, rsp  # rsp+16 rbp@-16
-    push rbx      # rbp+16 rbp@-16
-    call next     # rbp+16 rbp@-16 rbx@-24
-next:
-    pop rax       # rbp+16 rbp@-16 rbx@-24
-    pop rbx       # rbp+16 rbp@-16 rbx@-24
-    pop rbp       # rbp+16 rbp@-16
+    push rbx      # rsp+8
+    xor ebx, ebx  # rsp+16
+    sub rsp, 16   # rsp+16 rbx@-16
+    call over     # rsp+32 rbx@-16
+over:
+    add rsp, 24   # rsp+40 rbx@-16
+    pop rbx       # rsp+16 rbx@-16
     ret           # rsp+8
 """
 FRAMED = """
@@ -98,13 +99,17 @@ class TestPublish:
             assert not files()
             assert found_by_libgcc(CODE)
 
-    def test_what_is_unknown_is_not_published(self) -> None:
+    def test_where_nothing_is_known_the_stack_ends(self, tmp_path: Path) -> None:
+        """GIVEN a table with a gap, THEN unwinders are told there that there is no return address."""
         table = UnwindTable(SIZE, [0, 8, 16], [ENTRY, Unknown("data"), ENTRY])
         with publish(Region(CODE, SIZE, "f"), table):
-            assert [found_by_libgcc(CODE + at) for at in (7, 8, 15, 16)] == [True, False, False, True]
-        with publish(Region(CODE, SIZE, "f"), UnwindTable(SIZE, [0], [Unknown("data")])):
-            assert not found_by_libgcc(CODE)
-            assert b"f\0" in files()[0], "its name is"
+            (tmp_path / "gap.elf").write_bytes(files()[0])
+            ((_, _, rows),) = JITUNWIND.read(tmp_path / "gap.elf")
+        assert [row.rule(RETURN_ADDRESS) for row in rows.values() if isinstance(row, Row)] == [
+            SavedAt(-8),
+            UNDEFINED,
+            SavedAt(-8),
+        ]
 
     def test_the_table_is_recovered_from_the_code(self, memory: int) -> None:
         code = assemble(CALLER)
