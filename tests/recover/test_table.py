@@ -30,9 +30,9 @@ def check(source: str) -> UnwindTable:
 def test_push_and_pop_change_the_depth():
     check("""
         push rbx            # rsp+8
-        push r12            # rsp+16
-        mov rbx, rdi        # rsp+24
-        xor r12d, r12d      # rsp+24 rbx@-16
+        push r12            # rsp+16 rbx@-16
+        mov rbx, rdi        # rsp+24 rbx@-16 r12@-24
+        xor r12d, r12d      # rsp+24 rbx@-16 r12@-24
         push 7              # rsp+24 rbx@-16 r12@-24
         pushfq              # rsp+32 rbx@-16 r12@-24
         popfq               # rsp+40 rbx@-16 r12@-24
@@ -43,15 +43,29 @@ def test_push_and_pop_change_the_depth():
     """)
 
 
-def test_a_pushed_register_is_at_its_own_place_until_it_is_overwritten():
+def test_a_pushed_register_is_in_its_slot_while_it_is_in_its_own_place_too():
     check("""
         push rbx            # rsp+8
-        mov rax, rbx        # rsp+16
-        mov ebx, 1          # rsp+16
+        mov rax, rbx        # rsp+16 rbx@-16
+        mov ebx, 1          # rsp+16 rbx@-16
         nop                 # rsp+16 rbx@-16
         pop rbx             # rsp+16 rbx@-16
         ret                 # rsp+8
     """)
+
+
+def test_the_row_of_a_call_holds_when_it_has_come_back_too():
+    """Unwinders look up a return address by the instruction before it. What is called here keeps no register."""
+    code = assemble("""
+        push rbx            # rsp+8
+        call body           # rsp+16 rbx@-16
+        pop rbx             # rsp+16 rbx@-16 r12=lost r13=lost r14=lost r15=lost
+        ret                 # rsp+8 r12=lost r13=lost r14=lost r15=lost
+    body:
+        xor ebx, ebx
+        ret
+    """)
+    check_rows(code, recovered(code, {0: X86_64.platform, code.labels["body"]: X86_64.jit}))
 
 
 def test_sixteen_bit_pushes_change_the_depth_by_two():
@@ -68,12 +82,12 @@ def test_sixteen_bit_pushes_change_the_depth_by_two():
 def test_frame_pointer_and_leave():
     check("""
         push rbp            # rsp+8
-        mov rbp, rsp        # rsp+16
+        mov rbp, rsp        # rsp+16 rbp@-16
         sub rsp, 0x40       # rsp+16 rbp@-16
         mov [rbp-8], rbx    # rsp+80 rbp@-16
-        xor ebx, ebx        # rsp+80 rbp@-16
+        xor ebx, ebx        # rsp+80 rbx@-24 rbp@-16
         mov rbx, [rbp-8]    # rsp+80 rbx@-24 rbp@-16
-        leave               # rsp+80 rbp@-16
+        leave               # rsp+80 rbx@-24 rbp@-16
         ret                 # rsp+8
     """)
 
@@ -82,9 +96,9 @@ def test_enter_makes_a_frame():
     check("""
         enter 0x20, 0       # rsp+8
         mov [rbp-8], r12    # rsp+48 rbp@-16
-        mov r12, rdi        # rsp+48 rbp@-16
+        mov r12, rdi        # rsp+48 rbp@-16 r12@-24
         mov r12, [rbp-8]    # rsp+48 rbp@-16 r12@-24
-        leave               # rsp+48 rbp@-16
+        leave               # rsp+48 rbp@-16 r12@-24
         ret                 # rsp+8
     """)
 
@@ -93,13 +107,13 @@ def test_callee_saved_registers_moved_to_and_from_slots():
     check("""
         sub rsp, 0x18       # rsp+8
         mov [rsp+8], rbx    # rsp+32
-        mov [rsp], r15      # rsp+32
-        mov rbx, rdi        # rsp+32
-        mov r15, rsi        # rsp+32 rbx@-24
+        mov [rsp], r15      # rsp+32 rbx@-24
+        mov rbx, rdi        # rsp+32 rbx@-24 r15@-32
+        mov r15, rsi        # rsp+32 rbx@-24 r15@-32
         nop                 # rsp+32 rbx@-24 r15@-32
         mov rbx, [rsp+8]    # rsp+32 rbx@-24 r15@-32
-        mov r15, [rsp]      # rsp+32 r15@-32
-        add rsp, 0x18       # rsp+32
+        mov r15, [rsp]      # rsp+32 rbx@-24 r15@-32
+        add rsp, 0x18       # rsp+32 rbx@-24 r15@-32
         ret                 # rsp+8
     """)
 
@@ -161,7 +175,7 @@ def test_exchanged_registers_are_followed():
 def test_a_barrier_leaves_the_slot_that_it_names():
     check("""
         push rbx                        # rsp+8
-        xor ebx, ebx                    # rsp+16
+        xor ebx, ebx                    # rsp+16 rbx@-16
         lock or qword ptr [rsp], 0      # rsp+16 rbx@-16
         lock add dword ptr [rsp], 0     # rsp+16 rbx@-16
         lock or qword ptr [rsp], 1      # rsp+16 rbx@-16
@@ -186,7 +200,7 @@ def test_push_of_the_stack_pointer_pushes_its_old_value():
 def test_pop_into_memory_overwrites_a_slot():
     check("""
         push rbx            # rsp+8
-        xor ebx, ebx        # rsp+16
+        xor ebx, ebx        # rsp+16 rbx@-16
         push rax            # rsp+16 rbx@-16
         pop [rsp]           # rsp+24 rbx@-16
         pop rax             # rsp+16 rbx=lost
@@ -208,7 +222,7 @@ def test_pop_into_memory_overwrites_a_slot():
 def test_a_store_into_a_slot_overwrites_it(store):
     check(f"""
         push rbx            # rsp+8
-        xor ebx, ebx        # rsp+16
+        xor ebx, ebx        # rsp+16 rbx@-16
         {store}             # rsp+16 rbx@-16
         pop rax             # rsp+16 rbx=lost
         ret                 # rsp+8 rbx=lost
@@ -221,8 +235,8 @@ def test_a_store_into_a_slot_overwrites_it(store):
 def test_what_leaves_a_slot_alone(store):
     check(f"""
         push rbx            # rsp+8
-        push rbx            # rsp+16
-        xor ebx, ebx        # rsp+24
+        push rbx            # rsp+16 rbx@-16
+        xor ebx, ebx        # rsp+24 rbx@-16
         {store.replace("rsp+8", "rsp+8-16")}  # rsp+24 rbx@-16
         pop rcx             # rsp+24 rbx@-16
         pop rbx             # rsp+16 rbx@-16
@@ -233,12 +247,12 @@ def test_what_leaves_a_slot_alone(store):
 def test_paths_that_agree_meet():
     check("""
         push rbx            # rsp+8
-        test rdi, rdi       # rsp+16
-        je other            # rsp+16
-        xor ebx, ebx        # rsp+16
+        test rdi, rdi       # rsp+16 rbx@-16
+        je other            # rsp+16 rbx@-16
+        xor ebx, ebx        # rsp+16 rbx@-16
         jmp meet            # rsp+16 rbx@-16
     other:
-        mov rbx, rsi        # rsp+16
+        mov rbx, rsi        # rsp+16 rbx@-16
     meet:
         inc rbx             # rsp+16 rbx@-16
         pop rbx             # rsp+16 rbx@-16
@@ -279,15 +293,15 @@ def test_paths_that_disagree_taint_what_follows_and_nothing_before():
 def test_paths_that_leave_a_register_in_different_places_disagree():
     check("""
         push rbx            # rsp+8
-        push r12            # rsp+16
-        test rdi, rdi       # rsp+24
-        je other            # rsp+24
-        mov rax, rbx        # rsp+24
-        mov [rsp+8], rdi    # rsp+24
-        xor ebx, ebx        # rsp+24
-        jmp meet            # rsp+24 rbx=rax
+        push r12            # rsp+16 rbx@-16
+        test rdi, rdi       # rsp+24 rbx@-16 r12@-24
+        je other            # rsp+24 rbx@-16 r12@-24
+        mov rax, rbx        # rsp+24 rbx@-16 r12@-24
+        mov [rsp+8], rdi    # rsp+24 rbx@-16 r12@-24
+        xor ebx, ebx        # rsp+24 r12@-24
+        jmp meet            # rsp+24 rbx=rax r12@-24
     other:
-        xor ebx, ebx        # rsp+24
+        xor ebx, ebx        # rsp+24 rbx@-16 r12@-24
     meet:
         nop                 # ?disagree on where rbx is
         ret                 # ?disagree on where rbx is
@@ -297,26 +311,26 @@ def test_paths_that_leave_a_register_in_different_places_disagree():
 def test_the_path_that_arrives_last_does_not_outweigh_the_others():
     check("""
         push rbx            # rsp+8
-        test edi, edi       # rsp+16
-        je other            # rsp+16
-        xor ebx, ebx        # rsp+16
+        test edi, edi       # rsp+16 rbx@-16
+        je other            # rsp+16 rbx@-16
+        xor ebx, ebx        # rsp+16 rbx@-16
         jmp meet            # rsp+16 rbx@-16
     again:
-        push rax            # rsp+16
-        pop rax             # rsp+24
+        push rax            # rsp+16 rbx@-16
+        pop rax             # rsp+24 rbx@-16
     meet:
         nop                 # rsp+16 rbx@-16
         pop rbx             # rsp+16 rbx@-16
         ret                 # rsp+8
     other:
-        jmp again           # rsp+16
+        jmp again           # rsp+16 rbx@-16
     """)
 
 
 def test_a_loop_keeps_its_row():
     check("""
         push rbp            # rsp+8
-        mov ebp, 10         # rsp+16
+        mov ebp, 10         # rsp+16 rbp@-16
     again:
         push rax            # rsp+16 rbp@-16
         pop rax             # rsp+24 rbp@-16
@@ -391,7 +405,7 @@ def test_a_call_drops_what_lies_below_the_stack_pointer():
 def test_a_call_keeps_the_frame_and_drops_caller_saved_registers():
     check("""
         push rbx            # rsp+8
-        mov rbx, r12        # rsp+16
+        mov rbx, r12        # rsp+16 rbx@-16
         mov rax, r13        # rsp+16 rbx@-16
         xor r12d, r12d      # rsp+16 rbx@-16
         xor r13d, r13d      # rsp+16 rbx@-16 r12=rbx
@@ -431,7 +445,7 @@ def test_a_slot_below_the_red_zone_is_gone():
     check("""
         sub rsp, 0x88       # rsp+8
         mov [rsp], rbx      # rsp+144
-        xor ebx, ebx        # rsp+144
+        xor ebx, ebx        # rsp+144 rbx@-144
         add rsp, 0x80       # rsp+144 rbx@-144
         add rsp, 8          # rsp+16 rbx@-144
         ret                 # rsp+8 rbx=lost
@@ -441,15 +455,15 @@ def test_a_slot_below_the_red_zone_is_gone():
 def test_a_realigned_stack_with_a_frame_pointer():
     check("""
         push rbp            # rsp+8
-        mov rbp, rsp        # rsp+16
+        mov rbp, rsp        # rsp+16 rbp@-16
         push rbx            # rsp+16 rbp@-16
-        and rsp, -64        # rsp+24 rbp@-16
-        sub rsp, 0x40       # rbp+16 rbp@-16
-        mov rbx, rdi        # rbp+16 rbp@-16
+        and rsp, -64        # rsp+24 rbx@-24 rbp@-16
+        sub rsp, 0x40       # rbp+16 rbx@-24 rbp@-16
+        mov rbx, rdi        # rbp+16 rbx@-24 rbp@-16
         call [rax]          # rbp+16 rbx@-24 rbp@-16
         mov rbx, [rbp-8]    # rbp+16 rbx@-24 rbp@-16
-        lea rsp, [rbp-8]    # rbp+16 rbp@-16
-        pop rax             # rsp+24 rbp@-16
+        lea rsp, [rbp-8]    # rbp+16 rbx@-24 rbp@-16
+        pop rax             # rsp+24 rbx@-24 rbp@-16
         pop rbp             # rsp+16 rbp@-16
         ret                 # rsp+8
     """)
@@ -458,7 +472,7 @@ def test_a_realigned_stack_with_a_frame_pointer():
 def test_a_realigned_stack_may_be_pushed_over_the_red_zone():
     check("""
         push rbp            # rsp+8
-        mov rbp, rsp        # rsp+16
+        mov rbp, rsp        # rsp+16 rbp@-16
         mov [rsp-8], rbx    # rsp+16 rbp@-16
         xor ebx, ebx        # rsp+16 rbp@-16
         and rsp, -16        # rsp+16 rbx@-24 rbp@-16
@@ -471,13 +485,13 @@ def test_a_realigned_stack_may_be_pushed_over_the_red_zone():
 def test_alloca_with_a_frame_pointer():
     check("""
         push rbp            # rsp+8
-        mov rbp, rsp        # rsp+16
+        mov rbp, rsp        # rsp+16 rbp@-16
         push r12            # rsp+16 rbp@-16
-        sub rsp, rax        # rsp+24 rbp@-16
-        mov r12, rsp        # rbp+16 rbp@-16
+        sub rsp, rax        # rsp+24 rbp@-16 r12@-24
+        mov r12, rsp        # rbp+16 rbp@-16 r12@-24
         call [rcx]          # rbp+16 rbp@-16 r12@-24
         mov r12, [rbp-8]    # rbp+16 rbp@-16 r12@-24
-        leave               # rbp+16 rbp@-16
+        leave               # rbp+16 rbp@-16 r12@-24
         ret                 # rsp+8
     """)
 
@@ -493,7 +507,7 @@ def test_alloca_without_a_frame_pointer_loses_the_cfa():
 def test_trampolines_behind_the_code_have_the_rows_of_a_function():
     check("""
         push rbx            # rsp+8
-        mov rbx, rdi        # rsp+16
+        mov rbx, rdi        # rsp+16 rbx@-16
         call trampoline     # rsp+16 rbx@-16
         call far_call       # rsp+16 rbx@-16
         pop rbx             # rsp+16 rbx@-16
@@ -533,10 +547,10 @@ def test_data_behind_the_code_is_not_reached():
 def test_data_between_code_is_not_reached():
     check("""
         push rbx            # rsp+8
-        jmp on              # rsp+16
+        jmp on              # rsp+16 rbx@-16
         .quad 0x5050505050505050  # ?no path
     on:
-        pop rbx             # rsp+16
+        pop rbx             # rsp+16 rbx@-16
         ret                 # rsp+8
     """)
 
@@ -567,7 +581,7 @@ def test_a_jump_past_a_prefix_has_rows_of_its_own():
         je past + 1                 # rsp+8
         push rbx                    # rsp+8
     past:
-        lock inc dword ptr [rdi]    # rsp+16
+        lock inc dword ptr [rdi]    # rsp+16 rbx@-16
         nop                         # ?disagree on the CFA
         ret                         # ?disagree on the CFA
     """)
@@ -577,9 +591,9 @@ def test_a_jump_into_an_instructions_bytes_has_rows_of_its_own():
     """mov rax, imm64, whose last bytes are: push rax; pop rax; jmp over one byte of the next."""
     code = assemble("""
         push rbx                    # rsp+8
-        test edi, edi               # rsp+16
-        je inside + 6               # rsp+16
-        pop rbx                     # rsp+16
+        test edi, edi               # rsp+16 rbx@-16
+        je inside + 6               # rsp+16 rbx@-16
+        pop rbx                     # rsp+16 rbx@-16
     inside:
         movabs rax, 0x01eb585090909090  # rsp+8
         push r12                    # rsp+8
@@ -591,7 +605,7 @@ def test_a_jump_into_an_instructions_bytes_has_rows_of_its_own():
     inside = code.labels["inside"]
     # From inside + 6: push rax; pop rax; jmp to inside + 11, which is in `push r12` (41 54): push rsp (54).
     rows = [told(table.at(inside + offset)) for offset in (6, 7, 8, 10, 11)]
-    assert rows == ["rsp+16", "rsp+24", "rsp+16", "rsp+8", "rsp+16"]
+    assert rows == ["rsp+16 rbx@-16", "rsp+24 rbx@-16", "rsp+16 rbx@-16", "rsp+8", "rsp+16 rbx@-16"]
 
 
 def test_both_sides_of_overlapping_instructions_keep_their_rows():
@@ -600,7 +614,7 @@ def test_both_sides_of_overlapping_instructions_keep_their_rows():
         test edi, edi               # rsp+8
         je first                    # rsp+8
         push rbx                    # rsp+8
-        jmp first + 2               # rsp+16
+        jmp first + 2               # rsp+16 rbx@-16
     first:
         .byte 0x48, 0xb8, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0xb8  # rsp+8
         .byte 0x90, 0x90, 0x5b, 0xc3  # rsp+8
@@ -611,9 +625,9 @@ def test_both_sides_of_overlapping_instructions_keep_their_rows():
     first = code.labels["first"]
     rows = [told(table.at(first + offset)) for offset in (0, 2, 8, 9, 10, 11, 12, 13, 14)]
     assert rows == [
-        *("rsp+8", "rsp+16", "rsp+16", "rsp+16"),
+        *("rsp+8", "rsp+16 rbx@-16", "rsp+16 rbx@-16", "rsp+16 rbx@-16"),
         *("rsp+8", "rsp+8", "rsp+8", "rsp+0 rbx=lost"),
-        "rsp+16",
+        "rsp+16 rbx@-16",
     ]
 
 
@@ -621,14 +635,14 @@ def test_shim_and_body_of_an_executor_of_3_14():
     """The layout of CPython 3.14's executors: the shim calls the body, which keeps rbp alone."""
     code = assemble("""
         push r15            # rsp+8
-        push r14            # rsp+16
-        push r13            # rsp+24
+        push r14            # rsp+16 r15@-16
+        push r13            # rsp+24 r14@-24 r15@-16
         push r12
         push rbx
         mov r12, rdi
-        mov r13, rsi        # rsp+48 r12@-40
-        mov r14, rdx        # rsp+48 r12@-40 r13@-32
-        call body           # rsp+48 r12@-40 r13@-32 r14@-24
+        mov r13, rsi        # rsp+48 rbx@-48 r12@-40 r13@-32 r14@-24 r15@-16
+        mov r14, rdx        # rsp+48 rbx@-48 r12@-40 r13@-32 r14@-24 r15@-16
+        call body           # rsp+48 rbx@-48 r12@-40 r13@-32 r14@-24 r15@-16
         pop rbx             # rsp+48 rbx@-48 r12@-40 r13@-32 r14@-24 r15@-16
         pop r12             # rsp+40 r12@-40 r13@-32 r14@-24 r15@-16
         pop r13             # rsp+32 r13@-32 r14@-24 r15@-16
@@ -637,7 +651,7 @@ def test_shim_and_body_of_an_executor_of_3_14():
         ret                 # rsp+8
     body:
         push rbp            # rsp+8 rbx=lost r12=lost r13=lost r14=lost r15=lost
-        mov rbp, rdi        # rsp+16 rbx=lost r12=lost r13=lost r14=lost r15=lost
+        mov rbp, rdi        # rsp+16 rbx=lost rbp@-16 r12=lost r13=lost r14=lost r15=lost
         push rax            # rsp+16 rbx=lost rbp@-16 r12=lost r13=lost r14=lost r15=lost
         call stub           # rsp+24 rbx=lost rbp@-16 r12=lost r13=lost r14=lost r15=lost
         lea rsp, [rsp+8]    # rsp+24 rbx=lost rbp@-16 r12=lost r13=lost r14=lost r15=lost
@@ -688,14 +702,14 @@ def test_an_entry_that_code_also_falls_into_meets_it():
 def test_code_without_an_end_has_rows_to_its_end():
     check("""
         push rbx            # rsp+8
-        nop                 # rsp+16
+        nop                 # rsp+16 rbx@-16
     """)
 
 
 def test_an_instruction_that_is_cut_off_at_the_end_is_none():
     check("""
         push rbx            # rsp+8
-        .byte 0x48, 0xb8    # rsp+16
+        .byte 0x48, 0xb8    # rsp+16 rbx@-16
     """)
 
 

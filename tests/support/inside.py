@@ -5,8 +5,10 @@ GDB's that the course does not expect end it, and the test shows them.
 """
 
 import json
+import os
 import random
 import resource
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -315,7 +317,9 @@ def errors_of(command: str) -> str:
 def other_process(other: int) -> dict[str, str]:
     """`bt` here, then `detach`, and the same of another process in the same session."""
     first = backtrace()
+    one = gdb.selected_inferior().pid
     say("detach")
+    os.kill(one, signal.SIGKILL)
     say(f"attach {other}")
     return {"first": first, "second": backtrace(), "regions": listed()}
 

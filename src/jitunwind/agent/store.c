@@ -29,8 +29,7 @@ static size_t position(uint64_t address)
     size_t low = 0, high = published_count;
     while (low < high) {
         size_t middle = (low + high) / 2;
-        const struct jitunwind_region *region = &published[middle]->described;
-        if (region->start + region->size <= address)
+        if (published[middle]->start + published[middle]->size <= address)
             low = middle + 1;
         else
             high = middle;
@@ -40,9 +39,8 @@ static size_t position(uint64_t address)
 
 static int insert(struct jitunwind_publication *publication)
 {
-    const struct jitunwind_region *region = &publication->described;
-    size_t at = position(region->start);
-    if (at < published_count && published[at]->described.start < region->start + region->size)
+    size_t at = position(publication->start);
+    if (at < published_count && published[at]->start < publication->start + publication->size)
         return EEXIST;
     if (published_count == published_room) {
         size_t room = published_room ? 2 * published_room : 64;
@@ -60,7 +58,7 @@ static int insert(struct jitunwind_publication *publication)
 
 static void take_out(struct jitunwind_publication *publication)
 {
-    size_t at = position(publication->described.start);
+    size_t at = position(publication->start);
     published_count--;
     memmove(published + at, published + at + 1, (published_count - at) * sizeof *published);
 }
@@ -110,13 +108,13 @@ static int announce(struct symbol_file *file)
 {
     unsigned char *old = (unsigned char *)file->entry.symbol_file, *image = NULL;
     size_t size = 0;
-    if (file->count && !(image = image_of(file->regions, file->count, &size)))
+    if (file->count && !(image = image_of(file->regions, file->count, old, &size)))
         size = file->entry.symbol_file_size;
     if (file->listed)
         debugger_unregister(&file->entry);
     file->listed = image != NULL;
     if (!image && file->count)
-        return ENOMEM; /* its regions' descriptions are in the old image still */
+        return ENOMEM; /* what it says of them is in the old image still */
     bytes_held += held(image) - held(old);
     file->entry.symbol_file = image;
     file->entry.symbol_file_size = size;
@@ -169,7 +167,7 @@ static bool sensible(const struct jitunwind_region *region)
         return false;
     if (region->debug_info_size && !lines_sensible(region))
         return false;
-    return region->row_count || frames_sensible(region);
+    return region->row_count || (region->eh_frame_size < UINT32_MAX && frames_sensible(region));
 }
 
 /* Release what unwinders were given, and the publication itself. */
@@ -185,31 +183,37 @@ static void release(struct jitunwind_publication *publication)
     free(publication);
 }
 
-/* Have unwinders know the region; its frames stay where they are from then on. */
-static int register_frames(struct jitunwind_publication *publication)
+/* The region's frames, with a terminator. */
+static int copy_frames(struct jitunwind_publication *publication)
 {
-    struct jitunwind_region *region = &publication->described;
-    unsigned unwinders = publication->consumers & (JITUNWIND_LIBGCC | JITUNWIND_LIBUNWIND);
-    if (region->row_count) {
-        publication->frames = frames_of(region, &region->eh_frame_size);
+    const struct jitunwind_region *given = publication->given;
+    size_t size = given->eh_frame_size;
+    if (given->row_count) {
+        publication->frames = frames_of(given, &size);
         if (!publication->frames)
             return errno;
-        region->eh_frame = publication->frames;
-    } else if (region->eh_frame_size && unwinders) {
-        publication->frames = malloc(region->eh_frame_size + 4);
+    } else if (size) {
+        publication->frames = malloc(size + 4);
         if (!publication->frames)
             return ENOMEM;
-        memcpy(publication->frames, region->eh_frame, region->eh_frame_size);
-        memset(publication->frames + region->eh_frame_size, 0, 4);
+        memcpy(publication->frames, given->eh_frame, size);
+        memset(publication->frames + size, 0, 4);
     }
-    if (publication->frames && unwinders & JITUNWIND_LIBUNWIND && libunwind_known) {
-        publication->dynamic = libunwind_register(region, publication->frames);
+    publication->frames_size = (uint32_t)size;
+    return 0;
+}
+
+/* Have unwinders know the region. */
+static int register_frames(struct jitunwind_publication *publication)
+{
+    if (publication->frames && publication->consumers & JITUNWIND_LIBUNWIND && libunwind_known) {
+        publication->dynamic = libunwind_register(publication);
         if (!publication->dynamic) {
             publication->consumers &= ~JITUNWIND_LIBGCC; /* which was not told */
             return ENOMEM;
         }
     }
-    if (publication->frames && unwinders & JITUNWIND_LIBGCC)
+    if (publication->frames && publication->consumers & JITUNWIND_LIBGCC)
         libgcc_register(publication->frames);
     return 0;
 }
@@ -223,7 +227,7 @@ static void catch_up_with_libunwind(void)
     for (size_t i = 0; i < published_count; i++) {
         struct jitunwind_publication *each = published[i];
         if (each->frames && each->consumers & JITUNWIND_LIBUNWIND && !each->dynamic &&
-            (each->dynamic = libunwind_register(&each->described, each->frames)))
+            (each->dynamic = libunwind_register(each)))
             bytes_held += held(each->dynamic);
     }
 }
@@ -235,14 +239,18 @@ static struct jitunwind_publication *publish_one(const struct jitunwind_region *
         *error = ENOMEM;
         return NULL;
     }
-    publication->described = *region;
+    publication->start = region->start;
+    publication->size = region->size;
+    publication->given = region;
     publication->consumers = consumers;
     *error = insert(publication);
     if (*error) {
         free(publication);
         return NULL;
     }
-    *error = register_frames(publication);
+    *error = copy_frames(publication);
+    if (!*error)
+        *error = register_frames(publication);
     if (!*error && consumers & JITUNWIND_GDB)
         *error = add_to_file(publication);
     bytes_held += held(publication) + held(publication->frames) + held(publication->dynamic);
@@ -252,24 +260,6 @@ static struct jitunwind_publication *publish_one(const struct jitunwind_region *
         return NULL;
     }
     return publication;
-}
-
-/* The caller's memory, and rows turned into frames, are not needed any more. */
-static void forget_source(struct jitunwind_publication *publication)
-{
-    struct jitunwind_region *region = &publication->described;
-    region->rows = NULL;
-    region->row_count = 0;
-    if (!publication->file) {
-        region->name = NULL;
-        region->eh_frame = publication->frames;
-        region->debug_info = region->debug_abbrev = region->debug_line = NULL;
-    }
-    if (publication->frames && !(publication->consumers & (JITUNWIND_LIBGCC | JITUNWIND_LIBUNWIND))) {
-        bytes_held -= held(publication->frames);
-        free(publication->frames);
-        publication->frames = NULL;
-    }
 }
 
 static void withdraw(struct jitunwind_publication **handles, size_t count)
@@ -310,7 +300,7 @@ EXPORTED int jitunwind_publish(const struct jitunwind_region *regions, size_t co
         withdraw(handles, done);
     else
         for (size_t i = 0; i < count; i++)
-            forget_source(handles[i]);
+            handles[i]->given = NULL;
     debugger_unlock(state);
     return error;
 }
@@ -332,7 +322,7 @@ EXPORTED void jitunwind_withdraw_range(uint64_t start, uint64_t size)
     debugger_lock(&state);
     do {
         size_t at = position(start);
-        for (count = 0; count < 16 && at < published_count && published[at]->described.start < start + size; at++)
+        for (count = 0; count < 16 && at < published_count && published[at]->start < start + size; at++)
             handles[count++] = published[at];
         withdraw(handles, count);
     } while (count);
@@ -345,7 +335,7 @@ EXPORTED int jitunwind_knows(uint64_t address)
     int state;
     debugger_lock(&state);
     size_t at = position(address);
-    int found = at < published_count && published[at]->described.start <= address;
+    int found = at < published_count && published[at]->start <= address;
     debugger_unlock(state);
     return found;
 }

@@ -193,12 +193,19 @@ class States:
                 return CfaRule(register, -value)
         return None
 
-    @staticmethod
-    def _rule(register: int, registers: Mapping[int, Value], slots: Mapping[int, Value]) -> RegisterRule:
+    def _rule(
+        self, register: int, registers: Mapping[int, Value], slots: Mapping[int, Value]
+    ) -> RegisterRule:
+        """Where the entry value is. A slot of the frame comes before the register itself: unwinders look at
+        the call instruction's row when the call is to come back (they look up RA - 1), and code that is called
+        may keep less than the platform's convention; what lies in the caller's frame, it leaves alone."""
         wanted = Entry(register)
+        saved = [offset for offset, value in slots.items() if value == wanted]
+        in_frame = _above(dict.fromkeys(saved, wanted), registers.get(self._arch.stack_pointer))
+        if in_frame:
+            return SavedAt(max(in_frame))
         if registers.get(register) == wanted:
             return SAME_VALUE
-        saved = [offset for offset, value in slots.items() if value == wanted]
         if saved:
             return SavedAt(max(saved))
         holders = [other for other, value in registers.items() if value == wanted]
