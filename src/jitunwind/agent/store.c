@@ -16,6 +16,7 @@ static size_t published_count, published_room;
 static struct symbol_file *files;
 static struct symbol_file *filling; /* that gets the next region */
 static uint64_t bytes_held;
+static bool libunwind_known;
 
 static size_t held(const void *block)
 {
@@ -216,7 +217,7 @@ static int copy_frames(struct jitunwind_publication *publication)
 /* Have unwinders know the region. */
 static int register_frames(struct jitunwind_publication *publication)
 {
-    if (publication->frames && publication->consumers & JITUNWIND_LIBUNWIND && libunwind_find()) {
+    if (publication->frames && publication->consumers & JITUNWIND_LIBUNWIND && libunwind_known) {
         publication->dynamic = libunwind_register(publication);
         if (!publication->dynamic) {
             publication->consumers &= ~JITUNWIND_LIBGCC; /* which was not told */
@@ -231,10 +232,9 @@ static int register_frames(struct jitunwind_publication *publication)
 /* libunwind may have been loaded since: then it is told what others were told before. */
 static void catch_up_with_libunwind(void)
 {
-    static bool known;
-    if (known || !libunwind_find())
+    if (libunwind_known || !libunwind_find())
         return;
-    known = true;
+    libunwind_known = true;
     for (size_t i = 0; i < published_count; i++) {
         struct jitunwind_publication *each = published[i];
         if (each->frames && each->consumers & JITUNWIND_LIBUNWIND && !each->dynamic &&

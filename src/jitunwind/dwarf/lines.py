@@ -192,6 +192,8 @@ def _opcodes(function: Function, files: Sequence[str]) -> bytes:
         else:
             out += bytes([_Lns.ADVANCE_LINE]) + signed(line.line - current_line) + bytes([_Lns.COPY])
         current_line = line.line
+    if not function.lines:
+        out += bytes([_Lns.SET_FILE, 0])  # the sequence begins in file 1, which there is not
     out += bytes([_Lns.ADVANCE_PC]) + unsigned(function.size - offset)
     out += bytes((_Lns.EXTENDED, 1, _Lns.END_SEQUENCE))
     return bytes(out)
