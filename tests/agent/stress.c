@@ -373,11 +373,16 @@ static uint64_t u64(const unsigned char *at)
     return value;
 }
 
-/* The next entry of .eh_frame is a CIE, and the one behind it the FDE of just that region. */
-static const unsigned char *check_frames(const unsigned char *at, uint64_t start)
+/* The next entry of .eh_frame is the FDE of just that region, perhaps behind a CIE of its own; it refers to the last
+   CIE. */
+static const unsigned char *check_frames(const unsigned char *at, const unsigned char **cie, uint64_t start)
 {
-    const unsigned char *frame = at + 4 + u32(at);
-    CHECK(u32(at + 4) == 0 && u32(frame + 4) == (uint32_t)(frame + 4 - at), "%#lx", start);
+    const unsigned char *frame = at;
+    if (u32(at + 4) == 0) {
+        *cie = at;
+        frame = at + 4 + u32(at);
+    }
+    CHECK(*cie && u32(frame + 4) == (uint32_t)(frame + 4 - *cie), "%#lx", start);
     CHECK(u64(frame + 8) == start && u64(frame + 16) > 0, "%#lx for %#lx", u64(frame + 8), start);
     return frame + 4 + u32(frame);
 }
@@ -395,7 +400,7 @@ static void check_image(const unsigned char *image, uint64_t size)
     const Elf64_Shdr *info = section(image, ".debug_info"), *line = section(image, ".debug_line");
     const Elf64_Shdr *abbrev = section(image, ".debug_abbrev"), *eh_frame = section(image, ".eh_frame");
     const Elf64_Sym *symbols = (const Elf64_Sym *)(image + symtab->sh_offset);
-    const unsigned char *unit_at = image + info->sh_offset, *frame_at = image + eh_frame->sh_offset;
+    const unsigned char *unit_at = image + info->sh_offset, *frame_at = image + eh_frame->sh_offset, *cie = NULL;
     size_t count = symtab->sh_size / sizeof *symbols;
     CHECK(2 <= count && count <= 1 + MOST_REGIONS);
     for (size_t i = 1; i < count; i++) {
@@ -407,7 +412,7 @@ static void check_image(const unsigned char *image, uint64_t size)
         CHECK(!strncmp(name, "at_", 3) && strtoull(name + 3, NULL, 16) == start, "%s at %#lx", name, start);
         CHECK(found_count < sizeof found / sizeof *found);
         found[found_count++] = (struct found){start, symbols[i].st_size};
-        frame_at = check_frames(frame_at, start);
+        frame_at = check_frames(frame_at, &cie, start);
         if (has_lines(start)) {
             uint32_t of_line = u32(unit_at + STMT_LIST_AT), of_abbrev = u32(unit_at + 8);
             CHECK(of_line + LINE_SIZE <= line->sh_size && of_abbrev + sizeof abbrevs[0] <= abbrev->sh_size);

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from jitunwind.agent.library import FOLDER
+from jitunwind.agent import built
 from tests.support.compiled import needs_gcc
 from tests.support.processes import PATIENCE, ROOT, plain_environment
 
 pytestmark = needs_gcc
 
 EXAMPLES = ROOT / "examples"
-AGENT = (f"-I{FOLDER}", str(FOLDER / "agent.so"))
+AGENT = (f"-I{built.FOLDER}", built.AGENT)
 SOURCE = "3 * (stop - 1) + x"
 UNPUBLISHED = """
 import contextlib, runpy, sys

@@ -11,7 +11,7 @@ from elftools.elf.elffile import ELFFile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jitunwind.agent.library import RegionStruct, agent
+from jitunwind.agent.library import Published, agent
 from jitunwind.arch.x86_64.registers import RBP, RBX, RETURN_ADDRESS, RSP, X86_64
 from jitunwind.dwarf.lines import Line
 from jitunwind.publishing.described import described
@@ -26,7 +26,7 @@ from jitunwind.rows import (
     SavedAt,
     UnwindTable,
 )
-from tests.support.announced import Published, files, with_rows
+from tests.support.announced import Announced, files, with_rows
 from tests.support.witnesses import PYELFTOOLS, WITNESSES, Witness, differences
 
 MOST_REGIONS = 256
@@ -93,13 +93,13 @@ def test_rows_are_read_as_they_were_given(
         with_rows(start, table.size, [(at, row) for at, _, row in table.spans() if isinstance(row, Row)])
         for start, table in tables
     ]
-    with Published(regions):
+    with Announced(regions):
         (image,) = files()
     path.write_bytes(image)
     assert not differences(witness, path, [(start, meant(table)) for start, table in tables])
 
 
-def some(count: int, first: int = 0, lines: bool = True) -> list[RegionStruct]:
+def some(count: int, first: int = 0, lines: bool = True) -> list[Published]:
     """Regions with gaps between them, names and lines of their own."""
     return [
         described(X86_64, region(index), FULL, of(index) if lines else ())
@@ -160,7 +160,7 @@ def test_files_hold_all_regions_and_tools_find_no_fault(tmp_path: Path, count: i
     """GIVEN regions for one file, or just more, THEN each is in one file, with its name, its section and its lines,
     and neither readelf nor llvm-dwarfdump has anything to complain of."""
     before = agent().statistics()
-    with Published(some(count)):
+    with Announced(some(count)):
         images = files()
         assert agent().statistics().files == before.files + len(images)
     assert len(images) == -(-count // MOST_REGIONS)

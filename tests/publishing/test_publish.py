@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from jitunwind import Line, Region, UnwindTable, frame_pointer, publish
-from jitunwind.agent.library import GDB, LIBGCC, RegionStruct, agent, statistics
+from jitunwind.agent.library import GDB, LIBGCC, agent, statistics
 from jitunwind.arch.x86_64.registers import RBP, RBX, RETURN_ADDRESS, RSP, X86_64
 from jitunwind.errors import AgentFailed, BrokenInvariant
 from jitunwind.publishing.described import described
 from jitunwind.rows import SAME_VALUE, UNDEFINED, CfaRule, Row, SavedAt, Unknown
-from tests.support.announced import Published, files, with_rows
+from tests.support.announced import Announced, RegionStruct, files, struct_of, with_rows
 from tests.support.assembly import assemble, check_rows
 from tests.support.witnesses import JITUNWIND
 
@@ -28,7 +28,7 @@ OF_FRAME = {RBX: UNDEFINED, RBP: SavedAt(-16), RETURN_ADDRESS: SavedAt(-8)}
 
 CALLER = """
     push rbx      # rsp+8
-    xor ebx, ebx  # rsp+16
+    xor ebx, ebx  # rsp+16 rbx@-16
     sub rsp, 16   # rsp+16 rbx@-16
     call over     # rsp+32 rbx@-16
 over:
@@ -201,7 +201,7 @@ def rows_with(**fields: int) -> RegionStruct:
 
 
 def lines_with(**fields: object) -> RegionStruct:
-    struct = described(X86_64, Region(CODE, SIZE, "f"), TABLE, [Line(0, "/tmp/f.py", 1)])
+    struct = struct_of(described(X86_64, Region(CODE, SIZE, "f"), TABLE, [Line(0, "/tmp/f.py", 1)]))
     for name, value in fields.items():
         setattr(struct, name, value)
     return struct
@@ -248,7 +248,7 @@ SENSELESS = {
 class TestAgent:
     @pytest.mark.parametrize("what", SENSELESS)
     def test_what_makes_no_sense_is_refused(self, what: str) -> None:
-        with pytest.raises(AgentFailed, match="makes no sense"), Published([SENSELESS[what]()], GDB | LIBGCC):
+        with pytest.raises(AgentFailed, match="makes no sense"), Announced([SENSELESS[what]()], GDB | LIBGCC):
             pass
         assert statistics().regions == 0
 
@@ -258,29 +258,29 @@ class TestAgent:
         ids=["rows", "lines", "frames", "no FDE", "no frames"],
     )
     def test_what_makes_sense_is_not(self, struct: RegionStruct) -> None:
-        with Published([struct], GDB | LIBGCC):
+        with Announced([struct], GDB | LIBGCC):
             assert len(files()) == 1
         assert statistics().regions == 0
 
     def test_consumers_that_there_are_none_of(self) -> None:
-        with pytest.raises(AgentFailed, match="makes no sense"), Published([lines_with()], 8):
+        with pytest.raises(AgentFailed, match="makes no sense"), Announced([lines_with()], 8):
             pass
 
     def test_all_or_none(self) -> None:
         """GIVEN regions of which the last overlaps the first, THEN none is published."""
         good = with_rows(CODE, SIZE, [row_at()]), with_rows(CODE + SIZE, SIZE, [row_at()])
         bad = with_rows(CODE + SIZE - 1, 1, [row_at()])
-        with pytest.raises(AgentFailed, match="overlaps"), Published([*good, bad], GDB | LIBGCC):
+        with pytest.raises(AgentFailed, match="overlaps"), Announced([*good, bad], GDB | LIBGCC):
             pass
         assert not files()
         assert not found_by_libgcc(CODE)
-        with Published(good, GDB | LIBGCC):
+        with Announced(good, GDB | LIBGCC):
             assert found_by_libgcc(CODE + SIZE)
 
     def test_a_range_is_withdrawn_with_all_that_lies_in_it(self) -> None:
-        agent().publish(
+        Announced(
             [with_rows(CODE + SIZE * index, SIZE, [row_at()]) for index in range(40)], GDB | LIBGCC
-        )
+        ).__enter__()
         agent().withdraw_range(CODE + SIZE + 1, 37 * SIZE)
         known = [index for index in range(40) if agent().knows(CODE + SIZE * index)]
         assert known == [0, 39]

@@ -7,7 +7,10 @@ import ctypes
 import errno
 from collections.abc import Iterator, Sequence
 
-from jitunwind.agent.library import FOLDER, GDB, RegionStruct, agent
+from jitunwind.agent import library
+from jitunwind.agent.built import AGENT, DESCRIPTOR
+from jitunwind.agent.library import GDB, agent
+from jitunwind.errors import AgentFailed
 from jitunwind.rows import InRegister, RegisterRule, Row, SameValue, SavedAt, Undefined
 
 KINDS: dict[type[RegisterRule], int] = {SameValue: 0, SavedAt: 1, InRegister: 2, Undefined: 3}
@@ -59,6 +62,36 @@ class RowStruct(ctypes.Structure):
     )
 
 
+class RegionStruct(ctypes.Structure):
+    """struct jitunwind_region."""
+
+    _fields_ = (
+        ("start", ctypes.c_uint64),
+        ("size", ctypes.c_uint64),
+        ("name", ctypes.c_char_p),
+        ("rows", ctypes.c_void_p),
+        ("row_count", ctypes.c_size_t),
+        ("eh_frame", ctypes.c_char_p),
+        ("eh_frame_size", ctypes.c_size_t),
+        ("debug_info", ctypes.c_char_p),
+        ("debug_info_size", ctypes.c_size_t),
+        ("stmt_list_at", ctypes.c_size_t),
+        ("debug_abbrev", ctypes.c_char_p),
+        ("debug_abbrev_size", ctypes.c_size_t),
+        ("debug_line", ctypes.c_char_p),
+        ("debug_line_size", ctypes.c_size_t),
+    )
+
+
+def struct_of(region: library.Published) -> RegionStruct:
+    """As C gets it."""
+    sizes = {
+        f"{name}_size": len(getattr(region, name))
+        for name in ("eh_frame", "debug_info", "debug_abbrev", "debug_line")
+    }
+    return RegionStruct(**region._asdict(), **sizes)
+
+
 def files() -> list[bytes]:
     """The symbol files, the newest first."""
     return list(_files())
@@ -66,7 +99,7 @@ def files() -> list[bytes]:
 
 def _files() -> Iterator[bytes]:
     agent()
-    descriptor = _Descriptor.in_dll(ctypes.CDLL(str(FOLDER / "descriptor.so")), "__jit_debug_descriptor")
+    descriptor = _Descriptor.in_dll(ctypes.CDLL(DESCRIPTOR), "__jit_debug_descriptor")
     entry = descriptor.first
     while entry:
         yield ctypes.string_at(entry.contents.symbol_file, entry.contents.symbol_file_size)
@@ -91,15 +124,23 @@ def _rule(number: int, rule: RegisterRule) -> RuleStruct:
     return RuleStruct(number, KINDS[type(rule)], value)
 
 
-class Published:
-    """Regions published to debuggers while this is entered."""
+class Announced:
+    """Regions published to debuggers, or `consumers`, while this is entered; AgentFailed."""
 
-    def __init__(self, regions: Sequence[RegionStruct], consumers: int = GDB) -> None:
-        self._regions, self._consumers = regions, consumers
+    def __init__(self, regions: Sequence[RegionStruct | library.Published], consumers: int = GDB) -> None:
+        structs = [each if isinstance(each, RegionStruct) else struct_of(each) for each in regions]
+        self._regions = (RegionStruct * len(structs))(*structs)
+        self._structs = structs  # which have what the array's copies point to
+        self._consumers = consumers
+        self._c = ctypes.PyDLL(AGENT)
 
     def __enter__(self) -> list[int]:
-        self.handles = agent().publish(self._regions, self._consumers)
-        return self.handles
+        self._handles = (ctypes.c_void_p * len(self._regions))()
+        count = ctypes.c_size_t(len(self._regions))
+        error = self._c.jitunwind_publish(self._regions, count, self._consumers, self._handles)
+        if error:
+            raise AgentFailed(ERRORS.get(error) or errno.errorcode[error])
+        return [handle or 0 for handle in self._handles]
 
     def __exit__(self, *_: object) -> None:
-        agent().withdraw(self.handles)
+        self._c.jitunwind_withdraw(self._handles, ctypes.c_size_t(len(self._handles)))
