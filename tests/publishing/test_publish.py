@@ -28,7 +28,7 @@ OF_FRAME = {RBX: UNDEFINED, RBP: SavedAt(-16), RETURN_ADDRESS: SavedAt(-8)}
 
 CALLER = """
     push rbx      # rsp+8
-    xor ebx, ebx  # rsp+16
+    xor ebx, ebx  # rsp+16 rbx@-16
     sub rsp, 16   # rsp+16 rbx@-16
     call over     # rsp+32 rbx@-16
 over:
