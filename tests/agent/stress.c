@@ -54,7 +54,7 @@ static unsigned threads_each, forks;
 static _Atomic unsigned publishes, at_work;
 static pthread_barrier_t barrier;
 static sem_t fork_now;
-enum { FORK_EVERY = 500 };
+enum { FORK_EVERY = 1000 };
 
 /* libgcc's own question: who describes that address? */
 struct bases {
@@ -373,16 +373,11 @@ static uint64_t u64(const unsigned char *at)
     return value;
 }
 
-/* The next entry of .eh_frame is the FDE of just that region, perhaps behind a CIE of its own; it refers to the last
-   CIE. */
-static const unsigned char *check_frames(const unsigned char *at, const unsigned char **cie, uint64_t start)
+/* The next entry of .eh_frame is the FDE of just that region, perhaps behind a CIE; it points back to one. */
+static const unsigned char *check_frames(const unsigned char *at, const unsigned char *section, uint64_t start)
 {
-    const unsigned char *frame = at;
-    if (u32(at + 4) == 0) {
-        *cie = at;
-        frame = at + 4 + u32(at);
-    }
-    CHECK(*cie && u32(frame + 4) == (uint32_t)(frame + 4 - *cie), "%#lx", start);
+    const unsigned char *frame = u32(at + 4) ? at : at + 4 + u32(at), *cie = frame + 4 - u32(frame + 4);
+    CHECK(section <= cie && cie < frame && u32(cie + 4) == 0, "%#lx", start);
     CHECK(u64(frame + 8) == start && u64(frame + 16) > 0, "%#lx for %#lx", u64(frame + 8), start);
     return frame + 4 + u32(frame);
 }
@@ -412,7 +407,7 @@ static void check_image(const unsigned char *image, uint64_t size)
         CHECK(!strncmp(name, "at_", 3) && strtoull(name + 3, NULL, 16) == start, "%s at %#lx", name, start);
         CHECK(found_count < sizeof found / sizeof *found);
         found[found_count++] = (struct found){start, symbols[i].st_size};
-        frame_at = check_frames(frame_at, &cie, start);
+        frame_at = check_frames(frame_at, image + eh_frame->sh_offset, start);
         if (has_lines(start)) {
             uint32_t of_line = u32(unit_at + STMT_LIST_AT), of_abbrev = u32(unit_at + 8);
             CHECK(of_line + LINE_SIZE <= line->sh_size && of_abbrev + sizeof abbrevs[0] <= abbrev->sh_size);
