@@ -65,6 +65,11 @@ int events_mprotect(void *address, size_t size, int protection);
 int events_munmap(void *address, size_t size);
 void jitunwind_attend(void (*function)(void *), void *argument);
 
+/* store.c: what jitunwind_publish does before it takes the debuggers' lock, and with it. */
+int store_check(const struct jitunwind_region *regions, size_t count, unsigned consumers);
+int store_publish(const struct jitunwind_region *regions, size_t count, unsigned consumers,
+                  struct jitunwind_publication **handles);
+
 /* store.c: withdraw all regions that lie in [start, start + size) in part or in whole. */
 void jitunwind_withdraw_range(uint64_t start, uint64_t size);
 

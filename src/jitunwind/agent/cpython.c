@@ -50,27 +50,30 @@ static void take_over(const struct executor *executor, size_t code_at, size_t re
     }
 }
 
-/* jitunwind_publish in the place of what CPython has published of these executors. With the GIL held. */
+/* jitunwind_publish in the place of what CPython has published of these executors; nothing happens in between. With
+   the GIL held. */
 EXPORTED int jitunwind_replace(const struct jitunwind_region *regions, size_t count, unsigned consumers,
                                const struct executor *executors, size_t executor_count, size_t code_at,
                                size_t registration_at)
 {
     void (*give_back)(void *);
     void *function = dlsym(RTLD_DEFAULT, "PyMem_RawFree");
-    int state, same;
+    int state, same, error = store_check(regions, count, consumers);
+    if (error)
+        return error;
     if (!function || !debugger_find() || !libgcc_find())
         return ENOTSUP;
     if (!read_here((uintptr_t)&function, &same, sizeof same))
         return errno;
+    struct jitunwind_publication **handles = malloc((count + 1) * sizeof *handles);
+    if (!handles)
+        return ENOMEM;
     memcpy(&give_back, &function, sizeof function);
     debugger_lock(&state);
     for (size_t i = 0; i < executor_count; i++)
         take_over(&executors[i], code_at, registration_at, give_back);
+    error = store_publish(regions, count, consumers, handles);
     debugger_unlock(state);
-    struct jitunwind_publication **handles = malloc((count + 1) * sizeof *handles);
-    if (!handles)
-        return ENOMEM;
-    int error = jitunwind_publish(regions, count, consumers, handles);
     free(handles);
     return error;
 }

@@ -213,14 +213,20 @@ def problems() -> dict[str, int]:
     return dict(_follower.problems) if _follower is not None else {}
 
 
+_paused: dict[int, Follower] = {}
+"""By thread, the follower that has paused because this thread forks: it may be disabled meanwhile."""
+
+
 def _before_fork() -> None:
     if _follower is not None:
+        _paused[_thread.get_ident()] = _follower
         _follower.pause()
 
 
 def _after_fork(in_child: bool) -> None:
-    if _follower is not None:
-        _follower.resume(in_child)
+    follower = _paused.pop(_thread.get_ident(), None)
+    if follower is not None:
+        follower.resume(in_child)
 
 
 def _at_exit() -> None:

@@ -204,6 +204,12 @@ bool frames_sensible(const struct jitunwind_region *region)
     return true;
 }
 
+static int by_start(const void *one, const void *other)
+{
+    int32_t difference = ((const struct entry *)one)->start - ((const struct entry *)other)->start;
+    return (difference > 0) - (difference < 0);
+}
+
 struct dynamic_info *libunwind_register(const struct jitunwind_publication *publication)
 {
     const unsigned char *frames = publication->frames, *end = frames + publication->frames_size, *at = frames, *frame;
@@ -222,6 +228,7 @@ struct dynamic_info *libunwind_register(const struct jitunwind_publication *publ
         info->entries[i].start = (int32_t)(start - publication->start);
         info->entries[i].frame = (int32_t)(frame - frames);
     }
+    qsort(info->entries, count, sizeof info->entries[0], by_start);
     dynamic_register(info);
     return info;
 }

@@ -214,10 +214,16 @@ static int copy_frames(struct jitunwind_publication *publication)
     return 0;
 }
 
+/* libunwind counts from the start of a region in 31 bits. */
+static bool is_for_libunwind(const struct jitunwind_publication *publication)
+{
+    return publication->frames && publication->consumers & JITUNWIND_LIBUNWIND && publication->size <= INT32_MAX;
+}
+
 /* Have unwinders know the region. */
 static int register_frames(struct jitunwind_publication *publication)
 {
-    if (publication->frames && publication->consumers & JITUNWIND_LIBUNWIND && libunwind_known) {
+    if (is_for_libunwind(publication) && libunwind_known) {
         publication->dynamic = libunwind_register(publication);
         if (!publication->dynamic) {
             publication->consumers &= ~JITUNWIND_LIBGCC; /* which was not told */
@@ -237,8 +243,7 @@ static void catch_up_with_libunwind(void)
     libunwind_known = true;
     for (size_t i = 0; i < published_count; i++) {
         struct jitunwind_publication *each = published[i];
-        if (each->frames && each->consumers & JITUNWIND_LIBUNWIND && !each->dynamic &&
-            (each->dynamic = libunwind_register(each)))
+        if (is_for_libunwind(each) && !each->dynamic && (each->dynamic = libunwind_register(each)))
             bytes_held += held(each->dynamic);
     }
 }
@@ -288,11 +293,8 @@ static void withdraw(struct jitunwind_publication **handles, size_t count)
             release(handles[i]);
 }
 
-EXPORTED int jitunwind_publish(const struct jitunwind_region *regions, size_t count, unsigned consumers,
-                               struct jitunwind_publication **handles)
+int store_check(const struct jitunwind_region *regions, size_t count, unsigned consumers)
 {
-    int state, error = 0;
-    size_t done = 0;
     if (consumers & ~(JITUNWIND_GDB | JITUNWIND_LIBGCC | JITUNWIND_LIBUNWIND))
         return EINVAL;
     for (size_t i = 0; i < count; i++)
@@ -300,7 +302,14 @@ EXPORTED int jitunwind_publish(const struct jitunwind_region *regions, size_t co
             return EINVAL;
     if ((consumers & JITUNWIND_GDB && !debugger_find()) || (consumers & JITUNWIND_LIBGCC && !libgcc_find()))
         return ENOTSUP;
-    debugger_lock(&state);
+    return 0;
+}
+
+int store_publish(const struct jitunwind_region *regions, size_t count, unsigned consumers,
+                  struct jitunwind_publication **handles)
+{
+    int error = 0;
+    size_t done = 0;
     if (consumers & JITUNWIND_LIBUNWIND)
         catch_up_with_libunwind();
     while (done < count && (handles[done] = publish_one(&regions[done], consumers, &error)))
@@ -312,6 +321,17 @@ EXPORTED int jitunwind_publish(const struct jitunwind_region *regions, size_t co
     else
         for (size_t i = 0; i < count; i++)
             handles[i]->given = NULL;
+    return error;
+}
+
+EXPORTED int jitunwind_publish(const struct jitunwind_region *regions, size_t count, unsigned consumers,
+                               struct jitunwind_publication **handles)
+{
+    int state, error = store_check(regions, count, consumers);
+    if (error)
+        return error;
+    debugger_lock(&state);
+    error = store_publish(regions, count, consumers, handles);
     debugger_unlock(state);
     return error;
 }
