@@ -63,16 +63,19 @@ def functions(said: str) -> list[str]:
 
 
 def test_the_stack_is_whole_and_named_through_jit_code(lldb: str, python: Interpreter) -> None:
-    """At a C function that JIT code calls, with JIT code above that."""
-    with publishing(python, "calls_c") as started:
-        said = say(lldb, python, f"process attach -p {started.pid}", "thread backtrace", "detach")
+    """Of a thread that waits in a C function which JIT code has called."""
+    with publishing(python, "two_threads") as started:
+        attach = f"process attach -p {started.pid}"
+        said = say(lldb, python, attach, "thread select 2", "thread backtrace", "detach")
     names = functions(said)
-    jit = [name for name in names if name.startswith("py::work:")]
+    jit = [name for name in names if name.startswith("py::other:")]
     assert jit, said
-    assert names[-1] == "_start", said
     shim = "py::jit_shim:<jit>" if python.shim_in_region else "_PyJIT_Entry"
-    assert shim in names[names.index(jit[0]) :], said
-    assert "calls_c.py:" in said, said
+    assert names[names.index(jit[0]) + 1] == shim, said
+    outer = names[names.index(shim) + 1 :]
+    assert len(outer) > 5, said
+    assert not any(name.startswith("py::") for name in outer), said
+    assert "two_threads.py:" in said, said
 
 
 def test_code_that_lldb_cannot_analyse_is_unwound_by_its_rows(lldb: str, python: Interpreter) -> None:
