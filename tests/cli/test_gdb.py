@@ -1,7 +1,6 @@
 """`jitunwind gdb`: the plugin in GDB as people use it, in the machine's GDB and in the newest from PyPI."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
