@@ -1,17 +1,16 @@
 """`jitunwind gdb`: the plugin in GDB as people use it, in the machine's GDB and in the newest from PyPI."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.live import newest_gdb
 from tests.support.processes import (
     PATIENCE,
     PROGRAMS,
@@ -34,28 +33,11 @@ SYSTEM = shutil.which("gdb")
 pytestmark = pytest.mark.skipif(SYSTEM is None, reason="no gdb")
 
 
-@pytest.fixture(scope="session")
-def newest_gdb() -> str:
-    """GDB 18 or later, in a venv of its own under the cache folder; skips where PyPI is not to be had."""
-    cache = Path(os.environ.get("JITUNWIND_CACHE") or Path.home() / ".cache/jitunwind")
-    folder = cache / "gdb-for-pwndbg"
-    gdb = folder / "bin/gdb"
-    if not (folder / ".complete").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        venv.create(folder, with_pip=True)
-        pip = [folder / "bin/python", "-m", "pip", "install", "--quiet", "gdb-for-pwndbg>=18.1"]
-        done = subprocess.run(pip, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"gdb-for-pwndbg cannot be installed: {done.stderr.strip()[-200:]}")
-        (folder / ".complete").touch()
-    return str(gdb)
-
-
 @pytest.fixture(scope="module", params=["3.14-system", "3.15-system", "3.15-newest"])
 def pair(request: pytest.FixtureRequest) -> tuple[str, str]:
     """A version of CPython, and a GDB."""
     version, _, gdb = request.param.partition("-")
-    return version, request.getfixturevalue("newest_gdb") if gdb == "newest" else str(SYSTEM)
+    return version, newest_gdb() if gdb == "newest" else str(SYSTEM)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from tests.support.live import PROGRAMS, Interpreter, running
 JITUNWIND = [sys.executable, "-m", "jitunwind"]
 STEPS = 6000
 LIMIT = 120
+PUBLISHED = ("exceptions", "recursion", "side_exits")
 KINDS = (
     *("loops", "calls", "generators", "exceptions", "attributes", "floats", "side_exits", "recursion"),
     *("threads", "strings", "throws", "interpreters", "audit_signals", "audit_replaced"),
@@ -42,6 +43,17 @@ def assert_exact(report: dict[str, Any], least: int) -> None:
     assert recovered["instructions"] >= least, report["said"]
     assert (recovered["wrong"], recovered["unknown"]) == (0, 0), report["examples"] or recovered["reasons"]
     assert report["counts"]["bad_returns"] == 0
+
+
+@pytest.mark.parametrize("program", PUBLISHED)
+def test_what_a_process_publishes_of_itself_is_exact(python: Interpreter, program: str) -> None:
+    with running(python, program, published=True) as started:
+        report = audit("--table", "published", "--table", "recovered", "--steps", STEPS, started.pid)
+    assert_exact(report, STEPS)
+    published = report["tables"]["published"]
+    assert published["instructions"] == STEPS
+    assert (published["wrong"], published["unknown"]) == (0, 0), report["examples"] or published["reasons"]
+    assert report["status"] == 0
 
 
 @pytest.mark.parametrize("program", KINDS)

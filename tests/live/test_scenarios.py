@@ -6,6 +6,7 @@ complete stack is. What happens inside GDB is told in tests/support/inside.py.
 """
 
 import json
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from tests.support.live import (
     NOTHING,
     PLUGIN,
+    PROGRAMS,
     REPOSITORY,
     VERSIONS,
     Frame,
@@ -33,6 +35,10 @@ from tests.support.live import (
 INSIDE = REPOSITORY / "tests/support/inside.py"
 EXTENSION = REPOSITORY / "tests/support/known_registers.c"
 INTERRUPTS = {"loops": 50, "recursion": 50, "strings": 50, "threads": 50}
+INTERRUPTS_PUBLISHED = 25
+"""Of each program and each way: what differs is what GDB is told, not how it looks."""
+STEADY = {"threads": "two_threads"}
+"""Where the process publishes, which takes a moment: 3.14 goes on compiling for threads that compete for the GIL."""
 KNOWN = {
     "first": 0x1111222233334444,
     "second": 0x2222333344445555,
@@ -107,6 +113,8 @@ def test_each_stack_is_complete_at_random_interrupts(
     python: Interpreter, way: Way, tmp_path: Path, program: str
 ) -> None:
     times = INTERRUPTS[program]
+    if way.published:
+        times, program = INTERRUPTS_PUBLISHED, STEADY.get(program, program)
     seed = times + len(program)
     stacks, _ = inside(python, way, tmp_path, program, "interrupted", times=times, longest=0.02, seed=seed)
     assert len(stacks) == times
@@ -131,6 +139,49 @@ def test_finish_from_a_builtin_leads_into_the_executor_and_its_stack_is_whole(
     assert "calls_c.py:" in stepped[0].rest, found["stepped"]
     assert stepped[1].is_shim, found["stepped"]
     assert stepped[2].name in ("_PyEval_EvalFrameDefault", "_PyEval_Vector"), found["stepped"]
+
+
+@in_ways()
+def test_plain_commands_tell_of_a_jit_frame_what_they_tell_of_others(
+    python: Interpreter, way: Way, tmp_path: Path
+) -> None:
+    path = PROGRAMS / "calls_c.py"
+    lines = dict(enumerate(path.read_text().splitlines(), 1))
+    (loop,) = (number for number, text in lines.items() if "for i in" in text)
+    (call,) = (number for number, text in lines.items() if "id(i)" in text)
+    line = f"{path.name}:{loop}"
+    said, _ = inside(python, way, tmp_path, "calls_c", "looked_over", function="builtin_id", line=line)
+
+    name = re.escape(f"py::work:{path}")
+    shim = r"py::jit_shim:<jit>" if python.shim_in_region else "_PyJIT_Entry"
+    assert re.match(
+        rf"#1 +0x[0-9a-f]+ in {name} \(\) at {re.escape(str(path))}:{call}\n{call}\t", said["frame"]
+    )
+    assert f"{loop}\t{lines[loop]}\n{call}\t{lines[call]}\n" in said["list"]
+    assert re.match(rf"{name} +\+ \d+ in section ", said["info symbol $pc"])
+    assert re.match(rf'Line {call} of "{re.escape(str(path))}" ', said["info line *$pc"])
+    assert re.match(rf"=> 0x[0-9a-f]+ <{name}\+\d+>:\t", said["x/i $pc"])
+    assert re.search(rf"Stack level 1, .*\n rip = 0x[0-9a-f]+ in {name} \(.*:{call}\)", said["info frame"])
+    assert "Current source file is " + str(path) in said["info source"]
+    assert re.match(rf"{shim} +\+ \d+ in section ", said["shim"])
+    assert "<not saved>" not in said["shim"] + said["evaluator"]
+    assert re.match(r"Breakpoint \d+ at 0x[0-9a-f]+: .*", said["break"])
+    stopped = complete(said["stopped"])
+    assert stopped[0].is_jit
+    assert f"{path}:{loop}" in stopped[0].rest
+    assert re.match(rf'Line {loop} of "{re.escape(str(path))}" ', said["at"])
+
+
+@in_ways()
+def test_gdb_has_nothing_to_complain_of_while_code_comes_and_goes(
+    python: Interpreter, way: Way, tmp_path: Path
+) -> None:
+    found, all_of_it = inside(python, way, tmp_path, "audit_replaced", "watched", times=4, seconds=0.7)
+    assert "py::f:<string>" in found["names"]
+    for sign in ("JITed", "not an object", "warning", "BFD", "rror", "corrupt", "DWARF", "annot"):
+        assert sign not in found["said"], found["said"]
+    for sign in ("JITed", "not an object", "BFD", "DWARF"):
+        assert sign not in all_of_it, all_of_it
 
 
 @pytest.fixture(scope="session")

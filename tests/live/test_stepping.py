@@ -11,7 +11,19 @@ from typing import Any
 
 import pytest
 
-from tests.support.live import REPOSITORY, VERSIONS, gdb_command, interpreter, run_gdb, running
+from tests.support.live import (
+    NOTHING,
+    PLUGIN,
+    REPOSITORY,
+    VERSIONS,
+    Way,
+    gdb_command,
+    interpreter,
+    published_ways,
+    run_gdb,
+    running,
+    starting,
+)
 
 PROGRAMS = (
     *("loops", "calls", "generators", "exceptions", "attributes", "floats"),
@@ -23,14 +35,18 @@ LEAST_STEPS = 20_000
 """Of each version, over all programs, in executors' bodies."""
 STEPS_WITHOUT = 600
 PROGRAMS_WITHOUT = ("loops", "recursion")
+STEPS_PUBLISHED = 1000
+PROGRAMS_PUBLISHED = ("calls", "exceptions", "side_exits", "recursion")
+"""Of those whose processes publish themselves; `jitunwind audit` steps through more."""
 CHAIN = ("CFA", "RA")
 KEPT = ("rbx", "rbp", "r12", "r13", "r14", "r15")
 
 Report = dict[str, Any]
+Reports = dict[tuple[str, Way], Report]
 Counts = dict[str, dict[str, int]]
 
 
-def step(version: str, program: str, output: Path, budget: int, plugin: bool) -> Report:
+def step(version: str, program: str, output: Path, budget: int, way: Way) -> Report:
     """Step through one program; its report."""
     python = interpreter(version)
     config = {
@@ -41,24 +57,25 @@ def step(version: str, program: str, output: Path, budget: int, plugin: bool) ->
         "seconds": 900,
         "seed": 1,
     }
-    run = f"python import runpy; runpy.run_path({str(STEPPER)!r}, {{'CONFIG': {config!r}}})"
-    with running(python, program) as started:
-        said = run_gdb(
-            gdb_command(python, "-p", str(started.pid), "-ex", run, plugin=plugin), check=plugin, limit=1000
-        )
+    run = ["-ex", f"python import runpy; runpy.run_path({str(STEPPER)!r}, {{'CONFIG': {config!r}}})"]
+    if way.from_start:
+        command = [*starting(python), *run, "--args", *python.command(program, published=True)]
+        said = run_gdb(gdb_command(python, *command, plugin=False, gdb=way.gdb), limit=1000)
+    else:
+        with running(python, program, published=way.published) as started:
+            command = gdb_command(python, "-p", str(started.pid), *run, plugin=way.plugin, gdb=way.gdb)
+            said = run_gdb(command, check=way != NOTHING, limit=1000)
     assert output.exists(), f"the stepper left no report:\n{said}"
     report: Report = json.loads(output.read_text())
     return report
 
 
-def step_all(version: str, folder: Path) -> dict[tuple[str, bool], Report]:
-    jobs = [(program, STEPS_PER_PROGRAM, True) for program in PROGRAMS]
-    jobs += [(program, STEPS_WITHOUT, False) for program in PROGRAMS_WITHOUT]
+def step_all(version: str, folder: Path) -> Reports:
+    jobs = [(program, STEPS_PER_PROGRAM, PLUGIN) for program in PROGRAMS]
+    jobs += [(program, STEPS_WITHOUT, NOTHING) for program in PROGRAMS_WITHOUT]
     return {
-        (program, plugin): step(
-            version, program, folder / f"{version}-{program}-{plugin}.json", budget, plugin
-        )
-        for program, budget, plugin in jobs
+        (program, way): step(version, program, folder / f"{version}-{program}-{way}.json", budget, way)
+        for program, budget, way in jobs
     }
 
 
@@ -68,11 +85,11 @@ def version(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def reports(version: str, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], Report]:
-    """Those of one version, by program and whether the plugin was on."""
+def reports(version: str, tmp_path_factory: pytest.TempPathFactory) -> Reports:
+    """Those of one version, with the plugin and without, where nobody publishes more than CPython itself."""
     found = step_all(version, tmp_path_factory.mktemp("stepping"))
-    for (program, plugin), report in found.items():
-        print(f"{version} {program}, plugin {'on' if plugin else 'off'}: {summary(report)}")
+    for (program, way), report in found.items():
+        print(f"{version} {program}, {way}: {summary(report)}")
     return found
 
 
@@ -100,12 +117,30 @@ def imperfect(counts: Counts) -> list[str]:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_each_register_of_the_caller_is_exact_at_each_instruction(
-    reports: dict[tuple[str, bool], Report], program: str
+def test_each_register_of_the_caller_is_exact_at_each_instruction(reports: Reports, program: str) -> None:
+    assert_exact(reports[program, PLUGIN], STEPS_PER_PROGRAM)
+
+
+PUBLISHED = [
+    pytest.param(version, way, program, id=f"{version}-{way}-{program}")
+    for version in VERSIONS
+    for index, program in enumerate(PROGRAMS_PUBLISHED)
+    for way in published_ways(version, index)
+]
+
+
+@pytest.mark.parametrize(("of_version", "way", "program"), PUBLISHED)
+def test_each_register_is_exact_in_plain_gdb_where_the_process_publishes_itself(
+    of_version: str, way: Way, program: str, tmp_path: Path
 ) -> None:
-    report = reports[program, True]
+    report = step(of_version, program, tmp_path / "report.json", STEPS_PUBLISHED, way)
+    print(f"{of_version} {program}, {way}: {summary(report)}")
+    assert_exact(report, STEPS_PUBLISHED)
+
+
+def assert_exact(report: Report, least: int) -> None:
     assert not report["stopped"], summary(report)
-    assert report["body"] >= STEPS_PER_PROGRAM, summary(report)
+    assert report["body"] >= least, summary(report)
     assert not report["bad_returns"], summary(report)
     for part in ("body", "shim"):
         assert not imperfect(report["counts"][part]), summary(report)
@@ -114,8 +149,8 @@ def test_each_register_of_the_caller_is_exact_at_each_instruction(
     )
 
 
-def test_the_steps_are_many_and_of_all_kinds(reports: dict[tuple[str, bool], Report]) -> None:
-    stepped = {program: report for (program, plugin), report in reports.items() if plugin}
+def test_the_steps_are_many_and_of_all_kinds(reports: Reports) -> None:
+    stepped = {program: report for (program, way), report in reports.items() if way == PLUGIN}
     assert sum(report["body"] for report in stepped.values()) >= LEAST_STEPS
     assert sum(report["distinct"] for report in stepped.values()) >= LEAST_STEPS // 10
     assert stepped["side_exits"]["jumps"], "no side exit into another executor was stepped through"
@@ -126,13 +161,13 @@ def test_the_steps_are_many_and_of_all_kinds(reports: dict[tuple[str, bool], Rep
 
 @pytest.mark.parametrize("program", PROGRAMS_WITHOUT)
 def test_without_the_plugin_what_each_version_publishes_itself_is_found_wanting(
-    reports: dict[tuple[str, bool], Report], version: str, program: str
+    reports: Reports, version: str, program: str
 ) -> None:
     """3.14 has no chain; 3.15 has the chain and the frame pointer, and wrong registers.
 
     It says that the other five are in their registers still; one may happen to be, for one activation.
     """
-    report = reports[program, False]
+    report = reports[program, NOTHING]
     body = report["counts"]["body"]
     right, others, least = ((), CHAIN, 2) if version == "3.14" else ((*CHAIN, "rbp"), set(KEPT) - {"rbp"}, 4)
     for name in right:

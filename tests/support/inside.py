@@ -255,6 +255,37 @@ def thrown(function: str, most_steps: int) -> dict[str, Any]:
     return {"returned": returned, "stacks": stacks, "ended": ended}
 
 
+def looked_over(function: str, line: str) -> dict[str, Any]:
+    """What plain commands say of a JIT frame, its shim and its evaluator; and the stop at a Python line,
+    FILE:NUMBER."""
+    stop_below_jit(function)
+    say("up")
+    commands = ["frame", "list", "info symbol $pc", "info line *$pc", "x/i $pc", "info frame", "info source"]
+    found: dict[str, Any] = {command: say(command) for command in commands}
+    say("up")
+    found["shim"] = say("info symbol $pc") + say("info registers rip rsp rbp")
+    say("up")
+    found["evaluator"] = say("info registers rip rsp rbx rbp r12 r13 r14 r15")
+    found["break"] = say(f"break {line}")
+    say("continue")
+    found["stopped"] = backtrace()
+    found["at"] = say("info line *$pc")
+    return found
+
+
+def watched(times: int, seconds: float) -> dict[str, str]:
+    """All that GDB says while the process runs on for a while, `times` times; and the names that it knows then."""
+    pid = gdb.selected_inferior().pid
+    say("handle SIGINT stop print nopass")
+    say("set print frame-info short-location")  # of other sources GDB says that they are not there
+    said = ""
+    for _ in range(times):
+        with subprocess.Popen(["sh", "-c", f"sleep {seconds}; kill -INT {pid}"]):
+            said += say("continue")
+        backtrace()
+    return {"said": said, "names": listed()}
+
+
 def all_frames() -> list[gdb.Frame]:
     frames, frame = [], gdb.newest_frame()
     while frame is not None:
@@ -390,6 +421,8 @@ SCENARIOS: tuple[Callable[..., Any], ...] = (
         all_threads,
         aborted,
         stopped_in,
+        looked_over,
+        watched,
     ),
     *(ended, other_process, damaged),
 )

@@ -180,12 +180,14 @@ EACH_PUBLISHED = [
 ]
 
 
-def published_ways(version: str) -> list[Way]:
-    """Two of them: over both versions each GDB is there at each time. All, if JITUNWIND_TEST_ALL_WAYS is set."""
+def published_ways(version: str, one_of: int | None = None) -> list[Way]:
+    """Two of them: over both versions each GDB is there at each time. With `one_of`, one of the two, in turns.
+    All, if JITUNWIND_TEST_ALL_WAYS is set."""
     if os.environ.get("JITUNWIND_TEST_ALL_WAYS"):
         return EACH_PUBLISHED
     crossed = version == VERSIONS[1]
-    return [way for way in EACH_PUBLISHED if way.newest == (way.from_start != crossed)]
+    both = [way for way in EACH_PUBLISHED if way.newest == (way.from_start != crossed)]
+    return both if one_of is None else [both[one_of % 2]]
 
 
 @cache

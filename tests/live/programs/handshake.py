@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 LONGEST_LIFE = 1800
 """Seconds until the alarm."""
+MOST_SETTLING, QUIET = 400, 20
+"""How often to look whether there is new JIT code, and how often in a row there must be none."""
 PR_SET_PTRACER, ANY_PROCESS = 0x59616D61, -1
 
 
@@ -24,12 +26,27 @@ def allow_tracing() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PTRACER, ctypes.c_ulong(ANY_PROCESS), 0, 0, 0)
 
 
-def publish_all() -> None:
-    """Where the JIT code is published from inside: have all of it published that there is."""
+def publish_all() -> int:
+    """Where the JIT code is published from inside: have all of it published; how many regions that is."""
     publisher = sys.modules.get("jitunwind")
-    if publisher is not None:
-        publisher.flush()
-        assert not publisher.problems(), publisher.problems()
+    if publisher is None:
+        return 0
+    publisher.flush()
+    assert not publisher.problems(), publisher.problems()
+    return publisher.statistics().regions
+
+
+def settle(work: Callable[[], object], rounds: int) -> None:
+    """Go on until the JIT has nothing more to compile: for a moment, new code is unknown to debuggers. (Each
+    request for the GIL, which publishing makes, too, leads 3.14 into paths that it has not compiled yet.)"""
+    known = quiet = 0
+    for _ in range(MOST_SETTLING):
+        regions = publish_all()
+        quiet, known = quiet + 1 if regions == known else 0, regions
+        if quiet == QUIET:
+            return
+        warm(work, rounds)
+    raise RuntimeError("the JIT goes on compiling")
 
 
 def ready() -> None:
@@ -44,8 +61,10 @@ def warm(work: Callable[[], object], rounds: int) -> None:
     collections.deque(itertools.starmap(work, itertools.repeat((), rounds)), maxlen=0)
 
 
-def run_forever(work: Callable[[], object], rounds: int = 400) -> None:
+def run_forever(work: Callable[[], object], rounds: int = 400, settles: bool = True) -> None:
     """`rounds` to get warm in, the handshake, then `work` until killed."""
     warm(work, rounds)
+    if "jitunwind" in sys.modules and settles:
+        settle(work, rounds)
     ready()
     collections.deque(itertools.starmap(work, itertools.repeat(())), maxlen=0)
