@@ -242,18 +242,6 @@ static void withdraw_some(struct worker *worker, unsigned wanted)
 }
 
 /* The attendant publishes what the hooks tell of. */
-struct event {
-    uint64_t kind, start, size;
-};
-enum { CAME = 1, GOES = 2 };
-size_t jitunwind_take(struct event *, size_t);
-void jitunwind_unmap(uint64_t, uint64_t);
-void jitunwind_attend(void (*)(void *), void *);
-void jitunwind_pause(void);
-void jitunwind_resume(int);
-int jitunwind_knows(uint64_t);
-int jitunwind_lost(void);
-
 static pthread_mutex_t round_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t round_done = PTHREAD_COND_INITIALIZER;
 static _Atomic unsigned hooked, unhooked;
@@ -262,20 +250,20 @@ static void attend(void *unused)
 {
     (void)unused;
     enum { MOST = 256 };
-    static struct event events[MOST];
+    static struct jitunwind_event events[MOST];
     static struct jitunwind_region regions[MOST];
     static struct source sources[MOST];
     static struct jitunwind_publication *handles[MOST];
     size_t count = jitunwind_take(events, MOST), came = 0;
     unsigned gone = 0;
     for (size_t i = 0; i < count; i++)
-        if (events[i].kind == CAME) {
+        if (events[i].kind == CODE_CAME) {
             describe(&regions[came], &sources[came], events[i].start, true);
             came++;
         }
     CHECK(jitunwind_publish(regions, came, JITUNWIND_GDB | JITUNWIND_LIBGCC, handles) == 0);
     for (size_t i = 0; i < count; i++)
-        if (events[i].kind == GOES) {
+        if (events[i].kind == CODE_GOES) {
             jitunwind_unmap(events[i].start, events[i].size);
             gone++;
         }
@@ -395,7 +383,7 @@ static void check_image(const unsigned char *image, uint64_t size)
     const Elf64_Shdr *info = section(image, ".debug_info"), *line = section(image, ".debug_line");
     const Elf64_Shdr *abbrev = section(image, ".debug_abbrev"), *eh_frame = section(image, ".eh_frame");
     const Elf64_Sym *symbols = (const Elf64_Sym *)(image + symtab->sh_offset);
-    const unsigned char *unit_at = image + info->sh_offset, *frame_at = image + eh_frame->sh_offset, *cie = NULL;
+    const unsigned char *unit_at = image + info->sh_offset, *frame_at = image + eh_frame->sh_offset;
     size_t count = symtab->sh_size / sizeof *symbols;
     CHECK(2 <= count && count <= 1 + MOST_REGIONS);
     for (size_t i = 1; i < count; i++) {

@@ -60,7 +60,7 @@ MISTAKES = {
     "register in another place": (
         (".cfi_offset %rbx,-16", ".cfi_offset %rbx,-24"),
         [
-            ("f+0x1", 1, "register: table says saved, recovered unchanged"),
+            ("f+0x1", 1, "register: table says saved, recovered saved elsewhere"),
             ("f+0x4", 1, "register: table says saved, recovered saved elsewhere"),
             ("f+0x8", 2, "register: table says saved, recovered saved elsewhere"),
             ("f+0x11", 1, "register: table says saved, recovered saved elsewhere"),

@@ -91,7 +91,9 @@ def test_one_wheel_for_every_python_of_the_architecture(wheel: Path) -> None:
         names = archive.namelist()
         start = archive.read(START)
     assert start == (ROOT / "src" / START).read_bytes()
-    agent = {name for name in names if name.startswith("jitunwind/agent/") and not name.endswith(".py")}
+    agent = {
+        name for name in names if name.startswith("jitunwind/agent/") and not name.endswith((".py", ".pyi"))
+    }
     assert agent == {f"jitunwind/agent/{name}" for name in ("agent.so", "descriptor.so", "jitunwind.h")}
     assert "jitunwind/startup/hook/sitecustomize.py" in names
 

@@ -15,7 +15,7 @@ QUIET_HEAP = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
 
 
 def harness(
-    name: str, into: Path, flags: Sequence[str] = (), without: Sequence[str] = ("imports.c",)
+    name: str, into: Path, flags: Sequence[str] = (), without: Sequence[str] = ("imports.c", "module.c")
 ) -> Path:
     """`name` compiled and linked with the agent's sources: those that are not `without`, which would be hooks of
     the harness's own calls, or are in the harness already."""
