@@ -319,6 +319,7 @@ def aborted(function: str) -> str:
     pid = gdb.selected_inferior().pid
     most = resource.prlimit(pid, resource.RLIMIT_CORE)[1]
     resource.prlimit(pid, resource.RLIMIT_CORE, (most, most))
+    say("set scheduler-locking on")  # else GDB may still be resuming another thread when the process dies
     say("signal SIGABRT")
     return stack
 
