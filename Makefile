@@ -5,10 +5,12 @@ SHELL := /bin/bash
 VENV := .venv
 STAMP := $(VENV)/.jitunwind-set-up
 VERSIONS := 3.14 3.15
+# Benchmarks with targets of their own, and what they run.
+LONG := $(patsubst %,bench/%.py,witness libraries audit testsuite publishing held)
 # GDB from PyPI lies in .venv, and is the second choice.
 export PATH := $(PATH):$(CURDIR)/$(VENV)/bin
 
-.PHONY: help setup interpreters test lint format demo bench witness libraries audit picture clean
+.PHONY: help setup interpreters test lint format demo bench witness libraries audit suite publishing picture clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -44,7 +46,7 @@ demo: interpreters ## plain GDB's stack beside jitunwind's, on 3.14 and 3.15
 	@$(VENV)/bin/python tools/demo.py
 
 bench: interpreters ## the comparisons with other tools, as ratios
-	@for script in $(filter-out bench/witness.py bench/libraries.py bench/audit.py,$(shell grep -l __main__ bench/*.py)); do \
+	@for script in $(filter-out $(LONG),$(shell grep -l __main__ bench/*.py)); do \
 		echo "== $$script"; $(VENV)/bin/python $$script || exit; \
 	done
 
@@ -58,10 +60,17 @@ witness: interpreters ## docs/witness.md: recovered tables against what compiler
 libraries: $(STAMP) ## docs/check.md: jitunwind check over the shared libraries of this machine
 	@$(VENV)/bin/python bench/libraries.py --into docs/check.md
 
-audit: interpreters ## docs/audit.md: 3,000,000 instructions of JIT code stepped on each version
-	@[ -e build/pyperformance ] || $(VENV)/bin/python -m pip install -q --disable-pip-version-check \
-		--no-deps --target build/pyperformance pyperf pyperformance
+build/pyperformance: | $(STAMP)
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps --target $@ pyperf pyperformance
+
+audit: interpreters build/pyperformance ## docs/audit.md: 3,000,000 instructions of JIT code stepped on each version
 	@$(VENV)/bin/python bench/audit.py build/pyperformance --into docs/audit.md
+
+suite: $(STAMP) ## CPython's own tests with publishing off and on; VERSIONS=3.14 for one version
+	@$(VENV)/bin/python bench/testsuite.py --versions $(VERSIONS)
+
+publishing: interpreters build/pyperformance ## what publishing costs, over ten programs; takes two hours
+	@$(VENV)/bin/python bench/publishing.py build/pyperformance --versions $(VERSIONS)
 
 picture: interpreters ## docs/explain.png and docs/explain-phone.png: what explain shows of tools/hot.py
 	@$(VENV)/bin/python tools/picture.py

@@ -21,7 +21,17 @@ HEADERS = sorted(map(str, AGENT.glob("*.h")))
 DESCRIPTOR = str(AGENT / "descriptor.c")
 START = "src/jitunwind.pth"
 COMPILERS = ("cc", "gcc", "clang")
-CFLAGS = ["-shared", "-fPIC", "-O2", "-g", "-std=gnu11", "-Wall", "-Wextra", "-pthread"]
+CFLAGS = [
+    "-shared",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-O2",
+    "-g",
+    "-std=gnu11",
+    "-Wall",
+    "-Wextra",
+    "-pthread",
+]
 LIBS = ["-ldl"]
 STRICT = bool(os.environ.get("JITUNWIND_STRICT"))
 

@@ -23,7 +23,8 @@ from typing import NamedTuple
 
 from support import ROOT, in_turns, running
 
-from jitunwind.agent.library import FOLDER, GDB, RegionStruct, agent
+from jitunwind.agent.built import DESCRIPTOR
+from jitunwind.agent.library import GDB, Published, agent
 from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.registers import RBX, RETURN_ADDRESS, RSP, X86_64
 from jitunwind.cpython.layout import read_layout
@@ -33,7 +34,7 @@ from jitunwind.gdbplugin.launch import find_gdb
 from jitunwind.memory.process import LiveProcess
 from jitunwind.publishing.described import described
 from jitunwind.recover.table import recover
-from jitunwind.region import Region, RegionKind
+from jitunwind.region import Region
 from jitunwind.rows import SAME_VALUE, CfaRule, RegisterRule, Row, SavedAt, Unknown, UnwindTable
 
 VERSION = "3.14"
@@ -62,7 +63,7 @@ class Known(NamedTuple):
     def moved(self, start: int) -> "Known":
         return self._replace(region=replace(self.region, start=start))
 
-    def struct(self) -> RegionStruct:
+    def published(self) -> Published:
         return described(X86_64, self.region, self.table, self.lines)
 
 
@@ -91,8 +92,7 @@ def real_executors() -> list[list[Known]]:
             parts = []
             for part in regions.parts(code):
                 first = part.start - code.start
-                rows = [] if part.kind is RegionKind.SHIM else regions.lines(code)
-                lines = [Line(max(each.offset - first, 0), each.filename, each.line) for each in rows]
+                lines = [Line(*row) for row in regions.lines_of_part(code, part)]
                 parts.append(Known(part, table.part(first, first + part.size), lines))
             found.append(parts)
         return found
@@ -146,7 +146,7 @@ class Publisher:
     """This process's agent, and what it has in its list for debuggers."""
 
     def __init__(self) -> None:
-        library = ctypes.CDLL(str(FOLDER / "descriptor.so"), ctypes.RTLD_GLOBAL)
+        library = ctypes.CDLL(DESCRIPTOR, ctypes.RTLD_GLOBAL)
         self._descriptor = _Descriptor.in_dll(library, "__jit_debug_descriptor")
         self._handles: list[int] = []
         self._seen: dict[int, tuple[int, int]] = {}
@@ -154,7 +154,7 @@ class Publisher:
 
     def publish(self, regions: Sequence[Known]) -> list[tuple[int, bytes]]:
         """Publish `regions`; the entries that have changed by that, each as its number and its file."""
-        self._handles += agent().publish([each.struct() for each in regions], GDB)
+        self._handles += agent().publish([each.published() for each in regions], GDB)
         changed = []
         entry = self._descriptor.first
         while entry:

@@ -14,18 +14,53 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+import iced_x86
+
+import jitunwind
 from jitunwind.check.files import Reports, Result, judge_file, result_of
 from jitunwind.check.functions import Program
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSIONS = ("3.14", "3.15")
+ENABLE = "import jitunwind; jitunwind.enable()\n"
+STARTUP = "publishing_switched_on"
 
 
-def interpreter(version: str) -> str:
+def interpreter(version: str, *options: str) -> str:
     """The path of a JIT-enabled CPython of `version`, fetched if need be."""
-    tool = [sys.executable, str(ROOT / "tools" / "interpreters.py"), version, "--json"]
+    tool = [sys.executable, str(ROOT / "tools" / "interpreters.py"), version, "--json", *options]
     answer = subprocess.run(tool, check=True, capture_output=True, text=True).stdout
     return str(json.loads(answer.splitlines()[-1])["python"])
+
+
+def switch_on(place: Path, startup: str) -> None:
+    """Puts into a folder of a Python's path what it needs to publish; importing STARTUP there runs `startup`."""
+    place.mkdir(parents=True, exist_ok=True)
+    for library in (Path(jitunwind.__file__).parent, Path(iced_x86.__file__).parent):
+        (place / library.name).symlink_to(library)
+    (place / f"{STARTUP}.py").write_text(startup)
+
+
+IS_ON = """
+import sys
+for number in range(100_000):
+    number += 1
+jitunwind = sys.modules.get("jitunwind")
+publishes = jitunwind is None or not sys._jit.is_enabled()
+if not publishes:
+    jitunwind.flush()
+    publishes = jitunwind.statistics().regions > 0
+print("STARTUP" in sys.modules and publishes)
+""".replace("STARTUP", STARTUP)
+
+
+def is_switched_on(python: Path, environment: dict[str, str], *options: str) -> bool:
+    """Whether such a Python runs `startup` when it starts, without a complaint (which this shows), and then publishes,
+    if that is what `startup` is for and the JIT is on."""
+    question = [python, *options, "-c", IS_ON]
+    done = subprocess.run(question, capture_output=True, text=True, env=environment, timeout=60)
+    print(done.stderr, end="", file=sys.stderr)
+    return (done.stdout, done.stderr) == ("True\n", "")
 
 
 @contextmanager

@@ -100,3 +100,25 @@ def test_a_return_address_behind_the_last_code_has_the_row_of_its_call():
     assert table.at_return_address(4) is row
     assert table.at_return_address(5) == data
     assert table.at(4) == data
+
+
+class TestPart:
+    """GIVEN a table of 30 bytes with three rows, THEN a part has the rows that hold in it, from its own start on."""
+
+    TABLE = UnwindTable(30, [0, 10, 20], [ROW, Unknown("data"), ROW])
+
+    @pytest.mark.parametrize(
+        ("start", "end", "offsets", "indexes"),
+        [
+            (0, 30, [0, 10, 20], [0, 1, 2]),
+            (0, 10, [0], [0]),
+            (10, 20, [0], [1]),
+            (5, 25, [0, 5, 15], [0, 1, 2]),
+            (12, 13, [0], [1]),
+            (29, 30, [0], [2]),
+        ],
+    )
+    def test_rows_of_a_part(self, start: int, end: int, offsets: list[int], indexes: list[int]) -> None:
+        part = self.TABLE.part(start, end)
+        assert part == UnwindTable(end - start, offsets, [self.TABLE.rows[index] for index in indexes])
+        assert all(part.at(offset) == self.TABLE.at(start + offset) for offset in range(end - start))

@@ -1,11 +1,12 @@
 """Prints, as its last line, the path of a JIT-enabled CPython that runs here.
 
 In comes a version such as 3.14 (with --arch another architecture's, with --debug-symbols
-one whose lines GDB knows), out goes a path, or with --json all that is known of it; the
-test-suite and people at a shell call it. The machine's own interpreter is taken if it
-will do. Otherwise Debian sid's packages come through the machine's apt (private state,
-signatures checked) into a private folder, where patchelf gives the executable the libc
-that came with it. Nothing of the system is changed.
+one whose lines GDB knows, with --testsuite one with CPython's own tests), out goes a
+path, or with --json all that is known of it; the test-suite and people at a shell call
+it. The machine's own interpreter is taken if it will do. Otherwise Debian sid's packages
+come through the machine's apt (private state, signatures checked) into a private folder,
+where patchelf gives the executable the libc that came with it. Nothing of the system is
+changed.
 
 In the environment, JITUNWIND_PYTHON_3_14 (_3_15, ...) names an interpreter of one's own
 and JITUNWIND_CACHE the private folder (else $XDG_CACHE_HOME/jitunwind or
@@ -23,7 +24,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ FIRST_JIT = (3, 13)  # PEP 744
 FIRST_JIT_IN_DEBIAN = (3, 14)
 DEBIAN_NAMES = {"amd64": "amd64", "x86_64": "amd64", "arm64": "arm64", "aarch64": "arm64"}
 QEMU_NAMES = {"amd64": "qemu-x86_64", "arm64": "qemu-aarch64"}
+A_TEST = "test/test_generators.py"  # in the standard library, if CPython's test suite is
 STAMP = ".complete"  # written last: a tree without it is a half-finished one
 
 # Run by the interpreter in question. sys._jit came with 3.14, the JIT with 3.13.
 PROBE = """
-import json, platform, sys, sysconfig
+import json, os, platform, sys, sysconfig
 jit = getattr(sys, "_jit", None)
 options = sysconfig.get_config_var("CONFIG_ARGS") or ""
 print(json.dumps({
@@ -45,6 +47,7 @@ print(json.dumps({
     "include": sysconfig.get_path("include"),
     "jit": jit.is_available() if jit else "--enable-experimental-jit" in options,
     "shared": "/libpython" in open("/proc/self/maps").read(),
+    "stdlib": os.path.dirname(os.__file__),
 }))
 """
 
@@ -91,6 +94,7 @@ class Request:
     version: str  # such as 3.14
     arch: str  # as Debian names it
     debug_symbols: bool
+    testsuite: bool = False
 
     @property
     def python(self) -> str:
@@ -99,6 +103,11 @@ class Request:
     @property
     def override(self) -> str:
         return f"JITUNWIND_PYTHON_{self.version.replace('.', '_')}"
+
+    @property
+    def tree(self) -> str:
+        """The name of its folder."""
+        return f"{self.version}{'-dbg' * self.debug_symbols}{'-testsuite' * self.testsuite}"
 
     @property
     def native(self) -> bool:
@@ -159,7 +168,7 @@ def facts_unseen(python: Path, root: Path, request: Request) -> dict[str, Any]:
     text = (include / "patchlevel.h").read_text()
     version = "".join(re.findall(r'define PY_VERSION\s+"(.+)"', text))
     facts = {"python": str(python), "version": version, "prefix": root / "usr", "include": str(include)}
-    return {**facts, "jit": True, "shared": False}
+    return {**facts, "jit": True, "shared": False, "stdlib": root / "usr/lib" / request.python}
 
 
 def has_debug_symbols(program: Path, directory: Path) -> bool:
@@ -175,7 +184,7 @@ def has_debug_symbols(program: Path, directory: Path) -> bool:
 
 
 def answer(python: Path, request: Request, root: Path | None) -> Interpreter | None:
-    """The one at `python` if it is JIT-enabled and has the symbols asked for."""
+    """The one at `python` if it is JIT-enabled and has the symbols and tests asked for."""
     if root and request.launcher is None:
         facts = facts_unseen(python, root, request)
     else:
@@ -187,6 +196,8 @@ def answer(python: Path, request: Request, root: Path | None) -> Interpreter | N
     if facts["shared"]:  # then the code is in libpython, of which this cannot judge
         symbols = []
     if request.debug_symbols and not symbols:
+        return None
+    if request.testsuite and not Path(facts["stdlib"], A_TEST).exists():
         return None
     headers = Path(facts["include"], "Python.h").exists()
     return Interpreter(
@@ -216,7 +227,9 @@ def machines_own(request: Request) -> Interpreter | None:
         raise CannotError(f"{request.override}={named} was built without the JIT")
     found = answer(Path(named), request, None)
     if not found:
-        say(f"{request.override}={named} has no debug symbols: looking for another")
+        asked = {"debug symbols": request.debug_symbols, "tests": request.testsuite}
+        lacking = " or no ".join(what for what, is_asked in asked.items() if is_asked)
+        say(f"{request.override}={named} has no {lacking}: looking for another")
     return found
 
 
@@ -262,7 +275,7 @@ def configure_apt(folder: Path, arch: str) -> Path:
 
 def download(request: Request, folder: Path, config: Path) -> None:
     """All that the interpreter needs to run and to make virtual environments, its
-    headers, and its debug files if asked for (without the debug build's own needs)."""
+    headers, and its debug files (without the debug build's own needs) and tests if asked for."""
 
     def apt_get(*arguments: str) -> str:
         return run("apt-get", *arguments, cwd=folder, APT_CONFIG=str(config))
@@ -277,6 +290,8 @@ def download(request: Request, folder: Path, config: Path) -> None:
     names = [*re.findall(r"^Inst (\S+)", plan, re.MULTILINE), f"lib{request.python}-dev"]
     if request.debug_symbols:
         names.append(f"{request.python}-dbg")
+    if request.testsuite:
+        names.append(f"lib{request.python}-testsuite")
     say(f"downloading {len(names)} packages")
     apt_get("download", *names)
 
@@ -377,8 +392,7 @@ def fill(root: Path, request: Request, cache: Path) -> None:
 def fetched(request: Request, cache: Path, refresh: bool) -> Interpreter:
     """From the private folder, after filling it if need be."""
     folder = cache / "interpreters" / request.arch
-    plain, full = folder / request.version, folder / f"{request.version}-dbg"
-    root = full if request.debug_symbols else plain
+    root, full = folder / request.tree, folder / replace(request, debug_symbols=True).tree
 
     def answer_in(place: Path) -> Interpreter | None:
         return answer(place / "usr/bin" / request.python, request, place)
@@ -436,6 +450,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     flags = {
         "--debug-symbols": "one whose lines GDB knows",
+        "--testsuite": "one with CPython's own tests",
         "--refresh": "fetch Debian's newest, even if there is one",
         "--json": "print all that is known of it, not only its path",
     }
@@ -451,7 +466,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     given = parse(arguments)
-    request = Request(given.version, DEBIAN_NAMES[given.arch], given.debug_symbols)
+    request = Request(given.version, DEBIAN_NAMES[given.arch], given.debug_symbols, given.testsuite)
     try:
         found = find(request, given.refresh)
     except CannotError as error:

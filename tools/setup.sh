@@ -25,15 +25,19 @@ fi
 can_make_venvs() { "$python" -c 'import ensurepip, venv' 2>/dev/null; }
 venv_package() { "$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'; }
 can_compile() { command -v cc >/dev/null && echo '#include <stdio.h>' | cc -xc -fsyntax-only - 2>/dev/null; }
+has_header() { echo "#include <$1>" | cc -xc -fsyntax-only - 2>/dev/null; }
 
 missing=()
 can_make_venvs || missing+=("$(venv_package)")
 can_compile || missing+=(gcc libc6-dev)
 command -v g++ >/dev/null || missing+=(g++)
+has_header libunwind.h || missing+=(libunwind-dev)
+has_header elfutils/libdwfl.h || missing+=(libdw-dev)
 command -v readelf >/dev/null || missing+=(binutils)
 command -v llvm-dwarfdump >/dev/null || missing+=(llvm)
 command -v gdb >/dev/null || missing+=(gdb)
 command -v chromium >/dev/null || missing+=(chromium)
+command -v lldb >/dev/null || missing+=(lldb)
 
 if [ ${#missing[@]} -gt 0 ] && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
     say "installing ${missing[*]} with apt-get"
@@ -61,7 +65,10 @@ else
     say "warning: no C compiler: nothing can be published, and tests that need one are left out; install gcc and libc6-dev"
 fi
 command -v readelf >/dev/null || say "warning: no readelf: tests that need it are left out; install binutils"
+has_header libunwind.h || say "warning: no libunwind: tests that need it are left out; install libunwind-dev"
+has_header elfutils/libdwfl.h || say "warning: no libdw: tests that need it are left out; install libdw-dev"
 command -v llvm-dwarfdump >/dev/null || say "warning: no llvm-dwarfdump: tests that need it are left out; install llvm"
+command -v lldb >/dev/null || say "warning: no lldb: tests that need it are left out; install lldb"
 command -v chromium >/dev/null || say "warning: no chromium: tests of the page that explain writes are left out; install chromium"
 extras=dev
 if ! command -v gdb >/dev/null; then

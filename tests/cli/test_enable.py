@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from tests.support.processes import (
     PATIENCE,
     PROGRAMS,
+    ROOT,
     VERSIONS,
     Done,
     Program,
@@ -222,6 +224,28 @@ def test_not_permitted(python: str, left_over: dict[str, str]) -> None:
             check=False,
         )
         refused(done, "may not be looked into by this user", "sudo")
+
+
+BECOMES_NOBODY = """
+import jitunwind, os, signal, sys
+jitunwind.enable(), jitunwind.flush(), jitunwind.disable()  # all is imported while its files can be read
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
+exec(open(0).read())
+"""
+
+
+@pytest.mark.skipif(not is_root, reason="only root can become somebody else")
+@pytest.mark.skipif(GDB is None, reason="no gdb")
+def test_root_and_a_process_of_another_user(python: str) -> None:
+    code = BECOMES_NOBODY.replace("open(0).read()", repr(Path(PROGRAM).read_text()))
+    environment = {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{sysconfig.get_path('platlib')}"}
+    with Program([python, "-c", code, "hot"], environment=environment) as other:
+        assert other.process.stdout is not None
+        assert other.process.stdout.readline() == b"ready\n"
+        assert status(other.pid)["Uid"].split()[0] == "65534"
+        done = jitunwind("enable", other.pid)
+        assert (done.returncode, done.stderr) == (0, "")
+        wait_until(lambda: "py::work:<string>" in backtrace(other.pid), "py::work in plain GDB")
 
 
 def test_no_such_process() -> None:

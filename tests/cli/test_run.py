@@ -140,7 +140,6 @@ def test_the_environment(given: dict[str, str], python: str) -> None:
         "import os, signal; print(signal.getsignal(13), signal.getsignal(2), signal.getsignal(25))",
         "import atexit, threading; atexit.register(print, 'end'); print(threading.main_thread().name)",
         "this is no Python",
-        "import os; print(sorted(os.listdir('/proc/self/fd')), os.getppid() != 1)",
     ],
 )
 def test_how_a_program_ends(code: str, python: str, tmp_path: Path) -> None:
@@ -192,7 +191,7 @@ def test_the_python_needs_nothing_installed_and_gains_two_packages(python: str) 
 def test_a_programs_own_iced_x86_is_its_own(python: str, tmp_path: Path) -> None:
     (tmp_path / "iced_x86.py").write_text("")
     (tmp_path / "jitunwind.py").write_text("")
-    ask = "import sys; del sys.modules['iced_x86']; import iced_x86; print(iced_x86.__file__)"
+    ask = "import iced_x86; print(iced_x86.__file__)"
     done = under_run(python, "-c", ask, cwd=tmp_path)
     assert done.stdout == f"{tmp_path}/iced_x86.py\n", done.stderr
     done = under_run(python, "-c", "import jitunwind; jitunwind.enable()", cwd=tmp_path)

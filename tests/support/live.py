@@ -86,22 +86,28 @@ class Program:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
+        self._unread = b""
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
     def wait_for(self, word: str) -> None:
-        """Until the program has printed `word` on a line of its own."""
+        """Until the program has printed `word` on a line of its own. Of words in one breath none is lost."""
         assert self.process.stdout is not None
         with selectors.DefaultSelector() as selector:
             selector.register(self.process.stdout, selectors.EVENT_READ)
-            while selector.select(PATIENCE):
-                line = self.process.stdout.readline()
-                if line.strip() == word:
-                    return
-                if not line:
+            while True:
+                line, end, rest = self._unread.partition(b"\n")
+                if end:
+                    self._unread = rest
+                    if line.strip() == word.encode():
+                        return
+                    continue
+                more = os.read(self.process.stdout.fileno(), 4096) if selector.select(PATIENCE) else b""
+                if not more:
                     break
+                self._unread += more
         pytest.fail(f"{self.process.args!r} never said {word!r}; its exit code: {self.process.poll()}")
 
 

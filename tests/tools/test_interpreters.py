@@ -35,9 +35,10 @@ def script(path: Path, *lines: str) -> Path:
 
 
 def stand_in(path: Path, version: str = "3.14.0", jit: bool = True) -> Path:
-    """A program that answers the tool's question as an interpreter would."""
+    """A program that answers the tool's question as an interpreter would; its standard library is beside it."""
     facts = {"python": str(path), "version": version, "prefix": "/", "include": "/", "jit": jit}
-    return script(path, f"echo '{json.dumps(facts | {'shared': False})}'")
+    facts |= {"shared": False, "stdlib": str(path.parent / "lib")}
+    return script(path, f"echo '{json.dumps(facts)}'")
 
 
 def real(version: str, *arguments: str) -> dict[str, str]:
@@ -144,6 +145,20 @@ def test_refuses_a_bad_override_by_name(
     assert (done.returncode, done.stdout) == (2, "")
     assert f"JITUNWIND_PYTHON_3_14={own} {complaint}" in done.stderr
     assert not (tmp_path / "trace").exists(), "something else was looked for"
+
+
+@pytest.mark.parametrize("has_tests", [True, False])
+def test_asked_for_the_test_suite_takes_only_one_that_has_it(
+    has_tests: bool, offline: dict[str, str], tmp_path: Path
+) -> None:
+    own = stand_in(tmp_path / "own/python")
+    if has_tests:
+        script(tmp_path / "own/lib/test/test_generators.py")
+
+    done = ask("3.14", "--testsuite", JITUNWIND_PYTHON_3_14=str(own), **offline)
+
+    assert (done.returncode, done.stdout) == ((0, f"{own}\n") if has_tests else (2, "")), done.stderr
+    assert ("has no tests: looking for another" in done.stderr) is not has_tests
 
 
 # --- the private folder
@@ -256,3 +271,15 @@ def test_gdb_finds_the_debug_symbols(version: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
 
     assert "ceval.c" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_cpythons_own_tests_run(version: str) -> None:
+    path = real(version, "--testsuite")["python"]
+
+    done = subprocess.run([path, "-m", "test", "-v", "test_int_literal"], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "test_hex_unsigned (test.test_int_literal.TestHexOctBin.test_hex_unsigned) ... ok" in (
+        done.stdout + done.stderr
+    )

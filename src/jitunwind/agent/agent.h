@@ -12,13 +12,17 @@
 
 #define EXPORTED __attribute__((visibility("default")))
 
-/* One published region. What `described` points to lies in its file's image. */
+/* One published region. */
 struct jitunwind_publication {
-    struct jitunwind_region described;
-    unsigned consumers;
-    unsigned char *frames;        /* .eh_frame entries and a terminator, for unwinders: they stay where they are */
+    uint64_t start, size;
+    unsigned char *frames;        /* .eh_frame entries and a terminator: they stay where they are */
     struct dynamic_info *dynamic; /* for JITUNWIND_LIBUNWIND */
     struct symbol_file *file;     /* for JITUNWIND_GDB */
+    /* What its file says of it: as it was given, and from then on NULL and where it is in the file's image. */
+    const struct jitunwind_region *given;
+    uint32_t name_at, info_at, info_size, stmt_list_at, abbrev_at, abbrev_size, line_at, line_size;
+    uint32_t frames_size; /* without the terminator */
+    uint32_t consumers;
 };
 
 /* One symbol file, which holds many regions. */
@@ -28,13 +32,13 @@ struct symbol_file {
     struct symbol_file *next;
     bool listed;  /* debuggers know it */
     bool changed; /* its image is not up to date */
-    unsigned count;
-    struct jitunwind_publication *regions[MOST_REGIONS];
+    unsigned count, room;
+    struct jitunwind_publication **regions; /* `room` places */
 };
 
 /* image.c: the ELF object that tells of `count` regions, in memory from malloc, and its size; NULL without memory.
-   All that the regions' descriptions point to lies in it from then on. */
-unsigned char *image_of(struct jitunwind_publication **regions, unsigned count, size_t *size);
+   What it says of those that are not new is taken from `old`, where they were before. */
+unsigned char *image_of(struct jitunwind_publication **regions, unsigned count, const unsigned char *old, size_t *size);
 
 /* debugger.c: the debuggers' list. Its lock is taken first of all. */
 bool debugger_find(void);
@@ -49,7 +53,7 @@ bool libgcc_find(void);
 void libgcc_register(void *frames);
 void libgcc_deregister(void *frames);
 bool libunwind_find(void);
-struct dynamic_info *libunwind_register(const struct jitunwind_region *region, unsigned char *frames);
+struct dynamic_info *libunwind_register(const struct jitunwind_publication *publication);
 void libunwind_cancel(struct dynamic_info *info);
 bool frames_sensible(const struct jitunwind_region *region);
 
@@ -59,8 +63,14 @@ unsigned char *frames_of(const struct jitunwind_region *region, size_t *size);
 /* events.c: what an interpreter's import table has in the places of mprotect and munmap. */
 int events_mprotect(void *address, size_t size, int protection);
 int events_munmap(void *address, size_t size);
+void jitunwind_attend(void (*function)(void *), void *argument);
 
-/* store.c: withdraw all regions that begin in [start, start + size). */
+/* store.c: what jitunwind_publish does before it takes the debuggers' lock, and with it. */
+int store_check(const struct jitunwind_region *regions, size_t count, unsigned consumers);
+int store_publish(const struct jitunwind_region *regions, size_t count, unsigned consumers,
+                  struct jitunwind_publication **handles);
+
+/* store.c: withdraw all regions that lie in [start, start + size) in part or in whole. */
 void jitunwind_withdraw_range(uint64_t start, uint64_t size);
 
 #endif

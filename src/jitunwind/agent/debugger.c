@@ -7,7 +7,7 @@
 #include <dlfcn.h>
 #include <link.h>
 #include <pthread.h>
-#include <stdio.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "agent.h"
@@ -34,7 +34,7 @@ static bool found_in(void *object)
     return true;
 }
 
-/* In any object that is loaded: those of dlopen, too, whose symbols are not global. */
+/* In any object that is loaded: those of dlopen, too, whose symbols are not global. It stays loaded then. */
 static bool found_anywhere(void)
 {
     void *program = dlopen(NULL, RTLD_LAZY);
@@ -47,7 +47,8 @@ static bool found_anywhere(void)
             void *object = *map->l_name ? dlopen(map->l_name, RTLD_LAZY | RTLD_NOLOAD) : NULL;
             if (object) {
                 found = found_in(object);
-                dlclose(object);
+                if (!found)
+                    dlclose(object);
             }
         }
     dlclose(program);
@@ -126,6 +127,12 @@ void debugger_unlock(int state)
         give_gil(state);
 }
 
+/* A debugger may stop the process between any two instructions, and walk the list. */
+static void in_this_order(void)
+{
+    atomic_signal_fence(memory_order_seq_cst);
+}
+
 static void tell(enum jit_action action, struct jit_code_entry *entry)
 {
     descriptor->relevant = entry;
@@ -139,6 +146,7 @@ void debugger_register(struct jit_code_entry *entry)
 {
     entry->prev = NULL;
     entry->next = descriptor->first;
+    in_this_order();
     if (entry->next)
         entry->next->prev = entry;
     descriptor->first = entry;

@@ -7,6 +7,7 @@
    its last thread (in the child of a thread's fork, say), and CPython warns of forks that have threads beside them. */
 
 #define _GNU_SOURCE
+#include <errno.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <signal.h>
@@ -18,7 +19,7 @@
 
 #include "agent.h"
 
-enum event_kind { CODE_CAME = 1, CODE_GOES = 2 };
+enum event_kind { NOTHING, CODE_CAME, CODE_GOES };
 struct jitunwind_event {
     uint64_t kind, start, size;
 };
@@ -41,10 +42,14 @@ static _Atomic uint32_t bell;  /* a futex, which changes when there is something
 static _Atomic bool asleep;    /* somebody listens to the bell */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of what follows */
-static void (*_Atomic attend)(void);                     /* NULL: nobody attends */
+static void (*_Atomic attend)(void *);                   /* NULL: nobody attends */
+static void *_Atomic attend_for;                         /* what it is called with */
 static pthread_t thread;
 static enum { NONE, RUNS, HAS_ENDED } thread_state;
-static _Atomic bool paused;
+static pthread_cond_t ended = PTHREAD_COND_INITIALIZER;
+static _Atomic int pauses;   /* more than 0: paused */
+static _Atomic bool wanted;   /* there is something to do; the attendant's own code waits until there is */
+static _Thread_local bool attending;
 
 enum { GATHERING_MS = 10, PATIENCE_MS = 100 };
 
@@ -71,14 +76,21 @@ static bool there_is_one(void)
     return atomic_load(&ring[at % RING].state) == 2 * (at / RING) + 1;
 }
 
+static bool there_is_work(void)
+{
+    return !atomic_load(&pauses) && atomic_load(&wanted);
+}
+
 /* One reader at a time. */
 static bool take(struct jitunwind_event *event)
 {
-    if (!there_is_one())
-        return false;
-    uint64_t at = atomic_fetch_add(&next_read, 1);
-    *event = ring[at % RING].event;
-    atomic_store(&ring[at % RING].state, 2 * (at / RING) + 2);
+    do {
+        if (!there_is_one())
+            return false;
+        uint64_t at = atomic_fetch_add(&next_read, 1);
+        *event = ring[at % RING].event;
+        atomic_store(&ring[at % RING].state, 2 * (at / RING) + 2);
+    } while (event->kind == NOTHING);
     return true;
 }
 
@@ -127,22 +139,34 @@ static void listen(uint32_t heard, long milliseconds)
 static void *attendant(void *unused)
 {
     (void)unused;
+    attending = true;
     for (;;) {
         uint32_t heard = atomic_load(&bell);
-        if (!there_is_one() && !atomic_load(&paused))
+        if (!there_is_work() && !atomic_load(&pauses))
             listen(heard, PATIENCE_MS);
         pthread_mutex_lock(&lock);
-        if (!there_is_one() || atomic_load(&paused)) {
+        if (!there_is_work()) {
             thread_state = HAS_ENDED;
+            pthread_cond_broadcast(&ended);
             pthread_mutex_unlock(&lock);
             return NULL;
         }
         pthread_mutex_unlock(&lock);
         struct timespec gathering = {0, GATHERING_MS * 1000000};
         nanosleep(&gathering, NULL); /* code comes in bursts */
-        void (*function)(void) = atomic_load(&attend);
+        atomic_store(&wanted, false);
+        void (*function)(void *) = atomic_load(&attend);
         if (function)
-            function();
+            function(atomic_load(&attend_for));
+    }
+}
+
+/* With the lock, which a thread that has ended needs no more. */
+static void join_if_ended(void)
+{
+    if (thread_state == HAS_ENDED) {
+        pthread_join(thread, NULL);
+        thread_state = NONE;
     }
 }
 
@@ -150,11 +174,13 @@ static void *attendant(void *unused)
 static void call_attendant(void)
 {
     sigset_t all, before;
+    if (attending)
+        return;
+    atomic_store(&wanted, true);
     ring_bell();
     pthread_mutex_lock(&lock);
-    if (thread_state != RUNS && !atomic_load(&paused)) {
-        if (thread_state == HAS_ENDED)
-            pthread_join(thread, NULL);
+    join_if_ended();
+    if (thread_state == NONE && !atomic_load(&pauses)) {
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &before);
         thread_state = pthread_create(&thread, NULL, attendant, NULL) ? NONE : RUNS;
@@ -165,13 +191,14 @@ static void call_attendant(void)
 
 int events_mprotect(void *address, size_t size, int protection)
 {
-    int result = (int)syscall(SYS_mprotect, address, size, protection);
+    int result = (int)syscall(SYS_mprotect, address, size, protection), before = errno;
     if (result == 0 && protection & PROT_EXEC) {
         remember((uintptr_t)address);
         if (!atomic_load(&attend) || !append(CODE_CAME, (uintptr_t)address, size))
             atomic_store(&lost, true);
         if (atomic_load(&attend))
             call_attendant();
+        errno = before;
     }
     return result;
 }
@@ -189,10 +216,12 @@ static int let_go(uint64_t start, uint64_t size)
 int events_munmap(void *address, size_t size)
 {
     uint64_t start = (uintptr_t)address;
+    int before = errno;
     if (!remembered(start))
         return (int)syscall(SYS_munmap, address, size);
     if (atomic_load(&attend) && append(CODE_GOES, start, size)) {
         call_attendant();
+        errno = before;
         return 0;
     }
     return let_go(start, size);
@@ -211,40 +240,41 @@ EXPORTED void jitunwind_remember(uint64_t start)
     remember(start);
 }
 
-/* Stand still: the thread has ended when this returns. Not to be called with a lock that `attend` takes. */
+/* Stand still: the thread has ended when this returns. Not to be called with a lock that `attend` takes. Several
+   threads may, and each has to call jitunwind_resume before the attendant goes on. */
 EXPORTED void jitunwind_pause(void)
 {
-    atomic_store(&paused, true);
+    atomic_fetch_add(&pauses, 1);
     ring_bell();
     pthread_mutex_lock(&lock);
-    while (thread_state != NONE) {
-        pthread_mutex_unlock(&lock);
-        pthread_join(thread, NULL);
-        pthread_mutex_lock(&lock);
-        thread_state = NONE;
-    }
+    while (thread_state == RUNS)
+        pthread_cond_wait(&ended, &lock);
+    join_if_ended();
     pthread_mutex_unlock(&lock);
 }
 
-/* Go on; `now`: there is something to do, even if there are no events. */
+/* Go on; `now`: there is something to do, even if there are no events. Where nobody has paused, that alone. */
 EXPORTED void jitunwind_resume(int now)
 {
-    atomic_store(&paused, false);
-    if (atomic_load(&attend) && (now || there_is_one()))
+    int count = atomic_load(&pauses);
+    while (count && !atomic_compare_exchange_weak(&pauses, &count, count - 1))
+        ;
+    if (atomic_load(&attend) && (now || atomic_load(&wanted)))
         call_attendant();
 }
 
 /* Whether the attendant should come to an end soon. */
 EXPORTED int jitunwind_is_paused(void)
 {
-    return atomic_load(&paused);
+    return atomic_load(&pauses) > 0;
 }
 
-/* Have `function` called, in a thread of its own, soon after code has come or gone; NULL: nobody attends any more,
+/* Have `function` called with `argument`, in a thread of its own, soon after code has come or gone; NULL: nobody attends any more,
    and nothing is left to do. Called while paused. */
-EXPORTED void jitunwind_attend(void (*function)(void))
+EXPORTED void jitunwind_attend(void (*function)(void *), void *argument)
 {
     struct jitunwind_event event;
+    atomic_store(&attend_for, argument);
     atomic_store(&attend, function);
     while (!function && take(&event))
         if (event.kind == CODE_GOES)
@@ -277,11 +307,32 @@ static void after_fork_in_parent(void)
     pthread_mutex_unlock(&lock);
 }
 
+/* Other threads, which are not in the child, may have been in the middle of `append` or `take`. */
+static void repair_ring(void)
+{
+    uint64_t read = atomic_load(&next_read), write = atomic_load(&next_write);
+    for (uint64_t at = read > RING ? read - RING : 0; at < write; at++) {
+        _Atomic uint64_t *state = &ring[at % RING].state;
+        uint64_t lap = at / RING;
+        if (at < read && atomic_load(state) == 2 * lap + 1) {
+            atomic_store(state, 2 * lap + 2);
+            atomic_store(&lost, true);
+        } else if (at >= read && atomic_load(state) == 2 * lap) {
+            ring[at % RING].event = (struct jitunwind_event){NOTHING, 0, 0};
+            atomic_store(state, 2 * lap + 1);
+            atomic_store(&lost, true);
+        }
+    }
+}
+
 static void after_fork_in_child(void)
 {
-    if (thread_state != NONE) /* which is not in the child, and may have been in the middle of something */
+    if (thread_state != NONE) /* it may have been in the middle of something, too */
         atomic_store(&lost, true);
     thread_state = NONE;
+    pthread_cond_init(&ended, NULL);
+    atomic_store(&pauses, atomic_load(&pauses) > 0); /* that of the thread that forks */
+    repair_ring();
     pthread_mutex_unlock(&lock);
 }
 

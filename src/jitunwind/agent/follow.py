@@ -7,21 +7,16 @@ afterwards. The thread is there only while there is something to do.
 import _thread
 import atexit
 import os
+import sys
 import time
-from itertools import islice
+from typing import TYPE_CHECKING
 
-from jitunwind.agent.library import CODE_CAME, GDB, LIBGCC, LIBUNWIND, RegionStruct, agent
-from jitunwind.arch.x86_64.effects import decode
-from jitunwind.arch.x86_64.registers import X86_64
-from jitunwind.cpython.layout import read_layout
-from jitunwind.cpython.newcomers import Newcomers
-from jitunwind.cpython.regions import JitCode, Regions
-from jitunwind.dwarf.lines import Line
-from jitunwind.errors import AgentFailed, JitunwindError
-from jitunwind.memory.own import OwnProcess
-from jitunwind.publishing.described import described
-from jitunwind.recover.table import recover
-from jitunwind.region import RegionKind
+from jitunwind.agent.library import CODE_CAME, GDB, LIBGCC, LIBUNWIND, agent
+from jitunwind.agent.native import in_main_interpreter
+from jitunwind.errors import AgentFailed, JitunwindError, UnsupportedVersion
+
+if TYPE_CHECKING:
+    from jitunwind.agent.describing import Described, Describer
 
 _CONSUMERS = GDB | LIBGCC | LIBUNWIND
 _MOST_AT_ONCE = 64
@@ -34,28 +29,26 @@ class Follower:
 
     def __init__(self) -> None:
         self._agent = agent()
-        self._memory = OwnProcess()
-        self._layout = read_layout(self._memory)
         self._lock = _thread.allocate_lock()
         """Held while something is looked at and published."""
         self._attending = 0
         """The thread that attends, while it does."""
         self._waiting: dict[int, int] = {}
         """Code that has come and has not been looked at: start to size, the oldest first."""
-        self._parents: dict[int, int] = {}
+        self._describer: Describer | None = None
         self.problems: dict[str, int] = {}
         """What went wrong, and how often."""
 
     def start(self) -> None:
         """Publish what there is, then all that comes. AgentFailed, where the agent cannot learn what comes."""
-        inside = self._memory.symbol("PyObject_Call")
-        if inside is None or not self._agent.follow(inside):
+        if not self._agent.follow("PyObject_Call"):
             raise AgentFailed("the calls by which this Python makes code executable cannot be followed")
         self._agent.attend(self._attend)
         self._agent.resume(now=False)
-        with self._lock:
-            self._note_all()
-        self.flush()
+        if _may_have_jit_code():
+            with self._lock:
+                self._note_all()
+            self.flush()
 
     def flush(self) -> None:
         """Have all JIT code published that there is now, before this returns."""
@@ -74,8 +67,8 @@ class Follower:
         """Take back all that is published of executors."""
         with self._lock:
             self._waiting.clear()
-            for code in self._all():
-                self._agent.withdraw_range(code.start, code.size)
+            for start, size in self._describe().everything():
+                self._agent.withdraw_range(start, size)
 
     def pause(self) -> None:
         """Before a fork: no thread of ours, and nothing half done."""
@@ -86,7 +79,7 @@ class Follower:
     def resume(self, in_child: bool) -> None:
         """After a fork."""
         if in_child:
-            self._memory = OwnProcess()
+            self._describer = None
         if self._attending != _thread.get_ident():
             self._lock.release()
             self._agent.resume(now=bool(self._waiting))
@@ -120,55 +113,52 @@ class Follower:
             self._note_all()
 
     def _note_all(self) -> None:
-        for code in self._all():
-            self._agent.remember(code.start)
-            self._waiting.setdefault(code.start, code.size)
+        for start, size in self._describe().everything():
+            self._agent.remember(start)
+            self._waiting.setdefault(start, size)
 
-    def _all(self) -> list[JitCode]:
-        regions = Regions(self._memory, self._layout)
-        return [code for start in regions.starts if (code := regions.find(start)) is not None]
+    def _describe(self) -> "Describer":
+        """Made, and what it needs imported, when the first code has come: most processes make none."""
+        if self._describer is None:
+            from jitunwind.agent.describing import Describer
+
+            self._describer = Describer()
+        return self._describer
 
     def _publish_some(self) -> None:
         """Publish what waits, or as much of it as can be made ready in some time."""
-        some = list(islice(self._waiting.items(), _MOST_AT_ONCE))
-        regions = Newcomers(self._memory, self._layout, some, self._parents)
+        some = []
+        for start, size in list(self._waiting.items())[:_MOST_AT_ONCE]:
+            if self._agent.knows(start):
+                del self._waiting[start]
+            else:
+                some.append((start, size))
         until = time.monotonic() + _AT_ONCE_SECONDS
-        executors: list[tuple[int, int]] = []
-        structs: list[RegionStruct] = []
-        for start, _ in some:
+        ready: list[Described] = []
+        for start, outcome in self._describe().described(some):
             del self._waiting[start]
-            code = None if self._agent.knows(start) else regions.find(start)
-            if code is None:
-                continue
-            try:
-                structs += _described(regions, code)
-            except (JitunwindError, ValueError) as error:
-                self._count(error)
-                continue
-            executors.append((code.executor, code.start))
+            if isinstance(outcome, JitunwindError):
+                self._count(outcome)
+            else:
+                ready.append(outcome)
             if time.monotonic() > until:
                 break
-        self._publish(structs, executors)
+        self._publish(ready)
 
-    def _publish(self, structs: list[RegionStruct], executors: list[tuple[int, int]]) -> None:
-        of = self._layout.executor
-        if of.registration is not None:
-            self._agent.replace(structs, _CONSUMERS, executors, of.jit_code, of.registration)
+    def _publish(self, ready: "list[Described]") -> None:
+        regions = [region for each in ready for region in each.regions]
+        offsets = self._describe().own_registration
+        if offsets is None:
+            self._agent.publish(regions, _CONSUMERS)
         else:
-            self._agent.publish(structs, _CONSUMERS)
+            executors = [(each.executor, each.start) for each in ready]
+            self._agent.replace(regions, _CONSUMERS, executors, *offsets)
 
 
-def _described(regions: Regions, code: JitCode) -> list[RegionStruct]:
-    """What to publish of an executor's code: its shim, where it has one of its own, and its body."""
-    table = recover(X86_64, code.code, decode, code.entries())
-    lines = regions.lines(code)
-    structs = []
-    for part in regions.parts(code):
-        first = part.start - code.start
-        of_part = [] if part.kind is RegionKind.SHIM else lines
-        rows = [Line(max(row.offset - first, 0), row.filename, row.line) for row in of_part]
-        structs.append(described(X86_64, part, table.part(first, first + part.size), rows))
-    return structs
+def _may_have_jit_code() -> bool:
+    """Whether memory is mapped that may be JIT code: executable, and of no file."""
+    with open("/proc/self/maps", "rb") as file:
+        return any(b"r-xp 00000000 00:00 0" in line and b"[v" not in line for line in file)
 
 
 _follower: Follower | None = None
@@ -178,12 +168,17 @@ _is_guarded = False
 def enable() -> None:
     """Publish, from now on, all JIT code of the CPython that this runs in, and withdraw it when it is freed.
 
+    Nothing is done where it has no JIT, and in other interpreters than the main one, whose JIT is off.
     GDB, LLDB, libgcc (C++ exceptions, `backtrace`) and nongnu libunwind then know it. Enabled twice is enabled once.
     UnsupportedVersion for another CPython than 3.14 and 3.15; AgentMissing, if the agent was not built;
     AgentFailed, if it cannot work in this process.
     """
     global _follower, _is_guarded
     if _follower is not None:
+        return
+    if not hasattr(sys, "_jit"):
+        raise UnsupportedVersion(f"CPython {sys.version_info[0]}.{sys.version_info[1]} is not known here")
+    if not sys._jit.is_available() or not in_main_interpreter():
         return
     follower = Follower()
     follower.start()
@@ -218,14 +213,20 @@ def problems() -> dict[str, int]:
     return dict(_follower.problems) if _follower is not None else {}
 
 
+_paused: dict[int, Follower] = {}
+"""By thread, the follower that has paused because this thread forks: it may be disabled meanwhile."""
+
+
 def _before_fork() -> None:
     if _follower is not None:
+        _paused[_thread.get_ident()] = _follower
         _follower.pause()
 
 
 def _after_fork(in_child: bool) -> None:
-    if _follower is not None:
-        _follower.resume(in_child)
+    follower = _paused.pop(_thread.get_ident(), None)
+    if follower is not None:
+        follower.resume(in_child)
 
 
 def _at_exit() -> None:

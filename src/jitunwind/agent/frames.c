@@ -9,7 +9,10 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "agent.h"
 
@@ -45,54 +48,118 @@ void libgcc_deregister(void *frames)
     deregister_frame(frames);
 }
 
-/* unw_dyn_info_t, as far as this form uses it. */
+/* unw_dyn_info_t, in the form that refers to frames by their addresses. What follows `padding` is: name, base (what
+   `frame` of an entry counts from), words of the table (one an entry), table; in libunwind 1.6 to 1.8 with one word
+   more before them (load_offset). */
 struct dynamic_info {
     struct dynamic_info *next, *prev;
     uint64_t start, end, gp;
     int32_t format, padding;
-    uint64_t load_offset;
-    uint64_t name;
-    uint64_t base;        /* what `frame` of an entry counts from */
-    uint64_t table_words; /* of 8 bytes: one an entry */
-    const void *table;
-    uint64_t reserved[4];
+    uint64_t words[10];
     struct dynamic_info *retired_before;
     void *frames;
     time_t retired_at;
-    struct {
+    struct entry {
         int32_t start; /* from the info's own start */
         int32_t frame;
     } entries[];
 };
-enum { IP_OFFSET = 4, KEPT_SECONDS = 10 };
+enum { UNW_INFO_FORMAT_IP_OFFSET = 4, KEPT_SECONDS = 10 };
 
 static void (*dynamic_register)(struct dynamic_info *);
 static void (*dynamic_cancel)(struct dynamic_info *);
 static void (*flush_cache)(void *, uint64_t, uint64_t);
 static void **local_space;
+static unsigned words_before; /* `name` */
 static struct dynamic_info *retired; /* the newest first */
+
+#if defined(__x86_64__)
+#define OF_ARCHITECTURE(before, after) before "x86_64" after
+#else
+#define OF_ARCHITECTURE(before, after) before "aarch64" after
+#endif
+
+static void describe(struct dynamic_info *info, uint64_t start, uint64_t end, const void *frames,
+                     const struct entry *table, size_t count)
+{
+    uint64_t *words = info->words + words_before;
+    info->start = start;
+    info->end = end;
+    info->format = UNW_INFO_FORMAT_IP_OFFSET;
+    words[1] = (uint64_t)(uintptr_t)frames;
+    words[2] = count;
+    words[3] = (uint64_t)(uintptr_t)table;
+}
+
+typedef int (*find_by_address_t)(void *, uint64_t, void *, void *);
+
+/* Whether libunwind finds what is registered in the layout that words_before says. In the wrong one it has to see a
+   table of no words, not one that it would follow: so `base` is 0, and the frames lie where 31 bits reach, in `page`. */
+static bool layout_works(find_by_address_t find_by_address, unsigned char *page)
+{
+    enum { FRAME_AT = 24, TABLE_AT = 512, CODE_AT = 2048, CODE_SIZE = 16 };
+    static const unsigned char frames[32] = {20, 0, 0, 0, 0, 0, 0, 0, 1, 'z', 'R', 0, 1, 0x78, 16, 1,
+                                             0 /* absptr */, 0x0c, 7, 8, 0x90, 1, 0, 0, 24, 0, 0, 0, 28};
+    uint64_t code[] = {(uint64_t)(uintptr_t)page + CODE_AT, CODE_SIZE}, answer[64] = {0}; /* begins: start, end */
+    struct dynamic_info info = {.next = NULL};
+    struct entry entry = {0, (int32_t)(uintptr_t)(page + FRAME_AT)};
+    memcpy(page, frames, sizeof frames);
+    memcpy(page + sizeof frames, code, sizeof code);
+    memcpy(page + TABLE_AT, &entry, sizeof entry);
+    describe(&info, code[0], code[0] + CODE_SIZE, NULL, (struct entry *)(page + TABLE_AT), 1);
+    dynamic_register(&info);
+    bool found = !find_by_address(*local_space, code[0] + 4, answer, NULL) && answer[0] == code[0] &&
+                 answer[1] == code[0] + CODE_SIZE;
+    dynamic_cancel(&info);
+    flush_cache(*local_space, 0, 0);
+    return found;
+}
+
+static bool find_layout(find_by_address_t find_by_address)
+{
+    static const unsigned layouts[] = {1, 0};
+    enum { LOW = 0x10000000, PAGE = 4096 };
+    bool found = false;
+#ifdef MAP_32BIT
+    int low = MAP_32BIT;
+#else
+    int low = 0;
+#endif
+    unsigned char *page =
+        mmap((void *)LOW, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | low, -1, 0);
+    if (page == MAP_FAILED)
+        return false;
+    for (unsigned i = 0; i < 2 && !found && (uintptr_t)page <= INT32_MAX - PAGE; i++) {
+        words_before = layouts[i];
+        found = layout_works(find_by_address, page);
+    }
+    syscall(SYS_munmap, page, PAGE); /* `munmap` may be our own */
+    return found;
+}
 
 bool libunwind_find(void)
 {
-    if (dynamic_register)
-        return true;
-    void *library = dlopen("libunwind.so.8", RTLD_LAZY | RTLD_NOLOAD);
+    static bool tried;
+    if (tried)
+        return dynamic_register != NULL;
+    void *library = dlopen("libunwind.so.8", RTLD_LAZY | RTLD_NOLOAD); /* it stays, then */
     if (!library)
         return false;
+    tried = true;
     void *functions[] = {dlsym(library, "_U_dyn_register"), dlsym(library, "_U_dyn_cancel"),
-#if defined(__x86_64__)
-                         dlsym(library, "_Ux86_64_flush_cache")};
-    local_space = dlsym(library, "_ULx86_64_local_addr_space");
-#else
-                         dlsym(library, "_Uaarch64_flush_cache")};
-    local_space = dlsym(library, "_ULaarch64_local_addr_space");
-#endif
-    if (!functions[0] || !functions[1])
+                         dlsym(library, OF_ARCHITECTURE("_U", "_flush_cache")),
+                         dlsym(library, OF_ARCHITECTURE("_UL", "_get_proc_info_by_ip"))};
+    find_by_address_t find_by_address;
+    local_space = dlsym(library, OF_ARCHITECTURE("_UL", "_local_addr_space"));
+    if (!functions[0] || !functions[1] || !functions[2] || !functions[3] || !local_space)
         return false;
+    memcpy(&dynamic_register, &functions[0], sizeof(void *));
     memcpy(&dynamic_cancel, &functions[1], sizeof(void *));
     memcpy(&flush_cache, &functions[2], sizeof(void *));
-    memcpy(&dynamic_register, &functions[0], sizeof(void *));
-    return true;
+    memcpy(&find_by_address, &functions[3], sizeof(void *));
+    if (!find_layout(find_by_address))
+        dynamic_register = NULL;
+    return dynamic_register != NULL;
 }
 
 /* The next FDE of .eh_frame entries, from `*at` on; NULL behind the last. */
@@ -137,29 +204,31 @@ bool frames_sensible(const struct jitunwind_region *region)
     return true;
 }
 
-struct dynamic_info *libunwind_register(const struct jitunwind_region *region, unsigned char *frames)
+static int by_start(const void *one, const void *other)
 {
-    const unsigned char *end = frames + region->eh_frame_size, *at = frames, *frame;
+    int32_t difference = ((const struct entry *)one)->start - ((const struct entry *)other)->start;
+    return (difference > 0) - (difference < 0);
+}
+
+struct dynamic_info *libunwind_register(const struct jitunwind_publication *publication)
+{
+    const unsigned char *frames = publication->frames, *end = frames + publication->frames_size, *at = frames, *frame;
     size_t count = 0;
     while (next_frame(&at, end))
         count++;
     struct dynamic_info *info = calloc(1, sizeof *info + count * sizeof info->entries[0]);
     if (!info)
         return NULL;
-    info->start = region->start;
-    info->end = region->start + region->size;
-    info->format = IP_OFFSET;
-    info->base = (uint64_t)(uintptr_t)frames;
-    info->table_words = count;
-    info->table = info->entries;
-    info->frames = frames;
+    describe(info, publication->start, publication->start + publication->size, frames, info->entries, count);
+    info->frames = publication->frames;
     at = frames;
     for (size_t i = 0; (frame = next_frame(&at, end)); i++) {
         uint64_t start;
         memcpy(&start, frame + 8, sizeof start);
-        info->entries[i].start = (int32_t)(start - region->start);
+        info->entries[i].start = (int32_t)(start - publication->start);
         info->entries[i].frame = (int32_t)(frame - frames);
     }
+    qsort(info->entries, count, sizeof info->entries[0], by_start);
     dynamic_register(info);
     return info;
 }
@@ -185,8 +254,7 @@ void libunwind_cancel(struct dynamic_info *info)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     dynamic_cancel(info);
-    if (flush_cache && local_space)
-        flush_cache(*local_space, 0, 0);
+    flush_cache(*local_space, 0, 0);
     free_retired(now.tv_sec - KEPT_SECONDS);
     info->retired_at = now.tv_sec;
     info->retired_before = retired;

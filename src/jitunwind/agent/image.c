@@ -25,52 +25,94 @@ static const char section_names[] =
     "\0.eh_frame\0.symtab\0.strtab\0.debug_abbrev\0.debug_info\0.debug_line\0.shstrtab";
 static const char text_name[] = ".text.%03u";
 enum { TEXT_NAME_SIZE = sizeof ".text.255" };
-_Static_assert(MOST_REGIONS <= 1000, "the names of .text sections have three digits");
+_Static_assert(MOST_REGIONS <= 256, "the names of .text sections have room for a byte");
 static const uint8_t name_at[OTHERS] = {1, 11, 19, 27, 41, 53, 65};
 static const uint32_t type_of[OTHERS] = {SHT_PROGBITS, SHT_SYMTAB,   SHT_STRTAB, SHT_PROGBITS,
                                          SHT_PROGBITS, SHT_PROGBITS, SHT_STRTAB};
 /* In the header of a unit of .debug_info. */
 enum { ABBREV_OFFSET_AT = 8 };
 
-static bool same_abbrev(const struct jitunwind_region *one, const struct jitunwind_region *other)
+/* What is to be said of one region, wherever that stands now. */
+struct said {
+    const char *name;
+    const unsigned char *frames, *info, *abbrev, *line;
+    size_t frames_size, info_size, stmt_list_at, abbrev_size, line_size;
+};
+
+static struct said said_of(const struct jitunwind_publication *region, const unsigned char *old)
 {
-    return one->debug_abbrev_size == other->debug_abbrev_size &&
-           !memcmp(one->debug_abbrev, other->debug_abbrev, one->debug_abbrev_size);
+    const struct jitunwind_region *given = region->given;
+    if (given)
+        return (struct said){given->name,        region->frames,         given->debug_info,
+                             given->debug_abbrev, given->debug_line,      region->frames_size,
+                             given->debug_info_size, given->stmt_list_at, given->debug_abbrev_size,
+                             given->debug_line_size};
+    return (struct said){(const char *)old + region->name_at, region->frames, old + region->info_at,
+                         old + region->abbrev_at, old + region->line_at, region->frames_size,
+                         region->info_size, region->stmt_list_at, region->abbrev_size, region->line_size};
 }
 
-/* The last region before `index` that has debugging information; NULL, if there is none. */
-static const struct jitunwind_region *informed_before(struct jitunwind_publication **regions, unsigned index)
+static bool same(const unsigned char *one, size_t size, const unsigned char *other, size_t other_size)
 {
-    while (index-- > 0)
-        if (regions[index]->described.debug_info_size)
-            return &regions[index]->described;
-    return NULL;
+    return size == other_size && !memcmp(one, other, size);
 }
 
-static bool brings_abbrev(struct jitunwind_publication **regions, unsigned index)
+/* The size of the CIE that all frames of a region share; 0, if they do not begin with one that they all have. */
+static size_t common_cie(const struct said *said)
 {
-    const struct jitunwind_region *region = &regions[index]->described;
-    const struct jitunwind_region *before = informed_before(regions, index);
-    return region->debug_info_size && (!before || !same_abbrev(region, before));
+    uint32_t length, back;
+    size_t at = 0, cie_size = 0;
+    while (at < said->frames_size) {
+        memcpy(&length, said->frames + at, sizeof length);
+        memcpy(&back, said->frames + at + 4, sizeof back);
+        if (!back == (at > 0) || (back && back != at + 4))
+            return 0;
+        at += 4 + (size_t)length;
+        if (!back)
+            cie_size = at;
+    }
+    return cie_size;
 }
 
-static void measure(struct jitunwind_publication **regions, unsigned count, size_t *sizes)
+/* What an image is made of, and which of it a region shares with the one before. */
+struct part {
+    struct said said;
+    size_t cie_size;
+    bool shares_cie, shares_abbrev;
+};
+
+static void compare(struct part *parts, unsigned count)
+{
+    const struct said *informed = NULL;
+    for (unsigned i = 0; i < count; i++) {
+        struct said *said = &parts[i].said;
+        parts[i].cie_size = common_cie(said);
+        parts[i].shares_cie = i && parts[i].cie_size &&
+                              same(said->frames, parts[i].cie_size, parts[i - 1].said.frames, parts[i - 1].cie_size);
+        parts[i].shares_abbrev =
+            informed && same(said->abbrev, said->abbrev_size, informed->abbrev, informed->abbrev_size);
+        if (said->info_size)
+            informed = said;
+    }
+}
+
+static void measure(const struct part *parts, unsigned count, size_t *sizes)
 {
     sizes[SYMTAB] = (1 + count) * sizeof(Elf64_Sym);
     sizes[STRTAB] = 1;
     sizes[SHSTRTAB] = sizeof section_names + count * TEXT_NAME_SIZE;
-    for (unsigned i = 0; i < count; i++) {
-        const struct jitunwind_region *region = &regions[i]->described;
-        sizes[EH_FRAME] += region->eh_frame_size;
-        sizes[STRTAB] += strlen(region->name) + 1;
-        sizes[INFO] += region->debug_info_size;
-        sizes[LINE] += region->debug_line_size;
-        if (brings_abbrev(regions, i))
-            sizes[ABBREV] += region->debug_abbrev_size;
+    for (const struct part *part = parts; part < parts + count; part++) {
+        sizes[EH_FRAME] += part->said.frames_size - (part->shares_cie ? part->cie_size : 0);
+        sizes[STRTAB] += strlen(part->said.name) + 1;
+        sizes[INFO] += part->said.info_size;
+        sizes[LINE] += part->said.line_size;
+        if (part->said.info_size && !part->shares_abbrev)
+            sizes[ABBREV] += part->said.abbrev_size;
     }
 }
 
-static const void *append(unsigned char **end, const void *data, size_t size)
+/* Where what is appended begins. */
+static unsigned char *append(unsigned char **end, const void *data, size_t size)
 {
     unsigned char *place = *end;
     if (size)
@@ -85,17 +127,29 @@ static void put_u32(unsigned char *place, size_t value)
     memcpy(place, &word, sizeof word);
 }
 
-static void fill(unsigned char *image, const size_t *offsets, struct jitunwind_publication **regions, unsigned count)
+/* Append the FDEs behind a region's CIE, and have them point to `cie`. */
+static void append_frames(unsigned char **end, const struct part *part, const unsigned char *cie)
 {
-    unsigned char *ends[OTHERS];
+    unsigned char *at = append(end, part->said.frames + part->cie_size, part->said.frames_size - part->cie_size);
+    while (at < *end) {
+        uint32_t length;
+        memcpy(&length, at, sizeof length);
+        put_u32(at + 4, (size_t)(at + 4 - cie));
+        at += 4 + (size_t)length;
+    }
+}
+
+static void fill(unsigned char *image, const size_t *offsets, struct jitunwind_publication **regions,
+                 const struct part *parts, unsigned count)
+{
+    unsigned char *ends[OTHERS], *cie = NULL, *abbrev = NULL;
     for (int i = 0; i < OTHERS; i++)
         ends[i] = image + offsets[i];
     Elf64_Sym *symbols = (Elf64_Sym *)(image + offsets[SYMTAB]);
-    size_t abbrev = 0;
     ends[STRTAB]++;
-    append(&ends[SHSTRTAB], section_names, sizeof section_names);
     for (unsigned i = 0; i < count; i++) {
-        struct jitunwind_region *region = &regions[i]->described;
+        struct jitunwind_publication *region = regions[i];
+        const struct said *said = &parts[i].said;
         symbols[1 + i] = (Elf64_Sym){
             .st_name = (uint32_t)(ends[STRTAB] - image - offsets[STRTAB]),
             .st_info = ELF64_ST_INFO(STB_GLOBAL, STT_FUNC),
@@ -103,24 +157,33 @@ static void fill(unsigned char *image, const size_t *offsets, struct jitunwind_p
             .st_value = region->start,
             .st_size = region->size,
         };
-        ends[SHSTRTAB] += 1 + snprintf((char *)ends[SHSTRTAB], TEXT_NAME_SIZE, text_name, i);
-        region->name = append(&ends[STRTAB], region->name, strlen(region->name) + 1);
-        region->eh_frame = append(&ends[EH_FRAME], region->eh_frame, region->eh_frame_size);
-        if (!region->debug_info_size)
+        region->name_at = (uint32_t)(append(&ends[STRTAB], said->name, strlen(said->name) + 1) - image);
+        if (!parts[i].shares_cie)
+            cie = append(&ends[EH_FRAME], said->frames, parts[i].cie_size);
+        if (parts[i].cie_size)
+            append_frames(&ends[EH_FRAME], &parts[i], cie);
+        else
+            append(&ends[EH_FRAME], said->frames, said->frames_size);
+        region->given = NULL;
+        region->info_size = (uint32_t)said->info_size;
+        if (!said->info_size)
             continue;
-        const struct jitunwind_region *before = informed_before(regions, i);
-        if (before && same_abbrev(region, before)) {
-            region->debug_abbrev = before->debug_abbrev;
-        } else {
-            abbrev = (size_t)(ends[ABBREV] - image) - offsets[ABBREV];
-            region->debug_abbrev = append(&ends[ABBREV], region->debug_abbrev, region->debug_abbrev_size);
-        }
-        unsigned char *info = ends[INFO];
-        region->debug_info = append(&ends[INFO], region->debug_info, region->debug_info_size);
-        put_u32(info + ABBREV_OFFSET_AT, abbrev);
-        put_u32(info + region->stmt_list_at, (size_t)(ends[LINE] - image) - offsets[LINE]);
-        region->debug_line = append(&ends[LINE], region->debug_line, region->debug_line_size);
+        if (!parts[i].shares_abbrev)
+            abbrev = append(&ends[ABBREV], said->abbrev, said->abbrev_size);
+        unsigned char *info = append(&ends[INFO], said->info, said->info_size);
+        unsigned char *line = append(&ends[LINE], said->line, said->line_size);
+        put_u32(info + ABBREV_OFFSET_AT, (size_t)(abbrev - image) - offsets[ABBREV]);
+        put_u32(info + said->stmt_list_at, (size_t)(line - image) - offsets[LINE]);
+        region->info_at = (uint32_t)(info - image);
+        region->stmt_list_at = (uint32_t)said->stmt_list_at;
+        region->abbrev_at = (uint32_t)(abbrev - image);
+        region->abbrev_size = (uint32_t)said->abbrev_size;
+        region->line_at = (uint32_t)(line - image);
+        region->line_size = (uint32_t)said->line_size;
     }
+    append(&ends[SHSTRTAB], section_names, sizeof section_names);
+    for (unsigned i = 0; i < count; i++, ends[SHSTRTAB] += TEXT_NAME_SIZE)
+        snprintf((char *)ends[SHSTRTAB], TEXT_NAME_SIZE, text_name, (uint8_t)i);
 }
 
 static void write_headers(unsigned char *image, const size_t *offsets, const size_t *sizes, size_t sections,
@@ -143,9 +206,9 @@ static void write_headers(unsigned char *image, const size_t *offsets, const siz
             .sh_name = (uint32_t)(sizeof section_names + i * TEXT_NAME_SIZE),
             .sh_type = SHT_NOBITS,
             .sh_flags = SHF_ALLOC | SHF_EXECINSTR,
-            .sh_addr = regions[i]->described.start,
+            .sh_addr = regions[i]->start,
             .sh_offset = sizeof(Elf64_Ehdr),
-            .sh_size = regions[i]->described.size,
+            .sh_size = regions[i]->size,
             .sh_addralign = 1,
         };
     for (unsigned i = 0; i < OTHERS; i++)
@@ -161,10 +224,11 @@ static void write_headers(unsigned char *image, const size_t *offsets, const siz
         };
 }
 
-unsigned char *image_of(struct jitunwind_publication **regions, unsigned count, size_t *size)
+static unsigned char *made(struct jitunwind_publication **regions, struct part *parts, unsigned count, size_t *size)
 {
     size_t sizes[OTHERS] = {0}, offsets[OTHERS], at = sizeof(Elf64_Ehdr);
-    measure(regions, count, sizes);
+    compare(parts, count);
+    measure(parts, count, sizes);
     for (int i = 0; i < OTHERS; i++) {
         offsets[i] = at;
         at = (at + sizes[i] + 7) & ~(size_t)7;
@@ -176,6 +240,18 @@ unsigned char *image_of(struct jitunwind_publication **regions, unsigned count, 
     if (!image)
         return NULL;
     write_headers(image, offsets, sizes, at, regions, count);
-    fill(image, offsets, regions, count);
+    fill(image, offsets, regions, parts, count);
+    return image;
+}
+
+unsigned char *image_of(struct jitunwind_publication **regions, unsigned count, const unsigned char *old, size_t *size)
+{
+    struct part *parts = calloc(count, sizeof *parts);
+    if (!parts)
+        return NULL;
+    for (unsigned i = 0; i < count; i++)
+        parts[i].said = said_of(regions[i], old);
+    unsigned char *image = made(regions, parts, count, size);
+    free(parts);
     return image;
 }

@@ -3,52 +3,40 @@
 Their contracts are in `jitunwind.h`, and in `events.c` for those that only `follow` calls.
 """
 
-import ctypes
 import os
 from collections.abc import Callable, Sequence
-from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
+from jitunwind.agent.built import AGENT, check
+from jitunwind.agent.native import (
+    U64,
+    Array,
+    Byte,
+    FunctionWithoutGil,
+    Int,
+    Library,
+    Object,
+    Pointer,
+    addressof,
+    bytes_in_c,
+)
 from jitunwind.errors import AgentFailed, AgentMissing
 
-FOLDER = Path(__file__).parent
-"""Where agent.so, descriptor.so and jitunwind.h are."""
 GDB, LIBGCC, LIBUNWIND = 1, 2, 4
 CODE_CAME, CODE_GOES = 1, 2
 
 
-class RegionStruct(ctypes.Structure):
-    """struct jitunwind_region."""
+class Published(NamedTuple):
+    """What is published of one region: the fields of struct jitunwind_region, but for rows."""
 
-    _fields_ = (
-        ("start", ctypes.c_uint64),
-        ("size", ctypes.c_uint64),
-        ("name", ctypes.c_char_p),
-        ("rows", ctypes.c_void_p),
-        ("row_count", ctypes.c_size_t),
-        ("eh_frame", ctypes.c_char_p),
-        ("eh_frame_size", ctypes.c_size_t),
-        ("debug_info", ctypes.c_char_p),
-        ("debug_info_size", ctypes.c_size_t),
-        ("stmt_list_at", ctypes.c_size_t),
-        ("debug_abbrev", ctypes.c_char_p),
-        ("debug_abbrev_size", ctypes.c_size_t),
-        ("debug_line", ctypes.c_char_p),
-        ("debug_line_size", ctypes.c_size_t),
-    )
-
-
-class _EventStruct(ctypes.Structure):
-    """struct jitunwind_event."""
-
-    _fields_ = (("kind", ctypes.c_uint64), ("start", ctypes.c_uint64), ("size", ctypes.c_uint64))
-
-
-class _StatisticsStruct(ctypes.Structure):
-    """struct jitunwind_statistics."""
-
-    _fields_ = (("regions", ctypes.c_uint64), ("files", ctypes.c_uint64), ("bytes", ctypes.c_uint64))
+    start: int
+    size: int
+    name: bytes
+    eh_frame: bytes
+    debug_info: bytes
+    stmt_list_at: int
+    debug_abbrev: bytes
+    debug_line: bytes
 
 
 class Event(NamedTuple):
@@ -79,30 +67,31 @@ _REASONS = {
 class Agent:
     """The agent of this process. Its functions may be called from any thread."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str) -> None:
         try:
-            self._c = ctypes.PyDLL(str(path))  # holds the GIL, which the debuggers' list is changed under
-            self._without_gil = ctypes.CDLL(str(path))
+            library = Library(path)
         except OSError as error:
             raise AgentMissing(f"the agent cannot be loaded: {error}") from None
-        self._c.jitunwind_take.restype = ctypes.c_size_t
-        self._events = (_EventStruct * _MOST_EVENTS)()
-        self._attendant: object = None
+        self._c = library.function  # with the GIL held, which the debuggers' list is changed under
+        self._pause = library.function("jitunwind_pause", FunctionWithoutGil)
+        self._events = (U64 * (3 * _MOST_EVENTS))()
+        self._attendant: Callable[[], None] | None = None
 
-    def publish(self, regions: Sequence[RegionStruct], consumers: int) -> list[int]:
+    def publish(self, regions: Sequence[Published], consumers: int) -> list[int]:
         """Publish `regions`, all or none, to the consumers (GDB | LIBGCC | LIBUNWIND); a handle for each.
 
         AgentFailed, if the agent refuses.
         """
         count = len(regions)
-        handles = (ctypes.c_void_p * count)()
-        structs = (RegionStruct * count)(*regions)
-        _check(self._c.jitunwind_publish(structs, ctypes.c_size_t(count), consumers, handles))
-        return [handle or 0 for handle in handles]
+        handles = (U64 * count)()
+        structs, kept = _structs(regions)
+        _check(self._c("jitunwind_publish")(structs, U64(count), Int(consumers), handles))
+        del kept
+        return list(handles)
 
     def replace(
         self,
-        regions: Sequence[RegionStruct],
+        regions: Sequence[Published],
         consumers: int,
         executors: Sequence[tuple[int, int]],
         code_at: int,
@@ -111,77 +100,105 @@ class Agent:
         """`publish` in the place of what CPython 3.15 has published itself of `executors`: (address, start of the
         code) of each. The offsets are those of their fields jit_code and jit_registration."""
         count, executor_count = len(regions), len(executors)
-        pairs = (ctypes.c_uint64 * (2 * executor_count))(*(word for pair in executors for word in pair))
-        error = self._c.jitunwind_replace(
-            (RegionStruct * count)(*regions),
-            ctypes.c_size_t(count),
-            consumers,
+        pairs = (U64 * (2 * executor_count))(*(word for pair in executors for word in pair))
+        structs, kept = _structs(regions)
+        error = self._c("jitunwind_replace")(
+            structs,
+            U64(count),
+            Int(consumers),
             pairs,
-            ctypes.c_size_t(executor_count),
-            ctypes.c_size_t(code_at),
-            ctypes.c_size_t(registration_at),
+            U64(executor_count),
+            U64(code_at),
+            U64(registration_at),
         )
+        del kept
         _check(error)
 
     def knows(self, start: int) -> bool:
         """Whether a region that is published holds the address."""
-        return bool(self._c.jitunwind_knows(ctypes.c_uint64(start)))
+        return bool(self._c("jitunwind_knows")(U64(start)))
 
     def withdraw_range(self, start: int, size: int) -> None:
-        """Withdraw all regions that begin in those `size` bytes, whoever has published them."""
-        self._c.jitunwind_withdraw_range(ctypes.c_uint64(start), ctypes.c_uint64(size))
+        """Withdraw all regions that lie in part in those `size` bytes, whoever has published them."""
+        self._c("jitunwind_withdraw_range")(U64(start), U64(size))
 
     def withdraw(self, handles: Sequence[int]) -> None:
         """Withdraw what was published; a handle must not be used again."""
-        structs = (ctypes.c_void_p * len(handles))(*handles)
-        self._c.jitunwind_withdraw(structs, ctypes.c_size_t(len(handles)))
+        structs = (U64 * len(handles))(*handles)
+        self._c("jitunwind_withdraw")(structs, U64(len(handles)))
 
     def statistics(self) -> Statistics:
         """What is published now."""
-        struct = _StatisticsStruct()
-        self._c.jitunwind_statistics(ctypes.byref(struct))
-        return Statistics(struct.regions, struct.files, struct.bytes)
+        figures = (U64 * 3)()
+        self._c("jitunwind_statistics")(figures)
+        return Statistics(*figures)
 
-    def follow(self, inside: int) -> bool:
-        """Have calls of mprotect and munmap noted, of the object that `inside` lies in. Whether it makes any."""
-        return bool(self._c.jitunwind_follow(ctypes.c_uint64(inside)))
+    def follow(self, function: str) -> bool:
+        """Have calls of mprotect and munmap noted, of the object that has that function. Whether it makes any."""
+        inside = Library().address(function)
+        return inside is not None and bool(self._c("jitunwind_follow")(U64(inside)))
 
     def attend(self, attendant: Callable[[], None] | None) -> None:
         """Have `attendant` called, in a thread of its own, soon after code has come or gone; None: not any more.
 
-        To be called while paused. What `attendant` raises is lost.
+        To be called while paused. What `attendant` raises goes to sys.unraisablehook.
         """
-        self._attendant = ctypes.CFUNCTYPE(None)(attendant) if attendant else None
-        self._c.jitunwind_attend(self._attendant)
+        argument = Pointer(None) if attendant is None else Object(attendant)
+        if not self._c("jitunwind_attend_python")(argument):
+            raise AgentFailed("this process has no CPython")
+        self._attendant = attendant  # which C refers to
 
     def pause(self) -> None:
         """Call the attendant no more; its thread has ended when this returns."""
-        self._without_gil.jitunwind_pause()
+        self._pause()
 
     def resume(self, now: bool) -> None:
         """Go on calling the attendant; `now`: soon, even where there are no events."""
-        self._c.jitunwind_resume(int(now))
+        self._c("jitunwind_resume")(Int(now))
 
     def is_paused(self) -> bool:
         """Whether the attendant should return soon."""
-        return bool(self._c.jitunwind_is_paused())
+        return bool(self._c("jitunwind_is_paused")())
 
     def take(self) -> list[Event]:
         """The events that have come, the oldest first, some thousand at most."""
-        count = self._c.jitunwind_take(self._events, ctypes.c_size_t(_MOST_EVENTS))
-        return [Event(each.kind, each.start, each.size) for each in self._events[:count]]
+        count = self._c("jitunwind_take")(self._events, U64(_MOST_EVENTS))
+        words = iter(self._events[: 3 * count])
+        return [Event(*event) for event in zip(words, words, words, strict=True)]
 
     def lost(self) -> bool:
         """Whether code has come of which no event tells."""
-        return bool(self._c.jitunwind_lost())
+        return bool(self._c("jitunwind_lost")())
 
     def remember(self, start: int) -> None:
         """Have code at `start`, which was there before anybody followed, withdrawn when it is unmapped."""
-        self._c.jitunwind_remember(ctypes.c_uint64(start))
+        self._c("jitunwind_remember")(U64(start))
 
     def unmap(self, start: int, size: int) -> None:
         """Withdraw what is published in that memory, and unmap it."""
-        self._c.jitunwind_unmap(ctypes.c_uint64(start), ctypes.c_uint64(size))
+        self._c("jitunwind_unmap")(U64(start), U64(size))
+
+
+def _structs(regions: Sequence[Published]) -> tuple[Array[U64], Array[Byte]]:
+    """An array of struct jitunwind_region, and the memory that it points to."""
+    data = b"".join(
+        part
+        for each in regions
+        for part in (each.name + b"\0", each.eh_frame, each.debug_info, each.debug_abbrev, each.debug_line)
+    )
+    kept = bytes_in_c(data)
+    at = addressof(kept)
+    words: list[int] = []
+    for each in regions:
+        places = []
+        for part in (each.name + b"\0", each.eh_frame, each.debug_info, each.debug_abbrev, each.debug_line):
+            places.append(at)
+            at += len(part)
+        name, frames, info, abbrev, line = places
+        words += (each.start, each.size, name, 0, 0, frames, len(each.eh_frame))
+        words += (info, len(each.debug_info), each.stmt_list_at)
+        words += (abbrev, len(each.debug_abbrev), line, len(each.debug_line))
+    return (U64 * len(words))(*words), kept
 
 
 def _check(error: int) -> None:
@@ -189,13 +206,16 @@ def _check(error: int) -> None:
         raise AgentFailed(_REASONS.get(error) or os.strerror(error))
 
 
-@cache
+_agent: Agent | None = None
+
+
 def agent() -> Agent:
     """The agent of this process. AgentMissing, if it was not built."""
-    path = FOLDER / "agent.so"
-    if not path.exists():
-        raise AgentMissing(f"there is no {path.name} in {path.parent}")
-    return Agent(path)
+    global _agent
+    if _agent is None:
+        check()
+        _agent = Agent(AGENT)
+    return _agent
 
 
 def statistics() -> Statistics:

@@ -8,19 +8,22 @@
 #include "agent.h"
 
 enum {
+    DW_CFA_SET_LOC = 0x01,
     DW_CFA_ADVANCE_LOC4 = 0x04,
     DW_CFA_UNDEFINED = 0x07,
     DW_CFA_SAME_VALUE = 0x08,
     DW_CFA_REGISTER = 0x09,
-    DW_CFA_DEF_CFA_SF = 0x12,
+    DW_CFA_DEF_CFA = 0x0c,
     DW_CFA_OFFSET_EXTENDED_SF = 0x11,
+    DW_CFA_DEF_CFA_SF = 0x12,
 };
 enum { LONGEST_LEB128 = 10, WORD = 8 };
 
+/* Registers that a CFA can be counted from are those below CFA_REGISTERS: libgcc aborts at others. */
 #if defined(__x86_64__)
-enum { CODE_ALIGNMENT = 1, RETURN_ADDRESS = 16 };
+enum { CODE_ALIGNMENT = 1, RETURN_ADDRESS = 16, CFA_REGISTERS = 16 };
 #else
-enum { CODE_ALIGNMENT = 1, RETURN_ADDRESS = 30 };
+enum { CODE_ALIGNMENT = 1, RETURN_ADDRESS = 30, CFA_REGISTERS = 32 };
 #endif
 
 static unsigned char *unsigned_leb128(unsigned char *at, uint64_t value)
@@ -44,6 +47,12 @@ static unsigned char *signed_leb128(unsigned char *at, int64_t value)
     }
 }
 
+/* An offset, factored by the data alignment factor, -1. */
+static unsigned char *factored_leb128(unsigned char *at, int64_t offset)
+{
+    return signed_leb128(at, (int64_t)(0 - (uint64_t)offset));
+}
+
 static unsigned char *put(unsigned char *at, const void *data, size_t size)
 {
     memcpy(at, data, size);
@@ -63,10 +72,10 @@ static unsigned char *finish(unsigned char *start, unsigned char *at)
 static bool sensible(const struct jitunwind_region *region)
 {
     const struct jitunwind_row *rows = region->rows;
-    if (rows[0].offset || region->size > UINT32_MAX)
+    if (rows[0].offset)
         return false;
     for (size_t i = 0; i < region->row_count; i++) {
-        if (i && rows[i].offset <= rows[i - 1].offset)
+        if ((i && rows[i].offset <= rows[i - 1].offset) || rows[i].cfa_register >= CFA_REGISTERS)
             return false;
         for (uint32_t j = 0; j < rows[i].rule_count; j++)
             if (rows[i].rules[j].kind > JITUNWIND_UNDEFINED)
@@ -82,7 +91,7 @@ static unsigned char *put_rule(unsigned char *at, const struct jitunwind_rule *r
     *at++ = opcode[rule->kind];
     at = unsigned_leb128(at, rule->number);
     if (rule->kind == JITUNWIND_SAVED_AT)
-        at = signed_leb128(at, -rule->value); /* data alignment factor -1 */
+        at = factored_leb128(at, rule->value);
     else if (rule->kind == JITUNWIND_IN_REGISTER)
         at = unsigned_leb128(at, (uint64_t)rule->value);
     return at;
@@ -97,16 +106,23 @@ static bool has_rule(const struct jitunwind_row *row, uint32_t number)
     return false;
 }
 
+static unsigned char *put_location(unsigned char *at, uint64_t start, uint64_t offset, uint64_t offset_before)
+{
+    uint32_t advance = (uint32_t)(offset - offset_before);
+    if (advance == offset - offset_before) {
+        *at++ = DW_CFA_ADVANCE_LOC4;
+        return put(at, &advance, sizeof advance);
+    }
+    uint64_t location = start + offset;
+    *at++ = DW_CFA_SET_LOC;
+    return put(at, &location, sizeof location);
+}
+
 static unsigned char *put_row(unsigned char *at, const struct jitunwind_row *row, const struct jitunwind_row *before)
 {
-    if (before) {
-        uint32_t advance = (uint32_t)(row->offset - before->offset);
-        *at++ = DW_CFA_ADVANCE_LOC4;
-        at = put(at, &advance, sizeof advance);
-    }
-    *at++ = DW_CFA_DEF_CFA_SF;
+    *at++ = row->cfa_offset < 0 ? DW_CFA_DEF_CFA_SF : DW_CFA_DEF_CFA;
     at = unsigned_leb128(at, row->cfa_register);
-    at = signed_leb128(at, -row->cfa_offset);
+    at = row->cfa_offset < 0 ? factored_leb128(at, row->cfa_offset) : unsigned_leb128(at, (uint64_t)row->cfa_offset);
     for (uint32_t i = 0; before && i < before->rule_count; i++)
         if (!has_rule(row, before->rules[i].number)) {
             *at++ = DW_CFA_SAME_VALUE;
@@ -129,17 +145,23 @@ unsigned char *frames_of(const struct jitunwind_region *region, size_t *size)
     size_t room = 64 + sizeof cie;
     for (size_t i = 0; i < region->row_count; i++) /* its own rules, and those of the row before that it ends */
         room += (3 + 4 * (size_t)region->rows[i].rule_count) * LONGEST_LEB128;
-    unsigned char *frames = malloc(room);
-    if (!frames)
+    unsigned char *frames = room <= UINT32_MAX ? malloc(room) : NULL; /* entries' lengths are 32 bits */
+    if (!frames) {
+        errno = ENOMEM;
         return NULL;
+    }
     unsigned char *frame = finish(frames, put(frames, cie, sizeof cie));
     uint32_t back = (uint32_t)(frame + 4 - frames);
     unsigned char *at = put(frame + 4, &back, sizeof back);
     at = put(at, &region->start, sizeof region->start);
     at = put(at, &region->size, sizeof region->size);
     *at++ = 0; /* no augmentation data */
-    for (size_t i = 0; i < region->row_count; i++)
-        at = put_row(at, &region->rows[i], i ? &region->rows[i - 1] : NULL);
+    for (size_t i = 0; i < region->row_count; i++) {
+        const struct jitunwind_row *row = &region->rows[i], *before = i ? row - 1 : NULL;
+        if (before)
+            at = put_location(at, region->start, row->offset, before->offset);
+        at = put_row(at, row, before);
+    }
     at = finish(frame, at);
     *size = (size_t)(at - frames);
     memset(at, 0, 4); /* the terminator */

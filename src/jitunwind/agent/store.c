@@ -16,6 +16,7 @@ static size_t published_count, published_room;
 static struct symbol_file *files;
 static struct symbol_file *filling; /* that gets the next region */
 static uint64_t bytes_held;
+static bool libunwind_known;
 
 static size_t held(const void *block)
 {
@@ -28,8 +29,7 @@ static size_t position(uint64_t address)
     size_t low = 0, high = published_count;
     while (low < high) {
         size_t middle = (low + high) / 2;
-        const struct jitunwind_region *region = &published[middle]->described;
-        if (region->start + region->size <= address)
+        if (published[middle]->start + published[middle]->size <= address)
             low = middle + 1;
         else
             high = middle;
@@ -39,9 +39,8 @@ static size_t position(uint64_t address)
 
 static int insert(struct jitunwind_publication *publication)
 {
-    const struct jitunwind_region *region = &publication->described;
-    size_t at = position(region->start);
-    if (at < published_count && published[at]->described.start < region->start + region->size)
+    size_t at = position(publication->start);
+    if (at < published_count && published[at]->start < publication->start + publication->size)
         return EEXIST;
     if (published_count == published_room) {
         size_t room = published_room ? 2 * published_room : 64;
@@ -59,7 +58,7 @@ static int insert(struct jitunwind_publication *publication)
 
 static void take_out(struct jitunwind_publication *publication)
 {
-    size_t at = position(publication->described.start);
+    size_t at = position(publication->start);
     published_count--;
     memmove(published + at, published + at + 1, (published_count - at) * sizeof *published);
 }
@@ -87,6 +86,16 @@ static int add_to_file(struct jitunwind_publication *publication)
     struct symbol_file *file = file_with_room();
     if (!file)
         return ENOMEM;
+    if (file->count == file->room) {
+        unsigned room = file->room ? 2 * file->room : 8;
+        size_t before = held(file->regions);
+        void *larger = realloc(file->regions, room * sizeof *file->regions);
+        if (!larger)
+            return ENOMEM;
+        bytes_held += held(larger) - before;
+        file->regions = larger;
+        file->room = room;
+    }
     file->regions[file->count++] = publication;
     file->changed = true;
     publication->file = file;
@@ -109,13 +118,13 @@ static int announce(struct symbol_file *file)
 {
     unsigned char *old = (unsigned char *)file->entry.symbol_file, *image = NULL;
     size_t size = 0;
-    if (file->count && !(image = image_of(file->regions, file->count, &size)))
+    if (file->count && !(image = image_of(file->regions, file->count, old, &size)))
         size = file->entry.symbol_file_size;
     if (file->listed)
         debugger_unregister(&file->entry);
     file->listed = image != NULL;
     if (!image && file->count)
-        return ENOMEM; /* its regions' descriptions are in the old image still */
+        return ENOMEM; /* what it says of them is in the old image still */
     bytes_held += held(image) - held(old);
     file->entry.symbol_file = image;
     file->entry.symbol_file_size = size;
@@ -141,20 +150,35 @@ static int announce_changes(void)
         *link = file->next;
         if (filling == file)
             filling = NULL;
-        bytes_held -= held(file);
+        bytes_held -= held(file) + held(file->regions);
+        free(file->regions);
         free(file);
     }
     return error;
+}
+
+/* One unit, of DWARF 5's 32-bit form, and all that it needs (DWARF 5 section 7.5.1.1). */
+static bool lines_sensible(const struct jitunwind_region *region)
+{
+    enum { HEADER = 12 };
+    struct {
+        uint32_t length;
+        uint16_t version;
+    } unit;
+    if (region->debug_info_size < HEADER + 4 || !region->debug_abbrev_size || !region->debug_line_size ||
+        region->stmt_list_at < HEADER || region->stmt_list_at > region->debug_info_size - 4)
+        return false;
+    memcpy(&unit, region->debug_info, sizeof unit);
+    return unit.version == 5 && (uint64_t)unit.length + 4 == region->debug_info_size;
 }
 
 static bool sensible(const struct jitunwind_region *region)
 {
     if (!region->name || !region->size || region->start + region->size < region->start)
         return false;
-    if (region->debug_info_size &&
-        (region->debug_info_size < 16 || region->stmt_list_at > region->debug_info_size - 4))
+    if (region->debug_info_size && !lines_sensible(region))
         return false;
-    return region->row_count || frames_sensible(region);
+    return region->row_count || (region->eh_frame_size < UINT32_MAX && frames_sensible(region));
 }
 
 /* Release what unwinders were given, and the publication itself. */
@@ -170,31 +194,43 @@ static void release(struct jitunwind_publication *publication)
     free(publication);
 }
 
-/* Have unwinders know the region; its frames stay where they are from then on. */
-static int register_frames(struct jitunwind_publication *publication)
+/* The region's frames, with a terminator. */
+static int copy_frames(struct jitunwind_publication *publication)
 {
-    struct jitunwind_region *region = &publication->described;
-    unsigned unwinders = publication->consumers & (JITUNWIND_LIBGCC | JITUNWIND_LIBUNWIND);
-    if (region->row_count) {
-        publication->frames = frames_of(region, &region->eh_frame_size);
+    const struct jitunwind_region *given = publication->given;
+    size_t size = given->eh_frame_size;
+    if (given->row_count) {
+        publication->frames = frames_of(given, &size);
         if (!publication->frames)
             return errno;
-        region->eh_frame = publication->frames;
-    } else if (region->eh_frame_size && unwinders) {
-        publication->frames = malloc(region->eh_frame_size + 4);
+    } else if (size) {
+        publication->frames = malloc(size + 4);
         if (!publication->frames)
             return ENOMEM;
-        memcpy(publication->frames, region->eh_frame, region->eh_frame_size);
-        memset(publication->frames + region->eh_frame_size, 0, 4);
+        memcpy(publication->frames, given->eh_frame, size);
+        memset(publication->frames + size, 0, 4);
     }
-    if (publication->frames && unwinders & JITUNWIND_LIBUNWIND && libunwind_find()) {
-        publication->dynamic = libunwind_register(region, publication->frames);
+    publication->frames_size = (uint32_t)size;
+    return 0;
+}
+
+/* libunwind counts from the start of a region in 31 bits. */
+static bool is_for_libunwind(const struct jitunwind_publication *publication)
+{
+    return publication->frames && publication->consumers & JITUNWIND_LIBUNWIND && publication->size <= INT32_MAX;
+}
+
+/* Have unwinders know the region. */
+static int register_frames(struct jitunwind_publication *publication)
+{
+    if (is_for_libunwind(publication) && libunwind_known) {
+        publication->dynamic = libunwind_register(publication);
         if (!publication->dynamic) {
             publication->consumers &= ~JITUNWIND_LIBGCC; /* which was not told */
             return ENOMEM;
         }
     }
-    if (publication->frames && unwinders & JITUNWIND_LIBGCC)
+    if (publication->frames && publication->consumers & JITUNWIND_LIBGCC)
         libgcc_register(publication->frames);
     return 0;
 }
@@ -202,14 +238,12 @@ static int register_frames(struct jitunwind_publication *publication)
 /* libunwind may have been loaded since: then it is told what others were told before. */
 static void catch_up_with_libunwind(void)
 {
-    static bool known;
-    if (known || !libunwind_find())
+    if (libunwind_known || !libunwind_find())
         return;
-    known = true;
+    libunwind_known = true;
     for (size_t i = 0; i < published_count; i++) {
         struct jitunwind_publication *each = published[i];
-        if (each->frames && each->consumers & JITUNWIND_LIBUNWIND && !each->dynamic &&
-            (each->dynamic = libunwind_register(&each->described, each->frames)))
+        if (is_for_libunwind(each) && !each->dynamic && (each->dynamic = libunwind_register(each)))
             bytes_held += held(each->dynamic);
     }
 }
@@ -221,14 +255,18 @@ static struct jitunwind_publication *publish_one(const struct jitunwind_region *
         *error = ENOMEM;
         return NULL;
     }
-    publication->described = *region;
+    publication->start = region->start;
+    publication->size = region->size;
+    publication->given = region;
     publication->consumers = consumers;
     *error = insert(publication);
     if (*error) {
         free(publication);
         return NULL;
     }
-    *error = register_frames(publication);
+    *error = copy_frames(publication);
+    if (!*error)
+        *error = register_frames(publication);
     if (!*error && consumers & JITUNWIND_GDB)
         *error = add_to_file(publication);
     bytes_held += held(publication) + held(publication->frames) + held(publication->dynamic);
@@ -238,24 +276,6 @@ static struct jitunwind_publication *publish_one(const struct jitunwind_region *
         return NULL;
     }
     return publication;
-}
-
-/* The caller's memory, and rows turned into frames, are not needed any more. */
-static void forget_source(struct jitunwind_publication *publication)
-{
-    struct jitunwind_region *region = &publication->described;
-    region->rows = NULL;
-    region->row_count = 0;
-    if (!publication->file) {
-        region->name = NULL;
-        region->eh_frame = publication->frames;
-        region->debug_info = region->debug_abbrev = region->debug_line = NULL;
-    }
-    if (publication->frames && !(publication->consumers & (JITUNWIND_LIBGCC | JITUNWIND_LIBUNWIND))) {
-        bytes_held -= held(publication->frames);
-        free(publication->frames);
-        publication->frames = NULL;
-    }
 }
 
 static void withdraw(struct jitunwind_publication **handles, size_t count)
@@ -273,11 +293,8 @@ static void withdraw(struct jitunwind_publication **handles, size_t count)
             release(handles[i]);
 }
 
-EXPORTED int jitunwind_publish(const struct jitunwind_region *regions, size_t count, unsigned consumers,
-                               struct jitunwind_publication **handles)
+int store_check(const struct jitunwind_region *regions, size_t count, unsigned consumers)
 {
-    int state, error = 0;
-    size_t done = 0;
     if (consumers & ~(JITUNWIND_GDB | JITUNWIND_LIBGCC | JITUNWIND_LIBUNWIND))
         return EINVAL;
     for (size_t i = 0; i < count; i++)
@@ -285,7 +302,14 @@ EXPORTED int jitunwind_publish(const struct jitunwind_region *regions, size_t co
             return EINVAL;
     if ((consumers & JITUNWIND_GDB && !debugger_find()) || (consumers & JITUNWIND_LIBGCC && !libgcc_find()))
         return ENOTSUP;
-    debugger_lock(&state);
+    return 0;
+}
+
+int store_publish(const struct jitunwind_region *regions, size_t count, unsigned consumers,
+                  struct jitunwind_publication **handles)
+{
+    int error = 0;
+    size_t done = 0;
     if (consumers & JITUNWIND_LIBUNWIND)
         catch_up_with_libunwind();
     while (done < count && (handles[done] = publish_one(&regions[done], consumers, &error)))
@@ -296,7 +320,18 @@ EXPORTED int jitunwind_publish(const struct jitunwind_region *regions, size_t co
         withdraw(handles, done);
     else
         for (size_t i = 0; i < count; i++)
-            forget_source(handles[i]);
+            handles[i]->given = NULL;
+    return error;
+}
+
+EXPORTED int jitunwind_publish(const struct jitunwind_region *regions, size_t count, unsigned consumers,
+                               struct jitunwind_publication **handles)
+{
+    int state, error = store_check(regions, count, consumers);
+    if (error)
+        return error;
+    debugger_lock(&state);
+    error = store_publish(regions, count, consumers, handles);
     debugger_unlock(state);
     return error;
 }
@@ -309,7 +344,7 @@ EXPORTED void jitunwind_withdraw(struct jitunwind_publication **handles, size_t 
     debugger_unlock(state);
 }
 
-/* Withdraw all regions that begin in [start, start + size), whoever has published them. */
+/* Withdraw all regions that lie in [start, start + size) in part or in whole, whoever has published them. */
 EXPORTED void jitunwind_withdraw_range(uint64_t start, uint64_t size)
 {
     struct jitunwind_publication *handles[16];
@@ -318,7 +353,7 @@ EXPORTED void jitunwind_withdraw_range(uint64_t start, uint64_t size)
     debugger_lock(&state);
     do {
         size_t at = position(start);
-        for (count = 0; count < 16 && at < published_count && published[at]->described.start < start + size; at++)
+        for (count = 0; count < 16 && at < published_count && published[at]->start < start + size; at++)
             handles[count++] = published[at];
         withdraw(handles, count);
     } while (count);
@@ -331,7 +366,7 @@ EXPORTED int jitunwind_knows(uint64_t address)
     int state;
     debugger_lock(&state);
     size_t at = position(address);
-    int found = at < published_count && published[at]->described.start <= address;
+    int found = at < published_count && published[at]->start <= address;
     debugger_unlock(state);
     return found;
 }

@@ -20,5 +20,5 @@ def agent(cflags: bool, libs: bool) -> None:
     built.check()
     words = [f"-I{built.FOLDER}"] if cflags or not libs else []
     if libs or not cflags:
-        words.append(str(built.AGENT))
+        words.append(built.AGENT)
     click.echo(" ".join(words))

@@ -285,6 +285,13 @@ class Regions:
             self._lines[jit_code.start] = line_rows(jit_code.code, self.objects, self.layout, owner)
         return self._lines[jit_code.start]
 
+    def lines_of_part(self, jit_code: JitCode, part: Region) -> list[LineRow]:
+        """The Python lines of one of its `parts`, from the part's own start; a shim has none."""
+        if part.kind is RegionKind.SHIM:
+            return []
+        first = part.start - jit_code.start
+        return [row._replace(offset=max(row.offset - first, 0)) for row in self.lines(jit_code)]
+
     def parts(self, jit_code: JitCode) -> list[Region]:
         """The executor's code as regions: its shim, where it has one of its own, and its body."""
         if jit_code.start not in self._parts:

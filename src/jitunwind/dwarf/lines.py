@@ -52,7 +52,6 @@ class _At(IntEnum):
     LOW_PC = 0x11
     HIGH_PC = 0x12
     LANGUAGE = 0x13
-    PRODUCER = 0x25
     EXTERNAL = 0x3F
 
 
@@ -61,7 +60,6 @@ class _Form(IntEnum):
 
     ADDR = 0x01
     DATA2 = 0x05
-    DATA8 = 0x07
     STRING = 0x08
     UDATA = 0x0F
     SEC_OFFSET = 0x17
@@ -88,22 +86,24 @@ _DIRECTORY_INDEX = 2
 """DW_LNCT_directory_index."""
 _UNIT_COMPILE = 1
 """DW_UT_compile (DWARF 5, table 7.2)."""
-_STANDARD_LENGTHS = bytes((0, 1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 1))
-"""How many operands each standard opcode takes (DWARF 5, section 6.2.5.2)."""
+_STANDARD_LENGTHS = bytes((0, 1, 1, 1))
+"""How many operands each standard opcode takes, of those that are used (DWARF 5, section 6.2.5.2)."""
+_FIRST_SPECIAL = len(_STANDARD_LENGTHS) + 1
+_LEAST_LINES, _LINES_RANGE = -100, 200
+"""Special opcodes here go this many lines on, and no address (DWARF 5, section 6.2.5.1)."""
 
 _COMPILE_UNIT = (
-    (_At.PRODUCER, _Form.STRING),
     (_At.LANGUAGE, _Form.DATA2),
     (_At.NAME, _Form.STRING),
     (_At.LOW_PC, _Form.ADDR),
-    (_At.HIGH_PC, _Form.DATA8),
+    (_At.HIGH_PC, _Form.UDATA),
     (_At.STMT_LIST, _Form.SEC_OFFSET),
 )
 _SUBPROGRAM = (
     (_At.EXTERNAL, _Form.FLAG_PRESENT),
     (_At.NAME, _Form.STRING),
     (_At.LOW_PC, _Form.ADDR),
-    (_At.HIGH_PC, _Form.DATA8),
+    (_At.HIGH_PC, _Form.UDATA),
 )
 
 
@@ -150,9 +150,9 @@ def unit(function: Function) -> Unit:
 
 def _unit(function: Function, line_offset: int) -> tuple[bytes, int]:
     """The unit, and where in it `line_offset` stands."""
-    extent = struct.pack("<QQ", function.start, function.size)
+    extent = struct.pack("<Q", function.start) + unsigned(function.size)
     filename = function.lines[0].filename if function.lines else function.name
-    before = b"\x01" + _string("jitunwind") + struct.pack("<H", _LANGUAGE_C11) + _string(filename) + extent
+    before = b"\x01" + struct.pack("<H", _LANGUAGE_C11) + _string(filename) + extent
     after = b"\x02" + _string(function.name) + extent + b"\0"
     dies = before + struct.pack("<I", line_offset) + after
     header = struct.pack("<HBBI", 5, _UNIT_COMPILE, 8, 0)  # version, unit type, address size, abbreviations
@@ -167,7 +167,8 @@ def _line_program(function: Function) -> bytes:
     names = b"".join(_string(name) + unsigned(0) for name in files)
     tables = directories + file_format + unsigned(len(files)) + names
     # minimum instruction length 1, operations 1, is_stmt 1, line_base, line_range, opcode_base
-    after_length = struct.pack("<BBBbBB", 1, 1, 1, -3, 12, 13) + _STANDARD_LENGTHS + tables
+    after_length = struct.pack("<BBBbBB", 1, 1, 1, _LEAST_LINES, _LINES_RANGE, _FIRST_SPECIAL)
+    after_length += _STANDARD_LENGTHS + tables
     header = struct.pack("<HBBI", 5, 8, 0, len(after_length)) + after_length
     program = header + _opcodes(function, files)
     return struct.pack("<I", len(program)) + program
@@ -185,10 +186,14 @@ def _opcodes(function: Function, files: Sequence[str]) -> bytes:
         if number[line.filename] != current_file:
             current_file = number[line.filename]
             out += bytes([_Lns.SET_FILE]) + unsigned(current_file)
-        if line.line != current_line:
-            out += bytes([_Lns.ADVANCE_LINE]) + signed(line.line - current_line)
-            current_line = line.line
-        out.append(_Lns.COPY)
+        lines = line.line - current_line - _LEAST_LINES
+        if 0 <= lines < _LINES_RANGE:
+            out.append(_FIRST_SPECIAL + lines)
+        else:
+            out += bytes([_Lns.ADVANCE_LINE]) + signed(line.line - current_line) + bytes([_Lns.COPY])
+        current_line = line.line
+    if not function.lines:
+        out += bytes([_Lns.SET_FILE, 0])  # the sequence begins in file 1, which there is not
     out += bytes([_Lns.ADVANCE_PC]) + unsigned(function.size - offset)
     out += bytes((_Lns.EXTENDED, 1, _Lns.END_SEQUENCE))
     return bytes(out)

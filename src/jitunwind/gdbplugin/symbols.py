@@ -21,7 +21,7 @@ from jitunwind.elf.machine import Machine
 from jitunwind.errors import JitunwindError
 from jitunwind.gdbplugin.inferior import Inferior, is_core
 from jitunwind.gdbplugin.session import ARCHITECTURE, follow, session
-from jitunwind.region import Region, RegionKind
+from jitunwind.region import Region
 
 MOST_STACK = 1 << 26
 """Bytes of one thread's stack that are searched."""
@@ -88,18 +88,9 @@ class SymbolFile:
 def _functions(jit_codes: list[JitCode], shim: Region | None, regions: Regions) -> list[Function]:
     functions = []
     for jit_code in sorted(jit_codes, key=lambda each: each.start):
-        lines = regions.lines(jit_code)
         for part in regions.parts(jit_code):
-            first = part.start - jit_code.start
-            of_part = [] if part.kind is RegionKind.SHIM else lines
-            functions.append(
-                Function(
-                    part.name,
-                    part.start,
-                    part.size,
-                    [Line(max(row.offset - first, 0), row.filename, row.line) for row in of_part],
-                )
-            )
+            lines = [Line(*row) for row in regions.lines_of_part(jit_code, part)]
+            functions.append(Function(part.name, part.start, part.size, lines))
     if shim is not None:
         functions.append(Function(shim.name, shim.start, shim.size, []))
     return functions

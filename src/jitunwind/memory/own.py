@@ -1,19 +1,21 @@
 """This very process, read as others are: what is not there is an error, not a crash."""
 
-import ctypes
 import errno
 import os
-from pathlib import Path
 
+from jitunwind.agent.native import (
+    U64,
+    Int,
+    Library,
+    SizeFunction,
+    addressof,
+    buffer,
+    byref,
+    get_errno,
+)
 from jitunwind.errors import UnreadableMemory
 from jitunwind.memory import Mapping, Memory
 from jitunwind.memory.maps import parse_maps
-
-
-class _Extent(ctypes.Structure):
-    """struct iovec."""
-
-    _fields_ = (("base", ctypes.c_void_p), ("size", ctypes.c_size_t))
 
 
 class OwnProcess(Memory):
@@ -25,28 +27,25 @@ class OwnProcess(Memory):
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        self._program = ctypes.PyDLL(None, use_errno=True)
-        self._copy = self._program.process_vm_readv
-        self._copy.restype = ctypes.c_ssize_t
+        self._program = Library()
+        self._copy = self._program.function("process_vm_readv", SizeFunction)
 
     def read(self, address: int, size: int) -> bytes:
-        buffer = ctypes.create_string_buffer(size)
-        to, place = _Extent(ctypes.addressof(buffer), size), _Extent(address, size)
-        done = self._copy(self._pid, ctypes.byref(to), 1, ctypes.byref(place), 1, 0)
+        into = buffer(size)
+        to, place = (U64 * 2)(addressof(into), size), (U64 * 2)(address, size)  # struct iovec
+        done = self._copy(Int(self._pid), byref(to), U64(1), byref(place), U64(1), U64(0))
         if done == size:
-            return buffer.raw
-        if done < 0 and ctypes.get_errno() in (errno.EPERM, errno.ENOSYS):  # a sandbox does not have it
+            return bytes(into)
+        if done < 0 and get_errno() in (errno.EPERM, errno.ENOSYS):  # a sandbox does not have it
             return _read_file(address, size)
         raise UnreadableMemory(address, size)
 
     def mappings(self) -> list[Mapping]:
-        return parse_maps(Path("/proc/self/maps").read_text(errors="replace"))
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
+            return parse_maps(file.read())
 
     def symbol(self, name: str) -> int | None:
-        try:
-            return ctypes.addressof(ctypes.c_char.in_dll(self._program, name))
-        except ValueError:
-            return None
+        return self._program.address(name)
 
 
 def _read_file(address: int, size: int) -> bytes:

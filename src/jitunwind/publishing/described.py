@@ -2,31 +2,38 @@
 
 from collections.abc import Sequence
 
-from jitunwind.agent.library import RegionStruct
+from jitunwind.agent.library import Published
 from jitunwind.arch import Architecture
 from jitunwind.dwarf.encode import eh_frame
-from jitunwind.dwarf.lines import ABBREVIATIONS, Function, Line, unit
+from jitunwind.dwarf.lines import ABBREVIATIONS, Function, Line, Unit, unit
 from jitunwind.elf.image import symbol_name
 from jitunwind.region import Region
 from jitunwind.rows import Row, Unknown, UnwindTable
 
+NO_UNIT = Unit(b"", b"", 0)
+
 
 def described(
     arch: Architecture, region: Region, table: UnwindTable | None, lines: Sequence[Line] = ()
-) -> RegionStruct:
+) -> Published:
     """What to publish of `region`, with offsets in `table` and `lines` that count from its start.
 
     ValueError for a table that `eh_frame` refuses.
     """
-    struct = RegionStruct(start=region.start, size=region.size, name=_bytes(symbol_name(region.name)))
-    if table is not None:
-        frames = eh_frame(arch, [(region.start, _in_one_piece(table))])
-        struct.eh_frame, struct.eh_frame_size = frames, len(frames)
-    info, line, struct.stmt_list_at = unit(Function(region.name, region.start, region.size, lines))
-    struct.debug_info, struct.debug_info_size = info, len(info)
-    struct.debug_line, struct.debug_line_size = line, len(line)
-    struct.debug_abbrev, struct.debug_abbrev_size = ABBREVIATIONS, len(ABBREVIATIONS)
-    return struct
+    symbol = symbol_name(region.name)
+    # Debuggers take a name from the unit before that of the symbol; where both say the same, it is not needed.
+    needs_unit = lines or symbol != region.name
+    info = unit(Function(region.name, region.start, region.size, lines)) if needs_unit else NO_UNIT
+    return Published(
+        start=region.start,
+        size=region.size,
+        name=_bytes(symbol),
+        eh_frame=b"" if table is None else eh_frame(arch, [(region.start, _in_one_piece(table))]),
+        debug_info=info.info,
+        stmt_list_at=info.stmt_list_at,
+        debug_abbrev=ABBREVIATIONS if needs_unit else b"",
+        debug_line=info.line,
+    )
 
 
 def _in_one_piece(table: UnwindTable) -> UnwindTable:

@@ -58,7 +58,7 @@ _PLACES = ("PYTHONHOME", "LD_LIBRARY_PATH")
 
 
 @dataclass(frozen=True)
-class _Target:
+class Target:
     """A process, and the user whose it is."""
 
     pid: int
@@ -80,7 +80,7 @@ def enable_in(pid: int, python: str | None, seconds: float) -> bool:
     the process says why it could not.
     """
     target = _look(pid)
-    asker = _Asker(target, python)
+    asker = Asker(target, python)
     with _pipe(target) as (folder, channel), _Death(pid) as death:
         script, answer = folder / "enable.py", folder / "answer"
         script.write_text(_script(answer))
@@ -104,7 +104,7 @@ def enable_in(pid: int, python: str | None, seconds: float) -> bool:
     return _meaning(pid, listener.said)
 
 
-def _look(pid: int) -> _Target:
+def _look(pid: int) -> Target:
     """The process, if it is one that can be asked."""
     with contextlib.suppress(AlreadyTraced):  # a debugger that lets it run is no obstacle
         check_process(pid)
@@ -134,13 +134,13 @@ def _look(pid: int) -> _Target:
     user, group = (re.search(rf"^{name}:(?:\s+(\d+)){{4}}", fields, re.MULTILINE) for name in ("Uid", "Gid"))
     if user is None or group is None:
         raise NoSuchProcess(f"process {pid} has ended")
-    return _Target(pid, int(user[1]), int(group[1]))  # those for files (proc(5))
+    return Target(pid, int(user[1]), int(group[1]))  # those for files (proc(5))
 
 
-class _Asker:
+class Asker:
     """The Python that makes requests."""
 
-    def __init__(self, target: _Target, python: str | None) -> None:
+    def __init__(self, target: Target, python: str | None) -> None:
         self._target = target
         self._user: dict[str, Any] = {}
         self._environment: dict[str, str] = {}
@@ -222,7 +222,7 @@ def _places(pid: int) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _pipe(target: _Target) -> Iterator[tuple[Path, int]]:
+def _pipe(target: Target) -> Iterator[tuple[Path, int]]:
     """A folder that the target's user may use and nobody else, and the reading end of the pipe in it."""
     folder = Path(tempfile.mkdtemp(prefix="jitunwind-", dir="/tmp" if target.is_anothers else None))
     try:

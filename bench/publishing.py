@@ -1,0 +1,215 @@
+"""What publishing costs: ten programs of pyperformance with it and without, and the bytes that it holds.
+
+    python bench/publishing.py PYPERFORMANCE [--measures time bytes] [--versions …] [--programs …] [--rounds N] …
+
+PYPERFORMANCE is a folder with pyperf and pyperformance in it (`make audit` fetches them). A program does the same
+work in each of its runs, as much as takes --seconds without publishing; a round runs it with and without in turns,
+each time in a process of its own, whose start counts. The ratios are of wall time and of the CPU time of all its
+threads. The bytes are those held at the end of a short run for an executor, beside what CPython 3.15 itself holds for
+one where nothing else publishes (bench/held.py). --startup gives Python source to run at the start instead of
+`jitunwind.enable()`: with an empty file the ratios show how exact the machine measures.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from support import ENABLE, ROOT, STARTUP, VERSIONS, interpreter, is_switched_on, switch_on
+
+PROGRAMS = (
+    *("chaos", "deltablue", "fannkuch", "go", "hexiom"),
+    *("nbody", "nqueens", "raytrace", "richards", "spectral_norm"),
+)
+ROUNDS = 5
+SECONDS = 25.0
+AIM = 1.005
+BYTES_AIM = 0.25
+OWN = "3.15"
+"""The version of CPython that publishes executors itself."""
+TIME, BYTES = MEASURES = ("time", "bytes")
+WIDE = 1.96
+"""Standard errors on each side of the mean that hold 95 % of a normal distribution."""
+ENOUGH = 2.0
+"""Seconds after which a run tells how many loops make a long one."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one process: seconds from its start to its end, and those that its threads computed."""
+
+    wall: float
+    cpu: float
+
+
+@dataclass(frozen=True)
+class Held:
+    """At the end of a run: the executors that are published, those that are not, and the bytes held for that."""
+
+    executors: int
+    unpublished: int
+    bytes: float
+
+    @property
+    def each(self) -> float:
+        return self.bytes / self.executors
+
+
+@dataclass(frozen=True)
+class Pair:
+    off: Cost
+    on: Cost
+
+
+class Bench:
+    """One interpreter, and the two environments to run it in."""
+
+    def __init__(self, python: str, folder: Path, place: Path, startup: str) -> None:
+        self._python = python
+        self._folder = folder
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        caches = {"PYTHONPYCACHEPREFIX": str(place / "pycache"), "PYTHONHASHSEED": "0"}
+        self.off = {**kept, **caches, "PYTHON_JIT": "1", "PYTHONPATH": str(folder)}
+        switch_on(place / "on", startup)
+        (place / "on/sitecustomize.py").write_text(f"import {STARTUP}\n")
+        self.on = {**self.off, "PYTHONPATH": f"{place / 'on'}{os.pathsep}{folder}"}
+        if not is_switched_on(Path(python), self.on):
+            raise SystemExit(f"publishing cannot be switched on in {python}")
+
+    def run(self, program: str, loops: int, environment: dict[str, str]) -> Cost:
+        command = [self._python, *self._worker(program, loops)]
+        began = time.perf_counter()
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"{program} ended with status {process.returncode}")
+        return Cost(wall, usage.ru_utime + usage.ru_stime)
+
+    def loops(self, program: str, seconds: float) -> int:
+        """How many take that long without publishing, start-up left aside."""
+        loops, spent = 1, self.run(program, 1, self.off).wall
+        while spent < min(ENOUGH, seconds):
+            loops *= 2
+            spent = self.run(program, loops, self.off).wall
+        return max(1, round(loops * seconds / spent))
+
+    def held(self, program: str, environment: dict[str, str]) -> Held:
+        """What is held at the end of a short run."""
+        command = [self._python, ROOT / "bench/held.py", *self._worker(program, self.loops(program, ENOUGH))]
+        done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+        answer = json.loads(done.stdout)
+        return Held(**answer)
+
+    def _worker(self, program: str, loops: int) -> list[str]:
+        script = self._folder / "pyperformance/data-files/benchmarks" / f"bm_{program}/run_benchmark.py"
+        return [str(script), "--worker", f"--loops={loops}", "--values=1", "--warmups=0"]
+
+    def pairs(self, program: str, loops: int, rounds: int) -> list[Pair]:
+        """Off and on in turns; which comes first changes from round to round."""
+        self.run(program, 1, self.on)  # what it imports is compiled then
+        found = []
+        for number in range(rounds):
+            if number % 2:
+                on = self.run(program, loops, self.on)
+                found.append(Pair(self.run(program, loops, self.off), on))
+            else:
+                off = self.run(program, loops, self.off)
+                found.append(Pair(off, self.run(program, loops, self.on)))
+        return found
+
+
+def mean_and_margin(programs: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """The geometric mean of the programs' ratios, and how far off it may be at 95 %, from the spread of the rounds."""
+    logs = [[math.log(ratio) for ratio in ratios] for ratios in programs]
+    mean = statistics.fmean(statistics.fmean(each) for each in logs)
+    variance = sum(statistics.variance(each) / len(each) for each in logs if len(each) > 1) / len(logs) ** 2
+    return math.exp(mean), WIDE * math.sqrt(variance)
+
+
+def spread(ratios: Sequence[float]) -> str:
+    middle = math.exp(statistics.fmean(map(math.log, ratios)))
+    return f"{middle:.4f} ({min(ratios):.3f} to {max(ratios):.3f})"
+
+
+@contextlib.contextmanager
+def bench_of(version: str, folder: Path, startup: str) -> Iterator[Bench]:
+    with tempfile.TemporaryDirectory() as place:
+        yield Bench(interpreter(version), folder, Path(place), startup)
+
+
+def run_time(bench: Bench, programs: Sequence[str], rounds: int, seconds: float) -> float:
+    """Prints a row for each program, and the means; returns that of wall time."""
+    print(f"{'':16}{'loops':>8}{'off':>10}{'on':>10}   {'wall time, ratio':24}   {'CPU time, ratio':24}")
+    walls, cpus = [], []
+    for program in programs:
+        loops = bench.loops(program, seconds)
+        pairs = bench.pairs(program, loops, rounds)
+        walls.append([pair.on.wall / pair.off.wall for pair in pairs])
+        cpus.append([pair.on.cpu / pair.off.cpu for pair in pairs])
+        off, on = (
+            statistics.median(each) for each in zip(*((p.off.wall, p.on.wall) for p in pairs), strict=True)
+        )
+        print(
+            f"{program:16}{loops:>8,}{off:>8.2f} s{on:>8.2f} s   "
+            f"{spread(walls[-1]):24}   {spread(cpus[-1]):24}",
+            flush=True,
+        )
+    for name, ratios in (("wall", walls), ("CPU", cpus)):
+        mean, margin = mean_and_margin(ratios)
+        print(f"{name} time, geometric mean: {mean:.4f} ± {margin:.4f} (aim: at most {AIM})")
+    return mean_and_margin(walls)[0]
+
+
+def bytes_held(versions: Sequence[str], benches: dict[str, Bench], programs: Sequence[str]) -> None:
+    """Prints, for each program, the bytes held for an executor: by CPython 3.15 itself, and by jitunwind."""
+    print("Bytes held for a published executor, and how many there are (not published: +n)\n")
+    titles = (f"CPython {OWN} itself", *(f"jitunwind, {version}, ratio" for version in versions))
+    print(f"{'':16}" + "".join(f"{title:>32}" for title in titles))
+    ratios: dict[str, list[float]] = {version: [] for version in versions}
+    for program in programs:
+        own = benches[OWN].held(program, benches[OWN].off)
+        row = f"{program:16}{own.each:>15,.0f} for {own.executors:>3} + {own.unpublished:<2}      "
+        for version in versions:
+            held = benches[version].held(program, benches[version].on)
+            ratios[version].append(held.each / own.each)
+            row += f"{held.each:>13,.0f} for {held.executors:>3} + {held.unpublished:<2}{ratios[version][-1]:>7.3f}"
+        print(row, flush=True)
+    for version, found in ratios.items():
+        mean = statistics.geometric_mean(found)
+        print(f"{version}: ratio {mean:.3f} (geometric mean; aim: at most {BYTES_AIM})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--versions", nargs="+", default=VERSIONS)
+    parser.add_argument("--programs", nargs="+", default=PROGRAMS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--seconds", type=float, default=SECONDS)
+    parser.add_argument("--measures", nargs="+", choices=MEASURES, default=MEASURES)
+    parser.add_argument("--startup", type=Path, help="what is run at each start, instead of enable()")
+    arguments = parser.parse_args()
+    startup = arguments.startup.read_text() if arguments.startup else ENABLE
+    folder = arguments.folder.resolve()
+    with contextlib.ExitStack() as stack:
+        versions = {*arguments.versions, *([OWN] if BYTES in arguments.measures else [])}
+        benches = {each: stack.enter_context(bench_of(each, folder, startup)) for each in sorted(versions)}
+        if BYTES in arguments.measures:
+            bytes_held(arguments.versions, benches, arguments.programs)
+        for version in arguments.versions if TIME in arguments.measures else ():
+            print(f"\nCPython {version}, PYTHON_JIT=1, {arguments.rounds} rounds\n")
+            run_time(benches[version], arguments.programs, arguments.rounds, arguments.seconds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""What is to be published of this process's JIT code: the same look that is taken from outside, and its own memory."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from jitunwind.agent.library import Published
+from jitunwind.arch.x86_64.effects import decode
+from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.cpython.layout import read_layout
+from jitunwind.cpython.newcomers import Newcomers
+from jitunwind.cpython.regions import JitCode, Regions
+from jitunwind.dwarf.lines import Line
+from jitunwind.errors import JitunwindError, UnreadableMemory
+from jitunwind.memory.own import OwnProcess
+from jitunwind.publishing.described import described
+from jitunwind.recover.table import recover
+
+
+class Described(NamedTuple):
+    """One executor's code, that starts at `start`: its address, and what the agent publishes of it."""
+
+    executor: int
+    start: int
+    regions: list[Published]
+
+
+class Describer:
+    """Of one process; the child of a fork needs another one. NotPython, UnsupportedVersion."""
+
+    def __init__(self) -> None:
+        self._memory = OwnProcess()
+        self._layout = read_layout(self._memory)
+        self._parents: dict[int, int] = {}
+
+    @property
+    def own_registration(self) -> tuple[int, int] | None:
+        """Where executors of this version have the start of their code, and what CPython itself has published of
+        it; None, if it publishes nothing."""
+        of = self._layout.executor
+        return None if of.registration is None else (of.jit_code, of.registration)
+
+    def everything(self) -> list[tuple[int, int]]:
+        """Start and size of all executors' code."""
+        regions = Regions(self._memory, self._layout)
+        found = (regions.find(start) for start in regions.starts)
+        return [(code.start, code.size) for code in found if code is not None]
+
+    def described(self, some: list[tuple[int, int]]) -> Iterator[tuple[int, Described | JitunwindError]]:
+        """Of each of `some` (start and size of its code), by its start, what is to be published, or why nothing."""
+        regions = Newcomers(self._memory, self._layout, some, self._parents)
+        for start, size in some:
+            try:
+                code = regions.find(start)
+                if code is None:
+                    raise UnreadableMemory(start, size)
+                yield start, Described(code.executor, start, _published(regions, code))
+            except JitunwindError as error:
+                yield start, error
+
+
+def _published(regions: Regions, code: JitCode) -> list[Published]:
+    """Of the shim, where the code has one of its own, and of the body."""
+    table = recover(X86_64, code.code, decode, code.entries())
+    found = []
+    for part in regions.parts(code):
+        first = part.start - code.start
+        lines = [Line(*row) for row in regions.lines_of_part(code, part)]
+        found.append(described(X86_64, part, table.part(first, first + part.size), lines))
+    return found

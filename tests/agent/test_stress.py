@@ -1,0 +1,82 @@
+"""The agent under stress: threads, forks, a lack of memory; watched by the sanitizers."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.agent import QUIET_HEAP, harness, run
+from tests.support.compiled import needs_gcc
+
+pytestmark = needs_gcc
+
+PUBLISHES = int(os.environ.get("JITUNWIND_STRESS", "100000"))
+CYCLES = 5
+PATIENCE = 600
+ADDRESS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+THREAD = ("-fsanitize=thread",)
+OPTIONS = {
+    "ASAN_OPTIONS": "detect_leaks=1",
+    # children that start threads of their own would not be followed; those of stress.c start none then
+    "TSAN_OPTIONS": "die_after_fork=0:report_thread_leaks=0:halt_on_error=1",
+    **QUIET_HEAP,
+}
+
+CASES = (
+    "laps",
+    "fill_and_empty",
+    "torn_append",
+    "torn_take",
+    "resume_now",
+    "pauses_overlap",
+    "fork_while_two_pause",
+    "errno_stays",
+    "ends_by_itself",
+    "addresses",
+)
+
+
+@pytest.mark.parametrize("flags", [(), ADDRESS, THREAD], ids=["plain", "address", "thread"])
+def test_publishing_from_many_threads_with_forks_in_between(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    """GIVEN 8 threads that publish and withdraw 100,000 regions, hooks that tell an attendant of code, and forks
+    in between, THEN each is found by libgcc right after it was published and not right after it was withdrawn;
+    each child has a list of whole files with just the regions that are published; and after each cycle nothing
+    is left, and no more memory is held than after the first."""
+    program = harness("stress.c", tmp_path, flags)
+    cycles = run(program, PUBLISHES, CYCLES, environment=OPTIONS, timeout=PATIENCE).splitlines()
+    assert len(cycles) == CYCLES
+
+
+def test_the_same_with_libunwind(tmp_path: Path) -> None:
+    """libunwind's readers take no lock: what it was given must not be freed at once."""
+    library = "/usr/lib/x86_64-linux-gnu/libunwind.so.8"
+    if not Path(library).exists():
+        pytest.skip("needs libunwind.so.8")
+    program = harness("stress.c", tmp_path, ADDRESS)
+    cycles = run(program, PUBLISHES // 10, 2, library, environment=OPTIONS, timeout=PATIENCE).splitlines()
+    assert len(cycles) == 2
+
+
+def test_all_or_none_where_memory_runs_out(tmp_path: Path) -> None:
+    """GIVEN each allocation of a call fails in turn, THEN nothing of what should be published is, what was before is
+    seen by debuggers again at the next call, and no memory is lost."""
+    wrapped = "-Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc"
+    program = harness("shortage.c", tmp_path, (*ADDRESS, wrapped))
+    run(program, environment=OPTIONS, timeout=PATIENCE)
+
+
+@pytest.fixture(scope="module", params=[(), THREAD], ids=["plain", "thread"])
+def ring(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ring")
+    return harness("ring.c", folder, request.param, without=("imports.c", "events.c"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_events(ring: Path, case: str) -> None:
+    """A case of ring.c, which says what it is."""
+    run(ring, case, environment=OPTIONS, timeout=PATIENCE)
+
+
+def test_all_cases_are_run() -> None:
+    source = (Path(__file__).parent / "ring.c").read_text()
+    assert tuple(line.split('"')[1] for line in source.splitlines() if line.startswith('        {"')) == CASES

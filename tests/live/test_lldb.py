@@ -1,0 +1,86 @@
+"""LLDB, which has no plugin of ours: it knows JIT code by what the process publishes."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.support.live import PATIENCE, PROGRAMS, Interpreter, Program
+
+RUN = (sys.executable, "-m", "jitunwind", "run", "--python")
+_FRAME = re.compile(r"^ *\*? *frame #\d+: 0x[0-9a-f]+ \S*?`(.*)$", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def lldb() -> str:
+    found = shutil.which("lldb") or shutil.which("lldb-14")
+    if found is None:
+        pytest.skip("there is no lldb")
+    return found
+
+
+@contextmanager
+def publishing(python: Interpreter, program: str, *arguments: str) -> Iterator[Program]:
+    command = [*RUN, python.python, str(PROGRAMS / f"{program}.py"), *arguments]
+    process = subprocess.Popen(
+        command, env=python.environment(), stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
+    )
+    try:
+        started = Program(process)
+        started.wait_for("ready")
+        yield started
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+def say(lldb: str, python: Interpreter, *commands: str) -> str:
+    """What LLDB says to `commands`. The target is made first: LLDB 14 forgets, when it learns the executable of a
+    process that it is attached to, what that has published."""
+    told = [part for each in (f"target create {python.python}", *commands) for part in ("-o", each)]
+    done = subprocess.run(
+        [lldb, "--no-lldbinit", "--batch", *told],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=PATIENCE,
+    )
+    return done.stdout
+
+
+def functions(said: str) -> list[str]:
+    """The functions of a `bt`, the innermost first."""
+    stack = said[said.index("thread backtrace") :]
+    return [name.split(" ")[0] for name in _FRAME.findall(stack)]
+
+
+def test_the_stack_is_whole_and_named_through_jit_code(lldb: str, python: Interpreter) -> None:
+    """Of a thread that waits in a C function which JIT code has called."""
+    with publishing(python, "two_threads") as started:
+        attach = f"process attach -p {started.pid}"
+        said = say(lldb, python, attach, "thread select 2", "thread backtrace", "detach")
+    names = functions(said)
+    jit = [name for name in names if name.startswith("py::other:")]
+    assert jit, said
+    shim = "py::jit_shim:<jit>" if python.shim_in_region else "_PyJIT_Entry"
+    assert names[names.index(jit[0]) + 1] == shim, said
+    outer = names[names.index(shim) + 1 :]
+    assert len(outer) > 5, said
+    assert not any(name.startswith("py::") for name in outer), said
+    assert "two_threads.py:" in said, said
+
+
+def test_code_that_lldb_cannot_analyse_is_unwound_by_its_rows(lldb: str, python: Interpreter) -> None:
+    for published in (True, False):
+        with publishing(python, "unanalysable", *(["published"] if published else [])) as started:
+            said = say(lldb, python, f"process attach -p {started.pid}", "thread backtrace", "detach")
+        names = functions(said)
+        assert (names[-1] == "_start" and "made::of_hand" in names) is published, said

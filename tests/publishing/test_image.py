@@ -1,0 +1,218 @@
+"""The symbol files that debuggers read, as other people's tools read them."""
+
+import io
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from elftools.elf.elffile import ELFFile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jitunwind.agent.library import Published, agent
+from jitunwind.arch.x86_64.registers import RBP, RBX, RETURN_ADDRESS, RSP, X86_64
+from jitunwind.dwarf.lines import Line
+from jitunwind.publishing.described import described
+from jitunwind.region import Region
+from jitunwind.rows import (
+    SAME_VALUE,
+    UNDEFINED,
+    CfaRule,
+    InRegister,
+    RegisterRule,
+    Row,
+    SavedAt,
+    UnwindTable,
+)
+from tests.support.announced import Announced, files, with_rows
+from tests.support.witnesses import PYELFTOOLS, WITNESSES, Witness, differences
+
+MOST_REGIONS = 256
+CODE = 0x7F00_1234_5000
+ENTRY = Row(
+    CfaRule(RSP, 8),
+    (*((number, SAME_VALUE) for number in X86_64.callee_saved), (RETURN_ADDRESS, SavedAt(-8))),
+)
+FRAME = Row(CfaRule(RBP, 16), ((RBX, UNDEFINED), (RBP, SavedAt(-16)), (RETURN_ADDRESS, SavedAt(-8))))
+FULL = UnwindTable(0x40, [0, 1], [ENTRY, FRAME])
+
+TRACKED = (*X86_64.callee_saved, RETURN_ADDRESS)
+REGISTERS = st.sampled_from([*range(16), 90, 117])
+OFFSETS = st.integers(-40, 40).map(lambda words: 8 * words) | st.integers(-(1 << 63) + 1, (1 << 63) - 1)
+RULES: st.SearchStrategy[RegisterRule] = (
+    st.sampled_from([SAME_VALUE, UNDEFINED]) | OFFSETS.map(SavedAt) | REGISTERS.map(InRegister)
+)
+ROWS = st.builds(
+    lambda cfa, tracked, others: Row(
+        cfa, tuple(sorted({**others, **dict(zip(TRACKED, tracked, strict=True))}.items()))
+    ),
+    st.builds(CfaRule, st.integers(0, 15), OFFSETS),
+    st.lists(RULES, min_size=len(TRACKED), max_size=len(TRACKED)),
+    st.dictionaries(REGISTERS, RULES, max_size=4),
+)
+LENGTHS = st.integers(1, 70) | st.sampled_from([0xFFFF, 0xFFFFFFFF, 1 << 32, (1 << 32) + 1, 1 << 40])
+
+
+@st.composite
+def row_lists(draw: st.DrawFn) -> list[tuple[int, UnwindTable]]:
+    """Tables at addresses that rise, none with a gap."""
+    at, found = draw(st.sampled_from([0x1000, CODE])), []
+    for rows in draw(st.lists(st.lists(ROWS, min_size=1, max_size=8), min_size=1, max_size=8)):
+        lengths = draw(st.lists(LENGTHS, min_size=len(rows), max_size=len(rows)))
+        offsets = [sum(lengths[:index]) for index in range(len(lengths))]
+        found.append((at, UnwindTable(sum(lengths), offsets, rows)))
+        at += sum(lengths) + draw(st.integers(0, 100))
+    return found
+
+
+def meant(table: UnwindTable) -> UnwindTable:
+    """What the C interface says of such rows: a register that is not named any more has its value still."""
+    named: dict[int, RegisterRule] = {}
+    rows = []
+    for row in table.rows:
+        assert isinstance(row, Row)
+        rules = {**named, **dict(row.rules)}
+        named |= dict.fromkeys(rules, SAME_VALUE)
+        rows.append(Row(row.cfa, tuple(sorted(rules.items(), key=lambda item: item[0]))))
+    return UnwindTable(table.size, table.offsets, rows)
+
+
+# pyelftools 0.33 takes the wrong factor for DW_CFA_def_cfa_sf.
+@pytest.mark.parametrize(
+    "witness", [w for w in WITNESSES if w is not PYELFTOOLS], ids=lambda witness: witness.name
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(tables=row_lists())
+def test_rows_are_read_as_they_were_given(
+    witness: Witness, tables: list[tuple[int, UnwindTable]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "rows.elf"
+    regions = [
+        with_rows(start, table.size, [(at, row) for at, _, row in table.spans() if isinstance(row, Row)])
+        for start, table in tables
+    ]
+    with Announced(regions):
+        (image,) = files()
+    path.write_bytes(image)
+    assert not differences(witness, path, [(start, meant(table)) for start, table in tables])
+
+
+def some(count: int, first: int = 0, lines: bool = True) -> list[Published]:
+    """Regions with gaps between them, names and lines of their own."""
+    return [
+        described(X86_64, region(index), FULL, of(index) if lines else ())
+        for index in range(first, first + count)
+    ]
+
+
+def region(index: int) -> Region:
+    return Region(CODE + 0x50 * index, FULL.size, f"py::f{index}:/tmp/é {index % 7}.py")
+
+
+def of(index: int) -> list[Line]:
+    """Every third has no lines; of others some go up and some down."""
+    file = f"/tmp/é {index % 7}.py"
+    return [Line(0, file, 1 + index), Line(7, file, 100), Line(0x20, "/tmp/b.py", 3)] if index % 3 else []
+
+
+def symbols(image: bytes) -> list[tuple[str, int, int]]:
+    table = ELFFile(io.BytesIO(image)).get_section_by_name(".symtab")
+    return [(each.name, each["st_value"], each["st_size"]) for each in table.iter_symbols() if each.name]
+
+
+def lines_read(image: bytes) -> dict[int, list[tuple[int, str, int]]]:
+    """By the start of each unit's code: (address, file, line)."""
+    found = {}
+    dwarf = ELFFile(io.BytesIO(image)).get_dwarf_info()
+    for unit in dwarf.iter_CUs():
+        program = dwarf.line_program_for_CU(unit)
+        names = [entry.name.decode() for entry in program.header.file_entry]
+        states = [
+            entry.state for entry in program.get_entries() if entry.state and not entry.state.end_sequence
+        ]
+        (function,) = (die for die in unit.iter_DIEs() if die.tag == "DW_TAG_subprogram")
+        found[function.attributes["DW_AT_low_pc"].value] = [
+            (state.address, names[state.file], state.line) for state in states
+        ]
+    return found
+
+
+def output(*command: object) -> str:
+    if shutil.which(str(command[0])) is None:
+        pytest.skip(f"needs {command[0]}")
+    done = subprocess.run([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return done.stdout.decode(errors="replace")
+
+
+def check_with_tools(image: bytes, path: Path) -> None:
+    path.write_bytes(image)
+    read = output("readelf", "-aW", "--debug-dump=info,abbrev,decodedline,frames", path)
+    assert not [line for line in read.splitlines() if re.search("[Ww]arning|[Ee]rror", line)]
+    verified = output("llvm-dwarfdump", "--verify", path)
+    assert "No errors." in verified
+    assert not [line for line in verified.splitlines() if "warning" in line]
+
+
+@pytest.mark.parametrize("count", [1, 2, MOST_REGIONS - 1, MOST_REGIONS, MOST_REGIONS + 1, 3 * MOST_REGIONS])
+def test_files_hold_all_regions_and_tools_find_no_fault(tmp_path: Path, count: int) -> None:
+    """GIVEN regions for one file, or just more, THEN each is in one file, with its name, its section and its lines,
+    and neither readelf nor llvm-dwarfdump has anything to complain of."""
+    before = agent().statistics()
+    with Announced(some(count)):
+        images = files()
+        assert agent().statistics().files == before.files + len(images)
+    assert len(images) == -(-count // MOST_REGIONS)
+    found = [each for image in images for each in symbols(image)]
+    wanted = [region(index) for index in range(count)]
+    assert [(each.start, each.size) for each in wanted] == sorted((at, size) for _, at, size in found)
+    assert len({name for name, _, _ in found}) == count
+    lines = {start: rows for image in images for start, rows in lines_read(image).items()}
+    assert lines == {
+        region(index).start: [(region(index).start + offset, file, line) for offset, file, line in of(index)]
+        for index in range(count)
+    }
+    for image in images:
+        texts = [each for each in ELFFile(io.BytesIO(image)).iter_sections() if each.name.startswith(".text")]
+        assert {(each["sh_addr"], each["sh_size"]) for each in texts} == {
+            (at, n) for _, at, n in symbols(image)
+        }
+        assert all(each["sh_type"] == "SHT_NOBITS" for each in texts)
+        check_with_tools(image, tmp_path / "image.elf")
+    assert not files()
+    assert agent().statistics().regions == before.regions
+
+
+def test_a_file_is_replaced_when_regions_come_and_go(tmp_path: Path) -> None:
+    """GIVEN files that lose and get regions, THEN they hold what is published, and no file is left that is empty."""
+    first = agent().publish(some(MOST_REGIONS), 1)
+    second = agent().publish(some(10, MOST_REGIONS), 1)
+    assert [len(symbols(image)) for image in files()] == [10, MOST_REGIONS]
+    agent().withdraw(first[::2])
+    agent().withdraw(second)
+    (image,) = files()
+    assert sorted(at for _, at, _ in symbols(image)) == [region(i).start for i in range(1, MOST_REGIONS, 2)]
+    check_with_tools(image, tmp_path / "half.elf")
+    third = agent().publish(some(20, 2 * MOST_REGIONS, lines=False), 1)
+    assert [len(symbols(image)) for image in files()] == [MOST_REGIONS // 2 + 20], "there was room"
+    check_with_tools(files()[0], tmp_path / "more.elf")
+    agent().withdraw(first[1::2])
+    (image,) = files()
+    assert not any(lines_read(image).values())
+    agent().withdraw(third)
+    assert not files()
+
+
+def test_a_file_that_has_lost_half_is_filled_again() -> None:
+    handles = agent().publish(some(3 * MOST_REGIONS, lines=False), 1)
+    agent().withdraw(handles[: MOST_REGIONS // 2 - 1])
+    more = agent().publish(some(1, 4 * MOST_REGIONS), 1)
+    assert sorted(len(symbols(image)) for image in files()) == [
+        1,
+        MOST_REGIONS // 2 + 1,
+        MOST_REGIONS,
+        MOST_REGIONS,
+    ]
+    agent().withdraw([*handles[MOST_REGIONS // 2 - 1 :], *more])
+    assert not files()

@@ -1,0 +1,85 @@
+/* A walker for walker.c: elfutils' libdw on the process that it runs in.
+
+   dwfl_getthread_frames wants a thread that stands still, so the walk begins at the registers that this thread has
+   here; memory is read as it is, and modules are what /proc/self/maps names. */
+
+#define _GNU_SOURCE
+#include <elfutils/libdwfl.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include "walker.h"
+
+struct frames {
+    uintptr_t *pcs;
+    int count, most;
+};
+
+static ucontext_t here;
+
+static pid_t
+next_thread(Dwfl *dwfl, void *argument, void **thread)
+{
+    (void)dwfl;
+    if (*thread) {
+        return 0;
+    }
+    *thread = argument;
+    return (pid_t)syscall(SYS_gettid);
+}
+
+static bool
+read_memory(Dwfl *dwfl, Dwarf_Addr address, Dwarf_Word *result, void *argument)
+{
+    (void)dwfl, (void)argument;
+    struct iovec into = {result, sizeof *result}, from = {(void *)address, sizeof *result};
+    return process_vm_readv(getpid(), &into, 1, &from, 1, 0) == (ssize_t)sizeof *result;
+}
+
+static bool
+set_registers(Dwfl_Thread *thread, void *argument)
+{
+    (void)argument;
+    static const int by_dwarf[] = {REG_RAX, REG_RDX, REG_RCX, REG_RBX, REG_RSI, REG_RDI, REG_RBP, REG_RSP, REG_R8,
+                                   REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15, REG_RIP};
+    Dwarf_Word values[17];
+    for (int i = 0; i < 17; i++) {
+        values[i] = (Dwarf_Word)here.uc_mcontext.gregs[by_dwarf[i]];
+    }
+    return dwfl_thread_state_registers(thread, 0, 17, values);
+}
+
+static int
+take(Dwfl_Frame *frame, void *argument)
+{
+    struct frames *frames = argument;
+    Dwarf_Addr pc;
+    if (frames->count == frames->most || !dwfl_frame_pc(frame, &pc, NULL)) {
+        return DWARF_CB_ABORT;
+    }
+    frames->pcs[frames->count++] = pc;
+    return DWARF_CB_OK;
+}
+
+int
+walk(uintptr_t *pcs, int most)
+{
+    static char *no_path = "";
+    static const Dwfl_Callbacks callbacks = {.find_elf = dwfl_linux_proc_find_elf,
+                                             .find_debuginfo = dwfl_standard_find_debuginfo,
+                                             .debuginfo_path = &no_path};
+    static const Dwfl_Thread_Callbacks threads = {
+        .next_thread = next_thread, .memory_read = read_memory, .set_initial_registers = set_registers};
+    struct frames frames = {pcs, 0, most};
+    Dwfl *dwfl = dwfl_begin(&callbacks);
+    dwfl_linux_proc_report(dwfl, getpid());
+    dwfl_report_end(dwfl, NULL, NULL);
+    dwfl_attach_state(dwfl, NULL, getpid(), &threads, &frames);
+    getcontext(&here);
+    dwfl_getthread_frames(dwfl, (pid_t)syscall(SYS_gettid), take, &frames);
+    dwfl_end(dwfl);
+    return frames.count;
+}
