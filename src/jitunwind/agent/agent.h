@@ -62,10 +62,33 @@ bool frames_sensible(const struct jitunwind_region *region);
 /* rows.c: rows as .eh_frame entries with a terminator behind them, in memory from malloc; NULL with errno. */
 unsigned char *frames_of(const struct jitunwind_region *region, size_t *size);
 
-/* events.c: what an interpreter's import table has in the places of mprotect and munmap. */
-int events_mprotect(void *address, size_t size, int protection);
+/* events.c: which code comes and goes. */
+enum event_kind { NOTHING, CODE_CAME, CODE_GOES };
+struct jitunwind_event {
+    uint64_t kind, start, size;
+};
+int events_mprotect(void *address, size_t size, int protection); /* in the places of those of an import table */
 int events_munmap(void *address, size_t size);
+void jitunwind_unmap(uint64_t start, uint64_t size);
+void jitunwind_remember(uint64_t start);
+void jitunwind_pause(void);
+void jitunwind_resume(int now);
+int jitunwind_is_paused(void);
 void jitunwind_attend(void (*function)(void *), void *argument);
+size_t jitunwind_take(struct jitunwind_event *events, size_t room);
+int jitunwind_lost(void);
+
+/* imports.c */
+int jitunwind_follow(uint64_t inside);
+
+/* cpython.c */
+struct executor {
+    uint64_t address, start;
+};
+int jitunwind_replace(const struct jitunwind_region *regions, size_t count, unsigned consumers,
+                      const struct executor *executors, size_t executor_count, size_t code_at, size_t registration_at,
+                      struct jitunwind_publication **handles);
+bool read_here(uint64_t address, void *data, size_t size);
 
 /* store.c: what jitunwind_publish does before it takes the debuggers' lock, and with it. */
 int store_check(const struct jitunwind_region *regions, size_t count, unsigned consumers);
@@ -74,5 +97,6 @@ int store_publish(const struct jitunwind_region *regions, size_t count, unsigned
 
 /* store.c: withdraw all regions that lie in [start, start + size) in part or in whole. */
 void jitunwind_withdraw_range(uint64_t start, uint64_t size);
+int jitunwind_knows(uint64_t address);
 
 #endif

@@ -11,17 +11,12 @@
 #include <string.h>
 
 #include "agent.h"
+#include "python.h"
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct jit_descriptor *descriptor;
 static void (*announce)(void);
 static bool shared; /* with CPython */
-
-/* Of CPython's stable ABI; NULL in a process without it. */
-static int (*is_initialized)(void);
-static int (*holds_gil)(void);
-static int (*take_gil)(void);
-static void (*give_gil)(int);
 
 static bool found_in(void *object)
 {
@@ -70,21 +65,10 @@ static bool found_beside(void)
     return object && found_in(object);
 }
 
-static void find_python(void)
-{
-    void *functions[] = {dlsym(RTLD_DEFAULT, "Py_IsInitialized"), dlsym(RTLD_DEFAULT, "PyGILState_Check"),
-                         dlsym(RTLD_DEFAULT, "PyGILState_Ensure"), dlsym(RTLD_DEFAULT, "PyGILState_Release")};
-    shared = functions[0] && functions[1] && functions[2] && functions[3];
-    memcpy(&is_initialized, &functions[0], sizeof(void *));
-    memcpy(&holds_gil, &functions[1], sizeof(void *));
-    memcpy(&take_gil, &functions[2], sizeof(void *));
-    memcpy(&give_gil, &functions[3], sizeof(void *));
-}
-
 static void find(void)
 {
     if (found_anywhere())
-        find_python();
+        shared = Py_IsInitialized && PyGILState_Check && PyGILState_Ensure && PyGILState_Release;
     else
         found_beside();
 }
@@ -116,7 +100,7 @@ enum { NO_GIL = -1 };
 
 void debugger_lock(int *state)
 {
-    *state = shared && is_initialized() && !holds_gil() ? take_gil() : NO_GIL;
+    *state = shared && Py_IsInitialized() && !PyGILState_Check() ? PyGILState_Ensure() : NO_GIL;
     pthread_mutex_lock(&lock);
 }
 
@@ -124,7 +108,7 @@ void debugger_unlock(int state)
 {
     pthread_mutex_unlock(&lock);
     if (state != NO_GIL)
-        give_gil(state);
+        PyGILState_Release(state);
 }
 
 /* A debugger may stop the process between any two instructions, and walk the list. */

@@ -19,11 +19,6 @@
 
 #include "agent.h"
 
-enum event_kind { NOTHING, CODE_CAME, CODE_GOES };
-struct jitunwind_event {
-    uint64_t kind, start, size;
-};
-
 enum { RING = 1 << 12, TABLE = 1 << 14, LONGEST_PROBE = 64, PAGE_BITS = 12 };
 
 /* Each place of the ring is used once in a lap. In lap n it is free at state 2n, and full at 2n + 1. */
@@ -229,20 +224,20 @@ int events_munmap(void *address, size_t size)
 
 /* What follows is for the attendant. */
 
-EXPORTED void jitunwind_unmap(uint64_t start, uint64_t size)
+void jitunwind_unmap(uint64_t start, uint64_t size)
 {
     let_go(start, size);
 }
 
 /* Code that was there before anybody followed; so that what is said of it is taken back with it. */
-EXPORTED void jitunwind_remember(uint64_t start)
+void jitunwind_remember(uint64_t start)
 {
     remember(start);
 }
 
 /* Stand still: the thread has ended when this returns. Not to be called with a lock that `attend` takes. Several
    threads may, and each has to call jitunwind_resume before the attendant goes on. */
-EXPORTED void jitunwind_pause(void)
+void jitunwind_pause(void)
 {
     atomic_fetch_add(&pauses, 1);
     ring_bell();
@@ -254,7 +249,7 @@ EXPORTED void jitunwind_pause(void)
 }
 
 /* Go on; `now`: there is something to do, even if there are no events. Where nobody has paused, that alone. */
-EXPORTED void jitunwind_resume(int now)
+void jitunwind_resume(int now)
 {
     int count = atomic_load(&pauses);
     while (count && !atomic_compare_exchange_weak(&pauses, &count, count - 1))
@@ -264,14 +259,14 @@ EXPORTED void jitunwind_resume(int now)
 }
 
 /* Whether the attendant should come to an end soon. */
-EXPORTED int jitunwind_is_paused(void)
+int jitunwind_is_paused(void)
 {
     return atomic_load(&pauses) > 0;
 }
 
 /* Have `function` called with `argument`, in a thread of its own, soon after code has come or gone; NULL: nobody attends any more,
    and nothing is left to do. Called while paused. */
-EXPORTED void jitunwind_attend(void (*function)(void *), void *argument)
+void jitunwind_attend(void (*function)(void *), void *argument)
 {
     struct jitunwind_event event;
     atomic_store(&attend_for, argument);
@@ -283,7 +278,7 @@ EXPORTED void jitunwind_attend(void (*function)(void *), void *argument)
             atomic_store(&lost, true);
 }
 
-EXPORTED size_t jitunwind_take(struct jitunwind_event *events, size_t room)
+size_t jitunwind_take(struct jitunwind_event *events, size_t room)
 {
     size_t count = 0;
     while (count < room && take(&events[count]))
@@ -292,7 +287,7 @@ EXPORTED size_t jitunwind_take(struct jitunwind_event *events, size_t room)
 }
 
 /* Whether code came that there is no event for. */
-EXPORTED int jitunwind_lost(void)
+int jitunwind_lost(void)
 {
     return atomic_exchange(&lost, false);
 }

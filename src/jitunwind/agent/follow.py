@@ -12,7 +12,6 @@ import time
 from typing import TYPE_CHECKING
 
 from jitunwind.agent.library import CODE_CAME, GDB, LIBGCC, LIBUNWIND, agent
-from jitunwind.agent.native import in_main_interpreter
 from jitunwind.errors import AgentFailed, JitunwindError, UnsupportedVersion
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ class Follower:
         if not self._agent.follow("PyObject_Call"):
             raise AgentFailed("the calls by which this Python makes code executable cannot be followed")
         self._agent.attend(self._attend)
-        self._agent.resume(now=False)
+        self._agent.resume(False)
         if _may_have_jit_code():
             with self._lock:
                 self._note_all()
@@ -82,7 +81,7 @@ class Follower:
             self._describer = None
         if self._attending != _thread.get_ident():
             self._lock.release()
-            self._agent.resume(now=bool(self._waiting))
+            self._agent.resume(bool(self._waiting))
 
     def _attend(self) -> None:
         """What the agent calls, in its thread, when there is something to do."""
@@ -152,7 +151,7 @@ class Follower:
             self._agent.publish(regions, _CONSUMERS)
         else:
             executors = [(each.executor, each.start) for each in ready]
-            self._agent.replace(regions, _CONSUMERS, executors, *offsets)
+            self._agent.replace(regions, _CONSUMERS, executors, offsets)
 
 
 def _may_have_jit_code() -> bool:
@@ -178,7 +177,7 @@ def enable() -> None:
         return
     if not hasattr(sys, "_jit"):
         raise UnsupportedVersion(f"CPython {sys.version_info[0]}.{sys.version_info[1]} is not known here")
-    if not sys._jit.is_available() or not in_main_interpreter():
+    if not sys._jit.is_available() or not agent().in_main_interpreter():
         return
     follower = Follower()
     follower.start()

@@ -107,7 +107,7 @@ static int visit(struct dl_phdr_info *info, size_t size, void *data)
 }
 
 /* Hook the calls of the object that `inside` lies in. How many there are: 0, if it calls neither function that way. */
-EXPORTED int jitunwind_follow(uint64_t inside)
+int jitunwind_follow(uint64_t inside)
 {
     struct search search = {.inside = inside};
     dl_iterate_phdr(visit, &search);

@@ -350,7 +350,7 @@ EXPORTED void jitunwind_withdraw(struct jitunwind_publication **handles, size_t 
 }
 
 /* Withdraw all regions that lie in [start, start + size) in part or in whole, whoever has published them. */
-EXPORTED void jitunwind_withdraw_range(uint64_t start, uint64_t size)
+void jitunwind_withdraw_range(uint64_t start, uint64_t size)
 {
     struct jitunwind_publication *handles[16];
     size_t count;
@@ -366,7 +366,7 @@ EXPORTED void jitunwind_withdraw_range(uint64_t start, uint64_t size)
 }
 
 /* Whether a region that is published holds the address. */
-EXPORTED int jitunwind_knows(uint64_t address)
+int jitunwind_knows(uint64_t address)
 {
     int state;
     debugger_lock(&state);

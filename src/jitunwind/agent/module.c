@@ -1,0 +1,270 @@
+/* The agent as a module of CPython, `jitunwind.agent.agent`: what library.py calls. */
+
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent.h"
+#include "python.h"
+
+/* What describes a region in Python: struct jitunwind_region, but that pointers are offsets in a piece of data. */
+enum { REGION_WORDS = 14, NAME = 2, EH_FRAME = 5, INFO = 7, ABBREV = 10, LINE = 12 };
+_Static_assert(sizeof(struct jitunwind_region) == REGION_WORDS * sizeof(uint64_t), "all of its fields are words");
+
+static PyObject *none(void)
+{
+    Py_IncRef(&_Py_NoneStruct);
+    return &_Py_NoneStruct;
+}
+
+/* The regions in `words`, in memory from malloc, and how many; NULL without memory. */
+static struct jitunwind_region *regions_of(PyObject *words, PyObject *data, size_t *count)
+{
+    static const int pointers[] = {NAME, EH_FRAME, INFO, ABBREV, LINE};
+    size_t size = (size_t)PyBytes_Size(words);
+    uint64_t *copy = malloc(size + 1);
+    if (!copy)
+        return NULL;
+    memcpy(copy, PyBytes_AsString(words), size);
+    *count = size / sizeof(struct jitunwind_region);
+    for (size_t i = 0; i < *count; i++)
+        for (unsigned j = 0; j < sizeof pointers / sizeof *pointers; j++)
+            copy[i * REGION_WORDS + (size_t)pointers[j]] += (uintptr_t)PyBytes_AsString(data);
+    return (struct jitunwind_region *)copy;
+}
+
+/* publish(words, data, consumers, executors, code_at, registration_at): an errno, or the handles as bytes. Where there
+   are `executors` (address and start of the code of each), in the place of what CPython has published of them. */
+static PyObject *publish(PyObject *self, PyObject *arguments)
+{
+    PyObject *words, *data, *executors, *result = NULL;
+    unsigned consumers;
+    unsigned long long code_at, registration_at;
+    size_t count = 0;
+    int error;
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "SSISKK", &words, &data, &consumers, &executors, &code_at, &registration_at))
+        return NULL;
+    struct jitunwind_region *regions = regions_of(words, data, &count);
+    struct jitunwind_publication **handles = calloc(count + 1, sizeof *handles);
+    size_t executor_count = (size_t)PyBytes_Size(executors) / sizeof(struct executor);
+    if (!regions || !handles)
+        error = ENOMEM;
+    else if (executor_count)
+        error = jitunwind_replace(regions, count, consumers, (const struct executor *)PyBytes_AsString(executors),
+                                  executor_count, code_at, registration_at, handles);
+    else
+        error = jitunwind_publish(regions, count, consumers, handles);
+    result = error ? PyLong_FromLong(error)
+                   : PyBytes_FromStringAndSize((const char *)handles, (ssize_t)(count * sizeof *handles));
+    free(regions);
+    free(handles);
+    return result;
+}
+
+/* withdraw(handles) */
+static PyObject *withdraw(PyObject *self, PyObject *arguments)
+{
+    PyObject *handles;
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "S", &handles))
+        return NULL;
+    jitunwind_withdraw((struct jitunwind_publication **)PyBytes_AsString(handles),
+                       (size_t)PyBytes_Size(handles) / sizeof(struct jitunwind_publication *));
+    return none();
+}
+
+static PyObject *withdraw_range(PyObject *self, PyObject *arguments)
+{
+    unsigned long long start, size;
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "KK", &start, &size))
+        return NULL;
+    jitunwind_withdraw_range(start, size);
+    return none();
+}
+
+static PyObject *knows(PyObject *self, PyObject *arguments)
+{
+    unsigned long long address;
+    (void)self;
+    return PyArg_ParseTuple(arguments, "K", &address) ? PyBool_FromLong(jitunwind_knows(address)) : NULL;
+}
+
+static PyObject *statistics(PyObject *self, PyObject *unused)
+{
+    struct jitunwind_statistics found;
+    (void)self, (void)unused;
+    jitunwind_statistics(&found);
+    return Py_BuildValue("KKK", (unsigned long long)found.regions, (unsigned long long)found.files,
+                         (unsigned long long)found.bytes);
+}
+
+/* follow(function): whether calls of mprotect and munmap are noted of the object that has it. */
+static PyObject *follow(PyObject *self, PyObject *arguments)
+{
+    const char *function;
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "s", &function))
+        return NULL;
+    void *inside = dlsym(RTLD_DEFAULT, function);
+    return PyBool_FromLong(inside && jitunwind_follow((uintptr_t)inside) > 0);
+}
+
+static void call(void *callable)
+{
+    int state = PyGILState_Ensure();
+    PyObject *result = PyObject_CallNoArgs(callable);
+    if (result)
+        Py_DecRef(result);
+    else
+        PyErr_WriteUnraisable(callable);
+    PyGILState_Release(state);
+}
+
+/* attend(callable), or attend(None); while paused. The callable is kept for ever: a thread may just be calling it. */
+static PyObject *attend(PyObject *self, PyObject *arguments)
+{
+    PyObject *callable;
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "O", &callable))
+        return NULL;
+    Py_IncRef(callable);
+    jitunwind_attend(callable == &_Py_NoneStruct ? NULL : call, callable);
+    return none();
+}
+
+static PyObject *pause(PyObject *self, PyObject *unused)
+{
+    void *state = PyEval_SaveThread(); /* the thread that is waited for needs the GIL */
+    (void)self, (void)unused;
+    jitunwind_pause();
+    PyEval_RestoreThread(state);
+    return none();
+}
+
+static PyObject *resume(PyObject *self, PyObject *arguments)
+{
+    int now;
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "p", &now))
+        return NULL;
+    jitunwind_resume(now);
+    return none();
+}
+
+static PyObject *is_paused(PyObject *self, PyObject *unused)
+{
+    (void)self, (void)unused;
+    return PyBool_FromLong(jitunwind_is_paused());
+}
+
+/* take(): (kind, start, size) of the event that came first; None, if there is none. */
+static PyObject *take(PyObject *self, PyObject *unused)
+{
+    struct jitunwind_event event;
+    (void)self, (void)unused;
+    if (!jitunwind_take(&event, 1))
+        return none();
+    return Py_BuildValue("KKK", (unsigned long long)event.kind, (unsigned long long)event.start,
+                         (unsigned long long)event.size);
+}
+
+static PyObject *lost(PyObject *self, PyObject *unused)
+{
+    (void)self, (void)unused;
+    return PyBool_FromLong(jitunwind_lost());
+}
+
+static PyObject *remember(PyObject *self, PyObject *arguments)
+{
+    unsigned long long start;
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "K", &start))
+        return NULL;
+    jitunwind_remember(start);
+    return none();
+}
+
+static PyObject *unmap(PyObject *self, PyObject *arguments)
+{
+    unsigned long long start, size;
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "KK", &start, &size))
+        return NULL;
+    jitunwind_unmap(start, size);
+    return none();
+}
+
+/* read(address, size): the bytes; or an errno, where they cannot be read. With the GIL held. */
+static PyObject *read_memory(PyObject *self, PyObject *arguments)
+{
+    unsigned long long address, size;
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "KK", &address, &size))
+        return NULL;
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (ssize_t)size);
+    if (!bytes)
+        return NULL;
+    errno = EFAULT; /* some of it cannot be read */
+    if (read_here(address, PyBytes_AsString(bytes), size))
+        return bytes;
+    int error = errno;
+    Py_DecRef(bytes);
+    return PyLong_FromLong(error);
+}
+
+/* address(name): that of a symbol of the program or of what it has loaded, or 0. */
+static PyObject *address(PyObject *self, PyObject *arguments)
+{
+    const char *name;
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "s", &name))
+        return NULL;
+    return PyLong_FromUnsignedLongLong((uintptr_t)dlsym(RTLD_DEFAULT, name));
+}
+
+static PyObject *in_main_interpreter(PyObject *self, PyObject *unused)
+{
+    (void)self, (void)unused;
+    return PyBool_FromLong(PyInterpreterState_Get() == PyInterpreterState_Main());
+}
+
+static struct PyMethodDef methods[] = {
+    {"publish", publish, METH_VARARGS, NULL},
+    {"withdraw", withdraw, METH_VARARGS, NULL},
+    {"withdraw_range", withdraw_range, METH_VARARGS, NULL},
+    {"knows", knows, METH_VARARGS, NULL},
+    {"statistics", statistics, METH_NOARGS, NULL},
+    {"follow", follow, METH_VARARGS, NULL},
+    {"attend", attend, METH_VARARGS, NULL},
+    {"pause", pause, METH_NOARGS, NULL},
+    {"resume", resume, METH_VARARGS, NULL},
+    {"is_paused", is_paused, METH_NOARGS, NULL},
+    {"take", take, METH_NOARGS, NULL},
+    {"lost", lost, METH_NOARGS, NULL},
+    {"remember", remember, METH_VARARGS, NULL},
+    {"unmap", unmap, METH_VARARGS, NULL},
+    {"read", read_memory, METH_VARARGS, NULL},
+    {"address", address, METH_VARARGS, NULL},
+    {"in_main_interpreter", in_main_interpreter, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef_Slot slots[] = {MULTIPLE_INTERPRETERS, {0, NULL}};
+static struct PyModuleDef definition = {
+    .reference_count = 1,
+    .name = "agent",
+    .doc = "jitunwind's agent: see library.py.",
+    .methods = methods,
+    .slots = slots,
+};
+
+EXPORTED PyObject *PyInit_agent(void)
+{
+    if (Py_Version < SINCE_MULTIPLE_INTERPRETERS)
+        slots[0].slot = 0;
+    return PyModuleDef_Init(&definition);
+}
