@@ -273,8 +273,9 @@ def looked_over(function: str, line: str) -> dict[str, Any]:
     return found
 
 
-def watched(times: int, seconds: float) -> dict[str, str]:
-    """All that GDB says while the process runs on for a while, `times` times; and the names that it knows then."""
+def watched(times: int, seconds: float, announcements: int) -> dict[str, Any]:
+    """All that GDB says while the process runs on for a while, `times` times; and the names that it knows then,
+    and at each of some announcements by the process."""
     pid = gdb.selected_inferior().pid
     say("handle SIGINT stop print nopass")
     say("set print frame-info short-location")  # of other sources GDB says that they are not there
@@ -283,7 +284,13 @@ def watched(times: int, seconds: float) -> dict[str, str]:
         with subprocess.Popen(["sh", "-c", f"sleep {seconds}; kill -INT {pid}"]):
             said += say("continue")
         backtrace()
-    return {"said": said, "names": listed()}
+    names = listed()
+    say("break *__jit_debug_register_code")
+    between = []
+    for _ in range(announcements):
+        said += say("continue")
+        between.append(listed())
+    return {"said": said, "names": names, "between": between}
 
 
 def all_frames() -> list[gdb.Frame]:
@@ -319,6 +326,7 @@ def aborted(function: str) -> str:
     pid = gdb.selected_inferior().pid
     most = resource.prlimit(pid, resource.RLIMIT_CORE)[1]
     resource.prlimit(pid, resource.RLIMIT_CORE, (most, most))
+    say("set scheduler-locking on")  # else GDB may still be resuming another thread when the process dies
     say("signal SIGABRT")
     return stack
 

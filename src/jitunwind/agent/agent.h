@@ -28,8 +28,10 @@ struct jitunwind_publication {
 /* One symbol file, which holds many regions. */
 enum { MOST_REGIONS = 256 };
 struct symbol_file {
-    struct jit_code_entry entry; /* symbol_file: the image; what is in the debuggers' list */
+    struct jit_code_entry entries[2]; /* symbol_file: the image. The current one is in the debuggers' list, the other
+                                         one is that of the next image */
     struct symbol_file *next;
+    unsigned current;
     bool listed;  /* debuggers know it */
     bool changed; /* its image is not up to date */
     unsigned count, room;

@@ -113,25 +113,30 @@ static void take_from_file(struct jitunwind_publication *publication)
     publication->file = NULL;
 }
 
-/* Have debuggers see the file as it is now. Without memory for that they see nothing of it until the next try. */
+/* Have debuggers see the file as it is now. The new image comes before the old one goes: a debugger that stops the
+   process in between knows all that it knew. Without memory for that they see nothing of it until the next try. */
 static int announce(struct symbol_file *file)
 {
-    unsigned char *old = (unsigned char *)file->entry.symbol_file, *image = NULL;
+    struct jit_code_entry *old = &file->entries[file->current], *new = &file->entries[!file->current];
+    unsigned char *image = NULL, *old_image = (unsigned char *)old->symbol_file;
     size_t size = 0;
-    if (file->count && !(image = image_of(file->regions, file->count, old, &size)))
-        size = file->entry.symbol_file_size;
+    if (file->count)
+        image = image_of(file->regions, file->count, old_image, &size);
+    if (image) {
+        new->symbol_file = image;
+        new->symbol_file_size = size;
+        debugger_register(new);
+    }
     if (file->listed)
-        debugger_unregister(&file->entry);
+        debugger_unregister(old);
     file->listed = image != NULL;
     if (!image && file->count)
         return ENOMEM; /* what it says of them is in the old image still */
-    bytes_held += held(image) - held(old);
-    file->entry.symbol_file = image;
-    file->entry.symbol_file_size = size;
+    bytes_held += held(image) - held(old_image);
+    old->symbol_file = NULL;
+    file->current = !file->current;
     file->changed = false;
-    if (image)
-        debugger_register(&file->entry);
-    free(old);
+    free(old_image);
     return 0;
 }
 
