@@ -78,6 +78,19 @@ def test_the_stack_is_whole_and_named_through_jit_code(lldb: str, python: Interp
     assert "two_threads.py:" in said, said
 
 
+def test_what_lldb_knows_stays_known_while_code_comes(lldb: str, python: Interpreter) -> None:
+    """JIT code calls getpgid, and is published in a file that changes again and again."""
+    with publishing(python, "grows") as started:
+        attach = f"process attach -p {started.pid}"
+        first = ("breakpoint set --name getpgid --ignore-count 250", "continue", "thread backtrace")
+        again = ("breakpoint modify --ignore-count 1000 1", "continue", "thread backtrace")
+        said = say(lldb, python, attach, *first, *again, "process kill")
+    for stack in said.split("thread backtrace")[1:]:
+        names = [name.split(" ")[0] for name in _FRAME.findall(stack)]
+        assert any(name.startswith("py::calls:") for name in names), said
+        assert "_start" in names, said
+
+
 def test_code_that_lldb_cannot_analyse_is_unwound_by_its_rows(lldb: str, python: Interpreter) -> None:
     for published in (True, False):
         with publishing(python, "unanalysable", *(["published"] if published else [])) as started:

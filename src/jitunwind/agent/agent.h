@@ -46,8 +46,8 @@ unsigned char *image_of(struct jitunwind_publication **regions, unsigned count, 
 bool debugger_find(void);
 void debugger_lock(int *state);
 void debugger_unlock(int state);
-void debugger_register(struct jit_code_entry *entry);
 void debugger_unregister(struct jit_code_entry *entry);
+void debugger_replace(struct jit_code_entry *old, struct jit_code_entry *new); /* either may be NULL */
 
 /* frames.c: unwinders inside the process. `frames` are .eh_frame entries with a terminator behind them, in memory
    from malloc; libunwind's are freed some time after `libunwind_cancel`. */

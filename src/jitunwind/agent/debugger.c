@@ -8,6 +8,7 @@
 #include <link.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "agent.h"
@@ -126,7 +127,7 @@ static void tell(enum jit_action action, struct jit_code_entry *entry)
     descriptor->relevant = NULL;
 }
 
-void debugger_register(struct jit_code_entry *entry)
+static void debugger_register(struct jit_code_entry *entry)
 {
     entry->prev = NULL;
     entry->next = descriptor->first;
@@ -146,4 +147,38 @@ void debugger_unregister(struct jit_code_entry *entry)
     if (entry->next)
         entry->next->prev = entry->prev;
     tell(JIT_UNREGISTER, entry);
+}
+
+/* Whether the process is being traced by LLDB. */
+static bool is_lldb_attached(void)
+{
+    char line[256], path[64], name[8] = "";
+    unsigned tracer = 0;
+    FILE *status = fopen("/proc/self/status", "re");
+    while (status && !tracer && fgets(line, sizeof line, status))
+        sscanf(line, "TracerPid: %u", &tracer);
+    if (status)
+        fclose(status);
+    snprintf(path, sizeof path, "/proc/%u/comm", tracer);
+    FILE *comm = tracer ? fopen(path, "re") : NULL;
+    if (comm) {
+        if (!fgets(name, sizeof name, comm))
+            name[0] = 0;
+        fclose(comm);
+    }
+    return !strncmp(name, "lldb", 4);
+}
+
+/* GDB may report a signal between two announcements, and should know then all that it knew: so the new one comes
+   first. But when LLDB lets go of a file, it forgets what lies at the same addresses in others. */
+void debugger_replace(struct jit_code_entry *old, struct jit_code_entry *new)
+{
+    if (old && new && is_lldb_attached()) {
+        debugger_unregister(old);
+        old = NULL;
+    }
+    if (new)
+        debugger_register(new);
+    if (old)
+        debugger_unregister(old);
 }

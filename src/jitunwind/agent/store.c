@@ -113,8 +113,7 @@ static void take_from_file(struct jitunwind_publication *publication)
     publication->file = NULL;
 }
 
-/* Have debuggers see the file as it is now. The new image comes before the old one goes: a debugger that stops the
-   process in between knows all that it knew. Without memory for that they see nothing of it until the next try. */
+/* Have debuggers see the file as it is now. Without memory for that they see nothing of it until the next try. */
 static int announce(struct symbol_file *file)
 {
     struct jit_code_entry *old = &file->entries[file->current], *new = &file->entries[!file->current];
@@ -122,13 +121,9 @@ static int announce(struct symbol_file *file)
     size_t size = 0;
     if (file->count)
         image = image_of(file->regions, file->count, old_image, &size);
-    if (image) {
-        new->symbol_file = image;
-        new->symbol_file_size = size;
-        debugger_register(new);
-    }
-    if (file->listed)
-        debugger_unregister(old);
+    new->symbol_file = image;
+    new->symbol_file_size = size;
+    debugger_replace(file->listed ? old : NULL, image ? new : NULL);
     file->listed = image != NULL;
     if (!image && file->count)
         return ENOMEM; /* what it says of them is in the old image still */
