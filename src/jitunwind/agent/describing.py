@@ -10,7 +10,7 @@ from jitunwind.cpython.layout import read_layout
 from jitunwind.cpython.newcomers import Newcomers
 from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.dwarf.lines import Line
-from jitunwind.errors import JitunwindError, UnreadableMemory
+from jitunwind.errors import UnreadableMemory
 from jitunwind.memory.own import OwnProcess
 from jitunwind.publishing.described import described
 from jitunwind.recover.table import recover
@@ -45,7 +45,7 @@ class Describer:
         found = (regions.find(start) for start in regions.starts)
         return [(code.start, code.size) for code in found if code is not None]
 
-    def described(self, some: list[tuple[int, int]]) -> Iterator[tuple[int, Described | JitunwindError]]:
+    def described(self, some: list[tuple[int, int]]) -> Iterator[tuple[int, Described | Exception]]:
         """Of each of `some` (start and size of its code), by its start, what is to be published, or why nothing."""
         regions = Newcomers(self._memory, self._layout, some, self._parents)
         for start, size in some:
@@ -54,7 +54,7 @@ class Describer:
                 if code is None:
                     raise UnreadableMemory(start, size)
                 yield start, Described(code.executor, start, _published(regions, code))
-            except JitunwindError as error:
+            except Exception as error:  # one that cannot be described must not keep others waiting
                 yield start, error
 
 

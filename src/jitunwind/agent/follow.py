@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from jitunwind.agent.library import CODE_CAME, GDB, LIBGCC, LIBUNWIND, agent
-from jitunwind.errors import AgentFailed, JitunwindError, UnsupportedVersion
+from jitunwind.errors import AgentFailed, UnsupportedVersion
 
 if TYPE_CHECKING:
     from jitunwind.agent.describing import Described, Describer
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _CONSUMERS = GDB | LIBGCC | LIBUNWIND
 _MOST_AT_ONCE = 64
 _AT_ONCE_SECONDS = 0.02
-"""After so much work what is ready is published, the rest later: new code waits for a tenth of a second at most."""
+"""After so much work what is ready is published, the rest later: new code should not wait for a tenth of a second."""
 
 
 class Follower:
@@ -136,13 +136,20 @@ class Follower:
         ready: list[Described] = []
         for start, outcome in self._describe().described(some):
             del self._waiting[start]
-            if isinstance(outcome, JitunwindError):
+            if isinstance(outcome, Exception):
                 self._count(outcome)
             else:
                 ready.append(outcome)
             if time.monotonic() > until:
                 break
-        self._publish(ready)
+        try:
+            self._publish(ready)
+        except AgentFailed:  # one of them: somebody else has published what overlaps it
+            for each in ready:
+                try:
+                    self._publish([each])
+                except AgentFailed as error:
+                    self._count(error)
 
     def _publish(self, ready: "list[Described]") -> None:
         regions = [region for each in ready for region in each.regions]
