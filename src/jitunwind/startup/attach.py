@@ -137,6 +137,15 @@ def _look(pid: int) -> Target:
     return Target(pid, int(user[1]), int(group[1]))  # those for files (proc(5))
 
 
+def _has_program(pid: int) -> bool:
+    """Whether the process still has one: it loses that a moment before it counts as ended."""
+    try:
+        os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return False
+    return True
+
+
 class Asker:
     """The Python that makes requests."""
 
@@ -174,7 +183,7 @@ class Asker:
         try:
             done = self._run(script)
         except (OSError, subprocess.TimeoutExpired) as error:
-            if not is_alive(self._target.pid):
+            if not is_alive(self._target.pid) or not _has_program(self._target.pid):
                 raise NoSuchProcess(f"process {self._target.pid} has ended") from None
             raise CannotStart(f"{self._name} cannot make the request: {error}") from None
         finally:
