@@ -27,7 +27,7 @@ def codes_of(version: str) -> list[JitCode]:
 
 
 def reached(code: JitCode) -> bytes:
-    table = recover(X86_64, code.code, decode, code.entries())
+    table = recover(X86_64, code.code, decode, code.entries(X86_64))
     return code.code[: max(end for _, end, row in table.spans() if isinstance(row, Row))]
 
 
@@ -40,7 +40,7 @@ def main() -> None:
 
         def ours(codes: list[JitCode] = codes) -> None:
             for code in codes:
-                recover(X86_64, code.code, decode, code.entries())
+                recover(X86_64, code.code, decode, code.entries(X86_64))
 
         def theirs(parts: list[bytes] = bytes_of_code, disassembler: capstone.Cs = disassembler) -> None:
             for part in parts:

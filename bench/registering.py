@@ -88,7 +88,7 @@ def real_executors() -> list[list[Known]]:
         regions = Regions(memory, read_layout(memory))
         found = []
         for code in filter(None, map(regions.find, regions.starts)):
-            table = recover(X86_64, code.code, decode, code.entries())
+            table = recover(X86_64, code.code, decode, code.entries(X86_64))
             parts = []
             for part in regions.parts(code):
                 first = part.start - code.start

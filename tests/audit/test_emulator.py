@@ -58,14 +58,14 @@ def region_of(body: str) -> JitCode:
 
 def offline_of(region: JitCode) -> Offline:
     def instructions_of(code: JitCode) -> Instructions:
-        return Instructions(X86_64, decode, code.code, code.entries())
+        return Instructions(X86_64, decode, code.code, code.entries(X86_64))
 
-    dump = Dump("3.14.10", [region], ["py::f:/tmp/f.py"])
+    dump = Dump("3.14.10", X86_64, [region], ["py::f:/tmp/f.py"])
     return Offline(X86_64, decode, dump, instructions_of, lambda text: None, lambda: False)
 
 
 def emulator_of(region: JitCode) -> Emulator:
-    return Emulator(X86_64, EMULATED, decode, Dump("3.14.10", [region], ["py::f:/tmp/f.py"]))
+    return Emulator(X86_64, EMULATED, decode, Dump("3.14.10", X86_64, [region], ["py::f:/tmp/f.py"]))
 
 
 def emulated(region: JitCode, *tables: Tables) -> tuple[Witness, Counts]:
@@ -147,7 +147,9 @@ def test_what_a_callee_may_overwrite_is_no_place_to_keep_a_register() -> None:
 def test_what_another_region_left_on_the_stack_is_nowhere() -> None:
     """A row that finds rbx where the shim will push it: wrong until it has."""
     region = region_of(PLAIN)
-    twice = Dump("3.14.10", [region, JitCode(START + 0x10000, region.code, region.shim_size, 0)], ["f", "g"])
+    twice = Dump(
+        "3.14.10", X86_64, [region, JitCode(START + 0x10000, region.code, region.shim_size, 0)], ["f", "g"]
+    )
     early = Row(
         CfaRule(RSP, 8),
         (
@@ -239,7 +241,7 @@ def test_a_body_that_returns_with_another_stack_is_found_out() -> None:
 
 def test_without_unicorn_it_says_how_to_get_it(tmp_path: Path) -> None:
     path = tmp_path / "jit.dump"
-    path.write_bytes(save(Dump("3.14.10", [region_of(PLAIN)], ["py::f:/tmp/f.py"])))
+    path.write_bytes(save(Dump("3.14.10", X86_64, [region_of(PLAIN)], ["py::f:/tmp/f.py"])))
     program = (
         "import sys; sys.modules['unicorn'] = None; from jitunwind.cli import main; "
         f"sys.argv = ['jitunwind', 'audit', '--emulate', {str(path)!r}]; main()"
@@ -259,7 +261,7 @@ def test_registers_in_order() -> None:
         seen.append((registers, activation.truth))
 
     region = region_of(PLAIN)
-    instructions = Instructions(X86_64, decode, region.code, region.entries())
+    instructions = Instructions(X86_64, decode, region.code, region.entries(X86_64))
     emulator_of(region).run(region, instructions, judge)
     registers, truth = seen[0]
     assert registers[-1] == START

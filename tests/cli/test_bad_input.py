@@ -340,8 +340,7 @@ def test_a_core_cut_inside_its_headers(core: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("patches", "said"),
     [
-        ({18: b"\xb7\0"}, "is of another architecture (AARCH64)"),
-        ({18: b"\xf3\0"}, "is of another architecture (machine 243)"),
+        ({18: b"\xf3\0"}, "is of an architecture that is not known here (machine 243)"),
         ({4: b"\x01"}, "is of a 32-bit or big-endian process"),
         ({5: b"\x02"}, "is of a 32-bit or big-endian process"),
         ({54: b"\x01\0"}, "its program headers make no sense"),

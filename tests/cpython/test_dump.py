@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.cpython.dump import Dump, Frames, load, save
 from jitunwind.cpython.regions import SHIM, SHIM_NAME, JitCode
-from jitunwind.elf.machine import Machine
 from jitunwind.errors import BadDump
 from jitunwind.region import Region, RegionKind
 
@@ -19,11 +19,13 @@ RET = b"\x90" * 100 + b"\xc3"
 OWN_SHIM = SHIM + b"\xe8\x01\x00\x00\x00\xc3"  # push …; call +1; ret
 OF_3_14 = Dump(
     "3.14.10",
+    X86_64,
     [JitCode(0x7F00_0000_0000, OWN_SHIM + RET, len(OWN_SHIM), 0), JitCode(0x7F00_0000_2000, RET, 0, 0)],
     ["py::work:/tmp/hot.py", "py::jit_executor:<jit>"],
 )
 OF_3_15 = Dump(
     "3.15.2",
+    X86_64,
     [JitCode(0x7F00_0000_0000, RET, 0, 0)],
     ["py::weigh:/tmp/hot.py"],
     [Frames(0x7F00_0000_1002, b"\0" * 4), Frames(0x1234, b"\0" * 8)],
@@ -84,15 +86,15 @@ def test_damaged_bytes_raise_nothing_else(dump: Dump, tmp_path: Path) -> None:
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    garbage, other, arm = tmp_path / "garbage", Path(shutil.which("true") or "/bin/true"), tmp_path / "arm"
+    garbage, other, risc = tmp_path / "garbage", Path(shutil.which("true") or "/bin/true"), tmp_path / "risc"
     garbage.write_bytes(b"no ELF file at all")
     data = bytearray(save(OF_3_14))
-    struct.pack_into("<H", data, 18, Machine.AARCH64)  # e_machine
-    arm.write_bytes(data)
+    struct.pack_into("<H", data, 18, 243)  # e_machine: EM_RISCV
+    risc.write_bytes(data)
     for path, message in (
         (garbage, "is no dump"),
         (other, "no dump of JIT code"),
-        (arm, "AARCH64, which cannot be audited yet"),
+        (risc, "is of machine 243"),
         (tmp_path / "missing", "cannot be read: No such file"),
     ):
         with pytest.raises(BadDump, match=message):

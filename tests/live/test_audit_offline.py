@@ -157,7 +157,7 @@ def kept_states(dump: Dump, witness: str) -> list[Any]:
 
     emulator, static = Emulator(X86_64, EMULATED, decode, dump), Static(X86_64, decode, dump)
     for code in dump.codes:
-        instructions = Instructions(X86_64, decode, code.code, code.entries())
+        instructions = Instructions(X86_64, decode, code.code, code.entries(X86_64))
         if witness == "emulated":
             emulator.run(code, instructions, partial(keep, emulator.memory))
         else:
@@ -185,7 +185,7 @@ def test_an_interrupt_leaves_what_was_found_so_far(subject: Subject) -> None:
         X86_64,
         decode,
         dump,
-        lambda code: Instructions(X86_64, decode, code.code, code.entries()),
+        lambda code: Instructions(X86_64, decode, code.code, code.entries(X86_64)),
         lambda text: None,
         lambda: emulator.counts.instructions >= 512,
     )
@@ -208,7 +208,7 @@ def test_a_damaged_dump_does_no_harm(subject: Subject, tmp_path: Path) -> None:
                 X86_64,
                 decode,
                 dump,
-                lambda code: Instructions(X86_64, decode, code.code, code.entries()),
+                lambda code: Instructions(X86_64, decode, code.code, code.entries(X86_64)),
                 lambda text: None,
                 lambda: False,
             )
@@ -224,13 +224,13 @@ def test_a_dump_of_a_core_is_that_of_the_process(subject: Subject) -> None:
 
 
 def test_what_cannot_be_audited(subject: Subject, tmp_path: Path) -> None:
-    cut, garbage, arm, bare = (tmp_path / name for name in ("cut", "garbage", "arm", "bare"))
+    cut, garbage, risc, bare = (tmp_path / name for name in ("cut", "garbage", "risc", "bare"))
     data = subject.dump.read_bytes()
     cut.write_bytes(data[: len(data) // 2])
     garbage.write_bytes(os.urandom(4096))
     other = bytearray(data)
-    struct.pack_into("<H", other, 18, 183)  # e_machine: EM_AARCH64
-    arm.write_bytes(other)
+    struct.pack_into("<H", other, 18, 243)  # e_machine: EM_RISCV
+    risc.write_bytes(other)
     cut_core = tmp_path / "cut.core"
     with subject.core.open("rb") as core:
         cut_core.write_bytes(core.read(100_000))
@@ -242,7 +242,7 @@ def test_what_cannot_be_audited(subject: Subject, tmp_path: Path) -> None:
     for arguments, message in (
         (["--emulate", cut], "cut short"),
         (["--emulate", garbage], "is no dump of JIT code"),
-        (["--static", arm], "AARCH64, which cannot be audited yet"),
+        (["--static", risc], "is of machine 243"),
         (["--emulate", cut_core], "cut short"),
         (["--emulate", f"{bare}.{plain.pid}"], "is not known here|has no JIT code|runtime"),
         ([subject.core], "cannot be stepped: give --emulate or --static"),

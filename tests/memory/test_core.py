@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from jitunwind.elf.image import Machine
 from jitunwind.errors import BadCore, UnreadableMemory
 from jitunwind.memory.core import (
     MappedFile,
@@ -80,7 +79,7 @@ def test_the_program_that_left_it(core: Path) -> None:
 
 
 def test_a_whole_core_is_accepted(core: Path) -> None:
-    check_core(core, Machine.X86_64)
+    check_core(core)
     assert is_core(core)
 
 
@@ -90,7 +89,7 @@ def test_every_shorter_file_is_refused(core: Path, tmp_path: Path) -> None:
     for size in range(0, needed, 3):
         cut.write_bytes(data[:size])
         with pytest.raises(BadCore):
-            check_core(cut, Machine.X86_64)
+            check_core(cut)
 
 
 def test_damaged_bytes_raise_nothing_else(core: Path, tmp_path: Path) -> None:
@@ -102,7 +101,7 @@ def test_damaged_bytes_raise_nothing_else(core: Path, tmp_path: Path) -> None:
             spoiled[at] = chance.choice([0, 0x7F, 0x80, 0xFF, chance.randrange(256)])
         damaged.write_bytes(spoiled)
         try:
-            check_core(damaged, Machine.X86_64)
+            check_core(damaged)
             program_of(damaged)
             load_segments(str(damaged))
         except BadCore:

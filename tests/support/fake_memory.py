@@ -3,6 +3,8 @@
 import struct
 from dataclasses import dataclass, field
 
+from jitunwind.arch import Architecture
+from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.errors import UnreadableMemory
 from jitunwind.memory import Mapping, Memory
 
@@ -15,6 +17,10 @@ class FakeMemory(Memory):
     symbols: dict[str, int] = field(default_factory=dict)
     mapped: list[Mapping] = field(default_factory=list)
     reads: int = 0
+
+    @property
+    def architecture(self) -> Architecture:
+        return X86_64
 
     def read(self, address: int, size: int) -> bytes:
         self.reads += 1

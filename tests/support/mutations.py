@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from jitunwind.arch import Architecture
 from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.registers import RBP, RETURN_ADDRESS, X86_64
 from jitunwind.audit.ptrace import Tracee
@@ -40,6 +41,10 @@ class Stack(Memory):
 
     def __init__(self) -> None:
         self.start, self.data = 0, b""
+
+    @property
+    def architecture(self) -> Architecture:
+        return X86_64
 
     def read(self, address: int, size: int) -> bytes:
         at = address - self.start
@@ -140,7 +145,9 @@ def judged(ran: list[Any], of_shim: UnwindTable | None, mutations: int) -> dict[
         region = here[0][0]
         table = whole.of(region)
         assert isinstance(table, UnwindTable)
-        starts = [offset for entry in region.entries() for offset in decode(region.code, entry, (SP,)).starts]
+        starts = [
+            offset for entry in region.entries(X86_64) for offset in decode(region.code, entry, (SP,)).starts
+        ]
         ran_at = [each[1][PC] - start for each in here]
         found["regions"] += 1
         seen = set()

@@ -60,7 +60,7 @@ class Describer:
 
 def _published(regions: Regions, code: JitCode) -> list[Published]:
     """Of the shim, where the code has one of its own, and of the body."""
-    table = recover(X86_64, code.code, decode, code.entries())
+    table = recover(X86_64, code.code, decode, code.entries(X86_64))
     found = []
     for part in regions.parts(code):
         first = part.start - code.start

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+from jitunwind.elf.machine import Machine
 from jitunwind.rows import RegisterRule
 
 
@@ -18,16 +19,20 @@ class Convention:
 class Architecture:
     """The facts about one architecture that recovery, the plugin and the reports need.
 
-    Registers are DWARF numbers. `entry_cfa` is CFA minus stack pointer at a function's first instruction,
-    `entry_return` where the return address is there, `red_zone` the bytes below the stack pointer that
-    signal handlers leave alone.
+    Registers are DWARF numbers. `return_address` is the column that unwind tables have it in, `program_counter` the
+    number of the register that runs: the registers up to it are those of a thread's state. `entry_cfa` is CFA minus
+    stack pointer at a function's first instruction, `entry_return` where the return address is there,
+    `caller_saved` what does not survive a call, `red_zone` the bytes below the stack pointer that signal handlers
+    leave alone.
     """
 
     name: str
+    elf_machine: Machine
     register_names: tuple[str, ...]
     stack_pointer: int
     frame_pointer: int
     return_address: int
+    program_counter: int
     entry_cfa: int
     entry_return: RegisterRule
     caller_saved: tuple[int, ...]

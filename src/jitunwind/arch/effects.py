@@ -4,6 +4,7 @@ A decoder (`arch.ARCH.effects`, or `arch.ARCH.text` from a disassembler's words)
 list of `Step`; `recover` runs data flow over them and knows no opcode. Registers are DWARF numbers.
 """
 
+from collections.abc import Callable, Collection
 from enum import Enum, auto
 from functools import cache
 from typing import NamedTuple
@@ -132,3 +133,7 @@ class Decoded(NamedTuple):
 
     steps: list[Step]
     starts: list[int]
+
+
+Decoder = Callable[[bytes, int, Collection[int]], Decoded]
+"""`arch.ARCH.effects.decode`: (code, offset to begin at, followed registers) -> steps and starts."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from jitunwind.arch import Architecture
-from jitunwind.arch.effects import Clobber, Control
+from jitunwind.arch.effects import Clobber, Control, Decoder
 from jitunwind.arch.emulation import Emulated
 from jitunwind.audit.instructions import Instructions
 from jitunwind.audit.stepper import Activation
@@ -19,7 +19,6 @@ from jitunwind.cpython.dump import Dump
 from jitunwind.cpython.regions import JitCode
 from jitunwind.errors import UnreadableMemory
 from jitunwind.memory.emulated import NOT_THERE, STACK_SIZE, EmulatedMemory, Saved
-from jitunwind.recover.flow import Decoder
 from jitunwind.rows import InRegister, SavedAt
 
 MOST_WAYS = 8
@@ -67,7 +66,7 @@ class Emulator:
         top = _STACK_TOP
         while any(top - STACK_SIZE <= code.start + code.size and code.start <= top for code in dump.codes):
             top += 1 << 32
-        self.memory = EmulatedMemory(emulated, top)
+        self.memory = EmulatedMemory(arch, emulated, top)
         self._top = top - _HEADROOM
         self._truth = {arch.stack_pointer: self._top, arch.return_address: _BACK}
         self._truth |= {r: _TRUTH + (r + 1) * _APART for r in arch.callee_saved}

@@ -7,8 +7,8 @@ from functools import cached_property
 from itertools import pairwise
 
 from jitunwind.arch import Architecture, Convention
-from jitunwind.arch.effects import NO_EFFECTS, Control, Step
-from jitunwind.recover.flow import Decoder, Flow
+from jitunwind.arch.effects import NO_EFFECTS, Control, Decoder, Step
+from jitunwind.recover.flow import Flow
 from jitunwind.recover.state import State
 from jitunwind.recover.table import flow_of, table_of
 from jitunwind.rows import Unknown

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from jitunwind.arch import Architecture
+from jitunwind.arch.effects import Decoder
 from jitunwind.audit.instructions import Instructions
 from jitunwind.audit.static import Static
 from jitunwind.audit.stepper import Activation, record_of
@@ -17,7 +18,6 @@ from jitunwind.cpython.dump import Dump
 from jitunwind.cpython.regions import JitCode
 from jitunwind.errors import MalformedFrames
 from jitunwind.memory import Memory
-from jitunwind.recover.flow import Decoder
 from jitunwind.rows import Unknown
 
 if TYPE_CHECKING:  # unicorn need not be there

@@ -145,7 +145,7 @@ class Session:
     def _instructions_of(self, code: JitCode) -> Instructions:
         place = (code.start, code.code)
         if place not in self._instructions:
-            self._instructions[place] = Instructions(X86_64, decode, code.code, code.entries())
+            self._instructions[place] = Instructions(X86_64, decode, code.code, code.entries(X86_64))
         return self._instructions[place]
 
     def report(self, subject: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable, Mapping
 
 from jitunwind.arch import Architecture
+from jitunwind.arch.effects import Decoder
 from jitunwind.audit.instructions import Instructions, Places
 from jitunwind.audit.stepper import Activation
 from jitunwind.cpython.dump import Dump
@@ -16,7 +17,6 @@ from jitunwind.cpython.regions import JitCode
 from jitunwind.errors import UnreadableMemory
 from jitunwind.memory import Mapping as Mapped
 from jitunwind.memory import Memory
-from jitunwind.recover.flow import Decoder
 from jitunwind.recover.state import Entry, State
 
 Judge = Callable[[JitCode, list[int], Activation, Dump], None]
@@ -32,8 +32,13 @@ NOT_FOLLOWED = "recovery does not know where the stack pointer is here"
 class LaidStack(Memory):
     """A stack on which some words are known; the others have a value that nothing else has."""
 
-    def __init__(self) -> None:
+    def __init__(self, arch: Architecture) -> None:
+        self._architecture = arch
         self.start, self.data = 0, b""
+
+    @property
+    def architecture(self) -> Architecture:
+        return self._architecture
 
     def lay(self, words: Mapping[int, int]) -> None:
         self.start = _CFA - _BELOW
@@ -78,7 +83,7 @@ class Static:
 
     def __init__(self, arch: Architecture, decode: Decoder, dump: Dump) -> None:
         self._arch, self._decode, self._dump = arch, decode, dump
-        self.stack = LaidStack()
+        self.stack = LaidStack(arch)
         self._truth = {arch.stack_pointer: _CFA, arch.return_address: _TRUTH}
         self._truth |= {r: _TRUTH + (r + 1) * _APART for r in arch.callee_saved}
         self._activation = Activation(self._truth)

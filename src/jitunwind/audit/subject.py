@@ -8,13 +8,11 @@ from pathlib import Path
 
 from elftools.common.exceptions import ELFError
 
-from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.audit.ptrace import Tracee
 from jitunwind.audit.tables import Published, shim_frames
 from jitunwind.cpython.dump import Dump, Frames, load, take
 from jitunwind.cpython.layout import read_layout
 from jitunwind.cpython.regions import Regions
-from jitunwind.elf.machine import Machine
 from jitunwind.errors import JitunwindError, NoSuchProcess, NothingToAudit
 from jitunwind.memory import Memory
 from jitunwind.memory.core import check_core, is_core, program_here
@@ -44,7 +42,7 @@ def dump_of(target: str, exe: Path | None, warn: Warn) -> Dump:
             f"{target} is neither a process number nor a file", "name a PID, a core or a dump"
         )
     elif is_core(path):
-        check_core(path, Machine.X86_64)
+        check_core(path)
         with CoreFile(path, program_here(path, str(exe) if exe is not None else None)) as core:
             dump = dump_in(core, warn)
     else:
@@ -62,7 +60,7 @@ def dump_in(memory: Memory, warn: Warn) -> Dump:
 def dump_of_regions(regions: Regions, warn: Warn) -> Dump:
     """All JIT code that `regions` knows, and all frames there are of it."""
     memory = regions.memory
-    published = Published(X86_64, memory)
+    published = Published(memory.architecture, memory)
     frames = published.frames()
     if regions.entry_shim is not None:
         frames += _frames_of_shim(regions, warn)

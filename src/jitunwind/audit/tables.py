@@ -14,6 +14,7 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from jitunwind.arch import Architecture
+from jitunwind.arch.effects import Decoder
 from jitunwind.audit.jitdump import frames_in
 from jitunwind.cpython.dump import Dump, Frames
 from jitunwind.cpython.regions import JitCode
@@ -22,7 +23,6 @@ from jitunwind.dwarf.encode import eh_frame as encoded
 from jitunwind.errors import MalformedFrames, NotElf, UnreadableMemory
 from jitunwind.memory import Memory
 from jitunwind.memory.process import dynamic_symbols
-from jitunwind.recover.flow import Decoder
 from jitunwind.recover.table import recover
 from jitunwind.region import Region
 from jitunwind.rows import Row, Unknown, UnwindTable
@@ -61,7 +61,9 @@ class Recovered:
         key = (region.shim_size, region.code)
         table = self._known.get(key)
         if table is None:
-            table = self._known[key] = recover(self._arch, region.code, self._decode, region.entries())
+            table = self._known[key] = recover(
+                self._arch, region.code, self._decode, region.entries(self._arch)
+            )
         return table
 
     def forget(self) -> None:

@@ -16,7 +16,6 @@ from jitunwind.cli.output import is_coloured, print_warning, printable, progress
 from jitunwind.cpython.dump import load
 from jitunwind.cpython.layout import Layout, read_layout
 from jitunwind.cpython.regions import Regions
-from jitunwind.elf.machine import Machine
 from jitunwind.errors import (
     BadCore,
     JitunwindError,
@@ -144,7 +143,7 @@ def _opened(target: str, exe: str | None) -> Iterator[Memory]:
     core = Path(target)
     if not core.exists():
         raise BadCore(f"{target} is neither a process number nor a file", "name a PID or a core file")
-    check_core(core, Machine.X86_64)
+    check_core(core)
     with CoreFile(core, program_here(core, exe)) as memory:
         yield memory
 

@@ -14,9 +14,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from jitunwind.arch import Architecture
+from jitunwind.arch.known import ARCHITECTURES, of_machine
 from jitunwind.cpython.regions import SHIM_NAME, JitCode, Regions
 from jitunwind.elf.image import Code, code_file
-from jitunwind.elf.machine import Machine
 from jitunwind.errors import BadDump
 from jitunwind.memory import ADDRESS_LIMIT, Mapping
 from jitunwind.region import Region, RegionKind
@@ -43,6 +44,7 @@ class Dump:
     all; the `frames` that the process has published, and those of that shim. It is a `CodeMap`."""
 
     version: str
+    architecture: Architecture
     codes: list[JitCode]
     names: list[str]
     frames: list[Frames] = field(default_factory=list)
@@ -82,6 +84,7 @@ def take(regions: Regions, frames: Sequence[Frames]) -> Dump:
     shim = regions.entry_shim
     return Dump(
         regions.layout.version_text,
+        regions.memory.architecture,
         codes,
         [regions.parts(code)[-1].name for code in codes],
         list(frames),
@@ -99,7 +102,7 @@ def save(dump: Dump) -> bytes:
     if dump.entry_shim is not None:
         shim = dump.entry_shim
         pieces.append(Code(shim.start, dump.shim_code, ((shim.start, shim.size, shim.name),)))
-    return code_file(Machine.X86_64, pieces, dump.frames, (OWNER, dump.version.encode()))
+    return code_file(dump.architecture.elf_machine, pieces, dump.frames, (OWNER, dump.version.encode()))
 
 
 def load(path: Path) -> Dump:
@@ -137,16 +140,16 @@ def _loaded(data: bytes) -> Dump:
     if version is None:
         raise BadDump("is an ELF file, but no dump of JIT code")
     (machine,) = struct.unpack_from("<H", data, _E_MACHINE)
-    if machine != Machine.X86_64:
-        name = next((each.name for each in Machine if each == machine), f"machine {machine}")
-        raise BadDump(f"is of {name}, which cannot be audited yet", "known is x86_64")
+    arch = of_machine(machine)
+    if arch is None:
+        raise BadDump(f"is of machine {machine}", f"known are {' and '.join(ARCHITECTURES)}")
     symbols = next((each.data for each in sections if each.name == ".symtab"), b"")
     names = next((each.data for each in sections if each.name == ".strtab"), b"")
     functions: dict[int, list[tuple[int, int, str]]] = {}
     for name_at, _, _, index, start, size in _SYMBOL.iter_unpack(symbols):
         functions.setdefault(index, []).append((start, size, _string(names, name_at).removesuffix(" ")))
     found: list[tuple[JitCode, str]] = []
-    dump = Dump(version, [], [])
+    dump = Dump(version, arch, [], [])
     for index, section in enumerate(sections):
         start, code = section.address, section.data
         if section.name == ".eh_frame":

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-from jitunwind.arch import Convention
-from jitunwind.arch.x86_64.registers import RBP, RETURN_ADDRESS, X86_64
+from jitunwind.arch import Architecture, Convention
+from jitunwind.arch.x86_64.registers import RBP, RETURN_ADDRESS
 from jitunwind.cpython.executors import (
     Executor,
     Executors,
@@ -58,11 +58,11 @@ class JitCode:
     def size(self) -> int:
         return len(self.code)
 
-    def entries(self) -> dict[int, Convention]:
+    def entries(self, arch: Architecture) -> dict[int, Convention]:
         """Where control enters, and by which convention: as `recover` takes it."""
         if self.shim_size:
-            return {0: X86_64.platform, self.shim_size: X86_64.jit}
-        return {0: X86_64.jit}
+            return {0: arch.platform, self.shim_size: arch.jit}
+        return {0: arch.jit}
 
 
 class CodeMap(Protocol):

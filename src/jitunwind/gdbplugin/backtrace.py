@@ -14,7 +14,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from jitunwind.elf.machine import Machine
 from jitunwind.errors import GdbFailed, NoSuchProcess, NotPermitted
 from jitunwind.gdbplugin.launch import STACK, load_line, why_unfit
 from jitunwind.memory.core import check_core, program_here
@@ -80,7 +79,7 @@ def of_process(gdb: str, pid: int, wanted: Wanted) -> Report:
 
 def of_core(gdb: str, core: Path, program: str | None, wanted: Wanted) -> Report:
     """The stacks in a core file, left by `program` (None: what the core itself says). BadCore, GdbFailed."""
-    check_core(core, Machine.X86_64)
+    check_core(core)
     exe = program_here(core, program)
     arguments = ["-c", str(core)] if exe is None else [str(exe), "-c", str(core)]
     answer = _run(gdb, arguments, wanted)

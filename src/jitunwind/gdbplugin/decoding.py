@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import gdb
 
-from jitunwind.recover.flow import Decoder
+from jitunwind.arch.effects import Decoder
 
 try:
     from jitunwind.arch.x86_64.effects import decode as _iced

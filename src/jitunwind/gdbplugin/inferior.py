@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gdb
 
+from jitunwind.arch import Architecture
 from jitunwind.errors import JitunwindError, UnreadableMemory
 from jitunwind.memory import Mapping, Memory
 from jitunwind.memory.core import load_segments
@@ -21,8 +22,9 @@ _CORE_FILE = re.compile(r"Core file:\s*`?([^\n]*?)'?, file type")
 class Inferior(Memory):
     """GDB's selected inferior."""
 
-    def __init__(self, inferior: gdb.Inferior) -> None:
+    def __init__(self, inferior: gdb.Inferior, arch: Architecture) -> None:
         self._inferior = inferior
+        self._architecture = arch
         self._mappings: list[Mapping] | None = None
         self._bases: dict[str, int] | None = None
 
@@ -30,6 +32,10 @@ class Inferior(Memory):
         """The process has run."""
         self._mappings = None
         self._bases = None
+
+    @property
+    def architecture(self) -> Architecture:
+        return self._architecture
 
     def read(self, address: int, size: int) -> bytes:
         try:

@@ -63,7 +63,9 @@ class Session:
             if len(self._tables) >= MOST_TABLES:
                 self._tables.clear()
             decode = decoder_of(jit_code.start)
-            table = self._tables[key] = recover(ARCHITECTURE, jit_code.code, decode, jit_code.entries())
+            table = self._tables[key] = recover(
+                ARCHITECTURE, jit_code.code, decode, jit_code.entries(ARCHITECTURE)
+            )
         return table
 
     def count(self, what: str) -> None:
@@ -83,7 +85,7 @@ def session() -> Session:
 
 
 def _open(inferior: gdb.Inferior) -> Session:
-    memory = Inferior(inferior)
+    memory = Inferior(inferior, ARCHITECTURE)
     opened = Session(memory, architecture="")
     try:
         opened.architecture = inferior.architecture().name()

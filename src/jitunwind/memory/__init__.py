@@ -4,6 +4,7 @@ import struct
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+from jitunwind.arch import Architecture
 from jitunwind.errors import UnreadableMemory
 
 ADDRESS_LIMIT = 1 << 64
@@ -20,6 +21,11 @@ class Mapping(NamedTuple):
 
 class Memory(ABC):
     """A process's memory and what is mapped in it. The bytes are never trusted: each read is bounded."""
+
+    @property
+    @abstractmethod
+    def architecture(self) -> Architecture:
+        """That of the process, which need not be this machine's."""
 
     @abstractmethod
     def read(self, address: int, size: int) -> bytes:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from jitunwind.elf.machine import Machine
+from jitunwind.arch import Architecture
+from jitunwind.arch.known import ARCHITECTURES, of_machine
 from jitunwind.errors import BadCore
 
 _ET_DYN, _ET_CORE = 3, 4
@@ -98,8 +99,8 @@ def is_core(path: Path) -> bool:
     return header[:4] == b"\x7fELF" and len(header) == 18 and header[16] == _ET_CORE
 
 
-def check_core(path: Path, machine: Machine) -> None:
-    """BadCore, unless there is a whole core of `machine` at `path`."""
+def check_core(path: Path) -> Architecture:
+    """The architecture of the process that left the core at `path`. BadCore, unless there is a whole one."""
     try:
         with path.open("rb") as file:
             header = file.read(64)
@@ -119,9 +120,12 @@ def check_core(path: Path, machine: Machine) -> None:
     kind, found = struct.unpack_from("<HH", header, 16)
     if kind != _ET_CORE:
         raise BadCore(f"{path} is an ELF file, but no core", "name the core, and the program with --exe")
-    if found != machine:
-        name = next((m.name for m in Machine if m == found), f"machine {found}")
-        raise BadCore(f"{path} is of another architecture ({name})", f"known is {machine.name}")
+    arch = of_machine(found)
+    if arch is None:
+        names = " and ".join(ARCHITECTURES)
+        raise BadCore(
+            f"{path} is of an architecture that is not known here (machine {found})", f"known are {names}"
+        )
     with path.open("rb") as file:
         headers = list(_program_headers(file))
     if not any(kind == _PT_LOAD for kind, *_ in headers):
@@ -129,6 +133,7 @@ def check_core(path: Path, machine: Machine) -> None:
     needed = max(offset + in_file for _, _, offset, _, _, in_file, _, _ in headers)
     if needed > size:
         raise BadCore(f"{path} is cut short: it has {size} of {needed} bytes")
+    return arch
 
 
 class MappedFile(NamedTuple):

@@ -9,9 +9,10 @@ from bisect import bisect_right
 from functools import cached_property
 from pathlib import Path
 
+from jitunwind.arch import Architecture
 from jitunwind.errors import UnreadableMemory
 from jitunwind.memory import Mapping, Memory
-from jitunwind.memory.core import MappedFile, Segment, is_code, load_segments, mapped_files
+from jitunwind.memory.core import MappedFile, Segment, check_core, is_code, load_segments, mapped_files
 from jitunwind.memory.process import dynamic_symbols
 
 
@@ -20,6 +21,7 @@ class CoreFile(Memory):
     the core says). BadCore, OSError."""
 
     def __init__(self, path: Path, program: Path | None) -> None:
+        self._architecture = check_core(path)
         self._segments = sorted(load_segments(str(path)))
         self._mapped = mapped_files(path, program)
         self._open: dict[str, int] = {}
@@ -32,6 +34,10 @@ class CoreFile(Memory):
         for file in (self._core, *self._open.values()):
             if file >= 0:
                 os.close(file)
+
+    @property
+    def architecture(self) -> Architecture:
+        return self._architecture
 
     def read(self, address: int, size: int) -> bytes:
         parts, at = [], address

@@ -17,6 +17,7 @@ from unicorn import (
 )
 from unicorn.unicorn_py3.unicorn import uclib
 
+from jitunwind.arch import Architecture
 from jitunwind.arch.emulation import Emulated
 from jitunwind.errors import JitunwindError, UnreadableMemory
 from jitunwind.memory import Mapping, Memory
@@ -41,9 +42,10 @@ class Saved(NamedTuple):
 
 
 class EmulatedMemory(Memory):
-    """A processor of the kind `emulated`, with an empty stack below `stack_top`."""
+    """A processor of `arch`, which unicorn knows as `emulated`, with an empty stack below `stack_top`."""
 
-    def __init__(self, emulated: Emulated, stack_top: int) -> None:
+    def __init__(self, arch: Architecture, emulated: Emulated, stack_top: int) -> None:
+        self._architecture = arch
         self._uc = Uc(emulated.architecture, emulated.mode)
         self._ids = emulated.registers
         self._pages: set[int] = set()
@@ -124,6 +126,10 @@ class EmulatedMemory(Memory):
 
     def write_word(self, address: int, value: int) -> None:
         self._uc.mem_write(address, value.to_bytes(8, "little"))
+
+    @property
+    def architecture(self) -> Architecture:
+        return self._architecture
 
     def read(self, address: int, size: int) -> bytes:
         try:

@@ -3,6 +3,8 @@
 import errno
 
 from jitunwind.agent import agent
+from jitunwind.arch import Architecture
+from jitunwind.arch.known import native
 from jitunwind.errors import UnreadableMemory
 from jitunwind.memory import Mapping, Memory
 from jitunwind.memory.maps import parse_maps
@@ -14,6 +16,10 @@ class OwnProcess(Memory):
     Reading does not let go of the GIL: a thread that does so for each word would wait for it each time, for as long
     as the interpreter lets others run.
     """
+
+    @property
+    def architecture(self) -> Architecture:
+        return native()
 
     def read(self, address: int, size: int) -> bytes:
         data = agent.read(address, size)

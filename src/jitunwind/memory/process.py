@@ -9,6 +9,8 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
+from jitunwind.arch import Architecture
+from jitunwind.arch.known import native
 from jitunwind.errors import NoSuchProcess, UnreadableMemory
 from jitunwind.memory import Mapping, Memory
 from jitunwind.memory.maps import parse_maps
@@ -32,6 +34,10 @@ class LiveProcess(Memory):
         os.close(self._file)
         self._file = _opened(self.pid)
         self.__dict__.pop("_symbols", None)
+
+    @property
+    def architecture(self) -> Architecture:
+        return native()
 
     def read(self, address: int, size: int) -> bytes:
         try:

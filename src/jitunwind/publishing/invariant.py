@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from jitunwind.arch import Architecture
+from jitunwind.arch.effects import Decoder
 from jitunwind.errors import BrokenInvariant
-from jitunwind.recover.flow import Decoder, analyze
+from jitunwind.recover.flow import analyze
 from jitunwind.recover.state import Entry, States
 from jitunwind.recover.table import table_of
 from jitunwind.rows import UNDEFINED, WORD, CfaRule, RegisterRule, Row, SavedAt, UnwindTable

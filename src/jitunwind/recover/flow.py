@@ -15,12 +15,9 @@ from heapq import heappop, heappush
 from typing import NamedTuple
 
 from jitunwind.arch import Architecture
-from jitunwind.arch.effects import Control, Decoded, Step
+from jitunwind.arch.effects import Control, Decoder, Step
 from jitunwind.recover.state import State, States
 from jitunwind.rows import SAME_VALUE
-
-Decoder = Callable[[bytes, int, Collection[int]], Decoded]
-"""(code, offset, followed registers) -> what `arch.ARCH.effects.decode` returns."""
 
 IndirectTargets = Callable[[int], Iterable[int]]
 """The targets, as offsets in the code, of the indirect jump at an offset; none for one that leaves."""

@@ -5,7 +5,8 @@ from functools import cache
 from itertools import pairwise
 
 from jitunwind.arch import Architecture, Convention
-from jitunwind.recover.flow import Decoder, Flow, analyze
+from jitunwind.arch.effects import Decoder
+from jitunwind.recover.flow import Flow, analyze
 from jitunwind.recover.state import State, States
 from jitunwind.rows import Row, Unknown, UnwindTable
 

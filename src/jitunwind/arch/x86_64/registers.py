@@ -4,6 +4,7 @@ Numbers: System V psABI for x86_64, table 3.36 ("DWARF Register Number Mapping")
 """
 
 from jitunwind.arch import Architecture, Convention
+from jitunwind.elf.machine import Machine
 from jitunwind.rows import SavedAt
 
 RAX, RDX, RCX, RBX, RSI, RDI, RBP, RSP = range(8)
@@ -18,10 +19,12 @@ NAMES = (
 
 X86_64 = Architecture(
     name="x86_64",
+    elf_machine=Machine.X86_64,
     register_names=NAMES,
     stack_pointer=RSP,
     frame_pointer=RBP,
     return_address=RETURN_ADDRESS,
+    program_counter=RETURN_ADDRESS,  # one number for both
     entry_cfa=8,
     entry_return=SavedAt(-8),
     caller_saved=(RAX, RDX, RCX, RSI, RDI, R8, R9, R10, R11),

@@ -1,0 +1,42 @@
+"""AArch64's registers: names, DWARF numbers, who saves them, and the state at a function's entry.
+
+Numbers: AADWARF64, section 4.1 ("DWARF register names"); conventions: AAPCS64, section 6.1.
+"""
+
+from jitunwind.arch import Architecture, Convention
+from jitunwind.elf.machine import Machine
+from jitunwind.rows import InRegister
+
+X0, X8, X15, X16, X17, X18 = 0, 8, 15, 16, 17, 18
+X19, X28, X29, X30 = 19, 28, 29, 30
+SP, PC = 31, 32
+RA_SIGN_STATE = 34
+"""Not a register, but whether the return address is signed: 1, if it is."""
+D8, D15 = 72, 79
+
+NAMES = (
+    *(f"x{number}" for number in range(31)),
+    *("sp", "pc", "elr_mode", "ra_sign_state", "tpidrro_el0"),
+    *(f"tpidr_el{level}" for level in range(4)),
+    *(f"reserved{number}" for number in range(40, 46)),
+    *("vg", "ffr"),
+    *(f"p{number}" for number in range(16)),
+    *(f"d{number}" for number in range(32)),  # v0 to v31: of these, 64 bits survive a call
+)
+
+AARCH64 = Architecture(
+    name="aarch64",
+    elf_machine=Machine.AARCH64,
+    register_names=NAMES,
+    stack_pointer=SP,
+    frame_pointer=X29,
+    return_address=X30,
+    program_counter=PC,
+    entry_cfa=0,
+    entry_return=InRegister(X30),
+    caller_saved=(*range(X0, X18 + 1), X30),
+    red_zone=0,
+    platform=Convention("AAPCS64", kept=(*range(X19, X29 + 1), *range(D8, D15 + 1))),
+    # Clang's preserve_none, the convention of CPython's stencils: sp, x29, and the return address in x30.
+    jit=Convention("preserve_none", kept=(X29,)),
+)

@@ -1,0 +1,37 @@
+"""The architectures there are, by their names, and what is known of one only when it is asked for.
+
+The host and the process that is looked at need not be of the same architecture: who reads a process asks its
+`Memory`, who reads a file its header.
+"""
+
+import platform
+from importlib import import_module
+from types import ModuleType
+
+from jitunwind.arch import Architecture
+from jitunwind.arch.aarch64.registers import AARCH64
+from jitunwind.arch.effects import Decoder
+from jitunwind.arch.x86_64.registers import X86_64
+
+ARCHITECTURES = {arch.name: arch for arch in (X86_64, AARCH64)}
+
+
+def of_machine(machine: int) -> Architecture | None:
+    """That of an ELF file whose `e_machine` is this; None, if it is not known."""
+    return next((arch for arch in ARCHITECTURES.values() if arch.elf_machine == machine), None)
+
+
+def native() -> Architecture:
+    """That of this very process. KeyError on a machine of another one."""
+    return ARCHITECTURES[platform.machine()]
+
+
+def module(arch: Architecture, name: str) -> ModuleType:
+    """`arch.ARCH.NAME`. ImportError where a package is missing that it needs."""
+    return import_module(f"jitunwind.arch.{arch.name}.{name}")
+
+
+def decoder(arch: Architecture) -> Decoder:
+    """`arch.ARCH.effects.decode`. ImportError likewise."""
+    decode: Decoder = module(arch, "effects").decode
+    return decode
