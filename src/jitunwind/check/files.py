@@ -9,9 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from iced_x86 import Decoder, Formatter, FormatterSyntax
-
-from jitunwind.arch import Architecture
+from jitunwind.arch import Architecture, known
+from jitunwind.arch.listing import Listed
 from jitunwind.check.compare import PADDING, Finding, Wrong
 from jitunwind.check.functions import Program, Report
 from jitunwind.check.rounds import Job, judge_all
@@ -181,15 +180,16 @@ class Names:
 
 
 class Listing:
-    """The disassembly of one function, in GAS's syntax."""
+    """The disassembly of one function, as binutils write it."""
 
     def __init__(self, program: Program, index: int) -> None:
         fde = program.fdes[index]
         self.start = fde.start
-        formatter = Formatter(FormatterSyntax.GAS)
-        decoder = Decoder(64, program.elf.read(fde.start, fde.size), ip=fde.start)
-        lines = [(ins.ip, formatter.format(ins)) for ins in decoder]
-        self._addresses, self._texts = [ip for ip, _ in lines], [text for _, text in lines]
+        code = program.elf.read(fde.start, fde.size)
+        module = known.module(program.arch, "listing")
+        lines: list[Listed] = list(module.listing(code, fde.start, 0, len(code)))
+        self._addresses = [fde.start + line.offset for line in lines]
+        self._texts = [line.text for line in lines]
 
     def place(self, about: str, offset: int, count: int, names: Names) -> Place:
         """The place of the instruction that has the byte at `offset`."""
