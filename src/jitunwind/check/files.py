@@ -16,7 +16,7 @@ from jitunwind.check.functions import Program, Report
 from jitunwind.check.rounds import Job, judge_all
 from jitunwind.check.workers import Workers
 from jitunwind.elf.inspect import ElfFile
-from jitunwind.recover.state import Entry, State, Value
+from jitunwind.recover.state import Entry, Number, State, Value
 from jitunwind.rows import CfaRule, InRegister, RegisterRule, Row, SameValue, SavedAt, Unknown
 
 _AROUND = 5
@@ -233,11 +233,16 @@ def _say_row(arch: Architecture, row: Row | Unknown) -> str:
         for register, rule in row.rules
         if register < len(arch.register_names) and rule != SameValue()
     )
-    return ", ".join((_say_cfa(arch, row.cfa), *rules))
+    signed = () if row.signed is None else (f"{arch.register_names[row.signed.register]} signed",)
+    return ", ".join((_say_cfa(arch, row.cfa), *rules, *signed))
 
 
 def _say_value(arch: Architecture, value: Value) -> str:
-    return arch.register_names[value.register] if isinstance(value, Entry) else f"CFA{value:+d}"
+    if isinstance(value, Number):
+        return hex(value.value)
+    if isinstance(value, int):
+        return f"CFA{value:+d}"
+    return f"{arch.register_names[value.register]}{', signed' if value.key else ''}"
 
 
 def _say_state(arch: Architecture, state: State | None) -> str:

@@ -63,9 +63,10 @@ class Switches:
         return found
 
     def _targets(self, jump: int) -> Iterable[int]:
-        at = self._written(self._words[jump] >> 5 & 31, jump)
-        if at is None:
-            return []
+        register = self._words[jump] >> 5 & 31
+        at = self._written(register, jump)
+        if at is None:  # no tail call goes by a register that its function has to keep: it is a label
+            return self._labels if register in AARCH64.callee_saved else []
         word, count = self._words[at], self._count(jump)
         read, total = entry_read(word), added(word)
         if read is not None and read.size == WORD:
@@ -81,11 +82,11 @@ class Switches:
             if place is None or read is None or (entry == total.first and total.shift):
                 continue
             label = self._constant(other, at)
-            tables = self._tables(read, place)
             return [
                 target
-                for table in tables
-                for target in self._entries(table, read, total, table if label is None else label, count)
+                for table in self._tables(read, place)
+                for base in ((table, *self._labels) if label is None else (label,))
+                for target in self._entries(table, read, total, base, count)
             ]
         return []
 
@@ -102,30 +103,44 @@ class Switches:
         index = bisect_right(self._mentioned, table)
         limit = self._mentioned[index] - table if index < len(self._mentioned) else _ENTRIES * read.size
         data = self._around.read(table, min(limit, (count or _ENTRIES) * read.size))
-        has_pads: bool | None = None
+        begun = False
         for number in range(len(data) // read.size):
             value = int.from_bytes(data[number * read.size :][: read.size], "little", signed=read.is_signed)
             target = base + (value if total is None else _extended(value, total))
             if target == self._end:  # Clang's label of a case that cannot be: an empty block behind the last
                 continue
-            has_pad = self._has_pad(target)
-            if has_pad is not None and has_pads in (None, has_pad):
-                has_pads = has_pad
+            if self._may_land(target):
+                begun = True
                 yield target
-            elif has_pads is not None or number >= _BIAS or total is not None:
+            elif begun or number >= _BIAS or total is not None:
                 break
 
-    def _has_pad(self, target: int) -> bool | None:
-        """Whether a landing pad is at `target`; None, if that is not the function's code."""
+    def _may_land(self, target: int) -> bool:
+        """Whether `target` is code of the function: a landing pad, if it has any."""
         if self._start <= target < self._end:
-            return None if target % SIZE else self._words[(target - self._start) // SIZE] in _PADS
-        if not self._around.is_part(target):
-            return None
-        return int.from_bytes(self._around.read(target, SIZE), "little") in _PADS
+            word = self._words[(target - self._start) // SIZE]
+        elif self._around.is_part(target):
+            word = int.from_bytes(self._around.read(target, SIZE), "little")
+        else:
+            return False
+        return not target % SIZE and (word in _PADS or not self._has_pads)
+
+    @cached_property
+    def _has_pads(self) -> bool:
+        return any(pad in self._words for pad in _PADS)
 
     @cached_property
     def _mentioned(self) -> list[int]:
         """Every address of data that the function makes, rising."""
+        return sorted(address for address in self._made if self._around.is_data(address))
+
+    @cached_property
+    def _labels(self) -> list[int]:
+        """Every address in the function itself that it makes: GNU C's labels as values."""
+        return sorted(made for made in self._made if self._start < made < self._end and not made % SIZE)
+
+    @cached_property
+    def _made(self) -> set[int]:
         found: set[int] = set()
         pages: dict[int, int] = {}
         for index, word in enumerate(self._words):
@@ -133,13 +148,15 @@ class Switches:
             page, close = page_of(word, address), near(word, address)
             if page is not None:
                 pages[word & 31] = page
-            for base, offset in (immediate_added(word) or (32, 0), (loaded_at(word) or (32, 0))[:2]):
-                if base in pages:
-                    found.add(pages[base] + offset)
+            total, loaded = immediate_added(word), loaded_at(word)
+            if total is not None and total[0] in pages:
+                found.add(pages[total[0]] + total[1])
+                pages[word & 31] = pages[total[0]] + total[1]
+            if loaded is not None and loaded.base in pages:
+                found.add(pages[loaded.base] + loaded.offset)
             if close is not None:
                 found.add(close)
-        found.update(pages.values())
-        return sorted(address for address in found if self._around.is_data(address))
+        return found
 
     def _written(self, register: int, before: int) -> int | None:
         """The index of the last instruction before that one which writes `register`, in a straight line."""
