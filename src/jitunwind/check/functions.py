@@ -530,7 +530,7 @@ class _Function:
                 report.continues.extend(outside)
         report.carried = sorted(carried, key=lambda one: one[0])
         report.unresolved = len(self._unresolved(flow))
-        if comparison.wrong or flow.disagreements:
+        if comparison.wrong or flow.disagreements or assumed:
             report.callees = sorted(set(self.calls.values()))
         report.unreached = [
             (finding.offset, finding.end) for finding in comparison.findings if finding.state is None

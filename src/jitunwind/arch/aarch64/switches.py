@@ -100,9 +100,11 @@ class Switches:
     ) -> Iterator[int]:
         if not self._around.is_data(table):
             return
+        size = (count or _ENTRIES) * read.size
         index = bisect_right(self._mentioned, table)
-        limit = self._mentioned[index] - table if index < len(self._mentioned) else _ENTRIES * read.size
-        data = self._around.read(table, min(limit, (count or _ENTRIES) * read.size))
+        if count is None and index < len(self._mentioned):
+            size = min(size, self._mentioned[index] - table)
+        data = self._around.read(table, size)
         begun = False
         for number in range(len(data) // read.size):
             value = int.from_bytes(data[number * read.size :][: read.size], "little", signed=read.is_signed)
@@ -143,15 +145,19 @@ class Switches:
     def _made(self) -> set[int]:
         found: set[int] = set()
         pages: dict[int, int] = {}
+        fresh: set[int] = set()
+        """Registers with a page as `adrp` made it: what is added to another address may be a loop's step."""
         for index, word in enumerate(self._words):
             address = self._start + index * SIZE
             page, close = page_of(word, address), near(word, address)
             if page is not None:
                 pages[word & 31] = page
+                fresh.add(word & 31)
             total, loaded = immediate_added(word), loaded_at(word)
-            if total is not None and total[0] in pages:
-                found.add(pages[total[0]] + total[1])
+            if total is not None and total[0] in pages and (total[0] in fresh or total[0] != word & 31):
                 pages[word & 31] = pages[total[0]] + total[1]
+                found.add(pages[word & 31])
+                fresh.discard(word & 31)
             if loaded is not None and loaded.base in pages:
                 found.add(pages[loaded.base] + loaded.offset)
             if close is not None:
