@@ -18,7 +18,7 @@ _TRACKED = (*AARCH64.callee_saved, AARCH64.return_address)
 @cache
 def assemble(source: str) -> Code:
     """The machine code of `source`, at address 0."""
-    lines, comments = [".arch armv8.5-a+sve"], {}
+    lines, comments = [".arch armv8.5-a+sve+memtag+crypto+sha3"], {}
     for line in source.splitlines():
         text, mark, comment = line.partition("//")
         if mark:
