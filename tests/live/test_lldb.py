@@ -6,13 +6,15 @@ import subprocess
 
 import pytest
 
-from tests.support.live import PATIENCE, Interpreter, running
+from tests.support.live import PATIENCE, Interpreter, newest_lldb, running
 
 _FRAME = re.compile(r"^ *\*? *frame #\d+: 0x[0-9a-f]+ \S*?`(.*)$", re.MULTILINE)
 
 
-@pytest.fixture(scope="module")
-def lldb() -> str:
+@pytest.fixture(scope="module", params=["system", "newest"])
+def lldb(request: pytest.FixtureRequest) -> str:
+    if request.param == "newest":
+        return newest_lldb()
     found = shutil.which("lldb") or shutil.which("lldb-14")
     if found is None:
         pytest.skip("there is no lldb")
