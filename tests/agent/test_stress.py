@@ -1,17 +1,17 @@
 """The agent under stress: threads, forks, a lack of memory; watched by the sanitizers."""
 
-import os
 from pathlib import Path
 
 import pytest
 
+from tests.support import THOROUGH
 from tests.support.agent import QUIET_HEAP, harness, run
 from tests.support.compiled import needs_gcc
 
 pytestmark = needs_gcc
 
 WHOLE = 100_000
-PUBLISHES = int(os.environ.get("JITUNWIND_STRESS", "20000"))
+PUBLISHES = 100_000 if THOROUGH else 5_000
 """`make stress` has them all."""
 CYCLES = 5
 PATIENCE = 600
