@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jitunwind.agent import built
+from tests.support.machines import HERE, Machine
 
 AGENT = Path(built.FOLDER)
 HARNESSES = Path(__file__).parents[1] / "agent"
@@ -15,21 +16,30 @@ QUIET_HEAP = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}
 
 
 def harness(
-    name: str, into: Path, flags: Sequence[str] = (), without: Sequence[str] = ("imports.c", "module.c")
+    name: str,
+    into: Path,
+    flags: Sequence[str] = (),
+    without: Sequence[str] = ("imports.c", "module.c"),
+    machine: Machine = HERE,
 ) -> Path:
     """`name` compiled and linked with the agent's sources: those that are not `without`, which would be hooks of
     the harness's own calls, or are in the harness already."""
     sources = [path for path in sorted(AGENT.glob("*.c")) if path.name not in without]
     program = into / Path(name).stem
-    command = ["gcc", "-O1", "-g", *WARNINGS, *flags, "-pthread", "-rdynamic", f"-I{AGENT}", "-o", program]
+    if machine.is_emulated:
+        flags = (*flags, "-DEMULATED")
+    compiler = [machine.compiler(), "-O1", "-g", *WARNINGS]
+    command = [*compiler, *flags, "-pthread", "-rdynamic", f"-I{AGENT}", "-o", program]
     subprocess.run([*command, HARNESSES / name, *sources, "-ldl"], check=True)
     return program
 
 
-def run(program: Path, *arguments: object, environment: dict[str, str], timeout: float) -> str:
+def run(
+    program: Path, *arguments: object, environment: dict[str, str], timeout: float, machine: Machine = HERE
+) -> str:
     """What the harness prints; the test fails where it finds anything wrong."""
     done = subprocess.run(
-        [program, *map(str, arguments)],
+        [*machine.on_its_own, program, *map(str, arguments)],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
