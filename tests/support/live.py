@@ -190,11 +190,44 @@ def published_ways(version: str, one_of: int | None = None) -> list[Way]:
     return both if one_of is None else [both[one_of % 2]]
 
 
+def _kept() -> Path:
+    """The folder of what is fetched for tests."""
+    return Path(os.environ.get("JITUNWIND_CACHE") or Path.home() / ".cache/jitunwind")
+
+
+@cache
+def newest_lldb() -> str:
+    """LLDB 19, out of packages of Debian 12 that are unpacked in a folder of their own: they may wait for one that a
+    mirror lacks, and that is not needed here. Skips where apt does not have them."""
+    folder = _kept() / "lldb-19"
+    program = folder / "lldb"
+    if not program.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        names = ("lldb-19", "liblldb-19", "libllvm19", "libclang-cpp19")
+        download = ["apt-get", "download", *names]
+        done = subprocess.run(download, cwd=folder, capture_output=True, text=True)
+        if done.returncode:  # without a list of packages, or with an old one
+            subprocess.run(["apt-get", "update"], capture_output=True)
+            done = subprocess.run(download, cwd=folder, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"LLDB 19 cannot be fetched: {done.stderr.strip()[-200:]}")
+        for package in folder.glob("*.deb"):
+            subprocess.run(["dpkg-deb", "-x", package, folder], check=True)
+            package.unlink()
+        libraries = f"{folder}/usr/lib/llvm-19/lib:{next(folder.glob('usr/lib/*/liblldb-19.so.1')).parent}"
+        script = f'#!/bin/sh\nLD_LIBRARY_PATH={libraries} exec {folder}/usr/lib/llvm-19/bin/lldb "$@"\n'
+        made = folder / "made"
+        made.write_text(script)
+        made.chmod(0o755)
+        made.rename(program)
+    return str(program)
+
+
 @cache
 def newest_gdb() -> str:
     """GDB 18 or later, in a venv of its own under the cache folder; skips where PyPI is not to be had."""
-    kept = Path(os.environ.get("JITUNWIND_CACHE") or Path.home() / ".cache/jitunwind")
-    folder = kept / "gdb-for-pwndbg"
+    folder = _kept() / "gdb-for-pwndbg"
     if not (folder / ".complete").exists():
         shutil.rmtree(folder, ignore_errors=True)
         venv.create(folder, with_pip=True)
