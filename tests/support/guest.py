@@ -1,4 +1,4 @@
-"""jitunwind as a package for another machine: this checkout's Python, with the agent's shared objects compiled for it."""
+"""jitunwind as a package for another machine: this checkout's Python, and the agent compiled for that machine."""
 
 import subprocess
 from functools import cache
