@@ -27,7 +27,7 @@ from jitunwind.cpython.layout import read_layout
 from jitunwind.cpython.regions import Regions
 from jitunwind.memory.process import LiveProcess
 from jitunwind.rows import UnwindTable
-from tests.support.guest import packages
+from tests.support.agent import packages
 from tests.support.machines import HERE, Machine
 
 REPOSITORY = Path(__file__).parents[2]
