@@ -28,6 +28,8 @@ from jitunwind.cpython.regions import Regions
 from jitunwind.memory.process import LiveProcess
 from jitunwind.rows import UnwindTable
 from tests.support import THOROUGH
+from tests.support.agent import packages
+from tests.support.machines import HERE, Machine
 
 REPOSITORY = Path(__file__).parents[2]
 PROGRAMS = REPOSITORY / "tests/live/programs"
@@ -47,6 +49,7 @@ class Interpreter:
     python: str
     debug_file_directory: str
     include: str
+    machine: Machine = HERE
 
     @property
     def shim_in_region(self) -> bool:
@@ -63,23 +66,33 @@ class Interpreter:
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": str(PROGRAMS),
             "JITUNWIND_TEST_PACKAGES": PACKAGES,
+            "JITUNWIND_TEST_SOURCE": str(packages(self.machine)),
         }
+
+    @property
+    def includes(self) -> list[str]:
+        """What makes a compiler find CPython's headers, as system headers: they are not ours to have no warnings."""
+        return ["-isystem", self.include, "-isystem", str(Path(self.include).parent)]
 
     def command(self, program: str | Path, *arguments: str, published: bool = False) -> list[str]:
         """That runs `program`, a path or the name of one of `PROGRAMS`; `published`: it publishes its JIT code."""
         path = program if isinstance(program, Path) else PROGRAMS / f"{program}.py"
-        return [self.python, *([str(PUBLISHED)] if published else []), str(path), *arguments]
+        program = [str(PUBLISHED), str(path)] if published else [str(path)]
+        return [*self.machine.emulator, self.python, *program, *arguments]
 
 
 @cache
-def interpreter(minor: str) -> Interpreter:
+def interpreter(minor: str, machine: Machine = HERE) -> Interpreter:
     """The interpreter of that version. The test fails where none can be had: these tests are the proof."""
     command = [sys.executable, str(REPOSITORY / "tools/interpreters.py"), minor, "--debug-symbols", "--json"]
+    if machine.is_emulated:
+        command += ["--arch", machine.arch.name]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         pytest.fail(f"no JIT-enabled Python {minor}: {done.stderr.strip()}")
     answer = json.loads(done.stdout.splitlines()[-1])
-    return Interpreter(minor, answer["python"], answer["debug_file_directory"] or "", answer["include"])
+    symbols = answer["debug_file_directory"] or ""
+    return Interpreter(minor, answer["python"], symbols, answer["include"], machine)
 
 
 class Program:
