@@ -14,6 +14,7 @@ from jitunwind.arch import Architecture
 from jitunwind.arch.effects import Clobber, Control, Decoder
 from jitunwind.arch.emulation import Emulated
 from jitunwind.audit.instructions import Instructions
+from jitunwind.audit.records import back_from_call, judged_registers
 from jitunwind.audit.stepper import Activation
 from jitunwind.cpython.dump import Dump
 from jitunwind.cpython.regions import JitCode
@@ -69,7 +70,8 @@ class Emulator:
         self.memory = EmulatedMemory(arch, emulated, top)
         self._top = top - _HEADROOM
         self._truth = {arch.stack_pointer: self._top, arch.return_address: _BACK}
-        self._truth |= {r: _TRUTH + (r + 1) * _APART for r in arch.callee_saved}
+        self._kept = judged_registers(arch)
+        self._truth |= {r: _TRUTH + (r + 1) * _APART for r in self._kept}
         self.activation = Activation(self._truth)
         self._shim: Instructions | None = None
         if dump.entry_shim is not None:
@@ -94,21 +96,16 @@ class Emulator:
 
     def returns_to(self, registers: list[int]) -> int:
         """Where a return goes in the state of a function's entry; 0 where that is not to be read."""
-        kept = self.arch.entry_return
-        if isinstance(kept, SavedAt):
-            try:
-                return self.memory.word(
-                    registers[self.arch.stack_pointer] + self.arch.entry_cfa + kept.offset
-                )
-            except UnreadableMemory:
-                return 0
-        return registers[kept.register] if isinstance(kept, InRegister) else 0
+        try:
+            return back_from_call(self.arch, registers, self.memory)[0]
+        except UnreadableMemory:
+            return 0
 
     def begin(self) -> None:
         """Be the caller of JIT code, with the ground truth in the registers."""
         self.memory.spoil_below(self._top)
         self.lose(self.arch.caller_saved)
-        for register in (self.arch.stack_pointer, *self.arch.callee_saved):
+        for register in (self.arch.stack_pointer, *self._kept):
             self.memory.set_register(register, self._truth[register])
 
     def lose(self, registers: tuple[int, ...]) -> None:
@@ -160,6 +157,7 @@ class _Paths:
     def __init__(self, emulator: Emulator, region: JitCode, instructions: Instructions, judge: Judge) -> None:
         self.emulator, self.region, self.instructions, self.judge = emulator, region, instructions, judge
         self.memory, self.arch = emulator.memory, emulator.arch
+        self.judged = judged_registers(emulator.arch)
         self.pending: list[tuple[int, Saved]] = []
         self.reached = Reached()
         self.top = emulator.activation.truth[self.arch.stack_pointer]
@@ -249,7 +247,7 @@ class _Paths:
     def _is_of_no_account(self, offset: int) -> bool:
         """Whether an instruction changes nothing that a table tells of. If it has failed only because its address is
         made up, it is passed over, and what it would have changed stays as it was."""
-        few = (*self.arch.callee_saved, self.arch.stack_pointer)
+        few = (*self.judged, self.arch.stack_pointer)
         steps, _ = self.emulator.decode(self.region.code, offset, few)
         return not (steps and steps[0].offset == offset)
 
@@ -258,7 +256,7 @@ class _Paths:
         matters."""
         known, top = self.known, self.top
         now: list[object] = [sp]
-        for register in self.arch.callee_saved:
+        for register in self.judged:
             value = registers[register]
             now.append(value if sp <= value <= top else known.get(value))
         size = (top - sp) // 8
