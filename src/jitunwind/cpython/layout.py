@@ -84,8 +84,6 @@ class ExecutorLayout:
     exit_count: int
     warm: int | None
     """Of the flag that the body's first instructions set by its absolute address (3.14)."""
-    frame_register: int
-    """The DWARF number of the register that holds the interpreter's frame in x86_64 bodies."""
     jit_switch: int
     """Of the interpreter's flag that says whether its JIT is on; in every build, with a JIT or without."""
     shim_in_region: bool
@@ -96,7 +94,6 @@ class ExecutorLayout:
 
 EXIT_SIZE = 16
 EXIT_EXECUTOR = 8
-R12, R13 = 12, 13
 
 EXECUTORS = {
     (3, 14): ExecutorLayout(
@@ -114,7 +111,6 @@ EXECUTORS = {
         exits=128,
         exit_count=96,
         warm=35,
-        frame_register=R12,
         jit_switch=223184,
         shim_in_region=True,
         stencil_group=40,
@@ -134,7 +130,6 @@ EXECUTORS = {
         exits=104,
         exit_count=72,
         warm=None,
-        frame_register=R13,
         jit_switch=223408,
         shim_in_region=False,
         stencil_group=88,

@@ -16,7 +16,8 @@ from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.listing import listing
 from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.audit.tables import Recovered, Tables
-from jitunwind.cpython.regions import LONGEST_SHIM, SHIM, JitCode
+from jitunwind.cpython import stencils
+from jitunwind.cpython.regions import JitCode
 from jitunwind.cpython.uops import MicroOp, Place
 from jitunwind.explain.differences import Difference, difference
 from jitunwind.explain.jumps import Jump, in_lanes
@@ -226,10 +227,9 @@ class Explainer:
         """What holds in the shim when a body returns."""
         if not code.shim_size:
             return self._entry_shim_row
-        call = code.code.find(
-            b"\xe8", len(SHIM), LONGEST_SHIM
-        )  # as in `regions`: it calls the body behind it
-        return table.at_return_address(call + 5)
+        shim = stencils.of(X86_64).shim(code.code)
+        assert shim is not None  # shim_size is its size
+        return table.at_return_address(shim.returns)
 
     @cached_property
     def _entry_shim_row(self) -> Row | Unknown:

@@ -4,22 +4,12 @@
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from iced_x86 import Decoder, Formatter, FormatterSyntax, Instruction, OpKind
 
+from jitunwind.arch.listing import Listed
+
 _NEAR = (OpKind.NEAR_BRANCH16, OpKind.NEAR_BRANCH32, OpKind.NEAR_BRANCH64)
-
-
-class Listed(NamedTuple):
-    """The instruction at `offset` of a region. `jump`: the address that it jumps to or calls directly; `mentions`:
-    one that it holds, as a 64-bit immediate or relative to itself. None, if there is none."""
-
-    offset: int
-    size: int
-    text: str
-    jump: int | None
-    mentions: int | None
 
 
 def listing(code: bytes, base: int, start: int, end: int) -> Iterator[Listed]:
