@@ -96,9 +96,9 @@ def audit(
     really was. Three witnesses know that. COMMAND is started with its JIT on (PYTHON_JIT=1, unless that is set
     already), single-stepped, and ended once there are enough steps; one for another processor than this machine's
     runs in qemu-user, which has to be installed (apt-get install qemu-user). A process with that PID is stepped
-    and then left as it was. --emulate and --static run nothing in the process, and reach the paths that did not run: they
-    work on a PID (stepped first only with --steps), a core or a dump (jitunwind dump), or on the code that COMMAND
-    had when it was stepped. An instruction is judged by the first of the three that came to it.
+    and then left as it was. --emulate and --static run nothing in the process, and reach the paths that did not
+    run: they work on a PID (stepped first only with --steps), a core or a dump (jitunwind dump), or on the code
+    that COMMAND had when it was stepped. An instruction is judged by the first of the three that came to it.
 
     Exit status: 0 nothing is wrong, and unknown no more than --max-unknown; 1 a table is wrong or unknown;
     2 the input cannot be used, or there was nothing to judge; 130 interrupted, with the report so far.

@@ -28,7 +28,8 @@ _LEAST_PACKET = 400
 """What every stub takes, in bytes: the registers of a small machine."""
 _OURS = b"qSupported:multiprocess+;swbreak+;hwbreak+;vContSupported+;xmlRegisters=i386"
 _STOP = re.compile(rb"[TS]([0-9a-fA-F]{2})(.*)", re.DOTALL)
-_INCLUDE = "{http://www.w3.org/2001/XInclude}include"
+_INCLUDE = b"xi:include"
+"""XML Inclusions, whose name space not every stub declares."""
 _MOST_FILES = 32
 
 
@@ -143,7 +144,7 @@ class Stub:
 
     def _write(self, data: bytes) -> None:
         try:
-            self._socket.sendall(data)
+            self._socket.sendall(data, socket.MSG_NOSIGNAL)
         except OSError as error:
             raise RemoteFailed(f"the connection to the stub is broken: {error.strerror or error}") from None
 
@@ -314,11 +315,11 @@ class Stub:
                 f"the stub does not describe its target: there is no {name}", "take a newer stub"
             )
         try:
-            root = ElementTree.fromstring(text)
+            root = ElementTree.fromstring(text.replace(_INCLUDE, b"include"))
         except ElementTree.ParseError as error:
             raise RemoteFailed(f"the stub's {name} is damaged: {error}") from None
         for element in root.iter():
-            if element.tag == _INCLUDE:
+            if element.tag == "include":
                 yield from self._described(element.get("href", ""), files)
             else:
                 yield element

@@ -47,9 +47,9 @@ class RemoteProcess(LoadedFiles):
                 f"known are {known}",
             )
         self._architecture = arch
-        by_name = {register.name: register for register in target.registers}
+        self._by_name = {register.name: register for register in target.registers}
         try:
-            self._places = [by_name[name] for name in arch.register_names[: arch.program_counter + 1]]
+            self._places = [self._by_name[name] for name in arch.register_names[: arch.program_counter + 1]]
         except KeyError as error:
             raise RemoteFailed(f"the stub does not describe the register {error}") from None
         whole = max(place.start + place.size for place in self._places)
@@ -165,11 +165,11 @@ class RemoteProcess(LoadedFiles):
         if thread and thread != self._thread_of_registers:
             self.stub.ask(b"Hg" + thread.encode())
 
-    def changed(self, thread: str, values: dict[int, int]) -> bytes:
-        """What a `g` packet would have, if registers (by DWARF number) held those values."""
+    def changed(self, thread: str, values: dict[str, int]) -> bytes:
+        """What a `g` packet would have, if registers (by name) held those values."""
         raw = bytearray(self._raw_of(thread))
-        for number, value in values.items():
-            place = self._places[number]
+        for name, value in values.items():
+            place = self._by_name[name]
             raw[place.start : place.start + place.size] = value.to_bytes(place.size, "little")
         return bytes(raw)
 

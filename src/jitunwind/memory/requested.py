@@ -6,7 +6,7 @@ System calls: Linux, include/uapi/asm-generic/unistd.h, and svc(2)'s convention 
 
 from typing import TYPE_CHECKING
 
-from jitunwind.arch.aarch64.registers import AARCH64, PC, SP, X8
+from jitunwind.arch.aarch64.registers import AARCH64, PC, SP
 from jitunwind.errors import RemoteFailed, UnreadableMemory
 from jitunwind.memory.protocol import Stopped
 
@@ -75,7 +75,9 @@ class Requester:
         process = self._process
         at = self._instruction()
         back = at + len(_SVC)
-        values = {**dict(enumerate(arguments)), X8: number, SP: room, PC: at}
+        # No flags: above all none that says that a jump has led here, which BTI asks a landing pad for.
+        values = {"x8": number, "sp": room, "pc": at, "cpsr": 0}
+        values |= {f"x{index}": value for index, value in enumerate(arguments)}
         process.set_all(thread, process.changed(thread, values))
         is_ours = back not in process.breakpoints
         process.insert(back)
