@@ -55,6 +55,8 @@ class RemoteProcess(LoadedFiles):
         whole = max(place.start + place.size for place in self._places)
         self._unpack = _unpacker(self._places, whole)
         self._blocks: dict[int, bytes] = {}
+        self._mappings: list[Mapping] | None = None
+        """As long as the process has not run."""
         self._raw = b""
         self._thread_of_registers = ""
         self.is_running = False
@@ -104,6 +106,11 @@ class RemoteProcess(LoadedFiles):
 
     def mappings(self) -> list[Mapping]:
         """From /proc, which the stub reads where it can, and else the process itself."""
+        if self._mappings is None:
+            self._mappings = self._read_mappings()
+        return self._mappings
+
+    def _read_mappings(self) -> list[Mapping]:
         text = self.stub.file(self._maps_path) if self._stub_reads_files else None
         if text is None:
             text = self._requester.file("/proc/self/maps")
@@ -198,6 +205,7 @@ class RemoteProcess(LoadedFiles):
         """Have a thread run with that signal, unless it is one of `withheld`, and the others too or not. No thread:
         all of them."""
         self._blocks.clear()
+        self._mappings = None
         self._raw = b""
         action = b"s" if step else b"c"
         if signal and signal not in self.withheld:
