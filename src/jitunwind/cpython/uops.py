@@ -153,14 +153,21 @@ class MicroOps:
 
     @cached_property
     def _data(self) -> list[tuple[int, bytes]]:
-        """The interpreter's own data, (address, bytes) each: what its file has besides machine code."""
+        """The interpreter's own data, (address, bytes) each: what its file has besides machine code; with it, where
+        they are not kept apart (ld's -z noseparate-code, the default on AArch64)."""
+        found = self._of_file(executable=False)
+        first = _FIRST_NAMES[0] + b"\0"
+        return found if any(first in data for _, data in found) else found + self._of_file(executable=True)
+
+    def _of_file(self, executable: bool) -> list[tuple[int, bytes]]:
+        """What of the interpreter's file is mapped, as code or not."""
         code = self._code
         found, left = list[tuple[int, bytes]](), _MOST_SEARCHED
         if code is None or not code.path:
             return found
         for mapping in self._memory.mappings():
             size = mapping.end - mapping.start
-            if mapping.path != code.path or mapping.executable or size > left:
+            if mapping.path != code.path or mapping.executable != executable or size > left:
                 continue
             left -= size
             try:
