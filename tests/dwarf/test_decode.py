@@ -19,6 +19,7 @@ from jitunwind.rows import (
     RegisterRule,
     Row,
     SavedAt,
+    Signed,
     Unknown,
     UnwindTable,
 )
@@ -120,8 +121,16 @@ class TestInstructions:
     def test_what_the_model_cannot_say_is_unknown_with_a_reason(self, code: list[int], reason: str) -> None:
         assert rows(bytes(code)) == {0: Unknown(reason)}
 
-    def test_signed_return_addresses_and_argument_sizes_change_no_row(self) -> None:
-        assert rows(bytes([0x2D, 0x41, 0x2E, 16, 0x41, 0x2C])) == {0: row(8)}
+    def test_argument_sizes_change_no_row(self) -> None:
+        assert rows(bytes([0x2E, 16, 0x41, 0x2E, 32])) == {0: row(8)}
+
+    @pytest.mark.parametrize(("augmentation", "key"), [(b"zR\0", "A"), (b"zRB\0", "B")])
+    def test_a_return_address_is_signed_from_one_negation_to_the_next(self, augmentation, key) -> None:
+        #       negate, remember, +1, negate, +1, restore, +1, negate with pc
+        code = bytes([0x2D, 0x0A, 0x41, 0x2D, 0x41, 0x0B, 0x41, 0x2C])
+        table = table_of(only(section(code, augmentation)), ())
+        signed = Row(row(8).cfa, row(8).rules, Signed(RETURN_ADDRESS, key))
+        assert list(table.spans()) == [(0, 1, signed), (1, 2, row(8)), (2, 3, signed), (3, 64, row(8))]
 
 
 class TestAugmentation:

@@ -48,7 +48,15 @@ class Exchange(NamedTuple):
     other: int
 
 
-Effect = Assign | Clobber | Store | Load | Exchange
+class Sign(NamedTuple):
+    """The return address in target gets a pointer authentication code, made with this key ("A" or "B"); "": has
+    none any more."""
+
+    target: int
+    key: str
+
+
+Effect = Assign | Clobber | Store | Load | Exchange | Sign
 
 
 class Effects(tuple[Effect, ...]):

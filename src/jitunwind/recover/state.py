@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from jitunwind.arch import Architecture, Convention
-from jitunwind.arch.effects import Assign, Clobber, Effects, Load, Store
+from jitunwind.arch.effects import Assign, Clobber, Effects, Load, Sign, Store
 from jitunwind.rows import (
     SAME_VALUE,
     UNDEFINED,
@@ -22,16 +22,21 @@ from jitunwind.rows import (
     Row,
     SameValue,
     SavedAt,
+    Signed,
 )
 
 
 class Entry(NamedTuple):
-    """The value that a register (DWARF number; the return-address column, too) had at entry."""
+    """The value that a register (DWARF number; the return-address column, too) had at entry; with a `key`, signed
+    with that."""
 
     register: int
+    key: str = ""
 
 
 Value = int | Entry
+KEYS = ("", "A", "B")
+"""Those that a return address may be signed with, and none."""
 
 
 class State:
@@ -54,9 +59,10 @@ class State:
         """Whether the entry value of `register` is anywhere."""
         return register in self._kept
 
-    def holds(self, register: int, rule: RegisterRule) -> bool:
-        """Whether the entry value of `register` is where `rule` says: the question an audit asks."""
-        value = Entry(register)
+    def holds(self, register: int, rule: RegisterRule, key: str = "") -> bool:
+        """Whether the entry value of `register`, signed with `key` if there is one, is where `rule` says: the
+        question an audit asks."""
+        value = Entry(register, key)
         if isinstance(rule, SameValue):
             return self.registers.get(register) == value
         if isinstance(rule, SavedAt):
@@ -64,6 +70,10 @@ class State:
         if isinstance(rule, InRegister):
             return self.registers.get(rule.register) == value
         return False
+
+    def holds_signed(self, register: int, rule: RegisterRule) -> bool:
+        """The same for any key, or none."""
+        return any(self.holds(register, rule, key) for key in KEYS)
 
     def finds_cfa(self, rule: CfaRule) -> bool:
         """Whether `rule` gives the CFA here."""
@@ -171,6 +181,10 @@ class States:
                 _set(registers, effect.target, held)
             elif isinstance(effect, Clobber):
                 registers.pop(effect.target, None)
+            elif isinstance(effect, Sign):
+                value = registers.get(effect.target)
+                signed = Entry(value.register, effect.key) if isinstance(value, Entry) else None
+                _set(registers, effect.target, signed)
             else:
                 both = registers.get(effect.one), registers.get(effect.other)
                 _set(registers, effect.other, both[0])
@@ -183,8 +197,19 @@ class States:
         cfa = self._cfa(registers)
         if cfa is None:
             return None
-        row = Row(cfa, tuple((r, self._rule(r, registers, slots)) for r in self._tracked))
+        key = self._signed_by(registers, slots)
+        signed = Signed(self._arch.return_address, key) if key else None
+        row = Row(cfa, tuple((r, self._rule(r, registers, slots, key)) for r in self._tracked), signed)
         return self._rows.setdefault(row, row)
+
+    def _signed_by(self, registers: Mapping[int, Value], slots: Mapping[int, Value]) -> str:
+        """The key by which the return address is signed wherever it is; "", where it is as the caller gave it."""
+        keys = {
+            value.key
+            for value in (*registers.values(), *slots.values())
+            if isinstance(value, Entry) and value.register == self._arch.return_address
+        }
+        return min(keys, default="")
 
     def _cfa(self, registers: Mapping[int, Value]) -> CfaRule | None:
         for register in (self._arch.stack_pointer, *sorted(registers)):
@@ -194,12 +219,12 @@ class States:
         return None
 
     def _rule(
-        self, register: int, registers: Mapping[int, Value], slots: Mapping[int, Value]
+        self, register: int, registers: Mapping[int, Value], slots: Mapping[int, Value], key: str
     ) -> RegisterRule:
         """Where the entry value is. A slot of the frame comes before the register itself: unwinders look at
         the call instruction's row when the call is to come back (they look up RA - 1), and code that is called
         may keep less than the platform's convention; what lies in the caller's frame, it leaves alone."""
-        wanted = Entry(register)
+        wanted = Entry(register, key if register == self._arch.return_address else "")
         saved = [offset for offset, value in slots.items() if value == wanted]
         in_frame = _above(dict.fromkeys(saved, wanted), registers.get(self._arch.stack_pointer))
         if in_frame:

@@ -22,6 +22,7 @@ from jitunwind.arch.effects import (
     Effect,
     Effects,
     Load,
+    Sign,
     Step,
     Store,
     assign,
@@ -118,7 +119,7 @@ def _move_wide(word: int, followed: _Followed) -> _Meaning | None:
 
 def _extract(word: int, followed: _Followed) -> _Meaning | None:
     if word & 0xFFC0001F == 0xF380001F:  # autiasppc, autibsppc
-        return _doing(_authenticated(followed))
+        return _doing(_signed_by("", followed))
     return _rd(word, followed) if word >> 29 & 3 == 0 else _HALT
 
 
@@ -155,7 +156,7 @@ def _test_and_branch(word: int, followed: _Followed) -> _Meaning | None:
 
 def _return_by_distance(word: int, followed: _Followed) -> _Meaning | None:
     """retaasppc, retabsppc"""
-    return (_authenticated(followed), Control.RETURN, None) if word & 0xC0001F == 0x1F else _HALT
+    return (_signed_by("", followed), Control.RETURN, None) if word & 0xC0001F == 0x1F else _HALT
 
 
 def _branch_register(word: int, followed: _Followed) -> _Meaning | None:
@@ -170,7 +171,7 @@ def _branch_register(word: int, followed: _Followed) -> _Meaning | None:
     if operation in (1, 9):
         return NO_EFFECTS, _CALL, None
     if operation == 2:
-        return _authenticated(followed) if signed else NO_EFFECTS, Control.RETURN, None
+        return _signed_by("", followed) if signed else NO_EFFECTS, Control.RETURN, None
     return _HALT  # eret, drps: nothing that a user's code can do
 
 
@@ -196,22 +197,20 @@ def _system(word: int, followed: _Followed) -> _Meaning | None:
 def _hint(number: int, followed: _Followed) -> _Meaning | None:
     """The hint space, which processors that do not know an instruction pass over (C4.1.94.5)."""
     if number in (7, 28, 29, 30, 31):  # xpaclri, autiaz, autiasp, autibz, autibsp
-        return _doing(_authenticated(followed))
+        return _doing(_signed_by("", followed))
     if 24 <= number <= 27:  # paciaz, paciasp, pacibz, pacibsp
-        return _doing(_signs(followed))
+        return _doing(_signed_by("AB"[number >> 1 & 1], followed))
     if number in (8, 10, 12, 14):  # pacia1716 and its like
         return _writing(followed, X17)
     return _writing(followed, X16) if number == 40 else None  # chkfeat
 
 
-def _signs(followed: _Followed) -> Effects:
-    """The return address is signed where it is, in x30."""
-    return NO_EFFECTS
+def _signed_by(key: str, followed: _Followed) -> Effects:
+    """The return address is signed where it is, in x30; "": is as the caller gave it again."""
+    return _SIGNED[key] if X30 in followed else NO_EFFECTS
 
 
-def _authenticated(followed: _Followed) -> Effects:
-    """The return address is as the caller gave it again."""
-    return NO_EFFECTS
+_SIGNED = {key: effects(Sign(X30, key)) for key in ("", "A", "B")}
 
 
 # Loads and stores (C4.1.95)
@@ -515,14 +514,14 @@ def _authentication(word: int, followed: _Followed) -> _Meaning | None:
     """pacia, autia, xpaci and their like."""
     operation, target = word >> 10 & 63, word & 31
     if operation in (0b101000, 0b101001, 0b100000, 0b100001) and word & 0x3FF == 0x3FE:  # paciasppc
-        return _doing(_signs(followed))
+        return _doing(_signed_by("AB"[operation & 1], followed))
     if operation in (0b100100, 0b100101) and target == X30:  # autiasppcr
-        return _doing(_authenticated(followed))
+        return _doing(_signed_by("", followed))
     if target == X30:
         if operation in (0, 1, 8, 9):  # pacia, pacib, paciza, pacizb
-            return _doing(_signs(followed))
+            return _doing(_signed_by("AB"[operation & 1], followed))
         if operation in (4, 5, 12, 13, 16):  # autia, autib, autiza, autizb, xpaci
-            return _doing(_authenticated(followed))
+            return _doing(_signed_by("", followed))
     return _rd(word, followed)
 
 
