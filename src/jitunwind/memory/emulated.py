@@ -47,6 +47,8 @@ class EmulatedMemory(Memory):
     def __init__(self, arch: Architecture, emulated: Emulated, stack_top: int) -> None:
         self._architecture = arch
         self._uc = Uc(emulated.architecture, emulated.mode)
+        if emulated.model is not None:
+            self._uc.ctl_set_cpu_model(emulated.model)
         self._ids = emulated.registers
         self._pages: set[int] = set()
         """All but the stack's."""

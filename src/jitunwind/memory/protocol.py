@@ -5,7 +5,6 @@ manual, appendix "GDB Remote Serial Protocol". `memory.remote` reads memory by i
 """
 
 import re
-import select
 import socket
 import time
 from collections.abc import Iterator
@@ -159,10 +158,11 @@ class Stub:
             if left is not None and left <= 0:
                 return None
             self._flush()
-            if not select.select([self._socket], [], [], left)[0]:
-                continue
             try:
+                self._socket.settimeout(left)
                 more = self._socket.recv(1 << 16)
+            except TimeoutError:
+                continue
             except OSError as error:
                 raise RemoteFailed(
                     f"the connection to the stub is broken: {error.strerror or error}"

@@ -24,6 +24,7 @@ _BREAKPOINT_SIZE = {AARCH64.name: 4, X86_64.name: 1}
 """GDB manual, "ARM Breakpoint Kinds" for one; the byte of int3 for the other."""
 _BLOCK = 512
 """Small reads are made of aligned blocks of so many bytes, which are kept until the process runs again."""
+_LARGE = 1 << 16
 SIGTRAP = 5
 """GDB's number of it, and the system's."""
 AT_BASE, AT_ENTRY = 7, 9
@@ -55,6 +56,8 @@ class RemoteProcess(LoadedFiles):
         whole = max(place.start + place.size for place in self._places)
         self._unpack = _unpacker(self._places, whole)
         self._blocks: dict[int, bytes] = {}
+        self._texts: dict[tuple[int, int], bytes] = {}
+        """Large pieces of code that files have: reading one takes seconds."""
         self._mappings: list[Mapping] | None = None
         """As long as the process has not run."""
         self._raw = b""
@@ -93,10 +96,19 @@ class RemoteProcess(LoadedFiles):
         return data[address - block : address - block + size]
 
     def _read(self, address: int, size: int) -> bytes:
-        data = self.stub.read(address, size)
+        data = self._texts.get((address, size)) or self.stub.read(address, size)
         if len(data) < size:
             raise UnreadableMemory(address, size)
+        if size >= _LARGE and self._is_text(address, size):
+            self._texts[address, size] = data
         return data
+
+    def _is_text(self, address: int, size: int) -> bool:
+        """Whether it is code of a file, which nobody changes."""
+        return any(
+            each.executable and each.path and each.start <= address and address + size <= each.end
+            for each in self.mappings()
+        )
 
     def write(self, address: int, data: bytes) -> None:
         """UnreadableMemory where there is no memory."""
@@ -150,6 +162,7 @@ class RemoteProcess(LoadedFiles):
     def renew(self) -> None:
         super().renew()
         self.__dict__.pop("auxiliary", None)
+        self._texts.clear()
 
     # Registers
 
