@@ -109,6 +109,7 @@ class EmulatedMemory(Memory):
     def run(self, pc: int, until: int) -> str:
         """Run from `pc` until control comes to `until`; gives the reason why that failed, if it did."""
         try:
+            self._uc.ctl_remove_cache(until, until + 1)
             self._uc.emu_start(pc, until)
         except UcError as error:
             return NOT_THERE if error.errno in _NO_MEMORY else str(error)
