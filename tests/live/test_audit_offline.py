@@ -23,8 +23,8 @@ from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.audit.emulator import Emulator
 from jitunwind.audit.instructions import Instructions
 from jitunwind.audit.offline import Offline
-from jitunwind.audit.static import Static
 from jitunwind.audit.records import record_of
+from jitunwind.audit.static import Static
 from jitunwind.audit.stepper import Activation
 from jitunwind.audit.subject import dump_of
 from jitunwind.audit.tables import Recovered, from_dump, shim_table_in

@@ -334,7 +334,7 @@ def stop_of(reply: bytes) -> Stopped | Ended | None:
     if kind in (b"W", b"X"):
         number = _number(reply[1:].partition(b";")[0])
         return Ended(number, 0) if kind == b"W" else Ended(0, number)
-    if kind == b"O":
+    if kind == b"O" and reply != b"OK":
         return None
     found = _STOP.fullmatch(reply)
     if found is None:
