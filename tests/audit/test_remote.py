@@ -21,7 +21,7 @@ from jitunwind.errors import NoUserEmulator, RemoteFailed
 from jitunwind.memory.protocol import Stub
 from jitunwind.memory.remote import RemoteProcess
 from tests.support.fake_memory import FakeMemory, words
-from tests.support.stub import Scripted, talking
+from tests.support.scripted_stub import Scripted, talking
 
 TID = 0x0A
 STOPPED = b"T05thread:p01.0a;"

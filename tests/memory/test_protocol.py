@@ -13,7 +13,7 @@ from jitunwind.errors import NoStub, RemoteFailed, UnreadableMemory
 from jitunwind.memory import Mapping
 from jitunwind.memory.protocol import Ended, Stopped, Stub, packet, stop_of, unpacked
 from jitunwind.memory.remote import RemoteProcess
-from tests.support.stub import Answer, Scripted, talking
+from tests.support.scripted_stub import Answer, Scripted, talking
 
 PATIENCE = 20.0
 

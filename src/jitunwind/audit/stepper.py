@@ -371,7 +371,8 @@ class Stepper:
         """Note what was judged; an activation in which nothing is new any more is abandoned."""
         before = self.counts.instructions
         self.counts.instructions += len(records)
-        new = {record[self._count_of_registers - 1] for record in records} - self._seen
+        pc = self.arch.program_counter
+        new = {record[pc] for record in records} - self._seen
         self._seen |= new
         self._stale = 0 if new else self._stale + len(records)
         if self._stale > PATIENCE:
