@@ -11,7 +11,8 @@ import pytest
 
 from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.cpython.dump import Dump, Frames, load, save
-from jitunwind.cpython.regions import SHIM, SHIM_NAME, JitCode
+from jitunwind.cpython.regions import SHIM_NAME, JitCode
+from jitunwind.cpython.stencils.x86_64 import SHIM
 from jitunwind.errors import BadDump
 from jitunwind.region import Region, RegionKind
 

@@ -11,6 +11,7 @@ from jitunwind.cpython.layout import EXECUTORS, Layout, read_layout
 from jitunwind.cpython.lines import LineRow, line_rows
 from jitunwind.cpython.objects import CodeObject, Objects
 from jitunwind.cpython.regions import Regions
+from jitunwind.cpython.stencils.x86_64 import stores
 from jitunwind.memory.process import LiveProcess
 from tests.support.fake_memory import FakeMemory
 from tests.support.processes import VERSIONS, WARM_CHAIN, Program, jitunwind, run
@@ -48,15 +49,13 @@ def test_a_line_holds_from_the_store_of_the_instruction_pointer_to_the_next(vers
     layout = Layout(0, (*version, 0), OFFSETS, EXECUTORS[version])
     caller, callee = function("f", BYTECODE, 10, 8), function("g", BYTECODE + 0x1000, 50, 8)
     objects = Known(layout, caller, callee)
-    stores = [
-        store(version, address) for address in (BYTECODE, BYTECODE + 4, BYTECODE + 0x1002, BYTECODE + 4)
-    ]
+    parts = [store(version, address) for address in (BYTECODE, BYTECODE + 4, BYTECODE + 0x1002, BYTECODE + 4)]
     gap = b"\x90" * 5
-    code = gap + gap.join(stores) + gap
+    code = gap + gap.join(parts) + gap
 
-    rows = line_rows(code, objects, layout, caller)
+    rows = line_rows(stores(code, 0, layout), objects, caller)
 
-    ends = [len(gap) + sum(len(each) for each in stores[: i + 1]) + i * len(gap) for i in range(4)]
+    ends = [len(gap) + sum(len(each) for each in parts[: i + 1]) + i * len(gap) for i in range(4)]
     assert rows == [
         LineRow(0, "f.py", 10),  # what stands before the first store counts to it
         LineRow(ends[1], "f.py", 12),
@@ -69,8 +68,8 @@ def test_a_line_holds_from_the_store_of_the_instruction_pointer_to_the_next(vers
 def test_stores_of_what_is_no_bytecode_count_for_nothing(version: tuple[int, int]) -> None:
     layout = Layout(0, (*version, 0), OFFSETS, EXECUTORS[version])
     code = store(version, 0xDEAD) + store(version, (1 << 64) - 1) + b"\x90"
-    assert line_rows(code, Known(layout), layout, None) == []
-    assert line_rows(b"", Known(layout), layout, None) == []
+    assert line_rows(stores(code, 0, layout), Known(layout), None) == []
+    assert line_rows(stores(b"", 0, layout), Known(layout), None) == []
 
 
 @pytest.fixture(scope="module", params=VERSIONS)

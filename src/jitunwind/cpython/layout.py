@@ -2,13 +2,14 @@
 
 `_PyRuntime` begins with a `_Py_DebugOffsets` (CPython Include/internal/pycore_debug_offsets.h), which
 describes frames, code objects and strings. Of executors it says nothing: their offsets are compiled from
-the headers of each version (Py_BUILD_CORE, x86_64 and AArch64 alike) and checked before they are believed.
+the headers of each version (Py_BUILD_CORE) and checked before they are believed.
 """
 
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from jitunwind.arch import Architecture
 from jitunwind.errors import NotPython, UnreadableMemory, UnsupportedVersion
 from jitunwind.memory import Memory
 
@@ -84,8 +85,6 @@ class ExecutorLayout:
     exit_count: int
     warm: int | None
     """Of the flag that the body's first instructions set by its absolute address (3.14)."""
-    frame_register: int
-    """The DWARF number of the register that holds the interpreter's frame in x86_64 bodies."""
     jit_switch: int
     """Of the interpreter's flag that says whether its JIT is on; in every build, with a JIT or without."""
     shim_in_region: bool
@@ -96,7 +95,6 @@ class ExecutorLayout:
 
 EXIT_SIZE = 16
 EXIT_EXECUTOR = 8
-R12, R13 = 12, 13
 
 EXECUTORS = {
     (3, 14): ExecutorLayout(
@@ -114,7 +112,6 @@ EXECUTORS = {
         exits=128,
         exit_count=96,
         warm=35,
-        frame_register=R12,
         jit_switch=223184,
         shim_in_region=True,
         stencil_group=40,
@@ -134,13 +131,31 @@ EXECUTORS = {
         exits=104,
         exit_count=72,
         warm=None,
-        frame_register=R13,
         jit_switch=223408,
         shim_in_region=False,
         stencil_group=88,
     ),
 }
-"""By (major, minor); from 3.14.10 and 3.15.2. A build with other offsets is found out by `executors`."""
+"""By (major, minor), on x86_64; from 3.14.10 and 3.15.2. A build with other offsets is found out by `executors`."""
+_FARTHER = {"x86_64": 0, "aarch64": 16}
+"""Bytes that an interpreter's executors lie farther back than on x86_64: before them are the two mutexes of its
+GIL, which are 48 bytes each in AArch64's glibc (pthread_mutex_t), instead of 40."""
+
+
+def executor_layout(version: tuple[int, int], arch: Architecture) -> ExecutorLayout | None:
+    """That of a version (major, minor) on an architecture; None for those that are not known."""
+    of = EXECUTORS.get(version)
+    if of is None:
+        return None
+    farther = _FARTHER[arch.name]
+    return replace(
+        of,
+        lists=tuple(offset + farther for offset in of.lists),
+        singles=tuple(offset + farther for offset in of.singles),
+        array=None if of.array is None else of.array + farther,
+        array_count=None if of.array_count is None else of.array_count + farther,
+        jit_switch=of.jit_switch + farther,
+    )
 
 
 @dataclass(frozen=True)
@@ -177,7 +192,7 @@ def read_layout(memory: Memory) -> Layout:
         raise UnsupportedVersion(f"{_older(memory)} is not known here, only 3.14 and 3.15 are")
     version = _version(hexversion)
     text = ".".join(str(part) for part in version)
-    executor = EXECUTORS.get(version[:2])
+    executor = executor_layout(version[:2], memory.architecture)
     if executor is None:
         raise UnsupportedVersion(f"CPython {text} is not known here, only 3.14 and 3.15 are")
     if free_threaded:

@@ -6,14 +6,14 @@ asks about every program counter it meets.
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
 from jitunwind.arch import Architecture, Convention
-from jitunwind.arch.x86_64.registers import RBP, RETURN_ADDRESS
+from jitunwind.cpython import stencils
 from jitunwind.cpython.executors import (
     Executor,
     Executors,
@@ -26,23 +26,16 @@ from jitunwind.cpython.executors import (
 from jitunwind.cpython.layout import Layout
 from jitunwind.cpython.lines import LineRow, first_code, line_rows
 from jitunwind.cpython.objects import CodeObject, Objects
+from jitunwind.cpython.stencils import Store
 from jitunwind.errors import UnreadableMemory
 from jitunwind.memory import Mapping, Memory
 from jitunwind.region import Region, RegionKind
-from jitunwind.rows import SAME_VALUE, WORD, CfaRule, Row, SavedAt
 
 PAGE = 4096
-SHIM = bytes.fromhex("415741564155415453")
-"""push r15, r14, r13, r12, rbx: how the shim begins that stands before each executor's code on 3.14."""
-LONGEST_SHIM = 64
 _KERNEL = 1 << 63
+_LONGEST_ENTRY = 256
 UNKNOWN_NAME = "py::jit_executor:<jit>"
 SHIM_NAME = "py::jit_shim:<jit>"
-ENTRY_SHIM = bytes.fromhex("554889e5415741564155415453")
-"""push rbp; mov rsp,rbp; push r15, r14, r13, r12, rbx: how 3.15's one shim, _PyJIT_Entry, begins."""
-FRAME_POINTER_ROW = Row(CfaRule(RBP, -6 * WORD), ((RBP, SAME_VALUE), (RETURN_ADDRESS, SavedAt(-WORD))))
-"""What holds at every instruction of every body on 3.15: stencils never write rbp, which _PyJIT_Entry has set
-before it pushed six registers and called the body."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +78,8 @@ class Regions:
         self.memory = memory
         self.layout = layout
         self.objects = Objects(memory, layout)
+        self.arch = memory.architecture
+        self.stencils = stencils.of(self.arch)
         self.warnings: list[str] = []
         self._found: dict[int, JitCode | None] = {}
         self._verified: set[int] = set()
@@ -136,6 +131,10 @@ class Regions:
             return self.ranges[index]
         return None
 
+    def meets(self, pc: int) -> Mapping | None:
+        """`may_hold` for an address that a thread is at, or comes back to."""
+        return self.may_hold(pc)
+
     def is_no_jit_code(self, address: int) -> bool:
         """Whether a file's code lies at `address`, or memory that is looked at already."""
         index = bisect_right(self._files, address, key=lambda mapping: mapping.start) - 1
@@ -169,12 +168,8 @@ class Regions:
             data = self.memory.checked_read(mapping.start, mapping.end - mapping.start)
         except UnreadableMemory:
             return []
-        size = len(SHIM)
-        return [
-            mapping.start + offset
-            for offset in range(0, len(data), PAGE)
-            if data[offset : offset + size] == SHIM
-        ]
+        begins = self.stencils.begins_shim
+        return [mapping.start + offset for offset in range(0, len(data), PAGE) if begins(data, offset)]
 
     def find(self, address: int) -> JitCode | None:
         """The executor's code that `address` lies in; None where it is not JIT code."""
@@ -207,7 +202,8 @@ class Regions:
         except UnreadableMemory as error:
             self.warnings.append(f"the machine code at {start:#x} cannot be read: {error}")
             return None
-        shim = _shim_size(code) if self.layout.executor.shim_in_region else 0
+        found = self.stencils.shim(code) if self.layout.executor.shim_in_region else None
+        shim = found.size if found else 0
         return JitCode(
             start, code, shim, executor.address if executor else self._executor_in(code, shim, start)
         )
@@ -215,9 +211,9 @@ class Regions:
     def _executor_in(self, code: bytes, shim: int, start: int) -> int:
         """The executor that 3.14's machine code itself names: its first instructions set a flag in it."""
         warm = self.layout.executor.warm
-        if warm is None or code[shim : shim + 2] != b"\x48\xb8":  # movabs $&executor.warm,%rax
+        address = None if warm is None else self.stencils.warmed(code, start, shim, warm)
+        if not address:
             return 0
-        address = int.from_bytes(code[shim + 2 : shim + 10], "little") - warm
         executor = read_executor(self.memory, self.objects, self.layout.executor, address)
         return address if executor is not None and executor.jit_code == start else 0
 
@@ -236,36 +232,54 @@ class Regions:
             code = self.objects.code(address) if address else None
             if code is not None:
                 return code
-        return first_code(jit_code.code, self.objects, self.layout)
+        return first_code(self._stores(jit_code), self.objects)
+
+    def _stores(self, jit_code: JitCode) -> Iterator[Store]:
+        return self.stencils.stores(jit_code.code, jit_code.start, self.layout)
 
     @cached_property
     def _owners(self) -> dict[int, int]:
         return code_by_executor(self.memory, self.objects, self.layout.executor, self.executors)
 
-    @cached_property
+    @property
     def entry_shim(self) -> Region | None:
         """3.15's one shim, `_PyJIT_Entry`, in the interpreter's own code; known by its call of
         executor->jit_code. None on 3.14, where each executor has its own, and where it is not found."""
+        return self._entry[0] if self._entry else None
+
+    @cached_property
+    def _entry(self) -> tuple[Region, int] | None:
+        """That shim, and the address that its call comes back to."""
         if self.layout.executor.shim_in_region:
             return None
-        mapping = self.interpreter_code()
-        if mapping is None:
-            return None
+        named, mapping = self.memory.symbol("_PyJIT_Entry"), None
+        found = self._entry_in(named, named + _LONGEST_ENTRY) if named else None
+        if found is None and (mapping := self.interpreter_code()) is not None:
+            found = self._entry_in(mapping.start, mapping.end)
+        return found
+
+    def _entry_in(self, start: int, end: int) -> tuple[Region, int] | None:
         try:
-            code = self.memory.checked_read(mapping.start, mapping.end - mapping.start)
+            code = self.memory.checked_read(start, end - start)
         except UnreadableMemory:
             return None
-        at = -1
-        while (at := code.find(self._entry_call, at + 1)) != -1:
-            start = code.rfind(ENTRY_SHIM, max(at - LONGEST_SHIM, 0), at)
-            end = code.find(b"\x5d\xc3", at, at + LONGEST_SHIM)  # pop %rbp; ret
-            if start != -1 and end != -1:
-                return Region(mapping.start + start, end + 2 - start, SHIM_NAME, RegionKind.SHIM)
-        return None
+        found = self.stencils.entry_shim(code, self.layout.executor.jit_code)
+        if found is None:
+            return None
+        shim = Region(start + found.start, found.end - found.start, SHIM_NAME, RegionKind.SHIM)
+        return shim, start + found.returns
 
-    @property
-    def _entry_call(self) -> bytes:
-        return b"\x41\xff\x54\x24" + bytes([self.layout.executor.jit_code])  # call *jit_code(%r12)
+    def body_frame(self, frame_pointer: int) -> tuple[int, int] | None:
+        """CFA and return address of a body on 3.15 with that frame pointer, wherever in it the process is: bodies
+        leave it as `_PyJIT_Entry` has set it. None, where it did not."""
+        if self._entry is None:
+            return None
+        shim, returns = self._entry
+        try:
+            cfa = self.stencils.body_cfa(self.memory, frame_pointer, shim.start, returns)
+        except UnreadableMemory:
+            return None
+        return None if cfa is None else (cfa, returns)
 
     def interpreter_code(self) -> Mapping | None:
         """The mapping of the interpreter's own machine code: of `PyObject_Call`, or in a program without
@@ -282,7 +296,7 @@ class Regions:
         """The Python lines of an executor's machine code."""
         if jit_code.start not in self._lines:
             owner = self.code_object(jit_code)
-            self._lines[jit_code.start] = line_rows(jit_code.code, self.objects, self.layout, owner)
+            self._lines[jit_code.start] = line_rows(self._stores(jit_code), self.objects, owner)
         return self._lines[jit_code.start]
 
     def lines_of_part(self, jit_code: JitCode, part: Region) -> list[LineRow]:
@@ -308,12 +322,3 @@ class Regions:
 
 def _executable_anonymous(mappings: Sequence[Mapping]) -> list[Mapping]:
     return [each for each in mappings if each.executable and not each.path and each.start < _KERNEL]
-
-
-def _shim_size(code: bytes) -> int:
-    """Bytes of the shim before a 3.14 executor's body: it calls the body right behind itself."""
-    call = code.find(b"\xe8", len(SHIM), LONGEST_SHIM)
-    if not code.startswith(SHIM) or call < 0:
-        return 0
-    target = call + 5 + int.from_bytes(code[call + 1 : call + 5], "little", signed=True)
-    return target if call < target <= LONGEST_SHIM else 0

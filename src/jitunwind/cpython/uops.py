@@ -120,10 +120,13 @@ class MicroOps:
         """Where each micro-op's machine code begins in the region, and where the last one's ends."""
         if self.stencil_array is None:
             return Unknown("the sizes of stencils are not to be found in this interpreter")
-        found = _offsets(region, trace, self._size)
+        found = _offsets(region, trace, self._size, self._names_instruction)
         if found is None:
             return Unknown("the machine code is not that of the executor's trace")
         return found[0]
+
+    def _names_instruction(self, region: JitCode, begin: int, end: int, value: int) -> bool:
+        return self._regions.stencils.names(region.code, region.start, begin, end, value, self._layout)
 
     def _size(self, opcode: int) -> int | None:
         assert self.stencil_array is not None
@@ -150,14 +153,21 @@ class MicroOps:
 
     @cached_property
     def _data(self) -> list[tuple[int, bytes]]:
-        """The interpreter's own data, (address, bytes) each: what its file has besides machine code."""
+        """The interpreter's own data, (address, bytes) each: what its file has besides machine code; with it, where
+        they are not kept apart (ld's -z noseparate-code, the default on AArch64)."""
+        found = self._of_file(executable=False)
+        first = _FIRST_NAMES[0] + b"\0"
+        return found if any(first in data for _, data in found) else found + self._of_file(executable=True)
+
+    def _of_file(self, executable: bool) -> list[tuple[int, bytes]]:
+        """What of the interpreter's file is mapped, as code or not."""
         code = self._code
         found, left = list[tuple[int, bytes]](), _MOST_SEARCHED
         if code is None or not code.path:
             return found
         for mapping in self._memory.mappings():
             size = mapping.end - mapping.start
-            if mapping.path != code.path or mapping.executable or size > left:
+            if mapping.path != code.path or mapping.executable != executable or size > left:
                 continue
             left -= size
             try:
@@ -197,7 +207,11 @@ class MicroOps:
             opcodes = {each.opcode for each in trace}
             bases = [at - stride * trace[0].opcode for at in sizes]
             bases = [base for base in bases if all(base + stride * opcode in sizes for opcode in opcodes)]
-            right = [base for base in bases if _fits(samples, partial(_size_at, sizes, base, stride))]
+            right = [
+                base
+                for base in bases
+                if _fits(samples, partial(_size_at, sizes, base, stride), self._names_instruction)
+            ]
             if right:
                 return right[0] if len(right) == 1 else None
         return None
@@ -257,15 +271,21 @@ def _size_at(sizes: dict[int, int], base: int, stride: int, opcode: int) -> int 
     return sizes.get(base + stride * opcode)
 
 
-def _fits(samples: Sequence[tuple[JitCode, list[MicroOp]]], size_of: Callable[[int], int | None]) -> bool:
+_Names = Callable[[JitCode, int, int, int], bool]
+"""Whether the code of a `_SET_IP`, [begin, end) of the region, stores that instruction pointer."""
+
+
+def _fits(
+    samples: Sequence[tuple[JitCode, list[MicroOp]]], size_of: Callable[[int], int | None], names: _Names
+) -> bool:
     """Whether most of the samples are as the sizes say: one may be damaged, or have changed meanwhile."""
-    found = [_offsets(region, trace, size_of) for region, trace in samples]
+    found = [_offsets(region, trace, size_of, names) for region, trace in samples]
     fitting = [stores for _, stores in filter(None, found)]
     return 2 * len(fitting) > len(samples) and sum(fitting) >= _ENOUGH_STORES
 
 
 def _offsets(
-    region: JitCode, trace: Sequence[MicroOp], size_of: Callable[[int], int | None]
+    region: JitCode, trace: Sequence[MicroOp], size_of: Callable[[int], int | None], names: _Names
 ) -> tuple[list[int], int] | None:
     """The offsets, and how many stores of the instruction pointer are where they should be: in the code of
     their micro-op. None, if one is not, or the code would not fit."""
@@ -279,7 +299,7 @@ def _offsets(
         if start + size > region.size:
             return None
         if each.sets_instruction:
-            if region.code.find(_immediate(each.operand), start, start + size) < 0:
+            if not names(region, start, start + size, each.operand):
                 return None
             stores += 1
     return offsets, stores

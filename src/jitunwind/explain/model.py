@@ -14,8 +14,8 @@ from functools import cached_property
 
 from jitunwind.arch import Architecture, known
 from jitunwind.arch.listing import Listed as Line
-from jitunwind.audit.instructions import Instructions
 from jitunwind.audit.tables import Recovered, Tables
+from jitunwind.cpython import stencils
 from jitunwind.cpython.regions import JitCode
 from jitunwind.cpython.uops import MicroOp, Place
 from jitunwind.explain.differences import Difference, difference
@@ -27,7 +27,6 @@ from jitunwind.rows import WORD, Row, Unknown, UnwindTable
 
 LARGEST_EXPLAINED = 1 << 20
 """Bytes of a region that are explained; CPython 3.15 compiles no more (Include/internal/pycore_jit.h)."""
-_CALLS_NOTHING = Unknown("the shim does not call the body")
 _SHIM, _BEHIND = "shim", "behind the micro-ops"
 _MICRO_OPS_UNKNOWN = "micro-ops unknown"
 
@@ -229,9 +228,9 @@ class Explainer:
         """What holds in the shim when a body returns."""
         if not code.shim_size:
             return self._entry_shim_row
-        instructions = Instructions(self.arch, self._decode, code.code, code.entries(self.arch))
-        call = instructions.call_of(code.shim_size)
-        return table.at_return_address(call.next) if call is not None else _CALLS_NOTHING
+        shim = stencils.of(self.arch).shim(code.code)
+        assert shim is not None  # shim_size is its size
+        return table.at_return_address(shim.returns)
 
     @cached_property
     def _entry_shim_row(self) -> Row | Unknown:

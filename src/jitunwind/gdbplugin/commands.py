@@ -6,9 +6,8 @@ from typing import Any
 import gdb
 
 from jitunwind.arch import Architecture
-from jitunwind.gdbplugin.decoding import NAME as DECODER
-from jitunwind.gdbplugin.decoding import disassembler
-from jitunwind.gdbplugin.session import ARCHITECTURE, session
+from jitunwind.gdbplugin.decoding import disassembler, name_of_decoder
+from jitunwind.gdbplugin.session import session
 from jitunwind.gdbplugin.symbols import synchronize
 from jitunwind.rows import CfaRule, InRegister, RegisterRule, Row, SameValue, SavedAt, Unknown
 
@@ -79,11 +78,13 @@ class _JitRows(gdb.Command):
             raise gdb.GdbError(f"No JIT code at {pc:#x}.")
         table = current.table(jit_code)
         part = next(part for part in regions.parts(jit_code) if pc in part)
-        gdb.write(f"{part.name}: {part.size} bytes at {part.start:#x}; decoded by {DECODER}\n")
+        gdb.write(
+            f"{part.name}: {part.size} bytes at {part.start:#x}; decoded by {name_of_decoder(regions.arch)}\n"
+        )
         spans = list(table.spans())
         here = next(i for i, (start, end, _) in enumerate(spans) if start <= pc - jit_code.start < end)
         for start, end, row in spans[max(here - _ROWS_AROUND, 0) : here + _ROWS_AROUND + 1]:
-            gdb.write(f"{describe(row, ARCHITECTURE)}\n")
+            gdb.write(f"{describe(row, regions.arch)}\n")
             if isinstance(row, Unknown):
                 continue
             for offset, _, text in disassembler(jit_code.start)(start, end):

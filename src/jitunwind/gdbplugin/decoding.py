@@ -1,26 +1,41 @@
-"""Which decoder recovery uses inside GDB: iced-x86 where GDB's Python can import it, else GDB itself."""
+"""Which decoder recovery uses inside GDB: the architecture's own where GDB's Python can import what it needs
+(x86_64's is iced-x86), else GDB itself."""
 
 from collections.abc import Iterator
+from functools import cache
 
 import gdb
 
+from jitunwind.arch import Architecture
 from jitunwind.arch.effects import Decoder
+from jitunwind.arch.known import ARCHITECTURES, decoder, module
 
-try:
-    from jitunwind.arch.x86_64.effects import decode as _iced
-except ImportError:
-    _iced = None  # type: ignore[assignment]
-
-NAME = "iced-x86" if _iced is not None else "GDB's disassembler"
+_NEEDS = {"x86_64": "iced-x86"}
 
 
-def decoder_of(start: int) -> Decoder:
+def name_of_decoder(arch: Architecture) -> str:
+    """What it is called."""
+    if _own(arch.name) is None:
+        return "GDB's disassembler"
+    return _NEEDS.get(arch.name, "jitunwind")
+
+
+def decoder_of(arch: Architecture, start: int) -> Decoder:
     """A decoder of the machine code that lies at address `start`."""
-    if _iced is not None:
-        return _iced
-    from jitunwind.arch.x86_64.text import text_decoder  # needed here only: GDB starts faster without it
+    own = _own(arch.name)
+    if own is not None:
+        return own
+    # Needed here only: GDB starts faster without it.
+    decode: Decoder = module(arch, "text").text_decoder(disassembler(start), start)
+    return decode
 
-    return text_decoder(disassembler(start), start)
+
+@cache
+def _own(name: str) -> Decoder | None:
+    try:
+        return decoder(ARCHITECTURES[name])
+    except ImportError:
+        return None
 
 
 def disassembler(start: int):  # type: ignore[no-untyped-def]

@@ -9,9 +9,11 @@ from typing import Any
 
 import gdb
 
-from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.arch import Architecture
+from jitunwind.arch.known import ARCHITECTURES
 from jitunwind.cpython.layout import Layout, read_layout
 from jitunwind.cpython.regions import JitCode, Regions
+from jitunwind.cpython.unmapped import UnmappedRegions
 from jitunwind.errors import JitunwindError
 from jitunwind.gdbplugin.decoding import decoder_of
 from jitunwind.gdbplugin.inferior import Inferior
@@ -19,8 +21,8 @@ from jitunwind.recover.table import recover
 from jitunwind.rows import UnwindTable
 
 MOST_TABLES = 1 << 14
-ARCHITECTURE = X86_64
-_GDB_ARCHITECTURE = "i386:x86-64"
+_OF_GDB = {"i386:x86-64": "x86_64", "aarch64": "aarch64"}
+"""The architectures by the names that GDB has for them."""
 
 
 @dataclass
@@ -52,7 +54,8 @@ class Session:
         if self._stale:
             self._stale = False
             if self._regions is None or not self._regions.still_true():
-                self._regions = Regions(self.memory, self.layout)
+                kind = Regions if self.memory.knows_anonymous else UnmappedRegions
+                self._regions = kind(self.memory, self.layout)
         return self._regions
 
     def table(self, jit_code: JitCode) -> UnwindTable:
@@ -62,10 +65,9 @@ class Session:
         if table is None:
             if len(self._tables) >= MOST_TABLES:
                 self._tables.clear()
-            decode = decoder_of(jit_code.start)
-            table = self._tables[key] = recover(
-                ARCHITECTURE, jit_code.code, decode, jit_code.entries(ARCHITECTURE)
-            )
+            arch = self.memory.architecture
+            decode = decoder_of(arch, jit_code.start)
+            table = self._tables[key] = recover(arch, jit_code.code, decode, jit_code.entries(arch))
         return table
 
     def count(self, what: str) -> None:
@@ -85,19 +87,36 @@ def session() -> Session:
 
 
 def _open(inferior: gdb.Inferior) -> Session:
-    memory = Inferior(inferior, ARCHITECTURE)
-    opened = Session(memory, architecture="")
+    name, failed = "", ""
     try:
-        opened.architecture = inferior.architecture().name()
-        if opened.architecture != _GDB_ARCHITECTURE:
-            opened.problem = f"its architecture is {opened.architecture}; known is {_GDB_ARCHITECTURE}"
-        else:
-            opened.layout = read_layout(memory)
+        name = inferior.architecture().name()
+    except gdb.error as error:
+        failed = f"GDB says: {error}"
+    arch = ARCHITECTURES.get(_OF_GDB.get(name, ""))
+    opened = Session(Inferior(inferior, arch or next(iter(ARCHITECTURES.values()))), name, problem=failed)
+    if failed:
+        return opened
+    if arch is None:
+        opened.problem = f"its architecture is {name}; known are {' and '.join(_OF_GDB)}"
+        return opened
+    try:
+        opened.layout = read_layout(opened.memory)
     except JitunwindError as error:
         opened.problem, opened.problem_kind = str(error), type(error).__name__
     except gdb.error as error:
         opened.problem = f"GDB says: {error}"
     return opened
+
+
+def is_general(register: int, arch: Architecture) -> bool:
+    """Whether it is one of those of a word that GDB can calculate with; else it is a vector register's low word."""
+    return register <= arch.program_counter
+
+
+def name_of(register: int, arch: Architecture) -> str:
+    """What GDB calls the register with that DWARF number; AArch64's d8 is a part of its v8."""
+    name = arch.register_names[register]
+    return name if is_general(register, arch) else f"v{name[1:]}"
 
 
 def _ran(event: object) -> None:

@@ -11,16 +11,14 @@ from typing import Any
 import gdb
 import gdb.unwinder
 
+from jitunwind.arch import Architecture
 from jitunwind.cpython.frames import Stretch, frame_at, stretches
 from jitunwind.cpython.regions import SHIM_NAME, Regions
-from jitunwind.gdbplugin.session import ARCHITECTURE, Session, session, watch
+from jitunwind.gdbplugin.session import Session, is_general, name_of, session, watch
 from jitunwind.gdbplugin.unwinder import JitUnwinder
 from jitunwind.region import RegionKind
 
 MOST_FRAMES = 100_000
-_NAMES = ARCHITECTURE.register_names
-_CALLEE_SAVED = tuple(_NAMES[register] for register in ARCHITECTURE.callee_saved)
-_SP = _NAMES[ARCHITECTURE.stack_pointer]
 _MASK = 0xFFFFFFFFFFFFFFFF
 
 Frame = dict[str, Any]
@@ -86,7 +84,7 @@ def _stack(current: Session, with_registers: bool) -> tuple[list[Frame], bool]:
             return frames, False
         described = _describe(current, frame, below_jit, innermost=not frames)
         if with_registers:
-            described["registers"] = _registers(frame)
+            described["registers"] = _registers(frame, current.memory.architecture)
         below_jit = described["kind"] == "jit"
         frames.append(described)
         try:
@@ -108,15 +106,18 @@ def _stack(current: Session, with_registers: bool) -> tuple[list[Frame], bool]:
 def _is_code(current: Session, address: int) -> bool:
     """Whether a return address can be `address`: behind a call, which may be the last of its mapping."""
     mapping = current.memory.mapping_of(address - 1)
+    if mapping is None and not current.memory.knows_anonymous:
+        return current.memory.can_read(address - 1)
     return mapping is not None and mapping.executable
 
 
 def _describe(current: Session, frame: gdb.Frame, below_jit: bool, innermost: bool) -> Frame:
+    arch = current.memory.architecture
     pc = frame.pc() & _MASK
     described: Frame = {
         "index": 0,
         "pc": f"{pc:#x}",
-        "sp": f"{_register(frame, _SP) or 0:#x}",
+        "sp": f"{_register(frame, name_of(arch.stack_pointer, arch)) or 0:#x}",
         "kind": "native",
         "name": None,
         "file": None,
@@ -136,9 +137,10 @@ def _describe(current: Session, frame: gdb.Frame, below_jit: bool, innermost: bo
     return described
 
 
-def _registers(frame: gdb.Frame) -> dict[str, str]:
-    """The callee-saved registers that are known in `frame`."""
-    values = {name: _register(frame, name) for name in _CALLEE_SAVED}
+def _registers(frame: gdb.Frame, arch: Architecture) -> dict[str, str]:
+    """The callee-saved registers of a word that are known in `frame`."""
+    names = [name_of(register, arch) for register in arch.callee_saved if is_general(register, arch)]
+    values = {name: _register(frame, name) for name in names}
     return {name: f"{value:#x}" for name, value in values.items() if value is not None}
 
 
@@ -146,7 +148,7 @@ def _name_jit(
     current: Session, regions: Regions, frame: gdb.Frame, pc: int, described: Frame, innermost: bool
 ) -> bool:
     """Fill in what is known of a JIT frame; False, if it is none."""
-    jit_code = regions.find(pc)
+    jit_code = regions.find(pc) if regions.meets(pc) else None
     if jit_code is None:
         return False
     part = next(part for part in regions.parts(jit_code) if pc in part)
@@ -168,7 +170,7 @@ def _name_jit(
 
 def _line_of_frame(current: Session, regions: Regions, frame: gdb.Frame, described: Frame) -> None:
     """At a call the interpreter's frame is up to date: its instruction pointer says the line."""
-    address = _register(frame, _NAMES[regions.layout.executor.frame_register])
+    address = _register(frame, name_of(regions.stencils.frame_register(regions.layout), regions.arch))
     found = frame_at(current.memory, regions.layout, regions.objects, address) if address else None
     if found is not None and found.line is not None:
         described.update(file=found.code.filename, line=found.line)

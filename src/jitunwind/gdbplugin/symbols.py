@@ -14,18 +14,16 @@ from pathlib import Path
 
 import gdb
 
+from jitunwind.arch import Architecture
 from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.dwarf.lines import Function, Line
 from jitunwind.elf.image import MOST_FUNCTIONS, symbol_file
-from jitunwind.elf.machine import Machine
-from jitunwind.errors import JitunwindError
 from jitunwind.gdbplugin.inferior import Inferior, is_core
-from jitunwind.gdbplugin.session import ARCHITECTURE, follow, session
+from jitunwind.gdbplugin.session import follow, name_of, session
 from jitunwind.region import Region
 
 MOST_STACK = 1 << 26
 """Bytes of one thread's stack that are searched."""
-_STACK_POINTER = ARCHITECTURE.register_names[ARCHITECTURE.stack_pointer]
 _WORD = 8
 _PREFIX = "jit-code-"
 
@@ -49,7 +47,7 @@ class SymbolFile:
         shim = regions.entry_shim if now else None
         if now == self._loaded and shim == self._shim:
             return
-        self._replace(_functions(list(now.values()), shim, regions))
+        self._replace(_functions(list(now.values()), shim, regions), regions.arch)
         self._loaded, self._shim = now, shim
 
     @staticmethod
@@ -66,13 +64,13 @@ class SymbolFile:
         self._loaded, self._shim, self.expired = {}, None, False
         self._remove()
 
-    def _replace(self, functions: list[Function]) -> None:
+    def _replace(self, functions: list[Function], arch: Architecture) -> None:
         self._remove()
         if not functions:
             return
         self._count += 1
         path = Path(self._directory.name) / f"{_PREFIX}{self._count}.o"
-        path.write_bytes(symbol_file(Machine.X86_64, functions[:MOST_FUNCTIONS]))
+        path.write_bytes(symbol_file(arch.elf_machine, functions[:MOST_FUNCTIONS]))
         gdb.execute(f"add-symbol-file {path} -o 0", to_string=True)
         self._path = path
 
@@ -98,16 +96,10 @@ def _functions(jit_codes: list[JitCode], shim: Region | None, regions: Regions) 
 
 def words_into(memory: Inferior, stack_pointer: int, regions: Regions) -> set[int]:
     """The words between `stack_pointer` and its stack's end that point into JIT code."""
-    stack = memory.mapping_of(stack_pointer)
     ranges = regions.ranges
-    if stack is None or not ranges:
+    if not ranges:
         return set()
-    start = stack_pointer & -_WORD
-    size = min(stack.end - start, MOST_STACK) & -_WORD
-    try:
-        words = array("Q", memory.checked_read(start, size))
-    except JitunwindError:
-        return set()
+    words = array("Q", memory.stack(stack_pointer & -_WORD, MOST_STACK))
     low, high = ranges[0].start, ranges[-1].end
     return {word for word in words if low <= word < high and regions.may_hold(word)}
 
@@ -119,9 +111,10 @@ def jit_code_on_stacks() -> list[JitCode]:
     if regions is None or not regions.ranges:
         return []
     words: set[int] = set()
-    for pc, stack_pointer in _threads():
+    for pc, stack_pointer in _threads(name_of(regions.arch.stack_pointer, regions.arch)):
         words |= words_into(current.memory, stack_pointer, regions)
-        words.add(pc)
+        if regions.meets(pc):
+            words.add(pc)
     found = {}
     for word in words:
         jit_code = regions.find(word)
@@ -130,21 +123,21 @@ def jit_code_on_stacks() -> list[JitCode]:
     return list(found.values())
 
 
-def _threads() -> list[tuple[int, int]]:
-    """The program counter and stack pointer of each thread."""
+def _threads(stack_pointer: str) -> list[tuple[int, int]]:
+    """The program counter and stack pointer, a register of that name, of each thread."""
     selected = gdb.selected_thread()
     if selected is None:
         return []
     threads = selected.inferior.threads()
     if len(threads) == 1:
-        return [_pc_and_sp()]
+        return [_pc_and_sp(stack_pointer)]
     frame = gdb.selected_frame() if selected.is_stopped() else None
     found = []
     try:
         for thread in threads:
             if thread.is_stopped():
                 thread.switch()
-                found.append(_pc_and_sp())
+                found.append(_pc_and_sp(stack_pointer))
     finally:
         selected.switch()
         if frame is not None and frame.is_valid():
@@ -152,9 +145,9 @@ def _threads() -> list[tuple[int, int]]:
     return found
 
 
-def _pc_and_sp() -> tuple[int, int]:
+def _pc_and_sp(stack_pointer: str) -> tuple[int, int]:
     frame = gdb.newest_frame()
-    return frame.pc(), int(frame.read_register(_STACK_POINTER)) & 0xFFFFFFFFFFFFFFFF
+    return frame.pc(), int(frame.read_register(stack_pointer)) & 0xFFFFFFFFFFFFFFFF
 
 
 _files: dict[int, SymbolFile] = {}

@@ -3,15 +3,16 @@
 import gdb
 import gdb.unwinder
 
-from jitunwind.arch.x86_64.registers import RBP
-from jitunwind.cpython.regions import FRAME_POINTER_ROW, Regions
+from jitunwind.arch import Architecture
+from jitunwind.cpython.regions import Regions
 from jitunwind.errors import JitunwindError
-from jitunwind.gdbplugin.session import ARCHITECTURE, session
-from jitunwind.rows import WORD, InRegister, Row, SameValue, SavedAt, cfa_of
+from jitunwind.gdbplugin.session import is_general, name_of, session
+from jitunwind.memory import Mapping
+from jitunwind.rows import WORD, InRegister, RegisterRule, Row, SameValue, SavedAt, cfa_of
 
-_NAMES = ARCHITECTURE.register_names
-_PC = _NAMES[ARCHITECTURE.return_address]
-_SP = _NAMES[ARCHITECTURE.stack_pointer]
+_MASK = 0xFFFFFFFFFFFFFFFF
+_CODE_ADDRESS = {"aarch64": 0x0000FFFFFFFFFFFF}
+"""What a signed return address is besides its signature (Arm ARM, D8.10: of user space, bits 0 to 47)."""
 
 
 class _FrameId:
@@ -39,12 +40,13 @@ def _unwind(pending_frame: gdb.PendingFrame) -> gdb.UnwindInfo | None:
     regions = current.regions()
     if regions is None:
         return None
-    pc = int(pending_frame.read_register(_PC))
-    if regions.may_hold(pc) is None:
+    pc = int(pending_frame.read_register(name_of(regions.arch.program_counter, regions.arch)))
+    mapping = regions.meets(pc)
+    if mapping is None:
         return None
     jit_code = regions.find(pc)
     if jit_code is None:
-        return _of_unknown_executor(pending_frame, regions, pc)
+        return _of_unknown_executor(pending_frame, regions, mapping, pc)
     table = current.table(jit_code)
     row = table.at_return_address(pc - jit_code.start)
     if not isinstance(row, Row):
@@ -52,53 +54,94 @@ def _unwind(pending_frame: gdb.PendingFrame) -> gdb.UnwindInfo | None:
         return None
     in_shim = pc - jit_code.start < jit_code.shim_size
     function = jit_code.start if in_shim else jit_code.start + jit_code.shim_size
-    return _evaluate(pending_frame, row, function)
+    return _evaluate(pending_frame, regions.arch, row, function)
 
 
-def _of_unknown_executor(pending_frame: gdb.PendingFrame, regions: Regions, pc: int) -> gdb.UnwindInfo | None:
+def _of_unknown_executor(
+    pending_frame: gdb.PendingFrame, regions: Regions, mapping: Mapping, pc: int
+) -> gdb.UnwindInfo | None:
     """JIT code that no list of the process leads to (invalidated while it runs, or the lists are damaged):
     by the frame pointer, where it is a body's that 3.15's shim has called."""
-    shim, mapping = regions.entry_shim, regions.may_hold(pc)
-    if shim is not None and mapping is not None:
-        frame_pointer = int(pending_frame.read_register("rbp")) & 0xFFFFFFFFFFFFFFFF
-        try:
-            back = session().memory.word(cfa_of(FRAME_POINTER_ROW, {RBP: frame_pointer}) - WORD)
-        except JitunwindError:
-            back = 0
-        if back in shim:
-            return _evaluate(pending_frame, FRAME_POINTER_ROW, mapping.start)
+    arch = regions.arch
+    name = name_of(arch.frame_pointer, arch)
+    frame_pointer = _value(pending_frame, name)
+    if frame_pointer is not None:
+        found = regions.body_frame(int(frame_pointer) & _MASK)
+        if found is not None:
+            cfa, back = found
+            info = pending_frame.create_unwind_info(_FrameId(cfa, mapping.start))
+            info.add_saved_register(name, frame_pointer)
+            return _returning(info, arch, cfa, back)
     session().count(f"no executor is known at {pc:#x}")
     return None
 
 
-def _evaluate(pending_frame: gdb.PendingFrame, row: Row, function: int) -> gdb.UnwindInfo:
-    def read(register: int) -> int:
-        return int(pending_frame.read_register(_NAMES[register])) & 0xFFFFFFFFFFFFFFFF
-
-    cfa = cfa_of(row, {row.cfa.register: read(row.cfa.register)})
+def _evaluate(
+    pending_frame: gdb.PendingFrame, arch: Architecture, row: Row, function: int
+) -> gdb.UnwindInfo | None:
+    base = int(pending_frame.read_register(name_of(row.cfa.register, arch))) & _MASK
+    cfa = cfa_of(row, {row.cfa.register: base})
     info = pending_frame.create_unwind_info(_FrameId(cfa, function))
-    memory = session().memory
+    back = None
     for register, rule in row.rules:
-        name = _NAMES[register]
-        if isinstance(rule, SavedAt):
-            info.add_saved_register(name, gdb.Value(memory.word(cfa + rule.offset)))
-        elif isinstance(rule, SameValue):
-            value = _value(pending_frame, name)
-            if value is not None:
-                info.add_saved_register(name, value)
-        elif isinstance(rule, InRegister):
-            value = _value(pending_frame, _NAMES[rule.register])
-            if value is not None:
-                info.add_saved_register(name, gdb.Value(int(value)))
-    info.add_saved_register(_SP, gdb.Value(cfa))
+        value = _before(pending_frame, arch, cfa, register, rule)
+        if value is None:
+            continue
+        if register == arch.return_address:
+            back = int(value) & _MASK
+        else:
+            info.add_saved_register(name_of(register, arch), value)
+    if back is None:
+        session().count(f"the return address is not known in the code at {function:#x}")
+        return None
+    return _returning(info, arch, cfa, back)
+
+
+def _returning(info: gdb.UnwindInfo, arch: Architecture, cfa: int, back: int) -> gdb.UnwindInfo:
+    """`info` with what is always known: where control comes back to, and the stack pointer there."""
+    back &= _CODE_ADDRESS.get(arch.name, _MASK)
+    for register in {arch.return_address, arch.program_counter}:
+        info.add_saved_register(name_of(register, arch), gdb.Value(back))
+    info.add_saved_register(name_of(arch.stack_pointer, arch), gdb.Value(cfa))
     return info
 
 
-def _value(pending_frame: gdb.PendingFrame, name: str) -> gdb.Value | None:
+def _before(
+    pending_frame: gdb.PendingFrame, arch: Architecture, cfa: int, register: int, rule: RegisterRule
+) -> gdb.Value | None:
+    """A register of the caller; None, where it is not known."""
+    if isinstance(rule, SavedAt):
+        saved = session().memory.word(cfa + rule.offset)
+        return (
+            gdb.Value(saved) if is_general(register, arch) else _widened(pending_frame, register, arch, saved)
+        )
+    if isinstance(rule, SameValue):
+        return _value(pending_frame, name_of(register, arch), is_general(register, arch))
+    if isinstance(rule, InRegister) and is_general(register, arch) and is_general(rule.register, arch):
+        value = _value(pending_frame, name_of(rule.register, arch))
+        return None if value is None else gdb.Value(int(value))
+    return None
+
+
+def _widened(
+    pending_frame: gdb.PendingFrame, register: int, arch: Architecture, low: int
+) -> gdb.Value | None:
+    """The vector register whose low word that is, as GDB has it: what its high word was, nobody has saved."""
+    try:
+        kind = pending_frame.read_register(name_of(register, arch)).type
+        return gdb.Value(low.to_bytes(WORD, "little").ljust(kind.sizeof, b"\0"), kind)
+    except (gdb.error, ValueError):
+        return None
+
+
+def _value(pending_frame: gdb.PendingFrame, name: str, general: bool = True) -> gdb.Value | None:
     """A register that an inner frame may not have saved; GDB raises then, or gives an optimized-out value."""
     try:
         value = pending_frame.read_register(name)
-        int(value)
+        if general:
+            int(value)
+        elif value.is_optimized_out:
+            return None
     except (gdb.error, JitunwindError):
         return None
     return value

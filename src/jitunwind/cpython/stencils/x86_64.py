@@ -1,0 +1,104 @@
+"""x86_64's stencils and shims: as in 3.14.10 and 3.15.2, which clang has compiled."""
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import NamedTuple
+
+from jitunwind.arch.x86_64.registers import R12, R13
+from jitunwind.cpython.layout import Layout
+from jitunwind.cpython.objects import CODE_UNIT
+from jitunwind.cpython.stencils.found import EntryShim, Shim, Store
+from jitunwind.memory import Memory
+from jitunwind.rows import WORD
+
+SHIM = bytes.fromhex("415741564155415453")
+"""push r15, r14, r13, r12, rbx: how the shim begins that stands before each executor's code on 3.14."""
+LONGEST_SHIM = 64
+ENTRY_SHIM = bytes.fromhex("554889e5415741564155415453")
+"""push rbp; mov rsp,rbp; push r15, r14, r13, r12, rbx: how 3.15's one shim, _PyJIT_Entry, begins."""
+_BODY_CFA = -6 * WORD
+"""From rbp: _PyJIT_Entry sets it, pushes six registers and calls the body. Stencils never write rbp."""
+_FRAME_REGISTERS = {(3, 14): R12, (3, 15): R13}
+_LONGEST_COMPUTATION = 24
+"""Bytes between the immediate that an exit takes its bytecode offset from and the addition of the base."""
+
+
+def begins_shim(code: bytes, offset: int) -> bool:
+    return code.startswith(SHIM, offset)
+
+
+def shim(code: bytes) -> Shim | None:
+    """It calls the body right behind itself."""
+    call = code.find(b"\xe8", len(SHIM), LONGEST_SHIM)
+    if not code.startswith(SHIM) or call < 0:
+        return None
+    returns = call + 5
+    target = returns + int.from_bytes(code[call + 1 : returns], "little", signed=True)
+    return Shim(target, returns) if call < target <= LONGEST_SHIM else None
+
+
+def entry_shim(code: bytes, jit_code: int) -> EntryShim | None:
+    call = b"\x41\xff\x54\x24" + bytes([jit_code])  # call *jit_code(%r12)
+    at = -1
+    while (at := code.find(call, at + 1)) != -1:
+        start = code.rfind(ENTRY_SHIM, max(at - LONGEST_SHIM, 0), at)
+        end = code.find(b"\x5d\xc3", at, at + LONGEST_SHIM)  # pop %rbp; ret
+        if start != -1 and end != -1:
+            return EntryShim(start, end + 2, at + len(call))
+    return None
+
+
+def body_cfa(memory: Memory, frame_pointer: int, shim: int, returns: int) -> int | None:
+    cfa = frame_pointer + _BODY_CFA
+    return cfa if memory.word(cfa - WORD) == returns else None
+
+
+def warmed(code: bytes, start: int, body: int, warm: int) -> int | None:
+    if code[body : body + 2] != b"\x48\xb8":  # movabs $&executor.warm,%rax
+        return None
+    return int.from_bytes(code[body + 2 : body + 10], "little") - warm
+
+
+def frame_register(layout: Layout) -> int:
+    return _FRAME_REGISTERS[layout.version[:2]]
+
+
+class _Stores(NamedTuple):
+    """How stencils store the instruction pointer into the frame that one register holds."""
+
+    immediate: re.Pattern[bytes]
+    """movabs $address,%r; mov %r,instr_ptr(%frame)"""
+    computed: re.Pattern[bytes]
+    """movabs $offset,%r … add $co_code_adaptive,%r"""
+
+
+@cache
+def _stores(frame_register: int, instr_ptr: int, bytecode: int) -> _Stores:
+    low = frame_register & 7
+    move_to_frame = rb"[\x49\x4d]\x89"  # REX.W + REX.B (the frame is in r12 or r13) 89 /r
+    forms = bytes(0x40 | source << 3 | low for source in range(8))  # mod 01: disp8
+    index = b"\x24" if low == 4 else b""  # r12 as a base needs a SIB byte
+    store = move_to_frame + b"[" + re.escape(forms) + b"]" + re.escape(index + bytes([instr_ptr]))
+    movabs = rb"[\x48\x49][\xb8-\xbf](.{8})"
+    base = re.escape(bytecode.to_bytes(4, "little"))
+    return _Stores(
+        re.compile(movabs + store, re.DOTALL),
+        re.compile(movabs + b".{0,%d}?" % _LONGEST_COMPUTATION + base, re.DOTALL),
+    )
+
+
+def stores(code: bytes, start: int, layout: Layout) -> Iterator[Store]:
+    of = _stores(
+        frame_register(layout),
+        layout.offsets["interpreter_frame.instr_ptr"],
+        layout.offsets["code_object.co_code_adaptive"],
+    )
+    for match in of.immediate.finditer(code):
+        yield Store(match.end(), int.from_bytes(match[1], "little"))
+    for match in of.computed.finditer(code):
+        yield Store(match.end(), None, int.from_bytes(match[1], "little") * CODE_UNIT)
+
+
+def names(code: bytes, start: int, begin: int, end: int, value: int, layout: Layout) -> bool:
+    return code.find(value.to_bytes(WORD, "little"), begin, end) >= 0
