@@ -9,6 +9,7 @@ how many executors are alive.
 import os
 import tempfile
 from array import array
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,14 +19,15 @@ from jitunwind.arch import Architecture
 from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.dwarf.lines import Function, Line
 from jitunwind.elf.image import MOST_FUNCTIONS, symbol_file
-from jitunwind.gdbplugin.inferior import Inferior, is_core
+from jitunwind.gdbplugin.inferior import OWN_FILES, Inferior, is_core
 from jitunwind.gdbplugin.session import follow, name_of, session
 from jitunwind.region import Region
 
 MOST_STACK = 1 << 26
 """Bytes of one thread's stack that are searched."""
+MOST_WALKED = 400
+"""Frames that are looked at one by one, where that is needed."""
 _WORD = 8
-_PREFIX = "jit-code-"
 
 
 class SymbolFile:
@@ -53,7 +55,7 @@ class SymbolFile:
     @staticmethod
     def owns(objfile: gdb.Objfile) -> bool:
         """Whether it is one of these files."""
-        return os.path.basename(objfile.filename or "").startswith(_PREFIX)
+        return os.path.basename(objfile.filename or "").startswith(OWN_FILES)
 
     def expire(self) -> None:
         """The process is gone. GDB is not told at once: it may be in the middle of following a fork."""
@@ -69,7 +71,7 @@ class SymbolFile:
         if not functions:
             return
         self._count += 1
-        path = Path(self._directory.name) / f"{_PREFIX}{self._count}.o"
+        path = Path(self._directory.name) / f"{OWN_FILES}{self._count}.o"
         path.write_bytes(symbol_file(arch.elf_machine, functions[:MOST_FUNCTIONS]))
         gdb.execute(f"add-symbol-file {path} -o 0", to_string=True)
         self._path = path
@@ -108,9 +110,13 @@ def jit_code_on_stacks() -> list[JitCode]:
     """The JIT code that the selected inferior's threads are in, or come back to."""
     current = session()
     regions = current.regions()
-    if regions is None or not regions.ranges:
+    if regions is None:
         return []
     words: set[int] = set()
+    if not current.memory.knows_anonymous:
+        words |= {pc for pc in _walked() if regions.meets(pc)}
+    if not regions.ranges:
+        return []
     for pc, stack_pointer in _threads(name_of(regions.arch.stack_pointer, regions.arch)):
         words |= words_into(current.memory, stack_pointer, regions)
         if regions.meets(pc):
@@ -121,6 +127,20 @@ def jit_code_on_stacks() -> list[JitCode]:
         if jit_code is not None:
             found[jit_code.start] = jit_code
     return list(found.values())
+
+
+def _walked() -> Iterator[int]:
+    """The program counters of the selected thread's frames: where mappings are not known, code that no list leads
+    to is met there only."""
+    try:
+        frame: gdb.Frame | None = gdb.newest_frame()
+        for _ in range(MOST_WALKED):
+            if frame is None:
+                return
+            yield frame.pc()
+            frame = frame.older()
+    except gdb.error:
+        return
 
 
 def _threads(stack_pointer: str) -> list[tuple[int, int]]:
