@@ -117,10 +117,9 @@ def jit_code_on_stacks() -> list[JitCode]:
         words |= {pc for pc in _walked() if regions.meets(pc)}
     if not regions.ranges:
         return []
-    for pc, stack_pointer in _threads(name_of(regions.arch.stack_pointer, regions.arch)):
+    for pc, back, stack_pointer in _threads(regions.arch):
         words |= words_into(current.memory, stack_pointer, regions)
-        if regions.meets(pc):
-            words.add(pc)
+        words |= {address for address in (pc, back) if regions.meets(address)}
     found = {}
     for word in words:
         jit_code = regions.find(word)
@@ -143,21 +142,22 @@ def _walked() -> Iterator[int]:
         return
 
 
-def _threads(stack_pointer: str) -> list[tuple[int, int]]:
-    """The program counter and stack pointer, a register of that name, of each thread."""
+def _threads(arch: Architecture) -> list[tuple[int, int, int]]:
+    """Of each thread the program counter, the return address where a register holds it (else the program counter
+    again), and the stack pointer."""
     selected = gdb.selected_thread()
     if selected is None:
         return []
     threads = selected.inferior.threads()
     if len(threads) == 1:
-        return [_pc_and_sp(stack_pointer)]
+        return [_state(arch)]
     frame = gdb.selected_frame() if selected.is_stopped() else None
     found = []
     try:
         for thread in threads:
             if thread.is_stopped():
                 thread.switch()
-                found.append(_pc_and_sp(stack_pointer))
+                found.append(_state(arch))
     finally:
         selected.switch()
         if frame is not None and frame.is_valid():
@@ -165,9 +165,13 @@ def _threads(stack_pointer: str) -> list[tuple[int, int]]:
     return found
 
 
-def _pc_and_sp(stack_pointer: str) -> tuple[int, int]:
+def _state(arch: Architecture) -> tuple[int, int, int]:
     frame = gdb.newest_frame()
-    return frame.pc(), int(frame.read_register(stack_pointer)) & 0xFFFFFFFFFFFFFFFF
+    back, stack_pointer = (
+        int(frame.read_register(name_of(register, arch))) & 0xFFFFFFFFFFFFFFFF
+        for register in (arch.return_address, arch.stack_pointer)
+    )
+    return frame.pc(), back, stack_pointer
 
 
 _files: dict[int, SymbolFile] = {}
