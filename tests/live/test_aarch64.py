@@ -170,7 +170,7 @@ def test_a_core_has_the_stack_of_the_live_process(python: Interpreter, gdb: str,
     assert has_jit(whole(live)), live
     assert real(live) == real("#0" + dead.rpartition("\n#0")[2]), f"live:\n{live}\ncore:\n{dead}"
 
-    done = jitunwind("bt", cores[0], "--exe", python.python, "--gdb", gdb, "--json")
+    done = jitunwind("bt", cores[0], "--gdb", gdb, "--json")
     assert done.returncode == 0, done.stderr
     stacks = json.loads(done.stdout)
     assert stacks["complete"], done.stdout

@@ -59,8 +59,8 @@ def gdbs() -> list[str]:
 
 @contextmanager
 def at_stub(python: Interpreter, name: str, *told: str, cwd: Path | None = None) -> Iterator[list[str]]:
-    """One of the live tests' programs that waits for GDB at its very start: GDB's arguments to get there, and to go on to where
-    the program is ready."""
+    """One of the live tests' programs that waits for GDB at its very start: GDB's arguments to get there, and to
+    go on to where the program is ready."""
     # While a function is bound at its first call, GDB by itself does not get out of glibc's resolver.
     settings = python.settings | {"LD_BIND_NOW": "1"}
     command = python.command(name, *told)
