@@ -23,7 +23,8 @@ from typing import NamedTuple
 
 from support import ROOT, in_turns, running
 
-from jitunwind.agent.built import DESCRIPTOR
+sys.path.insert(0, str(ROOT))
+
 from jitunwind.agent.library import GDB, Published, agent
 from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.registers import RBX, RETURN_ADDRESS, RSP, X86_64
@@ -36,6 +37,7 @@ from jitunwind.publishing.described import described
 from jitunwind.recover.table import recover
 from jitunwind.region import Region
 from jitunwind.rows import SAME_VALUE, CfaRule, RegisterRule, Row, SavedAt, Unknown, UnwindTable
+from tests.support.announced import entries
 
 VERSION = "3.14"
 EXECUTORS = 100
@@ -119,35 +121,10 @@ def callable_of(regions: Sequence[Known]) -> list[Region]:
     return [each.region for each in regions if each.region.name.startswith("py::called")]
 
 
-class _Entry(ctypes.Structure):
-    """struct jit_code_entry: GDB manual, "JIT Compilation Interface"."""
-
-
-_Entry._fields_ = (
-    ("next", ctypes.POINTER(_Entry)),
-    ("previous", ctypes.POINTER(_Entry)),
-    ("file", ctypes.c_void_p),
-    ("size", ctypes.c_uint64),
-)
-
-
-class _Descriptor(ctypes.Structure):
-    """struct jit_descriptor."""
-
-    _fields_ = (
-        ("version", ctypes.c_uint32),
-        ("action", ctypes.c_uint32),
-        ("relevant", ctypes.POINTER(_Entry)),
-        ("first", ctypes.POINTER(_Entry)),
-    )
-
-
 class Publisher:
     """This process's agent, and what it has in its list for debuggers."""
 
     def __init__(self) -> None:
-        library = ctypes.CDLL(DESCRIPTOR, ctypes.RTLD_GLOBAL)
-        self._descriptor = _Descriptor.in_dll(library, "__jit_debug_descriptor")
         self._handles: list[int] = []
         self._seen: dict[int, tuple[int, int]] = {}
         """Entry to its number, and its file's address."""
@@ -156,14 +133,12 @@ class Publisher:
         """Publish `regions`; the entries that have changed by that, each as its number and its file."""
         self._handles += agent().publish([each.published() for each in regions], GDB)
         changed = []
-        entry = self._descriptor.first
-        while entry:
-            place, file = ctypes.addressof(entry.contents), entry.contents.file
+        for entry in entries():
+            place, file = ctypes.addressof(entry), entry.symbol_file
             number, before = self._seen.get(place, (len(self._seen), 0))
             if file != before:
                 self._seen[place] = number, file
-                changed.append((number, ctypes.string_at(file, entry.contents.size)))
-            entry = entry.contents.next
+                changed.append((number, ctypes.string_at(file, entry.symbol_file_size)))
         return changed
 
     def withdraw(self) -> None:

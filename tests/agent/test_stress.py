@@ -1,17 +1,19 @@
 """The agent under stress: threads, forks, a lack of memory; watched by the sanitizers."""
 
-import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.support import THOROUGH
 from tests.support.agent import QUIET_HEAP, harness, run
-from tests.support.compiled import needs_gcc
+from tests.support.machines import ARM, HERE
 
-pytestmark = needs_gcc
+pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 
 WHOLE = 100_000
-PUBLISHES = int(os.environ.get("JITUNWIND_STRESS", "20000"))
+EMULATED = 4_000
+PUBLISHES = 100_000 if THOROUGH else 5_000
 """`make stress` has them all."""
 CYCLES = 5
 PATIENCE = 600
@@ -51,9 +53,18 @@ def test_publishing_from_many_threads_with_forks_in_between(tmp_path: Path, flag
     assert len(cycles) == CYCLES
 
 
+def test_the_same_on_aarch64(tmp_path: Path) -> None:
+    """By the emulator fewer, and there its children start no threads."""
+    machine = ARM.needed()
+    program = harness("stress.c", tmp_path, machine=machine)
+    count = EMULATED if machine.is_emulated else WHOLE
+    cycles = run(program, count, 2, environment=OPTIONS, timeout=PATIENCE, machine=machine).splitlines()
+    assert len(cycles) == 2
+
+
 def test_the_same_with_libunwind(tmp_path: Path) -> None:
     """libunwind's readers take no lock: what it was given must not be freed at once."""
-    library = "/usr/lib/x86_64-linux-gnu/libunwind.so.8"
+    library = f"/usr/lib/{HERE.arch.name}-linux-gnu/libunwind.so.8"
     if not Path(library).exists():
         pytest.skip("needs libunwind.so.8")
     program = harness("stress.c", tmp_path, ADDRESS)
@@ -69,6 +80,13 @@ def test_all_or_none_where_memory_runs_out(tmp_path: Path) -> None:
     run(program, environment=OPTIONS, timeout=PATIENCE)
 
 
+def test_memory_that_runs_out_on_aarch64(tmp_path: Path) -> None:
+    machine = ARM.needed()
+    wrapped = ("-Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc",)
+    program = harness("shortage.c", tmp_path, wrapped, machine=machine)
+    run(program, environment=OPTIONS, timeout=PATIENCE, machine=machine)
+
+
 @pytest.fixture(scope="module", params=[(), THREAD], ids=["plain", "thread"])
 def ring(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ring")
@@ -79,6 +97,13 @@ def ring(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_events(ring: Path, case: str) -> None:
     """A case of ring.c, which says what it is."""
     run(ring, case, environment=OPTIONS, timeout=PATIENCE)
+
+
+def test_events_on_aarch64(tmp_path: Path) -> None:
+    machine = ARM.needed()
+    program = harness("ring.c", tmp_path, without=("imports.c", "module.c", "events.c"), machine=machine)
+    for case in CASES:
+        run(program, case, environment=OPTIONS, timeout=PATIENCE, machine=machine)
 
 
 def test_all_cases_are_run() -> None:

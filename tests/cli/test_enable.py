@@ -17,7 +17,6 @@ from tests.support.processes import (
     PATIENCE,
     PROGRAMS,
     ROOT,
-    VERSIONS,
     Done,
     Program,
     command,
@@ -33,17 +32,23 @@ GDB = shutil.which("gdb")
 is_root = os.geteuid() == 0
 
 
-@pytest.fixture(scope="module", params=VERSIONS)
-def python(request: pytest.FixtureRequest) -> str:
-    return interpreter(request.param)
-
-
 def started(python: str, does: str, **options: Any) -> Program:
     """The program, once it has said that it is ready."""
     program = Program([python, PROGRAM, does], **options)
     assert program.process.stdout is not None
     assert program.process.stdout.readline() == b"ready\n"
     return program
+
+
+def asked(program: Program, environment: dict[str, str]) -> subprocess.Popen[str]:
+    """`jitunwind enable` of the program, which waits for it."""
+    return subprocess.Popen(
+        command("enable", "--timeout", PATIENCE, program.pid),
+        env=plain_environment() | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.fixture
@@ -106,12 +111,7 @@ def test_a_process_that_is_blocked_is_left_as_it_was(python: str, left_over: dic
 def test_a_process_that_is_blocked_and_goes_on_in_time(python: str, left_over: dict[str, str]) -> None:
     with started(python, "read") as blocked:
         blocked.settle()
-        asking = subprocess.Popen(
-            command("enable", "--timeout", PATIENCE, blocked.pid),
-            env=plain_environment() | left_over,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        asking = asked(blocked, left_over)
 
         def has_answered() -> bool:
             return blocked.ask(b"x") == b"done\n" and asking.poll() is not None
@@ -124,9 +124,7 @@ def test_a_process_that_is_blocked_and_goes_on_in_time(python: str, left_over: d
 def test_an_interruption_withdraws_the_request(python: str, left_over: dict[str, str]) -> None:
     with started(python, "read", stderr=subprocess.PIPE) as blocked:
         blocked.settle()
-        asking = subprocess.Popen(
-            command("enable", "--timeout", PATIENCE, blocked.pid), env=plain_environment() | left_over
-        )
+        asking = asked(blocked, left_over)
         folder = Path(left_over["TMPDIR"])
         wait_until(lambda: bool(list(folder.glob("*/enable.py"))), "the request")
         asking.send_signal(signal.SIGINT)
@@ -141,12 +139,7 @@ def test_an_interruption_withdraws_the_request(python: str, left_over: dict[str,
 def test_a_process_that_ends_instead(python: str, left_over: dict[str, str]) -> None:
     with started(python, "read") as ending:
         ending.settle()
-        asking = subprocess.Popen(
-            command("enable", "--timeout", PATIENCE, ending.pid),
-            env=plain_environment() | left_over,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        asking = asked(ending, left_over)
         folder = Path(left_over["TMPDIR"])
         wait_until(lambda: bool(list(folder.glob("*/enable.py"))), "the request")
         ending.kill()

@@ -17,11 +17,9 @@ from tests.support.processes import (
     PATIENCE,
     PROGRAMS,
     ROOT,
-    VERSIONS,
     Done,
     Program,
     command,
-    interpreter,
     jitunwind,
     plain_environment,
     wait_until,
@@ -31,11 +29,6 @@ TOLD = str(PROGRAMS / "told.py")
 HOT = str(ROOT / "tools/hot.py")
 GDB = shutil.which("gdb")
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-
-
-@pytest.fixture(scope="module", params=VERSIONS)
-def python(request: pytest.FixtureRequest) -> str:
-    return interpreter(request.param)
 
 
 def environment(**others: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ import pytest
 from jitunwind.arch.x86_64.registers import NAMES, RBP, RBX, RETURN_ADDRESS, RSP, X86_64
 from jitunwind.dwarf.decode import Fde, debug_frame, eh_frame, table_of
 from jitunwind.elf.inspect import ElfFile
+from jitunwind.elf.machine import Machine
 from jitunwind.errors import MalformedFrames
 from jitunwind.rows import (
     SAME_VALUE,
@@ -208,7 +209,7 @@ def test_debug_frame_has_its_own_cie_pointers(tmp_path: Path) -> None:
 def libc() -> Path:
     """The C library of this machine; each claim about it is checked against what others read in it."""
     for path in (Path("/usr/lib/x86_64-linux-gnu/libc.so.6"), Path("/lib64/libc.so.6")):
-        if path.is_file() and ElfFile(path).machine == "EM_X86_64":
+        if path.is_file() and ElfFile(path).machine == Machine.X86_64:
             return path
     pytest.skip("no x86_64 libc here")
 

@@ -74,7 +74,7 @@ def test_stacks_are_whole_and_the_evaluators_registers_right(
     python: Interpreter, gdb: str, tmp_path: Path
 ) -> None:
     entry = "" if python.shim_in_region else "_PyJIT_Entry"
-    interrupts, finished, evaluator = inside(
+    interrupts, finished, evaluator, described = inside(
         python,
         gdb,
         tmp_path,
@@ -82,6 +82,7 @@ def test_stacks_are_whole_and_the_evaluators_registers_right(
         {"scenario": "interrupted", "times": INTERRUPTS, "longest": 0.02, "seed": 5, "steps": 6},
         {"scenario": "finish_into_jit", "function": "builtin_id", "steps": 2},
         {"scenario": "evaluators_frame", "function": "builtin_id", "entry": entry},
+        {"scenario": "described", "function": "builtin_id", "steps": 600},
     )
     frames = [whole(stack) for stack in interrupts]
     assert len(frames) == INTERRUPTS
@@ -99,6 +100,7 @@ def test_stacks_are_whole_and_the_evaluators_registers_right(
     assert set(KEPT) <= evaluator["truth"]["registers"].keys()
     # Of its arguments GDB has none: this evaluator keeps them in no register that survives.
     assert evaluator["seen"]["registers"] == evaluator["truth"]["registers"], evaluator["stack"]
+    assert_described(described)
 
 
 @pytest.mark.parametrize("name", ["recursion", "strings"])
@@ -151,6 +153,17 @@ def test_executors_that_were_invalidated_while_they_ran_are_unwound(
     course = {"scenario": "stopped_in", "function": "builtin_id", "go": str(tmp_path / "go")}
     (stack,) = inside(python, gdb, tmp_path, "invalidated", course)
     assert has_jit(whole(stack)), stack
+
+
+def assert_described(found: dict[str, Any]) -> None:
+    """What is read out of the machine code is what the interpreter has."""
+    assert any(region["operands"] for region in found["regions"])
+    for region in found["regions"]:
+        assert region["stored"] == region["operands"], region
+        assert region["located"], region
+    print(f"lines: {found['same']} of {found['seen']}")
+    assert found["seen"] > 100
+    assert found["same"] > 0.9 * found["seen"], found
 
 
 def real(stack: str) -> list[tuple[int, str]]:

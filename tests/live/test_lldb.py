@@ -3,41 +3,22 @@
 import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
-from tests.support.live import PATIENCE, PROGRAMS, Interpreter, Program
+from tests.support.live import PATIENCE, Interpreter, newest_lldb, running
 
-RUN = (sys.executable, "-m", "jitunwind", "run", "--python")
 _FRAME = re.compile(r"^ *\*? *frame #\d+: 0x[0-9a-f]+ \S*?`(.*)$", re.MULTILINE)
 
 
-@pytest.fixture(scope="module")
-def lldb() -> str:
+@pytest.fixture(scope="module", params=["system", "newest"])
+def lldb(request: pytest.FixtureRequest) -> str:
+    if request.param == "newest":
+        return newest_lldb()
     found = shutil.which("lldb") or shutil.which("lldb-14")
     if found is None:
         pytest.skip("there is no lldb")
     return found
-
-
-@contextmanager
-def publishing(python: Interpreter, program: str, *arguments: str) -> Iterator[Program]:
-    command = [*RUN, python.python, str(PROGRAMS / f"{program}.py"), *arguments]
-    process = subprocess.Popen(
-        command, env=python.environment(), stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
-    )
-    try:
-        started = Program(process)
-        started.wait_for("ready")
-        yield started
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()
 
 
 def say(lldb: str, python: Interpreter, *commands: str) -> str:
@@ -64,7 +45,7 @@ def functions(said: str) -> list[str]:
 
 def test_the_stack_is_whole_and_named_through_jit_code(lldb: str, python: Interpreter) -> None:
     """Of a thread that waits in a C function which JIT code has called."""
-    with publishing(python, "two_threads") as started:
+    with running(python, "two_threads", published=True) as started:
         attach = f"process attach -p {started.pid}"
         said = say(lldb, python, attach, "thread select 2", "thread backtrace", "detach")
     names = functions(said)
@@ -80,7 +61,7 @@ def test_the_stack_is_whole_and_named_through_jit_code(lldb: str, python: Interp
 
 def test_what_lldb_knows_stays_known_while_code_comes(lldb: str, python: Interpreter) -> None:
     """JIT code calls getpgid, and is published in a file that changes again and again."""
-    with publishing(python, "grows") as started:
+    with running(python, "grows", published=True) as started:
         attach = f"process attach -p {started.pid}"
         first = ("breakpoint set --name getpgid --ignore-count 250", "continue", "thread backtrace")
         again = ("breakpoint modify --ignore-count 1000 1", "continue", "thread backtrace")
@@ -93,7 +74,9 @@ def test_what_lldb_knows_stays_known_while_code_comes(lldb: str, python: Interpr
 
 def test_code_that_lldb_cannot_analyse_is_unwound_by_its_rows(lldb: str, python: Interpreter) -> None:
     for published in (True, False):
-        with publishing(python, "unanalysable", *(["published"] if published else [])) as started:
+        with running(
+            python, "unanalysable", *(["published"] if published else []), published=True
+        ) as started:
             said = say(lldb, python, f"process attach -p {started.pid}", "thread backtrace", "detach")
         names = functions(said)
         assert (names[-1] == "_start" and "made::of_hand" in names) is published, said

@@ -1,6 +1,8 @@
-"""A process that publishes its JIT code from inside lives, forks and ends as it does without."""
+"""A process that publishes its JIT code from inside lives, forks and ends as it does without; and plain GDB knows
+AArch64's code, too."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -12,7 +14,22 @@ import pytest
 from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.audit.tables import Published, decoded
 from jitunwind.memory.process import LiveProcess
-from tests.support.live import PATIENCE, PROGRAMS, Interpreter
+from tests.support.live import (
+    PATIENCE,
+    PROGRAMS,
+    REPOSITORY,
+    VERSIONS,
+    Frame,
+    Interpreter,
+    frames_in,
+    gdb_command,
+    interpreter,
+    newest_gdb,
+    problems,
+    run_gdb,
+)
+from tests.support.machines import ARM
+from tests.support.stub import waiting_for_gdb
 
 COURSES = PROGRAMS / "publishing.py"
 RUN = (sys.executable, "-m", "jitunwind", "run", "--python")
@@ -114,3 +131,55 @@ def test_code_is_published_while_the_program_stays_in_one_hot_loop(hot: subproce
 def _frames_or_none(process: subprocess.Popen[bytes]) -> list[tuple[int, int]]:
     assert process.poll() is None
     return frames_of(process.pid)
+
+
+KNOWN = [0x1111222233334444, 0x2222333344445555, 0x3333444455556666, 0x4444555566667777, 0x5555666677778888]
+"""What `outer` of known_registers.c keeps in callee-saved registers."""
+STEPS = 40
+IN_JIT = 30
+"""Calls after which the caller is JIT code."""
+
+
+def whole(stack: str) -> list[Frame]:
+    frames = frames_in(stack)
+    found = problems(frames, stack)
+    assert not found, "\n".join([*found, stack])
+    return frames
+
+
+@pytest.mark.skipif(not ARM.is_emulated, reason="on AArch64 all other tests are of it")
+@pytest.mark.parametrize("version", VERSIONS)
+def test_plain_gdb_goes_through_the_code_of_aarch64(version: str, tmp_path: Path) -> None:
+    """GIVEN a GDB without the plugin, connected from the start, and a stop in C that JIT code has called, THEN the
+    stack is whole there, back in JIT code, and at each of the next instructions; JIT frames have names and lines, and
+    the C code above them its registers."""
+    python = interpreter(version, ARM.needed())
+    library = tmp_path / "known_registers.so"
+    source = REPOSITORY / "tests/support/known_registers.c"
+    compiler = [ARM.compiler(), "-shared", "-fPIC", "-O2", "-g", "-fomit-frame-pointer", *python.includes]
+    subprocess.run([*compiler, "-o", library, source], check=True)
+    there = ["tbreak alarm", "continue", "break innermost", f"ignore 2 {IN_JIT}", "continue", "delete", "bt"]
+    jit = ["echo <line>\\n", "up", "info line *$pc", "list"]
+    above = ["echo <outer>\\n", "frame function outer", "info registers x19 x20 x21 x22 x23", "frame 0"]
+    step = ["echo <step>\\n", "stepi", "bt"]
+    commands = [*there, *jit, *above, "finish", *(STEPS * step), "echo <end>\\n", "detach"]
+    program = python.command("extension", str(tmp_path), published=True)[len(ARM.emulator) :]
+    gdb = newest_gdb() if version == VERSIONS[1] else ARM.gdb
+    with waiting_for_gdb(ARM, program, python.environment()) as (_, connect):
+        pending = ["-ex", "set breakpoint pending on"]
+        run = [word for command in commands for word in ("-ex", command)]
+        said = run_gdb(gdb_command(python, *connect, *pending, *run, plugin=False, gdb=gdb))
+    before, _, rest = said.partition("<line>\n")
+    line, _, rest = rest.partition("<outer>\n")
+    registers, *steps = rest.partition("<end>\n")[0].split("<step>\n")
+    frames = whole(before[before.index("#0") :])
+    assert [frames[0].name, frames[1].name] == ["innermost", f"py::loop:{PROGRAMS / 'extension.py'}"]
+    assert frames[2].is_shim
+    assert re.search(r"^Line 17 of .*extension.py. starts at ", line, re.MULTILINE), line
+    assert "total += known_registers.innermost(i)" in line
+    values = re.findall(r"^x\d+ +0x([0-9a-f]+)", registers, re.MULTILINE)
+    assert [int(value, 16) for value in values] == KNOWN, registers
+    stacks = [whole(step[step.index("#0") :]) for step in steps]
+    assert len(stacks) == STEPS
+    assert any(stack[0].is_jit for stack in stacks)
+    assert all("outer" in [frame.name for frame in stack] for stack in stacks)

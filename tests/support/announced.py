@@ -21,13 +21,13 @@ ERRORS = {
 }
 
 
-class _Entry(ctypes.Structure):
+class Entry(ctypes.Structure):
     """struct jit_code_entry."""
 
 
-_Entry._fields_ = (
-    ("next", ctypes.POINTER(_Entry)),
-    ("prev", ctypes.POINTER(_Entry)),
+Entry._fields_ = (
+    ("next", ctypes.POINTER(Entry)),
+    ("prev", ctypes.POINTER(Entry)),
     ("symbol_file", ctypes.c_void_p),
     ("symbol_file_size", ctypes.c_uint64),
 )
@@ -39,8 +39,8 @@ class _Descriptor(ctypes.Structure):
     _fields_ = (
         ("version", ctypes.c_uint32),
         ("action", ctypes.c_uint32),
-        ("relevant", ctypes.POINTER(_Entry)),
-        ("first", ctypes.POINTER(_Entry)),
+        ("relevant", ctypes.POINTER(Entry)),
+        ("first", ctypes.POINTER(Entry)),
     )
 
 
@@ -94,15 +94,16 @@ def struct_of(region: library.Published) -> RegionStruct:
 
 def files() -> list[bytes]:
     """The symbol files, the newest first."""
-    return list(_files())
+    return [ctypes.string_at(entry.symbol_file, entry.symbol_file_size) for entry in entries()]
 
 
-def _files() -> Iterator[bytes]:
+def entries() -> Iterator[Entry]:
+    """The list's entries, the newest first."""
     agent()
     descriptor = _Descriptor.in_dll(ctypes.CDLL(DESCRIPTOR), "__jit_debug_descriptor")
     entry = descriptor.first
     while entry:
-        yield ctypes.string_at(entry.contents.symbol_file, entry.contents.symbol_file_size)
+        yield entry.contents
         entry = entry.contents.next
 
 

@@ -27,6 +27,9 @@ from jitunwind.cpython.layout import read_layout
 from jitunwind.cpython.regions import Regions
 from jitunwind.memory.process import LiveProcess
 from jitunwind.rows import UnwindTable
+from tests.support import THOROUGH
+from tests.support.agent import packages
+from tests.support.machines import HERE, Machine
 
 REPOSITORY = Path(__file__).parents[2]
 PROGRAMS = REPOSITORY / "tests/live/programs"
@@ -46,6 +49,7 @@ class Interpreter:
     python: str
     debug_file_directory: str
     include: str
+    machine: Machine = HERE
 
     @property
     def shim_in_region(self) -> bool:
@@ -62,23 +66,33 @@ class Interpreter:
             "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONPATH": str(PROGRAMS),
             "JITUNWIND_TEST_PACKAGES": PACKAGES,
+            "JITUNWIND_TEST_SOURCE": str(packages(self.machine)),
         }
+
+    @property
+    def includes(self) -> list[str]:
+        """What makes a compiler find CPython's headers, as system headers: they are not ours to have no warnings."""
+        return ["-isystem", self.include, "-isystem", str(Path(self.include).parent)]
 
     def command(self, program: str | Path, *arguments: str, published: bool = False) -> list[str]:
         """That runs `program`, a path or the name of one of `PROGRAMS`; `published`: it publishes its JIT code."""
         path = program if isinstance(program, Path) else PROGRAMS / f"{program}.py"
-        return [self.python, *([str(PUBLISHED)] if published else []), str(path), *arguments]
+        program = [str(PUBLISHED), str(path)] if published else [str(path)]
+        return [*self.machine.emulator, self.python, *program, *arguments]
 
 
 @cache
-def interpreter(minor: str) -> Interpreter:
+def interpreter(minor: str, machine: Machine = HERE) -> Interpreter:
     """The interpreter of that version. The test fails where none can be had: these tests are the proof."""
     command = [sys.executable, str(REPOSITORY / "tools/interpreters.py"), minor, "--debug-symbols", "--json"]
+    if machine.is_emulated:
+        command += ["--arch", machine.arch.name]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         pytest.fail(f"no JIT-enabled Python {minor}: {done.stderr.strip()}")
     answer = json.loads(done.stdout.splitlines()[-1])
-    return Interpreter(minor, answer["python"], answer["debug_file_directory"] or "", answer["include"])
+    symbols = answer["debug_file_directory"] or ""
+    return Interpreter(minor, answer["python"], symbols, answer["include"], machine)
 
 
 class Program:
@@ -180,21 +194,52 @@ EACH_PUBLISHED = [
 ]
 
 
-def published_ways(version: str, one_of: int | None = None) -> list[Way]:
-    """Two of them: over both versions each GDB is there at each time. With `one_of`, one of the two, in turns.
-    All, if JITUNWIND_TEST_ALL_WAYS is set."""
-    if os.environ.get("JITUNWIND_TEST_ALL_WAYS"):
+def published_ways(version: str, turn: int) -> list[Way]:
+    """One of them for one of the versions: over eight turns each GDB is there at each time, with each version.
+    All, where tests are thorough."""
+    if THOROUGH:
         return EACH_PUBLISHED
-    crossed = version == VERSIONS[1]
-    both = [way for way in EACH_PUBLISHED if way.newest == (way.from_start != crossed)]
-    return both if one_of is None else [both[one_of % 2]]
+    return [EACH_PUBLISHED[turn // 2 % 4]] if VERSIONS[turn % 2] == version else []
+
+
+def _kept() -> Path:
+    """The folder of what is fetched for tests."""
+    return Path(os.environ.get("JITUNWIND_CACHE") or Path.home() / ".cache/jitunwind")
+
+
+@cache
+def newest_lldb() -> str:
+    """LLDB 19, out of packages of Debian 12 that are unpacked in a folder of their own: they may wait for one that a
+    mirror lacks, and that is not needed here. Skips where apt does not have them."""
+    folder = _kept() / "lldb-19"
+    program = folder / "lldb"
+    if not program.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        names = ("lldb-19", "liblldb-19", "libllvm19", "libclang-cpp19")
+        download = ["apt-get", "download", *names]
+        done = subprocess.run(download, cwd=folder, capture_output=True, text=True)
+        if done.returncode:  # without a list of packages, or with an old one
+            subprocess.run(["apt-get", "update"], capture_output=True)
+            done = subprocess.run(download, cwd=folder, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"LLDB 19 cannot be fetched: {done.stderr.strip()[-200:]}")
+        for package in folder.glob("*.deb"):
+            subprocess.run(["dpkg-deb", "-x", package, folder], check=True)
+            package.unlink()
+        libraries = f"{folder}/usr/lib/llvm-19/lib:{next(folder.glob('usr/lib/*/liblldb-19.so.1')).parent}"
+        script = f'#!/bin/sh\nLD_LIBRARY_PATH={libraries} exec {folder}/usr/lib/llvm-19/bin/lldb "$@"\n'
+        made = folder / "made"
+        made.write_text(script)
+        made.chmod(0o755)
+        made.rename(program)
+    return str(program)
 
 
 @cache
 def newest_gdb() -> str:
     """GDB 18 or later, in a venv of its own under the cache folder; skips where PyPI is not to be had."""
-    kept = Path(os.environ.get("JITUNWIND_CACHE") or Path.home() / ".cache/jitunwind")
-    folder = kept / "gdb-for-pwndbg"
+    folder = _kept() / "gdb-for-pwndbg"
     if not (folder / ".complete").exists():
         shutil.rmtree(folder, ignore_errors=True)
         venv.create(folder, with_pip=True)

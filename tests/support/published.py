@@ -1,7 +1,8 @@
 """Runs a program that has its JIT code published: `PYTHON published.py PROGRAM [ARGUMENT…]`.
 
-The interpreter that runs this needs nothing installed: jitunwind comes from this checkout, and what it imports
-from the environment of the tests, whose folder of packages is named in JITUNWIND_TEST_PACKAGES; nothing else does.
+The interpreter that runs this needs nothing installed: jitunwind comes from this checkout, or from the folder that
+JITUNWIND_TEST_SOURCE names, and what it imports from the environment of the tests, whose folder of packages is named
+in JITUNWIND_TEST_PACKAGES; nothing else does.
 """
 
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 HERE = {
-    "jitunwind": str(Path(__file__).parents[2] / "src"),
+    "jitunwind": os.environ.get("JITUNWIND_TEST_SOURCE") or str(Path(__file__).parents[2] / "src"),
     "iced_x86": os.environ["JITUNWIND_TEST_PACKAGES"],
 }
 

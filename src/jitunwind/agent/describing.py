@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from jitunwind.agent.library import Published
-from jitunwind.arch.x86_64.effects import decode
-from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.arch.known import decoder
 from jitunwind.cpython.layout import read_layout
 from jitunwind.cpython.newcomers import Newcomers
 from jitunwind.cpython.regions import JitCode, Regions
@@ -29,6 +28,7 @@ class Describer:
 
     def __init__(self) -> None:
         self._memory = OwnProcess()
+        self._decode = decoder(self._memory.architecture)
         self._layout = read_layout(self._memory)
         self._parents: dict[int, int] = {}
 
@@ -53,17 +53,17 @@ class Describer:
                 code = regions.find(start)
                 if code is None:
                     raise UnreadableMemory(start, size)
-                yield start, Described(code.executor, start, _published(regions, code))
+                yield start, Described(code.executor, start, self._published(regions, code))
             except Exception as error:  # one that cannot be described must not keep others waiting
                 yield start, error
 
-
-def _published(regions: Regions, code: JitCode) -> list[Published]:
-    """Of the shim, where the code has one of its own, and of the body."""
-    table = recover(X86_64, code.code, decode, code.entries(X86_64))
-    found = []
-    for part in regions.parts(code):
-        first = part.start - code.start
-        lines = [Line(*row) for row in regions.lines_of_part(code, part)]
-        found.append(described(X86_64, part, table.part(first, first + part.size), lines))
-    return found
+    def _published(self, regions: Regions, code: JitCode) -> list[Published]:
+        """Of the shim, where the code has one of its own, and of the body."""
+        arch = self._memory.architecture
+        table = recover(arch, code.code, self._decode, code.entries(arch))
+        found = []
+        for part in regions.parts(code):
+            first = part.start - code.start
+            lines = [Line(*row) for row in regions.lines_of_part(code, part)]
+            found.append(described(arch, part, table.part(first, first + part.size), lines))
+        return found

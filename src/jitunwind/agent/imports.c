@@ -32,7 +32,7 @@ struct search {
 };
 
 struct object {
-    uintptr_t base, protected_start, protected_end; /* read-only after relocation */
+    uintptr_t base, protected_start, protected_end; /* whole pages, read-only after relocation */
     const char *strings;
     const ElfW(Sym) * symbols;
 };
@@ -87,6 +87,7 @@ static int visit(struct dl_phdr_info *info, size_t size, void *data)
     struct search *search = data;
     struct object object = {.base = info->dlpi_addr};
     const ElfW(Dyn) *dynamic = NULL;
+    uintptr_t page = -(uintptr_t)sysconf(_SC_PAGESIZE);
     bool holds = false;
     (void)size;
     for (const ElfW(Phdr) *each = info->dlpi_phdr; each < info->dlpi_phdr + info->dlpi_phnum; each++) {
@@ -96,8 +97,8 @@ static int visit(struct dl_phdr_info *info, size_t size, void *data)
         else if (each->p_type == PT_DYNAMIC)
             dynamic = (const ElfW(Dyn) *)start;
         else if (each->p_type == PT_GNU_RELRO) {
-            object.protected_start = start;
-            object.protected_end = end;
+            object.protected_start = start & page;
+            object.protected_end = end & page;
         }
     }
     if (!holds || !dynamic)

@@ -198,7 +198,7 @@ static PyObject *unmap(PyObject *self, PyObject *arguments)
     return none();
 }
 
-/* read(address, size): the bytes; or an errno, where they cannot be read. With the GIL held. */
+/* read(address, size): the bytes; None, where they cannot be read. With the GIL held. */
 static PyObject *read_memory(PyObject *self, PyObject *arguments)
 {
     unsigned long long address, size;
@@ -208,12 +208,10 @@ static PyObject *read_memory(PyObject *self, PyObject *arguments)
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, (ssize_t)size);
     if (!bytes)
         return NULL;
-    errno = EFAULT; /* some of it cannot be read */
     if (read_here(address, PyBytes_AsString(bytes), size))
         return bytes;
-    int error = errno;
     Py_DecRef(bytes);
-    return PyLong_FromLong(error);
+    return none();
 }
 
 /* address(name): that of a symbol of the program or of what it has loaded, or 0. */

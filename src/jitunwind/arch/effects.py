@@ -48,6 +48,22 @@ class Exchange(NamedTuple):
     other: int
 
 
+class Set(NamedTuple):
+    """target = a number."""
+
+    target: int
+    value: int
+
+
+class Add(NamedTuple):
+    """target = source + factor * other, where that is a number; else something not followed."""
+
+    target: int
+    source: int
+    other: int
+    factor: int
+
+
 class Sign(NamedTuple):
     """The return address in target gets a pointer authentication code, made with this key ("A" or "B"); "": has
     none any more."""
@@ -56,7 +72,7 @@ class Sign(NamedTuple):
     key: str
 
 
-Effect = Assign | Clobber | Store | Load | Exchange | Sign
+Effect = Assign | Clobber | Store | Load | Exchange | Set | Add | Sign
 
 
 class Effects(tuple[Effect, ...]):

@@ -11,13 +11,14 @@ from collections.abc import Callable, Mapping
 from jitunwind.arch import Architecture
 from jitunwind.arch.effects import Decoder
 from jitunwind.audit.instructions import Instructions, Places
+from jitunwind.audit.records import judged_registers
 from jitunwind.audit.stepper import Activation
 from jitunwind.cpython.dump import Dump
 from jitunwind.cpython.regions import JitCode
 from jitunwind.errors import UnreadableMemory
 from jitunwind.memory import Mapping as Mapped
 from jitunwind.memory import Memory
-from jitunwind.recover.state import Entry, State
+from jitunwind.recover.state import Entry, State, Value
 
 Judge = Callable[[JitCode, list[int], Activation, Dump], None]
 
@@ -69,8 +70,10 @@ class _Machine:
         """`state` of a function that was called at `cfa` with `held` in the registers and those words on the
         stack."""
 
-        def value_of(value: int | Entry) -> int | None:
-            return cfa + value if isinstance(value, int) else held.get(value.register)
+        def value_of(value: Value) -> int | None:
+            if isinstance(value, Entry):
+                return held.get(value.register)
+            return cfa + value if isinstance(value, int) else value.value
 
         registers = {register: value_of(value) for register, value in state.registers.items()}
         slots = {cfa + at: value_of(value) for at, value in state.slots.items()}
@@ -85,7 +88,7 @@ class Static:
         self._arch, self._decode, self._dump = arch, decode, dump
         self.stack = LaidStack(arch)
         self._truth = {arch.stack_pointer: _CFA, arch.return_address: _TRUTH}
-        self._truth |= {r: _TRUTH + (r + 1) * _APART for r in arch.callee_saved}
+        self._truth |= {r: _TRUTH + (r + 1) * _APART for r in judged_registers(arch)}
         self._activation = Activation(self._truth)
         self._shim = Instructions(arch, decode, dump.shim_code, {0: arch.platform})
 
@@ -116,7 +119,7 @@ class Static:
     def _laid(self, machine: _Machine) -> list[int]:
         """Put the machine's words on the stack; gives all registers, with room for the program counter."""
         self.stack.lay(machine.words)
-        count = len(self._arch.register_names)
+        count = self._arch.program_counter + 1
         return [machine.registers.get(r, _OTHER + (r + 1) * _APART) for r in range(count)]
 
     def _called(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from jitunwind.arch import Architecture
 from jitunwind.recover.flow import Flow
-from jitunwind.recover.state import Entry, State
+from jitunwind.recover.state import State, Value
 from jitunwind.rows import (
     CfaRule,
     InRegister,
@@ -149,7 +149,7 @@ class Judge:
                 undefined = True
         return Unknown(SAYS_UNDEFINED) if undefined else EXACT
 
-    def _about_cfa(self, value: int | Entry, rule: CfaRule) -> str:
+    def _about_cfa(self, value: Value, rule: CfaRule) -> str:
         name = self._arch.register_names[rule.register]
         if isinstance(value, int):
             return f"CFA: another offset from {name}"

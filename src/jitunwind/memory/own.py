@@ -1,7 +1,5 @@
 """This very process, read as others are: what is not there is an error, not a crash."""
 
-import errno
-
 from jitunwind.agent import agent
 from jitunwind.arch import Architecture
 from jitunwind.arch.known import native
@@ -23,11 +21,9 @@ class OwnProcess(Memory):
 
     def read(self, address: int, size: int) -> bytes:
         data = agent.read(address, size)
-        if isinstance(data, bytes):
-            return data
-        if data in (errno.EPERM, errno.ENOSYS):  # a sandbox does not have the system call
-            return _read_file(address, size)
-        raise UnreadableMemory(address, size)
+        if data is None:
+            raise UnreadableMemory(address, size)
+        return data
 
     def mappings(self) -> list[Mapping]:
         with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
@@ -35,15 +31,3 @@ class OwnProcess(Memory):
 
     def symbol(self, name: str) -> int | None:
         return agent.address(name) or None
-
-
-def _read_file(address: int, size: int) -> bytes:
-    try:
-        with open("/proc/self/mem", "rb", buffering=0) as file:
-            file.seek(address)
-            data = file.read(size)
-    except (OSError, OverflowError, ValueError):
-        raise UnreadableMemory(address, size) from None
-    if len(data) != size:
-        raise UnreadableMemory(address, size)
-    return data

@@ -13,8 +13,10 @@ from jitunwind.rows import UNDEFINED, WORD, CfaRule, RegisterRule, Row, SavedAt,
 
 @dataclass(frozen=True)
 class FramePointer:
-    """At each instruction the CFA is the frame pointer + `offset`, the return address is the word below the CFA, and
-    the caller's frame pointer is where the frame pointer points. Of other registers nothing is stated."""
+    """At each instruction the CFA is the frame pointer + `offset`, and the caller's frame pointer is where the frame
+    pointer points. The return address is where a call puts it, the word below the CFA on x86_64; where that is a
+    register, it is the word behind the caller's frame pointer (AAPCS64, "The Frame Pointer"). Of other
+    registers nothing is stated."""
 
     offset: int
 
@@ -25,7 +27,9 @@ class FramePointer:
         it leads to overwritten.
         """
         pointer, states = arch.frame_pointer, States(arch)
-        saved = {-WORD: Entry(arch.return_address), -self.offset: Entry(pointer)}
+        by_call = arch.entry_return
+        return_at = by_call.offset if isinstance(by_call, SavedAt) else WORD - self.offset
+        saved = {return_at: Entry(arch.return_address), -self.offset: Entry(pointer)}
         entry = states.make({pointer: -self.offset}, saved)
         flow = analyze(arch, states, code, decode, {0: entry}, {pointer, arch.stack_pointer})
         for offset, state in sorted(flow.states.items()):

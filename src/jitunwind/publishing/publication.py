@@ -6,8 +6,7 @@ from types import TracebackType
 from typing import Literal
 
 from jitunwind.agent.library import GDB, LIBGCC, LIBUNWIND, agent
-from jitunwind.arch.x86_64.effects import decode
-from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.arch.known import decoder, native
 from jitunwind.dwarf.lines import Line
 from jitunwind.publishing.described import described
 from jitunwind.publishing.invariant import FramePointer
@@ -69,16 +68,17 @@ def publish(
         )
     if region.size <= 0 or not 0 < region.start < region.end <= 1 << 64:
         raise ValueError(f"{region.size:#x} bytes at {region.start:#x} are no region")
+    arch = native()
     if not isinstance(table, UnwindTable):
         code = ctypes.string_at(region.start, region.size)
         if table == "recover":
-            table = recover(X86_64, code, decode, {0: X86_64.platform})
+            table = recover(arch, code, decoder(arch), {0: arch.platform})
         elif isinstance(table, FramePointer):
-            table = table.checked(X86_64, code, decode)
+            table = table.checked(arch, code, decoder(arch))
         else:
             raise ValueError(f"table is an UnwindTable, frame_pointer() or 'recover', not {table!r}")
     elif table.size != region.size:
         raise ValueError(f"the table is of {table.size:#x} bytes, the region of {region.size:#x}")
     mask = sum(CONSUMERS[name] for name in set(consumers))
-    (handle,) = agent().publish([described(X86_64, region, table, lines)], mask)
+    (handle,) = agent().publish([described(arch, region, table, lines)], mask)
     return Publication(region, table, handle)

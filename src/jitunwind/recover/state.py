@@ -1,7 +1,7 @@
 """What is known of the machine's state at one instruction: the abstract domain that recovery works in.
 
-A value is an `int` n: the address CFA + n; or an `Entry`: what a register held at the function's first
-instruction. Registers and stack slots of which nothing is known are absent.
+A value is an `int` n: the address CFA + n; an `Entry`: what a register held at the function's first
+instruction; or a `Number`. Registers and stack slots of which nothing is known are absent.
 
 Code has many instructions and few states. So equal states are one object, made by one `States`, which also
 remembers what follows each state by each instruction's effects: nearly every step is one look-up.
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from jitunwind.arch import Architecture, Convention
-from jitunwind.arch.effects import Assign, Clobber, Effects, Load, Sign, Store
+from jitunwind.arch.effects import Add, Assign, Clobber, Effects, Load, Set, Sign, Store
 from jitunwind.rows import (
     SAME_VALUE,
     UNDEFINED,
@@ -34,7 +34,13 @@ class Entry(NamedTuple):
     key: str = ""
 
 
-Value = int | Entry
+class Number(NamedTuple):
+    """A number, such as the size of a frame that is too large for an immediate."""
+
+    value: int
+
+
+Value = int | Entry | Number
 KEYS = ("", "A", "B")
 """Those that a return address may be signed with, and none."""
 
@@ -159,10 +165,11 @@ class States:
         sp = self._arch.stack_pointer
         for effect in effects:
             depth = registers.get(sp)
-            if isinstance(effect, Assign):
+            if isinstance(effect, (Assign, Add)):
                 value = registers.get(effect.source)
-                if effect.addend:
-                    value = value + effect.addend if isinstance(value, int) else None
+                addend = self._addend(effect, registers)
+                if addend != 0:
+                    value = value + addend if isinstance(value, int) and addend is not None else None
                 _set(registers, effect.target, value)
                 if effect.target == sp and isinstance(value, int):
                     limit = value - self._arch.red_zone
@@ -181,6 +188,8 @@ class States:
                 _set(registers, effect.target, held)
             elif isinstance(effect, Clobber):
                 registers.pop(effect.target, None)
+            elif isinstance(effect, Set):
+                registers[effect.target] = Number(effect.value)
             elif isinstance(effect, Sign):
                 value = registers.get(effect.target)
                 signed = Entry(value.register, effect.key) if isinstance(value, Entry) else None
@@ -192,6 +201,14 @@ class States:
             if sp not in registers:
                 slots = _above(slots, depth)
         return self.make(registers, slots)
+
+    @staticmethod
+    def _addend(effect: Assign | Add, registers: Mapping[int, Value]) -> int | None:
+        """What is added; None where it is not known."""
+        if isinstance(effect, Assign):
+            return effect.addend
+        number = registers.get(effect.other)
+        return effect.factor * number.value if isinstance(number, Number) else None
 
     def _row(self, registers: Mapping[int, Value], slots: Mapping[int, Value]) -> Row | None:
         cfa = self._cfa(registers)

@@ -15,6 +15,7 @@ from struct import Struct
 from jitunwind.arch.aarch64.registers import D8, SP, X0, X16, X17, X30
 from jitunwind.arch.effects import (
     NO_EFFECTS,
+    Add,
     Assign,
     Clobber,
     Control,
@@ -22,6 +23,7 @@ from jitunwind.arch.effects import (
     Effect,
     Effects,
     Load,
+    Set,
     Sign,
     Step,
     Store,
@@ -45,6 +47,8 @@ _SIZE = 4
 _ZERO = 31
 """The register number that is the zero register or the stack pointer, as the instruction has it. The stack pointer's
 own DWARF number is the same."""
+_SCRATCH = (12, 13, X16, X17)
+"""Where GCC and the linker put the sizes of frames that are too large for an immediate."""
 _ALL_ARGUMENTS = range(X0, X17 + 1)
 """What a call of the hypervisor or of the secure monitor may change (SMCCC, DEN0028, section 2.6)."""
 
@@ -114,6 +118,9 @@ def _logical_immediate(word: int, followed: _Followed) -> _Meaning | None:
 
 
 def _move_wide(word: int, followed: _Followed) -> _Meaning | None:
+    target = word & 31
+    if word >> 29 & 3 == 2 and target in _SCRATCH and target in followed:  # movz
+        return effects(Set(target, (word >> 5 & 0xFFFF) << 16 * (word >> 21 & 3))), _NEXT, None
     return _HALT if word >> 29 & 3 == 1 else _rd(word, followed)
 
 
@@ -482,6 +489,8 @@ def _logical(word: int, followed: _Followed) -> _Meaning | None:
 
 def _add(word: int, followed: _Followed) -> _Meaning | None:
     if word >> 21 & 1 and not word >> 29 & 1:  # extended register: 31 is the stack pointer
+        if word & 0xBFE0FC1F == 0x8B20601F:  # add, sub sp, ..., x
+            return effects(Add(SP, word >> 5 & 31, word >> 16 & 31, -1 if word >> 30 & 1 else 1)), _NEXT, None
         return _writing_or_sp(word & 31, followed)
     return _rd(word, followed)
 
@@ -579,11 +588,18 @@ def _scalable(word: int, followed: _Followed) -> _Meaning | None:
         return _writing_or_sp(word & 31, followed)
     if any(word & mask == value for mask, value in _SVE_WRITES):
         return _rd(word, followed)
-    if word >> 25 == 0b1110010:  # stores
+    kind = word >> 25
+    if kind in (
+        0b1110010,
+        0b1110000,
+        0b1000000,
+    ):  # stores; SME's loads and stores, and what changes only its array
         return None
-    count = (
-        4 if word >> 25 in (0b1010010, 0b1010000, 0b1100000, 0b1100001) else 1
-    )  # loads of structures; SME2
+    count = 1
+    if kind == 0b1010010:  # contiguous loads: of structures, as many as elements
+        count = (word >> 21 & 3) + 1 if word >> 14 & 3 == 3 else 1
+    elif kind in (0b1010000, 0b1100000):
+        count = 4
     return _writing(followed, *(_V0 + (word + each) % 32 for each in range(count)))
 
 
