@@ -1,5 +1,6 @@
 """Programs of another machine under a debugger: by the gdbstub of qemu's emulation."""
 
+import shlex
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,30 +18,32 @@ def waiting_for_gdb(
     environment: Mapping[str, str],
     *,
     sysroot: str = "",
-    output: int = subprocess.DEVNULL,
-    cwd: Path | None = None,
-) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """`program`, emulated, which stands before its first instruction; and GDB's arguments to connect to it. It is
-    killed at the end. `sysroot`: what stands for the root of its machine, if not the root.
+) -> Iterator[list[str]]:
+    """GDB's arguments to begin with, which lead to `program`, emulated, before its first instruction; it is killed at
+    the end. Where nothing has to be emulated, GDB starts it itself. `sysroot`: what stands for the root of its
+    machine, if not the root. Of the emulated one what it prints is lost.
 
     GDB can come only then: to qemu 7.2 nobody can attach later, and it does not heed GDB's interrupts.
     """
+    path, *arguments = map(str, program)
+    begin = ["-ex", f"file {path}"]
+    if not machine.is_emulated:
+        settings = [f"set environment {name} {value}" for name, value in environment.items()]
+        start = [f"set args {shlex.join(arguments)}", *settings, "set startup-with-shell off", "starti"]
+        yield [*begin, *(word for command in start for word in ("-ex", command))]
+        return
     with TemporaryDirectory(prefix="jitunwind-") as folder:
         socket = Path(folder, "gdb")
+        root = ["-L", sysroot] if sysroot else []
         process = subprocess.Popen(
-            [*machine.emulator, "-g", socket, *(["-L", sysroot] if sysroot else []), *program],
+            [*machine.emulator, "-g", socket, *root, path, *arguments],
             env=environment,
-            cwd=cwd,
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            text=True,
+            stdout=subprocess.DEVNULL,
         )
         try:
             wait_until(lambda: socket.exists() or process.poll() is not None, "qemu's gdbstub")
-            root = f"set sysroot {sysroot or '/'}"
-            yield process, ["-iex", root, "-ex", f"file {program[0]}", "-ex", f"target remote {socket}"]
+            yield ["-iex", f"set sysroot {sysroot or '/'}", *begin, "-ex", f"target remote {socket}"]
         finally:
             process.kill()
             process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
