@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 WORD = 8
 _MASK = (1 << 64) - 1
+_SIGNATURE = _MASK & ~((1 << 48) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,15 @@ UNDEFINED = Undefined()
 
 
 @dataclass(frozen=True, slots=True)
+class Signed:
+    """The return address, in the column `register`, is signed with `key` ("A" or "B"): a pointer authentication
+    code stands in its upper bits (Arm ARM, section D8.10; AADWARF64, RA_SIGN_STATE)."""
+
+    register: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """The rule at one program counter: how the CFA is found and where each register of the caller is.
 
@@ -59,6 +69,7 @@ class Row:
 
     cfa: CfaRule
     rules: tuple[tuple[int, RegisterRule], ...]
+    signed: Signed | None = None
 
     def rule(self, register: int) -> RegisterRule:
         for number, rule in self.rules:
@@ -124,8 +135,8 @@ def evaluate(
 ) -> dict[int, int]:
     """The caller's registers by `row`, at the state `registers` (register number to 64-bit value).
 
-    Undefined registers are left out; `stack_pointer` (its register number) is the CFA. What `read_word`
-    raises for memory that cannot be read passes through.
+    Undefined registers are left out; `stack_pointer` (its register number) is the CFA. A signed return address
+    comes without its signature. What `read_word` raises for memory that cannot be read passes through.
     """
     cfa = cfa_of(row, registers)
     caller = {stack_pointer: cfa}
@@ -137,4 +148,12 @@ def evaluate(
                 caller[register] = registers[register]
         elif isinstance(rule, InRegister) and rule.register in registers:
             caller[register] = registers[rule.register]
+    if row.signed is not None and row.signed.register in caller:
+        caller[row.signed.register] = without_signature(caller[row.signed.register])
     return caller
+
+
+def without_signature(address: int) -> int:
+    """A code address without its pointer authentication code: bit 55 says in which half of the address space it
+    is (Arm ARM, section D8.10.1), and Linux gives programs 48 bits unless they ask for more."""
+    return address | _SIGNATURE if address >> 55 & 1 else address & ~_SIGNATURE

@@ -10,6 +10,7 @@ import pytest
 from jitunwind.arch.x86_64.registers import NAMES, RBP, RBX, RETURN_ADDRESS, RSP, X86_64
 from jitunwind.dwarf.decode import Fde, debug_frame, eh_frame, table_of
 from jitunwind.elf.inspect import ElfFile
+from jitunwind.elf.machine import Machine
 from jitunwind.errors import MalformedFrames
 from jitunwind.rows import (
     SAME_VALUE,
@@ -19,6 +20,7 @@ from jitunwind.rows import (
     RegisterRule,
     Row,
     SavedAt,
+    Signed,
     Unknown,
     UnwindTable,
 )
@@ -120,8 +122,16 @@ class TestInstructions:
     def test_what_the_model_cannot_say_is_unknown_with_a_reason(self, code: list[int], reason: str) -> None:
         assert rows(bytes(code)) == {0: Unknown(reason)}
 
-    def test_signed_return_addresses_and_argument_sizes_change_no_row(self) -> None:
-        assert rows(bytes([0x2D, 0x41, 0x2E, 16, 0x41, 0x2C])) == {0: row(8)}
+    def test_argument_sizes_change_no_row(self) -> None:
+        assert rows(bytes([0x2E, 16, 0x41, 0x2E, 32])) == {0: row(8)}
+
+    @pytest.mark.parametrize(("augmentation", "key"), [(b"zR\0", "A"), (b"zRB\0", "B")])
+    def test_a_return_address_is_signed_from_one_negation_to_the_next(self, augmentation, key) -> None:
+        #       negate, remember, +1, negate, +1, restore, +1, negate with pc
+        code = bytes([0x2D, 0x0A, 0x41, 0x2D, 0x41, 0x0B, 0x41, 0x2C])
+        table = table_of(only(section(code, augmentation)), ())
+        signed = Row(row(8).cfa, row(8).rules, Signed(RETURN_ADDRESS, key))
+        assert list(table.spans()) == [(0, 1, signed), (1, 2, row(8)), (2, 3, signed), (3, 64, row(8))]
 
 
 class TestAugmentation:
@@ -199,7 +209,7 @@ def test_debug_frame_has_its_own_cie_pointers(tmp_path: Path) -> None:
 def libc() -> Path:
     """The C library of this machine; each claim about it is checked against what others read in it."""
     for path in (Path("/usr/lib/x86_64-linux-gnu/libc.so.6"), Path("/lib64/libc.so.6")):
-        if path.is_file() and ElfFile(path).machine == "EM_X86_64":
+        if path.is_file() and ElfFile(path).machine == Machine.X86_64:
             return path
     pytest.skip("no x86_64 libc here")
 

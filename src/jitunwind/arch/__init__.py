@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from jitunwind.elf.machine import Machine
-from jitunwind.rows import RegisterRule
+from jitunwind.rows import InRegister, RegisterRule
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Architecture:
     number of the register that runs: the registers up to it are those of a thread's state. `entry_cfa` is CFA minus
     stack pointer at a function's first instruction, `entry_return` where the return address is there,
     `caller_saved` what does not survive a call, `red_zone` the bytes below the stack pointer that signal handlers
-    leave alone.
+    leave alone. `instruction_size`: what all instructions' sizes are multiples of.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Architecture:
     entry_return: RegisterRule
     caller_saved: tuple[int, ...]
     red_zone: int
+    instruction_size: int
     platform: Convention
     jit: Convention
 
@@ -47,3 +48,15 @@ class Architecture:
     @property
     def callee_saved(self) -> tuple[int, ...]:
         return self.platform.kept
+
+    @cached_property
+    def return_register(self) -> int | None:
+        """The register in which a function gets its return address; None: on the stack."""
+        return self.entry_return.register if isinstance(self.entry_return, InRegister) else None
+
+    @cached_property
+    def unspecified(self) -> tuple[int, ...]:
+        """The registers that have their value still where a compiler's unwind table says nothing of them."""
+        return (
+            self.callee_saved if self.return_register is None else (*self.callee_saved, self.return_register)
+        )

@@ -48,7 +48,31 @@ class Exchange(NamedTuple):
     other: int
 
 
-Effect = Assign | Clobber | Store | Load | Exchange
+class Set(NamedTuple):
+    """target = a number."""
+
+    target: int
+    value: int
+
+
+class Add(NamedTuple):
+    """target = source + factor * other, where that is a number; else something not followed."""
+
+    target: int
+    source: int
+    other: int
+    factor: int
+
+
+class Sign(NamedTuple):
+    """The return address in target gets a pointer authentication code, made with this key ("A" or "B"); "": has
+    none any more."""
+
+    target: int
+    key: str
+
+
+Effect = Assign | Clobber | Store | Load | Exchange | Set | Add | Sign
 
 
 class Effects(tuple[Effect, ...]):

@@ -50,7 +50,7 @@ def frames_in(data: bytes, arch: Architecture) -> list[tuple[int, int, UnwindTab
             *_, address, size, index = _LOAD.unpack_from(body)
             fdes = eh_frame(unwinding, address + (size + 7) // 8 * 8)
             loaded.pop(index, None)
-            loaded[index] = [(fde.start, fde.size, table_of(fde, arch.callee_saved)) for fde in fdes]
+            loaded[index] = [(fde.start, fde.size, table_of(fde, arch.unspecified)) for fde in fdes]
             unwinding = b""
         elif kind == _Kind.MOVE:
             *_, old, new, _, index = _MOVE.unpack_from(body)

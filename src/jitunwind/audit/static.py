@@ -17,7 +17,7 @@ from jitunwind.cpython.regions import JitCode
 from jitunwind.errors import UnreadableMemory
 from jitunwind.memory import Mapping as Mapped
 from jitunwind.memory import Memory
-from jitunwind.recover.state import Entry, State
+from jitunwind.recover.state import Entry, State, Value
 
 Judge = Callable[[JitCode, list[int], Activation, Dump], None]
 
@@ -69,8 +69,10 @@ class _Machine:
         """`state` of a function that was called at `cfa` with `held` in the registers and those words on the
         stack."""
 
-        def value_of(value: int | Entry) -> int | None:
-            return cfa + value if isinstance(value, int) else held.get(value.register)
+        def value_of(value: Value) -> int | None:
+            if isinstance(value, Entry):
+                return held.get(value.register)
+            return cfa + value if isinstance(value, int) else value.value
 
         registers = {register: value_of(value) for register, value in state.registers.items()}
         slots = {cfa + at: value_of(value) for at, value in state.slots.items()}

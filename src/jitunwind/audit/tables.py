@@ -227,7 +227,7 @@ def sections_in(image: bytes) -> list[Frames]:
 def decoded(frames: Iterable[Frames], arch: Architecture) -> list[Frame]:
     """Each FDE's table. MalformedFrames."""
     return [
-        (fde.start, fde.size, table_of(fde, arch.callee_saved))
+        (fde.start, fde.size, table_of(fde, arch.unspecified))
         for address, data in frames
         for fde in eh_frame(data, address)
     ]

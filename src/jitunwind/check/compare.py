@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from jitunwind.arch import Architecture
 from jitunwind.recover.flow import Flow
-from jitunwind.recover.state import Entry, State
+from jitunwind.recover.state import State, Value
 from jitunwind.rows import (
     CfaRule,
     InRegister,
@@ -35,6 +35,7 @@ CFA_NOT_COMPARABLE = "the table's CFA register is one whose value is not recover
 HIDDEN = "the register was saved in a frame that is aligned"
 UNSIZED = "there is a store whose size is not known"
 HANDED_BACK = "register: table says unchanged, and the function returns with another value in it"
+SIGNATURE = "return address: the table is wrong about its signature"
 SAYS_UNDEFINED = "the table calls a register undefined"
 OUTERMOST = "the table says that this frame has no caller"
 
@@ -139,14 +140,16 @@ class Judge:
         for register in self._registers:
             rule = row.rule(register)
             if isinstance(rule, (SameValue, SavedAt, InRegister)):
-                if not state.holds(register, rule):
+                if not state.holds(register, rule, _key(row, register)):
+                    if state.holds_signed(register, rule):
+                        return Wrong(SIGNATURE)
                     lost = None if state.keeps(register) else register
                     return Wrong(self._about(register, rule, state), lost)
             else:
                 undefined = True
         return Unknown(SAYS_UNDEFINED) if undefined else EXACT
 
-    def _about_cfa(self, value: int | Entry, rule: CfaRule) -> str:
+    def _about_cfa(self, value: Value, rule: CfaRule) -> str:
         name = self._arch.register_names[rule.register]
         if isinstance(value, int):
             return f"CFA: another offset from {name}"
@@ -168,6 +171,11 @@ class Judge:
 
 _LOST = "recovered nothing"
 _NO_CFA = Unknown(NO_CFA)
+
+
+def _key(row: Row, register: int) -> str:
+    """The key that the table says `register` is signed with."""
+    return row.signed.key if row.signed is not None and row.signed.register == register else ""
 
 
 def _fits(better: Wrong | Unknown, row: Row | Unknown, register: int) -> bool:

@@ -9,15 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from iced_x86 import Decoder, Formatter, FormatterSyntax
-
-from jitunwind.arch import Architecture
+from jitunwind.arch import Architecture, known
+from jitunwind.arch.listing import Listed
 from jitunwind.check.compare import PADDING, Finding, Wrong
 from jitunwind.check.functions import Program, Report
 from jitunwind.check.rounds import Job, judge_all
 from jitunwind.check.workers import Workers
 from jitunwind.elf.inspect import ElfFile
-from jitunwind.recover.state import Entry, State, Value
+from jitunwind.recover.state import Entry, Number, State, Value
 from jitunwind.rows import CfaRule, InRegister, RegisterRule, Row, SameValue, SavedAt, Unknown
 
 _AROUND = 5
@@ -181,15 +180,16 @@ class Names:
 
 
 class Listing:
-    """The disassembly of one function, in GAS's syntax."""
+    """The disassembly of one function, as binutils write it."""
 
     def __init__(self, program: Program, index: int) -> None:
         fde = program.fdes[index]
         self.start = fde.start
-        formatter = Formatter(FormatterSyntax.GAS)
-        decoder = Decoder(64, program.elf.read(fde.start, fde.size), ip=fde.start)
-        lines = [(ins.ip, formatter.format(ins)) for ins in decoder]
-        self._addresses, self._texts = [ip for ip, _ in lines], [text for _, text in lines]
+        code = program.elf.read(fde.start, fde.size)
+        module = known.module(program.arch, "listing")
+        lines: list[Listed] = list(module.listing(code, fde.start, 0, len(code)))
+        self._addresses = [fde.start + line.offset for line in lines]
+        self._texts = [line.text for line in lines]
 
     def place(self, about: str, offset: int, count: int, names: Names) -> Place:
         """The place of the instruction that has the byte at `offset`."""
@@ -233,11 +233,16 @@ def _say_row(arch: Architecture, row: Row | Unknown) -> str:
         for register, rule in row.rules
         if register < len(arch.register_names) and rule != SameValue()
     )
-    return ", ".join((_say_cfa(arch, row.cfa), *rules))
+    signed = () if row.signed is None else (f"{arch.register_names[row.signed.register]} signed",)
+    return ", ".join((_say_cfa(arch, row.cfa), *rules, *signed))
 
 
 def _say_value(arch: Architecture, value: Value) -> str:
-    return arch.register_names[value.register] if isinstance(value, Entry) else f"CFA{value:+d}"
+    if isinstance(value, Number):
+        return hex(value.value)
+    if isinstance(value, int):
+        return f"CFA{value:+d}"
+    return f"{arch.register_names[value.register]}{', signed' if value.key else ''}"
 
 
 def _say_state(arch: Architecture, state: State | None) -> str:

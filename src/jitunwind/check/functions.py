@@ -13,12 +13,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from iced_x86 import Decoder, Instruction, Mnemonic
-
-from jitunwind.arch import Architecture
+from jitunwind.arch import known
+from jitunwind.arch.compiled import Compiled, Surroundings
 from jitunwind.arch.effects import HUGE, NO_EFFECTS, Control, Decoded, Step, Store
-from jitunwind.arch.x86_64 import effects as x86_64
-from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.check.compare import (
     HANDED_BACK,
     HIDDEN,
@@ -32,7 +29,6 @@ from jitunwind.check.compare import (
     Wrong,
     compare,
 )
-from jitunwind.check.switches import Switches
 from jitunwind.dwarf.decode import Fde, eh_frame, table_of
 from jitunwind.dwarf.lsda import call_sites
 from jitunwind.elf.inspect import ElfFile
@@ -59,11 +55,8 @@ _SECONDS = 10.0
 """Time for those tries in one function."""
 _STATES_FOR = 300
 """Functions that share one `States`, to keep memory bounded."""
-_STUB = 16
-"""Bytes of a PLT entry: System V psABI x86_64, figure 5.2."""
-_JUMP = 6
-"""Bytes of `jmp *slot(%rip)`."""
-_PADDING = (Mnemonic.NOP, Mnemonic.INT3)
+_STUB = 24
+"""Bytes of the longest PLT entry: System V psABI x86_64, figure 5.2; AArch64's with `bti` and `autia1716`."""
 
 Carried = tuple[tuple[tuple[int, Value], ...], tuple[tuple[int, Value], ...]]
 """A state's registers and slots, in a form that travels between processes."""
@@ -98,16 +91,19 @@ class Report:
 
 
 class Program:
-    """One x86_64 file, with its FDEs by rising address."""
+    """One file, with its FDEs by rising address."""
 
     contents = "unwind table (.eh_frame)"
 
-    def __init__(self, path: Path, arch: Architecture = X86_64) -> None:
+    def __init__(self, path: Path) -> None:
         """NotElf, OtherArchitecture, NothingToCheck or MalformedFrames for what cannot be judged; OSError."""
-        self.arch = arch
         self.elf = ElfFile(path)
-        if self.elf.machine != "EM_X86_64":
-            raise OtherArchitecture(f"{path} is for {self.elf.machine.removeprefix('EM_')}")
+        arch = known.of_machine(self.elf.machine)
+        if arch is None:
+            raise OtherArchitecture(f"{path} is for {self.elf.machine_name}")
+        self.arch = arch
+        self.compiled: Compiled = known.module(arch, "compiled").COMPILED
+        self.decode = known.decoder(arch)
         self.fdes = self._functions()
         if not self.fdes:
             raise NothingToCheck(f"{path} has no {self.contents}")
@@ -152,29 +148,32 @@ class Program:
     def table(self, index: int) -> UnwindTable:
         fde = self.fdes[index]
         try:
-            return table_of(fde, self.arch.callee_saved)
+            return table_of(fde, self.arch.unspecified)
         except MalformedFrames:
             return UnwindTable(fde.size, [0], [MALFORMED])
 
     def enters_here(self, row: Row | Unknown) -> bool:
         """Whether `row` is the one at a function's first instruction."""
+        at_entry = self.arch.entry_return if self.arch.return_register is None else SAME_VALUE
         return (
             isinstance(row, Row)
             and (row.cfa.register, row.cfa.offset) == (self.arch.stack_pointer, self.arch.entry_cfa)
-            and row.rule(self.arch.return_address) == self.arch.entry_return
+            and row.signed is None
+            and row.rule(self.arch.return_address) == at_entry
             and all(row.rule(register) == SAME_VALUE for register in self.arch.callee_saved)
         )
 
     def is_entry(self, index: int) -> bool:
         """Whether a call enters FDE `index` at its start, by its first row.
 
-        Not where that row ends behind a one-byte nop, which changes nothing: GCC puts one before a landing
-        pad that would be first in a cold part, since landing pad 0 means none.
+        Not where that row ends behind a nop, which changes nothing: GCC puts one before a landing pad that
+        would be first in a cold part, since landing pad 0 means none.
         """
         known = self._entry.get(index)
         if known is None:
             fde, table = self.fdes[index], self.table(index)
-            padded = list(table.offsets[1:2]) == [1] and self.elf.read(fde.start, 1) == b"\x90"
+            nop = self.compiled.nop
+            padded = list(table.offsets[1:2]) == [len(nop)] and self.elf.read(fde.start, len(nop)) == nop
             known = self._entry[index] = not padded and self.enters_here(table.at(0))
         return known
 
@@ -198,8 +197,9 @@ class Program:
         starts = self._instructions.get(index)
         if starts is None:
             fde = self.fdes[index]
-            decoder = Decoder(64, self.elf.read(fde.start, fde.size), ip=fde.start)
-            starts = self._instructions[index] = frozenset(ins.ip for ins in decoder)
+            code = self.elf.read(fde.start, fde.size)
+            starts = frozenset(fde.start + offset for offset in self.compiled.starts(code))
+            self._instructions[index] = starts
         return address in starts
 
     def import_of(self, address: int) -> tuple[str, int]:
@@ -210,11 +210,10 @@ class Program:
             known = (self.elf.externals.get(address, ""), address)
             section = self.elf.section_of(address)
             if section is not None and section.name.startswith(".plt"):
-                for ins in Decoder(64, self.elf.read(address, 16), ip=address):
-                    if ins.is_jmp_near_indirect and ins.is_ip_rel_memory_operand:
-                        name = self.elf.imports.get(ins.ip_rel_memory_address, "")
-                        known = (name, self.defined.get(name, address))
-                        break
+                slot = self.compiled.slot_of_stub(self.elf.read(address, _STUB), address)
+                if slot is not None:
+                    name = self.elf.imports.get(slot, "")
+                    known = (name, self.defined.get(name, address))
             self._imports[address] = known
         return known
 
@@ -237,7 +236,7 @@ class Program:
         """The report on a function that could not be judged."""
         self._states, self._judge = States(self.arch), Judge(self.arch)
         fde, comparison = self.fdes[index], Comparison()
-        count = sum(1 for _ in Decoder(64, self.elf.read(fde.start, fde.size)))
+        count = len(self.compiled.starts(self.elf.read(fde.start, fde.size)))
         comparison.note(Finding(0, fde.size, count, Unknown(reason), Unknown(reason), None))
         return Report(index, comparison)
 
@@ -247,15 +246,17 @@ class _Function:
         self, program: Program, index: int, states: States, judge: Judge, never: Collection[int]
     ) -> None:
         self.program, self.index, self.states, self.judge, self.never = program, index, states, judge, never
-        self.arch = program.arch
-        self.every = frozenset((*self.arch.callee_saved, *self.arch.caller_saved, self.arch.stack_pointer))
+        self.arch, self.compiled = program.arch, program.compiled
+        self.few = frozenset((*self.arch.callee_saved, self.arch.stack_pointer, self.arch.return_address))
+        self.every = self.few.union(self.arch.caller_saved)
         self.fde: Fde = program.fdes[index]
         self.base = self.fde.start
         self.code = program.elf.read(self.base, self.fde.size)
         self.size = len(self.code)
         self.table = program.table(index)
         self.pads = self._landing_pads()
-        self.switches = Switches(self.code, self.base, program.elf.read, self._is_data, program.starts_part)
+        around = Surroundings(program.elf.read, self._is_data, program.starts_part)
+        self.switches = self.compiled.switches(self.code, self.base, around)
         self.sweeps: list[list[int]] = []
         self.decoded: dict[frozenset[int], Decoded] = {}
         self.calls: dict[int, int] = {}
@@ -271,12 +272,11 @@ class _Function:
         if not entries:
             comparison = Comparison()
             row = self.table.at(0)
-            count = sum(1 for _ in Decoder(64, self.code))
+            count = len(self.compiled.starts(self.code))
             verdict = self.judge.claim(row) if isinstance(row, Unknown) else Unknown(SEEDED)
             comparison.note(Finding(0, self.size, count, verdict, row, None))
             return Report(self.index, comparison, seeded=True)
-        few = frozenset((*self.arch.callee_saved, self.arch.stack_pointer))
-        flow = self._analyze(entries, few, ())
+        flow = self._analyze(entries, self.few, ())
         comparison = self._compare(flow)
         never: tuple[int, ...] = ()
         if comparison.wrong or flow.disagreements or set(comparison.unknown) - {NOT_REACHED, PADDING}:
@@ -303,11 +303,8 @@ class _Function:
             return entries, False
         section = self.program.elf.section_of(self.base)
         if section is not None and section.name.startswith(".plt"):
-            # Calls enter each stub but the first, which the others reach with one word pushed.
-            # Until it is bound, a stub of `jmp *slot; push; jmp first` jumps to its own push.
-            stubs = range(_STUB, self.size, _STUB)
-            lazy = [stub + _JUMP for stub in stubs if self.code[stub : stub + 2] == b"\xff\x25"]
-            return dict.fromkeys((*stubs, *lazy), self.states.entry(self.arch.platform)), False
+            stubs = self.compiled.stubs(self.code)
+            return dict.fromkeys(stubs, self.states.entry(self.arch.platform)), False
         row = self.table.at(0)
         if entries or isinstance(row, Unknown) or self.program.enters_here(row):
             return entries, False
@@ -318,12 +315,14 @@ class _Function:
         registers: dict[int, Value] = {row.cfa.register: -row.cfa.offset}
         slots: dict[int, Value] = {}
         for register, rule in row.rules:
+            signed = row.signed is not None and row.signed.register == register
+            value = Entry(register, row.signed.key if row.signed is not None and signed else "")
             if rule == SAME_VALUE:
-                registers[register] = Entry(register)
+                registers[register] = value
             elif isinstance(rule, SavedAt):
-                slots[rule.offset] = Entry(register)
+                slots[rule.offset] = value
             elif isinstance(rule, InRegister):
-                registers[rule.register] = Entry(register)
+                registers[rule.register] = value
         return self.states.make(registers, slots)
 
     def _analyze(
@@ -361,7 +360,7 @@ class _Function:
     def _decode(self, code: bytes, offset: int, followed: Collection[int]) -> Decoded:
         """Decode compiled code in one sweep over all of it, with the edges that only a file's tables tell."""
         whole = self._whole(frozenset(followed))
-        decoded = whole if _has(whole.starts, offset) else x86_64.decode(code, offset, followed)
+        decoded = whole if _has(whole.starts, offset) else self.program.decode(code, offset, followed)
         if not any(starts is decoded.starts for starts in self.sweeps):
             self.sweeps.append(decoded.starts)
         return Decoded(self._with_edges(decoded), decoded.starts)
@@ -373,10 +372,10 @@ class _Function:
             known = self.decoded[followed] = Decoded([], [])
             at = 0
             while at < self.size:
-                steps, starts = x86_64.decode(self.code, at, followed)
+                steps, starts = self.program.decode(self.code, at, followed)
                 known.steps.extend(steps)
                 known.starts.extend(starts)
-                at = starts[-1] + self._at(starts[-1]).len if starts else self.size
+                at = starts[-1] + self.compiled.size(self.code, starts[-1]) if starts else self.size
         return known
 
     def _with_edges(self, decoded: Decoded) -> list[Step]:
@@ -411,14 +410,11 @@ class _Function:
             name, address = self.program.import_of(self.base + step.target)
             self.calls[step.offset] = address
             return address in self.never or bool(name and NEVER_RETURN.fullmatch(name))
-        ins = self._at(step.offset)
-        if ins.is_ip_rel_memory_operand:
-            name = self.program.elf.imports.get(ins.ip_rel_memory_address, "")
-            return bool(name and NEVER_RETURN.fullmatch(name)) or self.program.defined.get(name) in self.never
-        return False
-
-    def _at(self, offset: int) -> Instruction:
-        return Decoder(64, self.code[offset : offset + 15], ip=self.base + offset).decode()
+        slot = self.compiled.slot_of_call(self.code, step.offset, self.base)
+        if slot is None:
+            return False
+        name = self.program.elf.imports.get(slot, "")
+        return bool(name and NEVER_RETURN.fullmatch(name)) or self.program.defined.get(name) in self.never
 
     def _switch(self, offset: int, starts: list[int]) -> list[int]:
         """The offsets to which the indirect jump at `offset` may go; notes those in other code, at the step
@@ -451,12 +447,9 @@ class _Function:
         unresolved = bool(self._unresolved(flow))
 
         def unreached(offset: int, end: int) -> Counter[str]:
-            counts: Counter[str] = Counter()
-            for ins in Decoder(64, self.code[offset:end]):
-                counts[
-                    PADDING if ins.mnemonic in _PADDING else UNRESOLVED if unresolved else NOT_REACHED
-                ] += 1
-            return counts
+            padding, others = self.compiled.padding(self.code[offset:end])
+            counts = Counter({PADDING: padding, UNRESOLVED if unresolved else NOT_REACHED: others})
+            return +counts
 
         return compare(self.judge, flow, self.table, starts, unreached, self.conflict)
 
@@ -537,7 +530,7 @@ class _Function:
                 report.continues.extend(outside)
         report.carried = sorted(carried, key=lambda one: one[0])
         report.unresolved = len(self._unresolved(flow))
-        if comparison.wrong or flow.disagreements:
+        if comparison.wrong or flow.disagreements or assumed:
             report.callees = sorted(set(self.calls.values()))
         report.unreached = [
             (finding.offset, finding.end) for finding in comparison.findings if finding.state is None
@@ -564,8 +557,8 @@ class _Function:
 
     def _ends_with_call(self, offset: int) -> bool:
         """Whether the code ends with the call at `offset`: compilers do that where it never returns."""
-        ins = self._at(offset)
-        return ins.next_ip == self.base + self.size and (ins.is_call_near or ins.is_call_near_indirect)
+        ends = offset + self.compiled.size(self.code, offset) == self.size
+        return ends and self.compiled.is_call(self.code, offset)
 
 
 def _has(starts: list[int], offset: int) -> bool:

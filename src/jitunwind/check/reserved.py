@@ -9,31 +9,17 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterator
 
-from iced_x86 import (
-    Decoder,
-    Instruction,
-    InstructionInfoFactory,
-    Mnemonic,
-    OpAccess,
-    OpKind,
-    Register,
-    RegisterExt,
-)
-
 from jitunwind.check.files import Listing, Names, Place, Reports
 from jitunwind.check.functions import Program
 from jitunwind.dwarf.decode import Cie, Fde
 from jitunwind.rows import Unknown, UnwindTable
 
 NO_TABLE = "no FDE covers this function"
-SAVES, WRITES, READS = "saves the frame pointer", "writes the frame pointer", "reads the frame pointer"
 UNPROVEN = "leaves with a stack pointer of which it is not known where it is"
 
 _COLD = re.compile(r".*\.cold(\.\d+)?")
 """What GCC and Clang call a part of a function that no call enters."""
-_READ_ONLY = frozenset((OpAccess.READ, OpAccess.COND_READ))
 _NO_CIE = Cie(0, 1, "", 1, -8, 16, 0, 0xFF, None, False, b"")
-_info = InstructionInfoFactory()
 
 
 class Stencils(Program):
@@ -87,11 +73,7 @@ def violations(program: Program, reports: Reports) -> Iterator[Place]:
     for index, report in sorted(reports.items()):
         fde = program.fdes[index]
         listing = Listing(program, index)
-        found = [
-            (ins.ip - fde.start, about)
-            for ins in Decoder(64, program.elf.read(fde.start, fde.size), ip=fde.start)
-            if (about := _use(ins))
-        ]
+        found = list(program.compiled.frame_pointer_uses(program.elf.read(fde.start, fde.size)))
         entry = -program.arch.entry_cfa
         for offset, depth in report.unbalanced:
             if depth is None:
@@ -106,20 +88,3 @@ def violations(program: Program, reports: Reports) -> Iterator[Place]:
                 )
         for offset, about in sorted(found):
             yield listing.place(about, offset, 1, names)
-
-
-def _use(ins: Instruction) -> str:
-    """What `ins` does with the frame pointer; "" for nothing."""
-    accesses = [
-        used.access
-        for used in _info.info(ins).used_registers()
-        if RegisterExt.full_register(used.register) == Register.RBP
-    ]
-    if not accesses:
-        return ""
-    if any(access not in _READ_ONLY for access in accesses):
-        return WRITES
-    stored = (
-        ins.mnemonic == Mnemonic.MOV and ins.op0_kind == OpKind.MEMORY and ins.op1_register == Register.RBP
-    )
-    return SAVES if stored or ins.mnemonic == Mnemonic.PUSH else READS

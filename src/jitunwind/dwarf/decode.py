@@ -18,6 +18,7 @@ from jitunwind.rows import (
     RegisterRule,
     Row,
     SavedAt,
+    Signed,
     Unknown,
     UnwindTable,
 )
@@ -271,7 +272,9 @@ def _fde(data: bytes, address: int, offset: int, body: int, end: int, cie: Cie) 
 
 
 _Rules = dict[int, RegisterRule | Unknown]
-_rows: dict[tuple[CfaRule | Unknown, tuple[tuple[int, RegisterRule | Unknown], ...]], Row | Unknown] = {}
+_rows: dict[
+    tuple[CfaRule | Unknown, tuple[tuple[int, RegisterRule | Unknown], ...], Signed | None], Row | Unknown
+] = {}
 
 
 class _Machine:
@@ -281,6 +284,7 @@ class _Machine:
         self.fde, self.cie = fde, fde.cie
         self.cfa: CfaRule | Unknown = _UNDECIDED
         self.rules: _Rules = dict.fromkeys(unspecified, SAME_VALUE)
+        self.signed: Signed | None = None
         self.at = 0
         self.offsets: list[int] = []
         self.rows: list[Row | Unknown] = []
@@ -300,17 +304,17 @@ class _Machine:
             raise MalformedFrames(f"the FDE at +{self.fde.offset:#x} goes back from +{at:#x} to +{until:#x}")
         if until == at or at >= self.fde.size:
             return
-        key = (self.cfa, tuple(self.rules.items()))
+        key = (self.cfa, tuple(self.rules.items()), self.signed)
         row = _rows.get(key)
         if row is None:
-            row = _rows[key] = _row(self.cfa, self.rules)
+            row = _rows[key] = _row(self.cfa, self.rules, self.signed)
         if not self.rows or self.rows[-1] is not row:
             self.offsets.append(at)
             self.rows.append(row)
 
     def _run(self, code: bytes, address: int) -> None:
         cursor = Cursor(code, address)
-        remembered: list[tuple[CfaRule | Unknown, _Rules]] = []
+        remembered: list[tuple[CfaRule | Unknown, _Rules, Signed | None]] = []
         size, scale, factor = len(code), self.cie.code_alignment, self.cie.data_alignment
         while cursor.at < size:
             opcode = code[cursor.at]
@@ -327,13 +331,13 @@ class _Machine:
             elif high == CallFrame.RESTORE:
                 self._restore(low)
             elif opcode == CallFrame.REMEMBER_STATE:
-                remembered.append((self.cfa, dict(self.rules)))
+                remembered.append((self.cfa, dict(self.rules), self.signed))
             elif opcode == CallFrame.RESTORE_STATE:
                 if not remembered:
                     raise MalformedFrames(
                         f"the FDE at +{self.fde.offset:#x} restores a state never remembered"
                     )
-                self.cfa, self.rules = remembered.pop()
+                self.cfa, self.rules, self.signed = remembered.pop()
             else:
                 self._extended(opcode, cursor, factor, scale)
 
@@ -386,7 +390,10 @@ class _Machine:
             rules[register] = Unknown("a register is given as an offset from the CFA")
         elif opcode == CallFrame.GNU_ARGS_SIZE:
             cursor.uleb()  # bytes of arguments pushed: of use to landing pads alone
-        elif opcode not in (CallFrame.AARCH64_NEGATE_RA_STATE, CallFrame.AARCH64_NEGATE_RA_STATE_WITH_PC):
+        elif opcode in (CallFrame.AARCH64_NEGATE_RA_STATE, CallFrame.AARCH64_NEGATE_RA_STATE_WITH_PC):
+            key = "B" if "B" in self.cie.augmentation else "A"
+            self.signed = Signed(self.cie.return_register, key) if self.signed is None else None
+        else:
             raise MalformedFrames(f"the FDE at +{self.fde.offset:#x} has the unknown opcode {opcode:#x}")
 
     def _define_offset(self, offset: int) -> None:
@@ -403,7 +410,7 @@ class _Machine:
 _ADVANCES: dict[int, int] = {CallFrame.ADVANCE_LOC1: 1, CallFrame.ADVANCE_LOC2: 2, CallFrame.ADVANCE_LOC4: 4}
 
 
-def _row(cfa: CfaRule | Unknown, rules: _Rules) -> Row | Unknown:
+def _row(cfa: CfaRule | Unknown, rules: _Rules, signed: Signed | None) -> Row | Unknown:
     if isinstance(cfa, Unknown):
         return cfa
     known: list[tuple[int, RegisterRule]] = []
@@ -411,7 +418,7 @@ def _row(cfa: CfaRule | Unknown, rules: _Rules) -> Row | Unknown:
         if isinstance(rule, Unknown):
             return rule
         known.append((register, rule))
-    return Row(cfa, tuple(known))
+    return Row(cfa, tuple(known), signed)
 
 
 def table_of(fde: Fde, unspecified: Sequence[int]) -> UnwindTable:

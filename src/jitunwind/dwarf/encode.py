@@ -43,6 +43,15 @@ _CIE_VERSION = 1
 _Rules = Mapping[int, RegisterRule]
 
 
+class _Kind(NamedTuple):
+    """What FDEs share with their CIE: the factors of distances in code and of offsets, and the key by which return
+    addresses are signed, where they are (AADWARF64, section 4.3)."""
+
+    code_alignment: int
+    data_alignment: int
+    key: str
+
+
 class _Piece(NamedTuple):
     """What one FDE describes: `size` bytes of code at `start`; `rows` by the offset in it, the first at 0."""
 
@@ -64,15 +73,15 @@ def eh_frame(
     silence would mean that it has its value still. An `Unknown` is silence: no FDE covers that part of the
     region. There is no terminator: append `TERMINATOR` where one is needed.
     """
-    by_factor: dict[int, list[_Piece]] = {}
+    by_kind: dict[_Kind, list[_Piece]] = {}
     for start, table in tables:
         for piece in _pieces(start, table):
-            by_factor.setdefault(_factor(piece), []).append(piece)
+            by_kind.setdefault(_kind(arch, piece), []).append(piece)
     out = bytearray()
-    for factor, pieces in by_factor.items():
+    for kind, pieces in by_kind.items():
         # A CIE's row is what most of its FDEs begin with: those need not say it.
         usual = Counter(piece.rows[0][1] for piece in pieces).most_common(1)[0][0]
-        common = _Common(arch, factor, usual, _ABSOLUTE if address is None else _RELATIVE)
+        common = _Common(arch, kind, usual, _ABSOLUTE if address is None else _RELATIVE)
         cie = len(out)
         out += common.cie
         for piece in pieces:
@@ -85,39 +94,47 @@ def eh_frame(
 
 def _pieces(start: int, table: UnwindTable) -> Iterator[_Piece]:
     """The runs of rows between `Unknown`s. A row 4 GiB behind the one before begins another one, too: no
-    advance reaches it."""
+    advance reaches it; and so does one that is signed with another key."""
     if not 0 <= start <= start + table.size <= _MASK + 1:
         raise ValueError(f"{table.size:#x} bytes at {start:#x} are not 64-bit address space")
     rows: list[tuple[int, Row]] = []
+    key: str | None = None
     begin = until = 0
     for offset, end, row in table.spans():
-        if rows and (isinstance(row, Unknown) or offset - begin - rows[-1][0] > _LONGEST_ADVANCE):
+        other_key = isinstance(row, Row) and row.signed is not None and key not in (None, row.signed.key)
+        if rows and (
+            isinstance(row, Unknown) or other_key or offset - begin - rows[-1][0] > _LONGEST_ADVANCE
+        ):
             yield _Piece(start + begin, until - begin, rows)
-            rows = []
+            rows, key = [], None
         if isinstance(row, Row) and offset < end:
             if not rows:
                 begin = offset
             rows.append((offset - begin, row))
+            key = row.signed.key if row.signed is not None else key
         until = end
     if rows:
         yield _Piece(start + begin, until - begin, rows)
 
 
-def _factor(piece: _Piece) -> int:
-    """The data alignment factor: words, where all offsets are whole ones; else bytes."""
+def _kind(arch: Architecture, piece: _Piece) -> _Kind:
+    """Factors: instructions and words, where all distances and offsets are whole ones; else bytes."""
     rows = {id(row): row for _, row in piece.rows}.values()
+    whole = all(offset % arch.instruction_size == 0 for offset, _ in piece.rows)
+    key = next((row.signed.key for row in rows if row.signed is not None), "")
     offsets = [rule.offset for row in rows for _, rule in row.rules if isinstance(rule, SavedAt)]
     offsets += [row.cfa.offset for row in rows]
     if not -(1 << 63) < min(offsets) <= max(offsets) < 1 << 63:  # divided by -1, they still have to fit
         raise ValueError(f"the rows at {piece.start:#x} have an offset that is not signed 64-bit")
-    return -WORD if all(offset % WORD == 0 for offset in offsets) else -1
+    data_alignment = -WORD if all(offset % WORD == 0 for offset in offsets) else -1
+    return _Kind(arch.instruction_size if whole else 1, data_alignment, key)
 
 
 class _Common:
     """A CIE, and the instructions of FDEs upon it: those say only how rows differ from its own."""
 
-    def __init__(self, arch: Architecture, factor: int, usual: Row, pointers: int) -> None:
-        self._factor = factor
+    def __init__(self, arch: Architecture, kind: _Kind, usual: Row, pointers: int) -> None:
+        self._scale, self._factor, key = kind
         self._spoken: _Rules = dict.fromkeys((*arch.callee_saved, arch.return_address), UNDEFINED)
         self._cfa = usual.cfa
         self._initial: _Rules = {}
@@ -128,37 +145,40 @@ class _Common:
         header = (
             bytes(4)  # CIE ID
             + bytes([_CIE_VERSION])
-            + b"zR\0"  # augmentation: its data has a length, and is the encoding of pointers
-            + unsigned(1)  # code alignment factor
-            + signed(factor)
+            + (b"zRB\0" if key == "B" else b"zR\0")  # its data has a length, and is the encoding of pointers
+            + unsigned(self._scale)
+            + signed(self._factor)
             + bytes([arch.return_address])
             + bytes([1, pointers])
         )
         begin = CfaRule(usual.cfa.register, max(usual.cfa.offset, 0))
         define = _operation(CallFrame.DEF_CFA, begin.register, begin.offset)
-        self.cie = _entry(header + define + self._change(begin, usual.cfa, {}, initial))
+        self.cie = _entry(header + define + self._rule_changes(begin, usual.cfa, {}, initial))
         self._initial = initial
 
     def instructions(self, piece: _Piece) -> bytes:
         """What makes the CIE's row the first of `piece`, then each row the next."""
         (_, last), *others = piece.rows
-        out = bytearray(self._change(self._cfa, last.cfa, self._initial, self._rules(last)))
+        out = bytearray(self._rule_changes(self._cfa, last.cfa, self._initial, self._rules(last)))
+        out += _NEGATE if last.signed is not None else b""
         at = 0
         for offset, row in others:
             # By identity: hashing rows would take longer than all else. `eh_frame` keeps all pieces alive.
             key = (id(last), id(row))
             change = self._changes.get(key)
             if change is None:
-                change = self._change(last.cfa, row.cfa, self._rules(last), self._rules(row))
+                change = self._rule_changes(last.cfa, row.cfa, self._rules(last), self._rules(row))
+                if (last.signed is None) != (row.signed is None):
+                    change += _NEGATE
                 self._changes[key] = change
-            out += _advance(offset - at) + change
+            out += _advance((offset - at) // self._scale) + change
             at, last = offset, row
         return bytes(out)
 
     def _rules(self, row: Row) -> _Rules:
         return {**self._spoken, **dict(row.rules)}
 
-    def _change(self, cfa: CfaRule, to_cfa: CfaRule, rules: _Rules, to_rules: _Rules) -> bytes:
+    def _rule_changes(self, cfa: CfaRule, to_cfa: CfaRule, rules: _Rules, to_rules: _Rules) -> bytes:
         """The instructions that make one row another (DWARF 5 sections 6.4.2.2 and 6.4.2.3)."""
         out = self._cfa_change(cfa, to_cfa) if cfa != to_cfa else b""
         for register in sorted(rules.keys() | to_rules.keys()):
@@ -197,6 +217,9 @@ class _Common:
         return _packed(CallFrame.OFFSET, CallFrame.OFFSET_EXTENDED, register) + unsigned(factored)
 
 
+_NEGATE = bytes([CallFrame.AARCH64_NEGATE_RA_STATE])
+
+
 def _operation(opcode: CallFrame, *operands: int) -> bytes:
     return bytes([opcode]) + b"".join(map(unsigned, operands))
 
@@ -207,7 +230,7 @@ def _packed(opcode: CallFrame, extended: CallFrame, register: int) -> bytes:
 
 
 def _advance(delta: int) -> bytes:
-    """The shortest instruction that goes `delta` bytes on (DWARF 5 section 6.4.2.1)."""
+    """The shortest instruction that goes on by `delta` units of code (DWARF 5 section 6.4.2.1)."""
     if delta <= _IN_OPCODE:
         return bytes([CallFrame.ADVANCE_LOC | delta])
     if delta <= 0xFF:

@@ -16,12 +16,13 @@ from typing import NamedTuple
 
 from elftools.elf.elffile import ELFFile
 
-from jitunwind.elf.relocatable import ALLOCATED, Layout, Relocation, lay_out, relocations, symbols, text_at
+from jitunwind.elf.relocatable import ALLOCATED, DYNAMIC, Layout, lay_out, relocations, symbols, text_at
 from jitunwind.errors import NotElf
 
 _FUNCTION_TYPES = (2, 10)  # STT_FUNC, STT_GNU_IFUNC
 _EXECUTABLE = 4  # SHF_EXECINSTR
 _MAGIC = b"\x7fELF"
+_MACHINE_AT = 18  # e_machine (gABI, "ELF Header")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,8 @@ class ElfFile:
     """One file. Addresses are those of the file, before the loader moves it; in a relocatable object, those of
     `elf/relocatable.py`.
 
-    `all_sections` are in the file's order, `sections` the first of each name. `imports` are the names behind
+    `machine` is its `e_machine`. `all_sections` are in the file's order, `sections` the first of each name.
+    `imports` are the names behind
     slots of the global offset table, `externals` those behind addresses made up for what an object lacks.
     Raises NotElf for what is no 64-bit little-endian ELF file, or a damaged one; OSError for what cannot be
     opened.
@@ -67,7 +69,9 @@ class ElfFile:
                 elf = ELFFile(stream)
                 if elf.elfclass != 64 or not elf.little_endian:
                     raise NotElf(f"{path} is not a 64-bit little-endian ELF file")
-                self.machine: str = elf["e_machine"]
+                self.machine_name = str(elf["e_machine"]).removeprefix("EM_")
+                stream.seek(_MACHINE_AT)
+                self.machine = int.from_bytes(stream.read(2), "little")
                 self._read(elf, size)
             except NotElf:
                 raise
@@ -132,15 +136,18 @@ class ElfFile:
         return [text_at(strings, fields[0]) for fields in symbols(table.data())]
 
     def _apply_relative(self) -> None:
-        """Write R_X86_64_RELATIVE's addends where the loader would: jump tables of addresses need them."""
+        """Write the addends of relative relocations where the loader would: jump tables of addresses need them."""
+        kinds = DYNAMIC.get(self.machine)
+        if kinds is None:
+            return
         for data, names in self._relocations:
             for place, info, addend in relocations(data):
                 kind = info & 0xFFFFFFFF
-                if kind == Relocation.RELATIVE:
+                if kind == kinds.relative:
                     found = self._segment(place)
                     if found is not None and place - found[0] + 8 <= len(found[1]):
                         pack_into("<q", found[1], place - found[0], addend)
-                elif kind in (Relocation.GLOB_DAT, Relocation.JUMP_SLOT) and info >> 32 < len(names):
+                elif kind in kinds.slots and info >> 32 < len(names):
                     self.imports[place] = names[info >> 32]
         self._relocations.clear()
 

@@ -8,8 +8,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from struct import Struct
+from typing import NamedTuple
 
 from elftools.elf.elffile import ELFFile
+
+from jitunwind.elf.machine import Machine
+
+
+class Dynamic(NamedTuple):
+    """The kinds of relocations that the loader applies: the file's own address and an addend; the address of a
+    symbol, into a slot of the global offset table."""
+
+    relative: int
+    slots: tuple[int, int]
+
+
+DYNAMIC: dict[int, Dynamic] = {
+    Machine.X86_64: Dynamic(8, (6, 7)),
+    Machine.AARCH64: Dynamic(1027, (1025, 1026)),
+}
+"""R_X86_64_RELATIVE, GLOB_DAT, JUMP_SLOT: System V psABI x86_64, table 4.9; R_AARCH64_...: AAELF64, section 5.7.16."""
 
 
 class Relocation(IntEnum):
@@ -18,9 +36,6 @@ class Relocation(IntEnum):
     ABS64 = 1
     PC32 = 2
     PLT32 = 4
-    GLOB_DAT = 6
-    JUMP_SLOT = 7
-    RELATIVE = 8
     GOTPCREL = 9
     ABS32 = 10
     ABS32S = 11

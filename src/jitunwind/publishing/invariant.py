@@ -37,7 +37,7 @@ class FramePointer:
                 name = arch.register_names[pointer]
                 raise BrokenInvariant(f"at +{offset:#x} the CFA is not {name} + {self.offset} any more")
         rules: dict[int, RegisterRule] = dict.fromkeys(arch.callee_saved, UNDEFINED)
-        rules.update((number, SavedAt(at)) for at, (number,) in saved.items())
+        rules.update((number, SavedAt(at)) for at, (number, _) in saved.items())
         row = Row(CfaRule(pointer, self.offset), tuple(sorted(rules.items())))
         table = table_of(len(code), flow)
         return UnwindTable(

@@ -57,13 +57,21 @@ class Disagreement:
 class Flow:
     """`states` by the offset from which each holds; `ends`: offsets behind instructions that do not fall
     through; `disagreements` by the offset where the paths meet; `exits` by the leaving instruction; `kept`:
-    the registers whose values at entry every entry promises to keep."""
+    the registers whose values at entry every entry promises to keep; `called`: functions in this code that were
+    left out."""
 
     states: dict[int, State] = field(default_factory=dict)
     ends: set[int] = field(default_factory=set)
     disagreements: dict[int, Disagreement] = field(default_factory=dict)
     exits: dict[int, Exit] = field(default_factory=dict)
     kept: tuple[int, ...] = ()
+    called: set[int] = field(default_factory=set)
+
+    def add(self, other: "Flow") -> None:
+        """Take in the flow of other instructions, of which none disagree."""
+        self.states.update(other.states)
+        self.ends.update(other.ends)
+        self.exits.update(other.exits)
 
 
 def leaves(offset: int) -> Iterable[int]:
@@ -81,12 +89,14 @@ def analyze(
     indirect: IndirectTargets = leaves,
     never_return: Collection[int] = (),
     callees: Mapping[int, State] | None = None,
+    enters_calls: bool = True,
 ) -> Flow:
     """Follow `code` from each entry (offset -> state there) to the end of every path.
 
     `followed` are the registers whose values matter; `never_return` the offsets of calls that do not come
     back; `callees` functions in this code that are only called (offset -> state there), not followed. A call to
-    anywhere else in the code makes its target an entry of a function of the platform's convention.
+    anywhere else in the code makes its target an entry of a function of the platform's convention, which is left
+    out unless the flow `enters_calls`.
     """
     known = {**entries, **(callees or {})}
     sweeps = _Sweeps(code, decode, followed, known)
@@ -99,6 +109,7 @@ def analyze(
         known,
         indirect,
         frozenset(never_return),
+        enters_calls,
     ).run()
 
 
@@ -202,9 +213,10 @@ class _Analysis:
         functions: Mapping[int, State],
         indirect: IndirectTargets,
         never_return: frozenset[int],
+        enters_calls: bool,
     ) -> None:
         self.make, self.arch, self.sweeps, self.size = states, arch, sweeps, size
-        self.indirect, self.never_return = indirect, never_return
+        self.indirect, self.never_return, self.enters_calls = indirect, never_return, enters_calls
         self.called = states.entry(arch.platform)
         self.flow = Flow()
         self.arrivals: dict[int, State] = {}
@@ -307,7 +319,10 @@ class _Analysis:
                     state = None
                     continue
                 if target is not None and 0 <= target < self.size and target not in self.functions:
-                    self.arrive(target, self.called, offset, None)
+                    if self.enters_calls:
+                        self.arrive(target, self.called, offset, None)
+                    else:
+                        self.flow.called.add(target)
                 call = offset
                 following = following.after_call or make.after_call(following)
                 called = None if target is None else self.functions.get(target)
@@ -381,5 +396,5 @@ class _Analysis:
         return state.registers.get(self.arch.stack_pointer) == -self.arch.entry_cfa and all(
             state.holds(register, SAME_VALUE)
             for register in self.kept
-            if register != self.arch.return_address
+            if register != self.arch.return_address or self.arch.return_register is not None
         )

@@ -1,7 +1,7 @@
 """What is known of the machine's state at one instruction: the abstract domain that recovery works in.
 
-A value is an `int` n: the address CFA + n; or an `Entry`: what a register held at the function's first
-instruction. Registers and stack slots of which nothing is known are absent.
+A value is an `int` n: the address CFA + n; an `Entry`: what a register held at the function's first
+instruction; or a `Number`. Registers and stack slots of which nothing is known are absent.
 
 Code has many instructions and few states. So equal states are one object, made by one `States`, which also
 remembers what follows each state by each instruction's effects: nearly every step is one look-up.
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from jitunwind.arch import Architecture, Convention
-from jitunwind.arch.effects import Assign, Clobber, Effects, Load, Store
+from jitunwind.arch.effects import Add, Assign, Clobber, Effects, Load, Set, Sign, Store
 from jitunwind.rows import (
     SAME_VALUE,
     UNDEFINED,
@@ -22,16 +22,27 @@ from jitunwind.rows import (
     Row,
     SameValue,
     SavedAt,
+    Signed,
 )
 
 
 class Entry(NamedTuple):
-    """The value that a register (DWARF number; the return-address column, too) had at entry."""
+    """The value that a register (DWARF number; the return-address column, too) had at entry; with a `key`, signed
+    with that."""
 
     register: int
+    key: str = ""
 
 
-Value = int | Entry
+class Number(NamedTuple):
+    """A number, such as the size of a frame that is too large for an immediate."""
+
+    value: int
+
+
+Value = int | Entry | Number
+KEYS = ("", "A", "B")
+"""Those that a return address may be signed with, and none."""
 
 
 class State:
@@ -54,9 +65,10 @@ class State:
         """Whether the entry value of `register` is anywhere."""
         return register in self._kept
 
-    def holds(self, register: int, rule: RegisterRule) -> bool:
-        """Whether the entry value of `register` is where `rule` says: the question an audit asks."""
-        value = Entry(register)
+    def holds(self, register: int, rule: RegisterRule, key: str = "") -> bool:
+        """Whether the entry value of `register`, signed with `key` if there is one, is where `rule` says: the
+        question an audit asks."""
+        value = Entry(register, key)
         if isinstance(rule, SameValue):
             return self.registers.get(register) == value
         if isinstance(rule, SavedAt):
@@ -64,6 +76,10 @@ class State:
         if isinstance(rule, InRegister):
             return self.registers.get(rule.register) == value
         return False
+
+    def holds_signed(self, register: int, rule: RegisterRule) -> bool:
+        """The same for any key, or none."""
+        return any(self.holds(register, rule, key) for key in KEYS)
 
     def finds_cfa(self, rule: CfaRule) -> bool:
         """Whether `rule` gives the CFA here."""
@@ -149,10 +165,11 @@ class States:
         sp = self._arch.stack_pointer
         for effect in effects:
             depth = registers.get(sp)
-            if isinstance(effect, Assign):
+            if isinstance(effect, (Assign, Add)):
                 value = registers.get(effect.source)
-                if effect.addend:
-                    value = value + effect.addend if isinstance(value, int) else None
+                addend = self._addend(effect, registers)
+                if addend != 0:
+                    value = value + addend if isinstance(value, int) and addend is not None else None
                 _set(registers, effect.target, value)
                 if effect.target == sp and isinstance(value, int):
                     limit = value - self._arch.red_zone
@@ -171,6 +188,12 @@ class States:
                 _set(registers, effect.target, held)
             elif isinstance(effect, Clobber):
                 registers.pop(effect.target, None)
+            elif isinstance(effect, Set):
+                registers[effect.target] = Number(effect.value)
+            elif isinstance(effect, Sign):
+                value = registers.get(effect.target)
+                signed = Entry(value.register, effect.key) if isinstance(value, Entry) else None
+                _set(registers, effect.target, signed)
             else:
                 both = registers.get(effect.one), registers.get(effect.other)
                 _set(registers, effect.other, both[0])
@@ -179,12 +202,31 @@ class States:
                 slots = _above(slots, depth)
         return self.make(registers, slots)
 
+    @staticmethod
+    def _addend(effect: Assign | Add, registers: Mapping[int, Value]) -> int | None:
+        """What is added; None where it is not known."""
+        if isinstance(effect, Assign):
+            return effect.addend
+        number = registers.get(effect.other)
+        return effect.factor * number.value if isinstance(number, Number) else None
+
     def _row(self, registers: Mapping[int, Value], slots: Mapping[int, Value]) -> Row | None:
         cfa = self._cfa(registers)
         if cfa is None:
             return None
-        row = Row(cfa, tuple((r, self._rule(r, registers, slots)) for r in self._tracked))
+        key = self._signed_by(registers, slots)
+        signed = Signed(self._arch.return_address, key) if key else None
+        row = Row(cfa, tuple((r, self._rule(r, registers, slots, key)) for r in self._tracked), signed)
         return self._rows.setdefault(row, row)
+
+    def _signed_by(self, registers: Mapping[int, Value], slots: Mapping[int, Value]) -> str:
+        """The key by which the return address is signed wherever it is; "", where it is as the caller gave it."""
+        keys = {
+            value.key
+            for value in (*registers.values(), *slots.values())
+            if isinstance(value, Entry) and value.register == self._arch.return_address
+        }
+        return min(keys, default="")
 
     def _cfa(self, registers: Mapping[int, Value]) -> CfaRule | None:
         for register in (self._arch.stack_pointer, *sorted(registers)):
@@ -194,12 +236,12 @@ class States:
         return None
 
     def _rule(
-        self, register: int, registers: Mapping[int, Value], slots: Mapping[int, Value]
+        self, register: int, registers: Mapping[int, Value], slots: Mapping[int, Value], key: str
     ) -> RegisterRule:
         """Where the entry value is. A slot of the frame comes before the register itself: unwinders look at
         the call instruction's row when the call is to come back (they look up RA - 1), and code that is called
         may keep less than the platform's convention; what lies in the caller's frame, it leaves alone."""
-        wanted = Entry(register)
+        wanted = Entry(register, key if register == self._arch.return_address else "")
         saved = [offset for offset, value in slots.items() if value == wanted]
         in_frame = _above(dict.fromkeys(saved, wanted), registers.get(self._arch.stack_pointer))
         if in_frame:

@@ -8,7 +8,7 @@ from jitunwind.arch import Architecture, Convention
 from jitunwind.arch.effects import Decoder
 from jitunwind.recover.flow import Flow, analyze
 from jitunwind.recover.state import State, States
-from jitunwind.rows import InRegister, Row, Unknown, UnwindTable
+from jitunwind.rows import Row, Unknown, UnwindTable
 
 NOT_REACHED = Unknown("no path from the region's entries reaches this")
 
@@ -35,7 +35,7 @@ def flow_of(arch: Architecture, code: bytes, decode: Decoder, entries: Mapping[i
     flow = _separately(arch, states, code, decode, entries, entry_states)
     if flow is None:
         kept = (register for convention in entries.values() for register in convention.kept)
-        every = {*kept, *arch.callee_saved, *arch.caller_saved, *_return_register(arch), arch.stack_pointer}
+        every = {*kept, *arch.callee_saved, *arch.caller_saved, arch.return_address, arch.stack_pointer}
         flow = analyze(arch, states, code, decode, entry_states, every)
     return flow
 
@@ -50,21 +50,26 @@ def _separately(
 ) -> Flow | None:
     """The flows of the entries' functions, put together; None where that is not the whole truth."""
     whole = Flow()
+    called: dict[int, State] = {}
     for start, end in pairwise([*sorted(entries), len(code)]):
         entry = {start: entry_states[start]}
-        followed = {arch.stack_pointer, *_return_register(arch), *entries[start].kept}
-        flow = analyze(arch, states, code, decode, entry, followed, callees=entry_states)
+        followed = {arch.stack_pointer, arch.return_address, *entries[start].kept}
+        flow = analyze(arch, states, code, decode, entry, followed, callees=entry_states, enters_calls=False)
         stays = not flow.states or start <= min(flow.states) <= max(flow.states) < end
         if flow.disagreements or not stays or not _complete(flow):
             return None
-        whole.states.update(flow.states)
-        whole.ends.update(flow.ends)
+        whole.add(flow)
+        called.update(dict.fromkeys(flow.called, states.entry(arch.platform)))
+    if not called:
+        return whole
+    # Veneers and their like, which keep more than a body does. They stand behind what calls them.
+    behind = max((*whole.states, *(end - 1 for end in whole.ends)))
+    followed = {arch.stack_pointer, arch.return_address, *arch.callee_saved}
+    flow = analyze(arch, states, code, decode, called, followed, callees=entry_states)
+    if flow.disagreements or not _complete(flow) or min(flow.states) <= behind:
+        return None
+    whole.add(flow)
     return whole
-
-
-def _return_register(arch: Architecture) -> tuple[int, ...]:
-    """The register that has the return address at an entry; none, if a call leaves it on the stack."""
-    return (arch.entry_return.register,) if isinstance(arch.entry_return, InRegister) else ()
 
 
 @cache

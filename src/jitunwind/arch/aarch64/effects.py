@@ -15,6 +15,7 @@ from struct import Struct
 from jitunwind.arch.aarch64.registers import D8, SP, X0, X16, X17, X30
 from jitunwind.arch.effects import (
     NO_EFFECTS,
+    Add,
     Assign,
     Clobber,
     Control,
@@ -22,6 +23,8 @@ from jitunwind.arch.effects import (
     Effect,
     Effects,
     Load,
+    Set,
+    Sign,
     Step,
     Store,
     assign,
@@ -44,6 +47,8 @@ _SIZE = 4
 _ZERO = 31
 """The register number that is the zero register or the stack pointer, as the instruction has it. The stack pointer's
 own DWARF number is the same."""
+_SCRATCH = (12, 13, X16, X17)
+"""Where GCC and the linker put the sizes of frames that are too large for an immediate."""
 _ALL_ARGUMENTS = range(X0, X17 + 1)
 """What a call of the hypervisor or of the secure monitor may change (SMCCC, DEN0028, section 2.6)."""
 
@@ -113,12 +118,15 @@ def _logical_immediate(word: int, followed: _Followed) -> _Meaning | None:
 
 
 def _move_wide(word: int, followed: _Followed) -> _Meaning | None:
+    target = word & 31
+    if word >> 29 & 3 == 2 and target in _SCRATCH and target in followed:  # movz
+        return effects(Set(target, (word >> 5 & 0xFFFF) << 16 * (word >> 21 & 3))), _NEXT, None
     return _HALT if word >> 29 & 3 == 1 else _rd(word, followed)
 
 
 def _extract(word: int, followed: _Followed) -> _Meaning | None:
     if word & 0xFFC0001F == 0xF380001F:  # autiasppc, autibsppc
-        return _doing(_authenticated(followed))
+        return _doing(_signed_by("", followed))
     return _rd(word, followed) if word >> 29 & 3 == 0 else _HALT
 
 
@@ -155,7 +163,7 @@ def _test_and_branch(word: int, followed: _Followed) -> _Meaning | None:
 
 def _return_by_distance(word: int, followed: _Followed) -> _Meaning | None:
     """retaasppc, retabsppc"""
-    return (_authenticated(followed), Control.RETURN, None) if word & 0xC0001F == 0x1F else _HALT
+    return (_signed_by("", followed), Control.RETURN, None) if word & 0xC0001F == 0x1F else _HALT
 
 
 def _branch_register(word: int, followed: _Followed) -> _Meaning | None:
@@ -170,7 +178,7 @@ def _branch_register(word: int, followed: _Followed) -> _Meaning | None:
     if operation in (1, 9):
         return NO_EFFECTS, _CALL, None
     if operation == 2:
-        return _authenticated(followed) if signed else NO_EFFECTS, Control.RETURN, None
+        return _signed_by("", followed) if signed else NO_EFFECTS, Control.RETURN, None
     return _HALT  # eret, drps: nothing that a user's code can do
 
 
@@ -196,22 +204,20 @@ def _system(word: int, followed: _Followed) -> _Meaning | None:
 def _hint(number: int, followed: _Followed) -> _Meaning | None:
     """The hint space, which processors that do not know an instruction pass over (C4.1.94.5)."""
     if number in (7, 28, 29, 30, 31):  # xpaclri, autiaz, autiasp, autibz, autibsp
-        return _doing(_authenticated(followed))
+        return _doing(_signed_by("", followed))
     if 24 <= number <= 27:  # paciaz, paciasp, pacibz, pacibsp
-        return _doing(_signs(followed))
+        return _doing(_signed_by("AB"[number >> 1 & 1], followed))
     if number in (8, 10, 12, 14):  # pacia1716 and its like
         return _writing(followed, X17)
     return _writing(followed, X16) if number == 40 else None  # chkfeat
 
 
-def _signs(followed: _Followed) -> Effects:
-    """The return address is signed where it is, in x30."""
-    return NO_EFFECTS
+def _signed_by(key: str, followed: _Followed) -> Effects:
+    """The return address is signed where it is, in x30; "": is as the caller gave it again."""
+    return _SIGNED[key] if X30 in followed else NO_EFFECTS
 
 
-def _authenticated(followed: _Followed) -> Effects:
-    """The return address is as the caller gave it again."""
-    return NO_EFFECTS
+_SIGNED = {key: effects(Sign(X30, key)) for key in ("", "A", "B")}
 
 
 # Loads and stores (C4.1.95)
@@ -483,6 +489,8 @@ def _logical(word: int, followed: _Followed) -> _Meaning | None:
 
 def _add(word: int, followed: _Followed) -> _Meaning | None:
     if word >> 21 & 1 and not word >> 29 & 1:  # extended register: 31 is the stack pointer
+        if word & 0xBFE0FC1F == 0x8B20601F:  # add, sub sp, ..., x
+            return effects(Add(SP, word >> 5 & 31, word >> 16 & 31, -1 if word >> 30 & 1 else 1)), _NEXT, None
         return _writing_or_sp(word & 31, followed)
     return _rd(word, followed)
 
@@ -515,14 +523,14 @@ def _authentication(word: int, followed: _Followed) -> _Meaning | None:
     """pacia, autia, xpaci and their like."""
     operation, target = word >> 10 & 63, word & 31
     if operation in (0b101000, 0b101001, 0b100000, 0b100001) and word & 0x3FF == 0x3FE:  # paciasppc
-        return _doing(_signs(followed))
+        return _doing(_signed_by("AB"[operation & 1], followed))
     if operation in (0b100100, 0b100101) and target == X30:  # autiasppcr
-        return _doing(_authenticated(followed))
+        return _doing(_signed_by("", followed))
     if target == X30:
         if operation in (0, 1, 8, 9):  # pacia, pacib, paciza, pacizb
-            return _doing(_signs(followed))
+            return _doing(_signed_by("AB"[operation & 1], followed))
         if operation in (4, 5, 12, 13, 16):  # autia, autib, autiza, autizb, xpaci
-            return _doing(_authenticated(followed))
+            return _doing(_signed_by("", followed))
     return _rd(word, followed)
 
 
@@ -580,11 +588,18 @@ def _scalable(word: int, followed: _Followed) -> _Meaning | None:
         return _writing_or_sp(word & 31, followed)
     if any(word & mask == value for mask, value in _SVE_WRITES):
         return _rd(word, followed)
-    if word >> 25 == 0b1110010:  # stores
+    kind = word >> 25
+    if kind in (
+        0b1110010,
+        0b1110000,
+        0b1000000,
+    ):  # stores; SME's loads and stores, and what changes only its array
         return None
-    count = (
-        4 if word >> 25 in (0b1010010, 0b1010000, 0b1100000, 0b1100001) else 1
-    )  # loads of structures; SME2
+    count = 1
+    if kind == 0b1010010:  # contiguous loads: of structures, as many as elements
+        count = (word >> 21 & 3) + 1 if word >> 14 & 3 == 3 else 1
+    elif kind in (0b1010000, 0b1100000):
+        count = 4
     return _writing(followed, *(_V0 + (word + each) % 32 for each in range(count)))
 
 

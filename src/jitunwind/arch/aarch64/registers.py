@@ -36,6 +36,7 @@ AARCH64 = Architecture(
     entry_return=InRegister(X30),
     caller_saved=(*range(X0, X18 + 1), X30),
     red_zone=0,
+    instruction_size=4,
     platform=Convention("AAPCS64", kept=(*range(X19, X29 + 1), *range(D8, D15 + 1))),
     # Clang's preserve_none, the convention of CPython's stencils: sp, x29, and the return address in x30.
     jit=Convention("preserve_none", kept=(X29,)),

@@ -29,6 +29,7 @@ X86_64 = Architecture(
     entry_return=SavedAt(-8),
     caller_saved=(RAX, RDX, RCX, RSI, RDI, R8, R9, R10, R11),
     red_zone=128,
+    instruction_size=1,
     platform=Convention("System V", kept=(RBX, RBP, R12, R13, R14, R15)),
     # Clang's preserve_none, the convention of CPython's stencils: only rsp and rbp survive a call.
     jit=Convention("preserve_none", kept=(RBP,)),

@@ -8,7 +8,7 @@ begins, or at the first entry that leads out of the function and its parts.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from struct import Struct
 
@@ -25,6 +25,8 @@ from iced_x86 import (
     Register,
     RegisterExt,
 )
+
+from jitunwind.arch.compiled import Surroundings
 
 _ABSOLUTE, _RELATIVE = Struct("<Q"), Struct("<i")
 _WINDOW = 40
@@ -50,22 +52,11 @@ _info = InstructionInfoFactory()
 
 
 class Switches:
-    """The jump tables of the function `code` at address `start`.
+    """The jump tables of the function `code` at address `start`."""
 
-    `read(address, size)` gives the file's bytes, `is_data(address)` whether jump tables may be there,
-    `is_part(address)` whether that code may belong to the function without lying in it.
-    """
-
-    def __init__(
-        self,
-        code: bytes,
-        start: int,
-        read: Callable[[int, int], bytes],
-        is_data: Callable[[int], bool],
-        is_part: Callable[[int], bool],
-    ) -> None:
+    def __init__(self, code: bytes, start: int, around: Surroundings) -> None:
         self._code, self._start, self._end = code, start, start + len(code)
-        self._read, self._is_data, self._is_part = read, is_data, is_part
+        self._read, self._is_data, self._is_part = around
         self._found: dict[int, list[int]] = {}
 
     def targets(self, offset: int, starts: Sequence[int]) -> list[int]:
