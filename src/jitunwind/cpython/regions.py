@@ -33,6 +33,7 @@ from jitunwind.region import Region, RegionKind
 
 PAGE = 4096
 _KERNEL = 1 << 63
+_LONGEST_ENTRY = 256
 UNKNOWN_NAME = "py::jit_executor:<jit>"
 SHIM_NAME = "py::jit_shim:<jit>"
 
@@ -129,6 +130,10 @@ class Regions:
         if index >= 0 and address < self.ranges[index].end:
             return self.ranges[index]
         return None
+
+    def meets(self, pc: int) -> Mapping | None:
+        """`may_hold` for an address that a thread is at, or comes back to."""
+        return self.may_hold(pc)
 
     def is_no_jit_code(self, address: int) -> bool:
         """Whether a file's code lies at `address`, or memory that is looked at already."""
@@ -245,18 +250,24 @@ class Regions:
     @cached_property
     def _entry(self) -> tuple[Region, int] | None:
         """That shim, and the address that its call comes back to."""
-        mapping = None if self.layout.executor.shim_in_region else self.interpreter_code()
-        if mapping is None:
+        if self.layout.executor.shim_in_region:
             return None
+        named, mapping = self.memory.symbol("_PyJIT_Entry"), None
+        found = self._entry_in(named, named + _LONGEST_ENTRY) if named else None
+        if found is None and (mapping := self.interpreter_code()) is not None:
+            found = self._entry_in(mapping.start, mapping.end)
+        return found
+
+    def _entry_in(self, start: int, end: int) -> tuple[Region, int] | None:
         try:
-            code = self.memory.checked_read(mapping.start, mapping.end - mapping.start)
+            code = self.memory.checked_read(start, end - start)
         except UnreadableMemory:
             return None
         found = self.stencils.entry_shim(code, self.layout.executor.jit_code)
         if found is None:
             return None
-        shim = Region(mapping.start + found.start, found.end - found.start, SHIM_NAME, RegionKind.SHIM)
-        return shim, mapping.start + found.returns
+        shim = Region(start + found.start, found.end - found.start, SHIM_NAME, RegionKind.SHIM)
+        return shim, start + found.returns
 
     def body_frame(self, frame_pointer: int) -> tuple[int, int] | None:
         """CFA and return address of a body on 3.15 with that frame pointer, wherever in it the process is: bodies

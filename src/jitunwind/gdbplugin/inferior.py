@@ -12,10 +12,18 @@ from jitunwind.errors import JitunwindError, UnreadableMemory
 from jitunwind.memory import Mapping, Memory
 from jitunwind.memory.core import load_segments
 from jitunwind.memory.maps import parse_maps
+from jitunwind.rows import WORD
 
 _PROC_LINE = re.compile(
     r"^\s*(0x[0-9a-f]+)\s+(0x[0-9a-f]+)\s+0x[0-9a-f]+\s+0x[0-9a-f]+\s+([rwxps-]{4})?\s*(.*)$"
 )
+_SECTION = re.compile(r"^\s*(0x[0-9a-f]+) - (0x[0-9a-f]+) is (\S+)(?: in (.*))?$", re.MULTILINE)
+"""A line of `info files`."""
+_CODE = re.compile(r"\.(text|plt)\b.*|\.(init|fini)")
+"""The names of sections of machine code."""
+_PAGE = 4096
+_MOST_UNMAPPED = 1 << 22
+"""Bytes of a stack whose end is not known that are read."""
 _CORE_FILE = re.compile(r"Core file:\s*`?([^\n]*?)'?, file type")
 
 
@@ -26,6 +34,7 @@ class Inferior(Memory):
         self._inferior = inferior
         self._architecture = arch
         self._mappings: list[Mapping] | None = None
+        self._of_files_only = False
         self._bases: dict[str, int] | None = None
 
     def forget(self) -> None:
@@ -68,6 +77,38 @@ class Inferior(Memory):
         index = bisect_right(mappings, address, key=lambda mapping: mapping.start) - 1
         return mappings[index] if index >= 0 and address < mappings[index].end else None
 
+    @property
+    def knows_anonymous(self) -> bool:
+        self.mappings()
+        return not self._of_files_only
+
+    def can_read(self, address: int) -> bool:
+        """Whether anything is mapped there."""
+        try:
+            return bool(self.checked_read(address, 1))
+        except UnreadableMemory:
+            return False
+
+    def stack(self, stack_pointer: int, most: int) -> bytes:
+        """The words from `stack_pointer` to the end of its stack, `most` bytes at most; none, where they cannot be
+        read."""
+        mapping = self.mapping_of(stack_pointer)
+        try:
+            if mapping is not None:
+                return self.checked_read(stack_pointer, min(mapping.end - stack_pointer, most) & -WORD)
+        except UnreadableMemory:
+            return b""
+        found = bytearray()
+        if self.knows_anonymous:
+            return b""
+        while len(found) < min(most, _MOST_UNMAPPED):
+            at = stack_pointer + len(found)
+            try:
+                found += self.checked_read(at, _PAGE - at % _PAGE)
+            except UnreadableMemory:
+                break
+        return bytes(found)
+
     def bases(self) -> dict[str, int]:
         """Where each mapped file begins."""
         if self._bases is None:
@@ -85,7 +126,9 @@ class Inferior(Memory):
                 return parse_maps(Path(f"/proc/{self._inferior.pid}/maps").read_text(errors="replace"))
             except OSError:
                 pass
-        return self._of_gdb()
+        mappings = self._of_gdb()
+        self._of_files_only = not mappings
+        return mappings or _of_sections()
 
     def _of_core(self, path: str) -> list[Mapping]:
         """A core's segments, those that files are mapped at named by GDB's account of its NT_FILE note."""
@@ -116,6 +159,26 @@ class Inferior(Memory):
         return [
             Mapping(int(m[1], 16), int(m[2], 16), m[3] is None or "x" in m[3], m[4].strip()) for m in found
         ]
+
+
+def _of_sections() -> list[Mapping]:
+    """The files that GDB has loaded, by their sections: all that is known where a remote side does not tell its
+    mappings (qemu's gdbstub before 8.1). It is asked nothing: each file begins at a page."""
+    text = gdb.execute("info files", to_string=True)
+    program = gdb.current_progspace().filename or ""
+    found: list[Mapping] = []
+    for match in _SECTION.finditer(text):
+        start, end, name = int(match[1], 16), int(match[2], 16), match[3]
+        path, executable = match[4] or program, _CODE.fullmatch(name) is not None
+        last = found[-1] if found else None
+        if last is not None and last.path == path and last.end <= start:
+            if last.executable == executable:
+                found[-1] = last._replace(end=end)
+                continue
+            found.append(Mapping(start, end, executable, path))
+        else:
+            found.append(Mapping(start & -_PAGE, end, executable, path))
+    return sorted(found)
 
 
 def is_core(inferior: gdb.Inferior) -> bool:

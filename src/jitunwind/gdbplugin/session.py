@@ -13,6 +13,7 @@ from jitunwind.arch import Architecture
 from jitunwind.arch.known import ARCHITECTURES
 from jitunwind.cpython.layout import Layout, read_layout
 from jitunwind.cpython.regions import JitCode, Regions
+from jitunwind.cpython.unmapped import UnmappedRegions
 from jitunwind.errors import JitunwindError
 from jitunwind.gdbplugin.decoding import decoder_of
 from jitunwind.gdbplugin.inferior import Inferior
@@ -53,7 +54,8 @@ class Session:
         if self._stale:
             self._stale = False
             if self._regions is None or not self._regions.still_true():
-                self._regions = Regions(self.memory, self.layout)
+                kind = Regions if self.memory.knows_anonymous else UnmappedRegions
+                self._regions = kind(self.memory, self.layout)
         return self._regions
 
     def table(self, jit_code: JitCode) -> UnwindTable:

@@ -106,6 +106,8 @@ def _stack(current: Session, with_registers: bool) -> tuple[list[Frame], bool]:
 def _is_code(current: Session, address: int) -> bool:
     """Whether a return address can be `address`: behind a call, which may be the last of its mapping."""
     mapping = current.memory.mapping_of(address - 1)
+    if mapping is None and not current.memory.knows_anonymous:
+        return current.memory.can_read(address - 1)
     return mapping is not None and mapping.executable
 
 
@@ -146,7 +148,7 @@ def _name_jit(
     current: Session, regions: Regions, frame: gdb.Frame, pc: int, described: Frame, innermost: bool
 ) -> bool:
     """Fill in what is known of a JIT frame; False, if it is none."""
-    jit_code = regions.find(pc)
+    jit_code = regions.find(pc) if regions.meets(pc) else None
     if jit_code is None:
         return False
     part = next(part for part in regions.parts(jit_code) if pc in part)

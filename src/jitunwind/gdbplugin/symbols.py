@@ -18,7 +18,6 @@ from jitunwind.arch import Architecture
 from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.dwarf.lines import Function, Line
 from jitunwind.elf.image import MOST_FUNCTIONS, symbol_file
-from jitunwind.errors import JitunwindError
 from jitunwind.gdbplugin.inferior import Inferior, is_core
 from jitunwind.gdbplugin.session import follow, name_of, session
 from jitunwind.region import Region
@@ -97,16 +96,10 @@ def _functions(jit_codes: list[JitCode], shim: Region | None, regions: Regions) 
 
 def words_into(memory: Inferior, stack_pointer: int, regions: Regions) -> set[int]:
     """The words between `stack_pointer` and its stack's end that point into JIT code."""
-    stack = memory.mapping_of(stack_pointer)
     ranges = regions.ranges
-    if stack is None or not ranges:
+    if not ranges:
         return set()
-    start = stack_pointer & -_WORD
-    size = min(stack.end - start, MOST_STACK) & -_WORD
-    try:
-        words = array("Q", memory.checked_read(start, size))
-    except JitunwindError:
-        return set()
+    words = array("Q", memory.stack(stack_pointer & -_WORD, MOST_STACK))
     low, high = ranges[0].start, ranges[-1].end
     return {word for word in words if low <= word < high and regions.may_hold(word)}
 
@@ -120,7 +113,8 @@ def jit_code_on_stacks() -> list[JitCode]:
     words: set[int] = set()
     for pc, stack_pointer in _threads(name_of(regions.arch.stack_pointer, regions.arch)):
         words |= words_into(current.memory, stack_pointer, regions)
-        words.add(pc)
+        if regions.meets(pc):
+            words.add(pc)
     found = {}
     for word in words:
         jit_code = regions.find(word)

@@ -7,6 +7,7 @@ from jitunwind.arch import Architecture
 from jitunwind.cpython.regions import Regions
 from jitunwind.errors import JitunwindError
 from jitunwind.gdbplugin.session import is_general, name_of, session
+from jitunwind.memory import Mapping
 from jitunwind.rows import WORD, InRegister, RegisterRule, Row, SameValue, SavedAt, cfa_of
 
 _MASK = 0xFFFFFFFFFFFFFFFF
@@ -40,11 +41,12 @@ def _unwind(pending_frame: gdb.PendingFrame) -> gdb.UnwindInfo | None:
     if regions is None:
         return None
     pc = int(pending_frame.read_register(name_of(regions.arch.program_counter, regions.arch)))
-    if regions.may_hold(pc) is None:
+    mapping = regions.meets(pc)
+    if mapping is None:
         return None
     jit_code = regions.find(pc)
     if jit_code is None:
-        return _of_unknown_executor(pending_frame, regions, pc)
+        return _of_unknown_executor(pending_frame, regions, mapping, pc)
     table = current.table(jit_code)
     row = table.at_return_address(pc - jit_code.start)
     if not isinstance(row, Row):
@@ -55,13 +57,15 @@ def _unwind(pending_frame: gdb.PendingFrame) -> gdb.UnwindInfo | None:
     return _evaluate(pending_frame, regions.arch, row, function)
 
 
-def _of_unknown_executor(pending_frame: gdb.PendingFrame, regions: Regions, pc: int) -> gdb.UnwindInfo | None:
+def _of_unknown_executor(
+    pending_frame: gdb.PendingFrame, regions: Regions, mapping: Mapping, pc: int
+) -> gdb.UnwindInfo | None:
     """JIT code that no list of the process leads to (invalidated while it runs, or the lists are damaged):
     by the frame pointer, where it is a body's that 3.15's shim has called."""
-    arch, mapping = regions.arch, regions.may_hold(pc)
+    arch = regions.arch
     name = name_of(arch.frame_pointer, arch)
     frame_pointer = _value(pending_frame, name)
-    if frame_pointer is not None and mapping is not None:
+    if frame_pointer is not None:
         found = regions.body_frame(int(frame_pointer) & _MASK)
         if found is not None:
             cfa, back = found

@@ -39,6 +39,11 @@ class Memory(ABC):
     def symbol(self, name: str) -> int | None:
         """The address of a global symbol of the process; None where there is none."""
 
+    @property
+    def knows_anonymous(self) -> bool:
+        """Whether `mappings` tells of anonymous memory; else only of what files are mapped at."""
+        return True
+
     def names(self) -> dict[int, str]:
         """The global symbols of the program by address; none where they are not known."""
         return {}
