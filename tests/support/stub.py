@@ -1,5 +1,6 @@
 """Programs of another machine under a debugger: by the gdbstub of qemu's emulation."""
 
+import os
 import shlex
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,34 +17,32 @@ def waiting_for_gdb(
     machine: Machine,
     program: Sequence[str | Path],
     environment: Mapping[str, str],
-    *,
-    sysroot: str = "",
 ) -> Iterator[list[str]]:
     """GDB's arguments to begin with, which lead to `program`, emulated, before its first instruction; it is killed at
-    the end. Where nothing has to be emulated, GDB starts it itself. `sysroot`: what stands for the root of its
-    machine, if not the root. Of the emulated one what it prints is lost.
+    the end. Where nothing has to be emulated, GDB starts it itself. Of the emulated one what it prints
+    is lost.
 
     GDB can come only then: to qemu 7.2 nobody can attach later, and it does not heed GDB's interrupts.
     """
     path, *arguments = map(str, program)
     begin = ["-ex", f"file {path}"]
     if not machine.is_emulated:
-        settings = [f"set environment {name} {value}" for name, value in environment.items()]
-        start = [f"set args {shlex.join(arguments)}", *settings, "set startup-with-shell off", "starti"]
+        own = {name: value for name, value in environment.items() if os.environ.get(name) != value}
+        settings = [f"set environment {name} {value}" for name, value in own.items()]
+        start = [f"set args {shlex.join(arguments)}", *settings, "starti"]
         yield [*begin, *(word for command in start for word in ("-ex", command))]
         return
     with TemporaryDirectory(prefix="jitunwind-") as folder:
         socket = Path(folder, "gdb")
-        root = ["-L", sysroot] if sysroot else []
         process = subprocess.Popen(
-            [*machine.emulator, "-g", socket, *root, path, *arguments],
+            [*machine.emulator, "-g", socket, path, *arguments],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
         )
         try:
             wait_until(lambda: socket.exists() or process.poll() is not None, "qemu's gdbstub")
-            yield ["-iex", f"set sysroot {sysroot or '/'}", *begin, "-ex", f"target remote {socket}"]
+            yield ["-iex", "set sysroot /", *begin, "-ex", f"target remote {socket}"]
         finally:
             process.kill()
             process.wait()
