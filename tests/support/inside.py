@@ -17,7 +17,11 @@ from typing import Any
 import gdb
 
 MASK = (1 << 64) - 1
-KEPT = ("rbx", "rbp", "r12", "r13", "r14", "r15")
+KEPT = {
+    "i386:x86-64": ("rbx", "rbp", "r12", "r13", "r14", "r15"),
+    "aarch64": tuple(f"x{number}" for number in range(19, 30)),
+}
+"""The callee-saved registers, by GDB's name of the architecture."""
 ARGUMENTS_OF_EVALUATOR = ("tstate", "frame")
 MOST_FINISHES = 12
 MOST_TRIES = 50
@@ -49,6 +53,22 @@ def is_shim(name: str) -> bool:
     return name.startswith("py::jit_shim") or name == "_PyJIT_Entry"
 
 
+def architecture() -> str:
+    name: str = gdb.selected_inferior().architecture().name()
+    return name
+
+
+def is_remote() -> bool:
+    """Whether there is a gdbstub between: qemu's, on this machine, which calls itself process 1 and tells no
+    mappings."""
+    return gdb.selected_inferior().connection.type == "remote"
+
+
+def process() -> int:
+    """The process on this machine: of a guest, its emulator, whose threads are the guest's."""
+    return gdb.selected_thread().ptid[1] if is_remote() else gdb.selected_inferior().pid
+
+
 def value_of(frame: gdb.Frame, expression: str) -> str:
     """What `print` says of it in `frame`; GDB's error where it has none."""
     frame.select()
@@ -60,7 +80,7 @@ def value_of(frame: gdb.Frame, expression: str) -> str:
 
 def registers_of(frame: gdb.Frame) -> dict[str, int | None]:
     found: dict[str, int | None] = {}
-    for name in (*KEPT, "rsp", "rip"):
+    for name in (*KEPT[architecture()], "sp", "pc"):
         try:
             found[name] = int(frame.read_register(name)) & MASK
         except gdb.error:
@@ -68,10 +88,11 @@ def registers_of(frame: gdb.Frame) -> dict[str, int | None]:
     return found
 
 
-def interrupted(times: int, longest: float, seed: int) -> list[str]:
-    """The stack at each of `times` SIGINTs, each after at most `longest` seconds of running."""
+def interrupted(times: int, longest: float, seed: int, steps: int = 0) -> list[str]:
+    """The stack at each of `times` SIGINTs, each after at most `longest` seconds of running, and up to `steps`
+    instructions more: an emulator sees signals between blocks of instructions only."""
     generator = random.Random(seed)
-    pid = gdb.selected_inferior().pid
+    pid = process()
     say("handle SIGINT stop print nopass")
     stacks: list[str] = []
     signals: list[str] = []
@@ -92,6 +113,8 @@ def interrupted(times: int, longest: float, seed: int) -> list[str]:
             sender.stdin.write(f"{generator.uniform(0, longest):.4f}\n")
             say("continue")
             assert signals == ["SIGINT"], f"it stopped by {signals or 'something else'}"
+            for _ in range(generator.randint(0, steps)):
+                say("stepi")
             signals.clear()
             stacks.append(backtrace())
     finally:
@@ -107,7 +130,7 @@ def stop_below_jit(function: str) -> None:
     for _ in range(MOST_TRIES):
         say("continue")
         frame = gdb.newest_frame().older()
-        if frame is not None and any(start <= frame.pc() < end for start, end in anonymous_code()):
+        if frame is not None and is_anonymous(frame.pc()):
             break
     else:
         raise AssertionError(f"{function} was never called by JIT code:\n{backtrace()}")
@@ -135,7 +158,7 @@ def in_extension(values: list[str]) -> dict[str, Any]:
     seen = looked_at("outer", values)
     gdb.newest_frame().select()
     outer = frame_named("outer")
-    cfa = registers_of(outer)["rsp"] if outer is not None else None
+    cfa = registers_of(outer)["sp"] if outer is not None else None
     finishes = 0
     selected = gdb.selected_frame()
     while name_of(selected) != "outer" and finishes < MOST_FINISHES and outer is not None:
@@ -148,7 +171,7 @@ def in_extension(values: list[str]) -> dict[str, Any]:
         "seen": seen,
         "finishes": finishes,
         "at_end": at_end,
-        "same_frame": registers_of(selected)["rsp"] == cfa,
+        "same_frame": registers_of(selected)["sp"] == cfa,
     }
 
 
@@ -171,6 +194,15 @@ def looked_at(function: str, expressions: list[str]) -> dict[str, Any] | None:
     return {"values": values, "registers": registers_of(frame)}
 
 
+def is_anonymous(address: int) -> bool:
+    """Whether it lies in JIT code, as far as can be told without the plugin: behind a gdbstub by what GDB has
+    symbols of."""
+    if is_remote():
+        said = say(f"info symbol {address:#x}")
+        return said.startswith(("py::", "No symbol"))
+    return any(start <= address < end for start, end in anonymous_code())
+
+
 def anonymous_code() -> list[tuple[int, int]]:
     """The executable anonymous mappings (proc(5)), which are JIT code; CPython 3.15 may name them."""
     found = []
@@ -183,7 +215,10 @@ def anonymous_code() -> list[tuple[int, int]]:
 
 
 def shims() -> list[int]:
-    """Where 3.14's shims begin: at pages of JIT code, by their bytes."""
+    """Where 3.14's shims begin: at pages of JIT code, by their bytes; behind a gdbstub the plugin says where."""
+    if is_remote():
+        regions = json.loads(say("info jit-regions --json"))
+        return [int(each["start"], 16) for each in regions if each["kind"] == "shim"]
     inferior = gdb.selected_inferior()
     pages = (page for start, end in anonymous_code() for page in range(start, end, PAGE))
     return [page for page in pages if bytes(inferior.read_memory(page, len(PUSHES))) == PUSHES]
@@ -193,9 +228,12 @@ def recorded_at_entry(arguments: Sequence[str]) -> dict[str, Any]:
     """The caller's registers at a shim's first instruction, from the machine alone; and `arguments` in `up`."""
     frame = gdb.newest_frame()
     registers = registers_of(frame)
-    stack_pointer = registers["rsp"] or 0
-    word = bytes(gdb.selected_inferior().read_memory(stack_pointer, 8))
-    registers["rsp"], registers["rip"] = stack_pointer + 8, int.from_bytes(word, "little")
+    if architecture() == "aarch64":
+        registers["pc"] = int(frame.read_register("x30")) & MASK
+    else:
+        stack_pointer = registers["sp"] or 0
+        word = bytes(gdb.selected_inferior().read_memory(stack_pointer, 8))
+        registers["sp"], registers["pc"] = stack_pointer + 8, int.from_bytes(word, "little")
     return {"registers": registers, "values": {each: value_of(frame.older(), each) for each in arguments}}
 
 
@@ -215,7 +253,7 @@ def evaluators_frame(function: str, entry: str) -> dict[str, Any]:
     gdb.Breakpoint(function, internal=True)
     say("continue")
     frame = gdb.newest_frame()
-    while frame is not None and registers_of(frame)["rsp"] != truth["registers"]["rsp"]:
+    while frame is not None and registers_of(frame)["sp"] != truth["registers"]["sp"]:
         try:
             frame = frame.older()
         except gdb.error:
@@ -323,7 +361,7 @@ def aborted(function: str) -> str:
     """The stack in `function`, called by JIT code, where the process then dies and leaves its core."""
     stop_below_jit(function)
     stack = backtrace()
-    pid = gdb.selected_inferior().pid
+    pid = process()
     most = resource.prlimit(pid, resource.RLIMIT_CORE)[1]
     resource.prlimit(pid, resource.RLIMIT_CORE, (most, most))
     say("set scheduler-locking on")  # else GDB may still be resuming another thread when the process dies
@@ -418,6 +456,16 @@ def damaged() -> dict[str, dict[str, str]]:
     return found
 
 
+def several(courses: Sequence[dict[str, Any]]) -> list[Any]:
+    """What each of some courses returns, one after the other in this session; each is its keywords and `scenario`."""
+    found = []
+    for each in courses:
+        keywords = dict(each)
+        found.append(course(keywords.pop("scenario"))(**keywords))
+        gdb.execute("delete", to_string=True)
+    return found
+
+
 SCENARIOS: tuple[Callable[..., Any], ...] = (
     *(
         interrupted,
@@ -432,13 +480,16 @@ SCENARIOS: tuple[Callable[..., Any], ...] = (
         looked_over,
         watched,
     ),
-    *(ended, other_process, damaged),
+    *(ended, other_process, damaged, several),
 )
 
 
+def course(name: str) -> Callable[..., Any]:
+    return next(each for each in SCENARIOS if each.__name__ == name)
+
+
 def main(scenario: str, output: str, **arguments: Any) -> None:
-    course = next(each for each in SCENARIOS if each.__name__ == scenario)
-    Path(output).write_text(json.dumps(course(**arguments)))
+    Path(output).write_text(json.dumps(course(scenario)(**arguments)))
 
 
 if "ARGUMENTS" in globals():

@@ -1,5 +1,6 @@
 """The process that GDB looks at, live or a core, as a `Memory`."""
 
+import os
 import re
 from bisect import bisect_right
 from functools import cached_property
@@ -17,8 +18,10 @@ from jitunwind.rows import WORD
 _PROC_LINE = re.compile(
     r"^\s*(0x[0-9a-f]+)\s+(0x[0-9a-f]+)\s+0x[0-9a-f]+\s+0x[0-9a-f]+\s+([rwxps-]{4})?\s*(.*)$"
 )
-_SECTION = re.compile(r"^\s*(0x[0-9a-f]+) - (0x[0-9a-f]+) is (\S+)(?: in (.*))?$", re.MULTILINE)
-"""A line of `info files`."""
+OWN_FILES = "jit-code-"
+"""What the names of the plugin's own symbol files begin with."""
+_SECTION = re.compile(r"^\s*(0x[0-9a-f]+) - (0x[0-9a-f]+) is (\.\S+)(?: in (.*))?$", re.MULTILINE)
+"""A line of `info files`; a core's own sections, load1 and so on, are passed over."""
 _CODE = re.compile(r"\.(text|plt)\b.*|\.(init|fini)")
 """The names of sections of machine code."""
 _PAGE = 4096
@@ -131,16 +134,16 @@ class Inferior(Memory):
         return mappings or _of_sections()
 
     def _of_core(self, path: str) -> list[Mapping]:
-        """A core's segments, those that files are mapped at named by GDB's account of its NT_FILE note."""
-        files = [mapping for mapping in self._of_gdb() if mapping.path]
+        """A core's segments, those that files are mapped at named by GDB's account of its NT_FILE note, or, where
+        it has none (qemu's), of the files that it has loaded."""
+        files = [mapping for mapping in self._of_gdb() if mapping.path] or _of_sections()
         mappings = []
         try:
             segments = sorted(load_segments(path))
         except (OSError, JitunwindError):
             return files
         for segment in segments:
-            of_file = next((m.path for m in files if m.start < segment.end and segment.start < m.end), "")
-            mappings.append(Mapping(segment.start, segment.end, segment.executable, of_file))
+            mappings += _apart(Mapping(segment.start, segment.end, segment.executable, ""), files)
         starts = [segment.start for segment in segments]
         for file in files:  # gcore leaves out what nobody has written to
             index = bisect_right(starts, file.start) - 1
@@ -170,15 +173,39 @@ def _of_sections() -> list[Mapping]:
     for match in _SECTION.finditer(text):
         start, end, name = int(match[1], 16), int(match[2], 16), match[3]
         path, executable = match[4] or program, _CODE.fullmatch(name) is not None
-        last = found[-1] if found else None
-        if last is not None and last.path == path and last.end <= start:
-            if last.executable == executable:
+        if not path.startswith("/") or os.path.basename(path).startswith(OWN_FILES):
+            continue  # JIT code, published or by this plugin
+        begin = start & -_PAGE
+        if found and found[-1].path == path and found[-1].end <= start:
+            last = found[-1]
+            if last.executable == executable and begin <= last.end + _PAGE:
                 found[-1] = last._replace(end=end)
                 continue
-            found.append(Mapping(start, end, executable, path))
-        else:
-            found.append(Mapping(start & -_PAGE, end, executable, path))
-    return sorted(found)
+            if begin < last.end:  # both in one page
+                begin = start
+            found[-1] = last._replace(end=min(_page_end(last.end), begin))
+        elif found:
+            found[-1] = found[-1]._replace(end=_page_end(found[-1].end))
+        found.append(Mapping(begin, end, executable, path))
+    return sorted([*found[:-1], *(each._replace(end=_page_end(each.end)) for each in found[-1:])])
+
+
+def _page_end(address: int) -> int:
+    return (address + _PAGE - 1) & -_PAGE
+
+
+def _apart(segment: Mapping, files: list[Mapping]) -> list[Mapping]:
+    """A core's segment in parts: what files are mapped at there, and what lies between. qemu makes one segment of
+    neighbours."""
+    parts, at = [], segment.start
+    for file in sorted(files):
+        start, end = max(file.start, at), min(file.end, segment.end)
+        if start < end:
+            if at < start:
+                parts.append(segment._replace(start=at, end=start))
+            parts.append(segment._replace(start=start, end=end, path=file.path))
+            at = end
+    return [*parts, segment._replace(start=at)] if at < segment.end else parts
 
 
 def is_core(inferior: gdb.Inferior) -> bool:

@@ -9,6 +9,7 @@ how many executors are alive.
 import os
 import tempfile
 from array import array
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,14 +19,15 @@ from jitunwind.arch import Architecture
 from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.dwarf.lines import Function, Line
 from jitunwind.elf.image import MOST_FUNCTIONS, symbol_file
-from jitunwind.gdbplugin.inferior import Inferior, is_core
+from jitunwind.gdbplugin.inferior import OWN_FILES, Inferior, is_core
 from jitunwind.gdbplugin.session import follow, name_of, session
 from jitunwind.region import Region
 
 MOST_STACK = 1 << 26
 """Bytes of one thread's stack that are searched."""
+MOST_WALKED = 400
+"""Frames that are looked at one by one, where that is needed."""
 _WORD = 8
-_PREFIX = "jit-code-"
 
 
 class SymbolFile:
@@ -53,7 +55,7 @@ class SymbolFile:
     @staticmethod
     def owns(objfile: gdb.Objfile) -> bool:
         """Whether it is one of these files."""
-        return os.path.basename(objfile.filename or "").startswith(_PREFIX)
+        return os.path.basename(objfile.filename or "").startswith(OWN_FILES)
 
     def expire(self) -> None:
         """The process is gone. GDB is not told at once: it may be in the middle of following a fork."""
@@ -69,7 +71,7 @@ class SymbolFile:
         if not functions:
             return
         self._count += 1
-        path = Path(self._directory.name) / f"{_PREFIX}{self._count}.o"
+        path = Path(self._directory.name) / f"{OWN_FILES}{self._count}.o"
         path.write_bytes(symbol_file(arch.elf_machine, functions[:MOST_FUNCTIONS]))
         gdb.execute(f"add-symbol-file {path} -o 0", to_string=True)
         self._path = path
@@ -108,13 +110,16 @@ def jit_code_on_stacks() -> list[JitCode]:
     """The JIT code that the selected inferior's threads are in, or come back to."""
     current = session()
     regions = current.regions()
-    if regions is None or not regions.ranges:
+    if regions is None:
         return []
     words: set[int] = set()
-    for pc, stack_pointer in _threads(name_of(regions.arch.stack_pointer, regions.arch)):
+    if not current.memory.knows_anonymous:
+        words |= {pc for pc in _walked() if regions.meets(pc)}
+    if not regions.ranges:
+        return []
+    for pc, back, stack_pointer in _threads(regions.arch):
         words |= words_into(current.memory, stack_pointer, regions)
-        if regions.meets(pc):
-            words.add(pc)
+        words |= {address for address in (pc, back) if regions.meets(address)}
     found = {}
     for word in words:
         jit_code = regions.find(word)
@@ -123,21 +128,36 @@ def jit_code_on_stacks() -> list[JitCode]:
     return list(found.values())
 
 
-def _threads(stack_pointer: str) -> list[tuple[int, int]]:
-    """The program counter and stack pointer, a register of that name, of each thread."""
+def _walked() -> Iterator[int]:
+    """The program counters of the selected thread's frames: where mappings are not known, code that no list leads
+    to is met there only."""
+    try:
+        frame: gdb.Frame | None = gdb.newest_frame()
+        for _ in range(MOST_WALKED):
+            if frame is None:
+                return
+            yield frame.pc()
+            frame = frame.older()
+    except gdb.error:
+        return
+
+
+def _threads(arch: Architecture) -> list[tuple[int, int, int]]:
+    """Of each thread the program counter, the return address where a register holds it (else the program counter
+    again), and the stack pointer."""
     selected = gdb.selected_thread()
     if selected is None:
         return []
     threads = selected.inferior.threads()
     if len(threads) == 1:
-        return [_pc_and_sp(stack_pointer)]
+        return [_state(arch)]
     frame = gdb.selected_frame() if selected.is_stopped() else None
     found = []
     try:
         for thread in threads:
             if thread.is_stopped():
                 thread.switch()
-                found.append(_pc_and_sp(stack_pointer))
+                found.append(_state(arch))
     finally:
         selected.switch()
         if frame is not None and frame.is_valid():
@@ -145,9 +165,13 @@ def _threads(stack_pointer: str) -> list[tuple[int, int]]:
     return found
 
 
-def _pc_and_sp(stack_pointer: str) -> tuple[int, int]:
+def _state(arch: Architecture) -> tuple[int, int, int]:
     frame = gdb.newest_frame()
-    return frame.pc(), int(frame.read_register(stack_pointer)) & 0xFFFFFFFFFFFFFFFF
+    back, stack_pointer = (
+        int(frame.read_register(name_of(register, arch))) & 0xFFFFFFFFFFFFFFFF
+        for register in (arch.return_address, arch.stack_pointer)
+    )
+    return frame.pc(), back, stack_pointer
 
 
 _files: dict[int, SymbolFile] = {}

@@ -1,0 +1,162 @@
+"""What people do with GDB upon a CPython of AArch64's: through qemu's gdbstub, or as it is on such a machine.
+
+The courses are those of tests/support/inside.py, as in test_scenarios.py. Starting takes longest: one session takes
+several.
+"""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.live.test_scenarios import KNOWN, complete, has_jit, names
+from tests.support.guest import COMPILER, NATIVE, at_stub, gdbs, interpreter, program
+from tests.support.live import PROGRAMS, REPOSITORY, VERSIONS, Interpreter, gdb_command, run_gdb
+from tests.support.processes import jitunwind
+
+INSIDE = REPOSITORY / "tests/support/inside.py"
+EXTENSION = REPOSITORY / "tests/support/known_registers.c"
+INTERRUPTS = 25
+KEPT = tuple(f"x{number}" for number in range(19, 30))
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def python(request: pytest.FixtureRequest) -> Interpreter:
+    return interpreter(request.param)
+
+
+@pytest.fixture
+def gdb(python: Interpreter) -> str:
+    """Each of the two with another version: the machine's with 3.14."""
+    return gdbs()[python.minor == "3.15"]
+
+
+def inside(
+    python: Interpreter, gdb: str, folder: Path, name: str, *courses: dict[str, Any], told: str = ""
+) -> Any:
+    """What each of those courses upon `name` returns, one after the other in one session."""
+    output = folder / "found.json"
+    given = {"scenario": "several", "output": str(output), "courses": list(courses)}
+    run = ["-ex", f"python import runpy; runpy.run_path({str(INSIDE)!r}, {{'ARGUMENTS': {given!r}}})"]
+    with at_stub(python, name, *([told] if told else []), cwd=folder) as start:
+        *options, last = start if NATIVE else [*start, ""]
+        at = options.index("--args") if NATIVE else len(options)
+        arguments = [*options[:at], *run, *options[at:], *([last] if last else [])]
+        said = run_gdb(gdb_command(python, *arguments, gdb=gdb), cwd=folder)
+    assert output.exists(), f"GDB ended without an answer:\n{said}"
+    return json.loads(output.read_text())
+
+
+def test_stacks_are_whole_and_the_evaluators_registers_right(
+    python: Interpreter, gdb: str, tmp_path: Path
+) -> None:
+    entry = "" if python.shim_in_region else "_PyJIT_Entry"
+    interrupts, finished, evaluator = inside(
+        python,
+        gdb,
+        tmp_path,
+        "calls_c",
+        {"scenario": "interrupted", "times": INTERRUPTS, "longest": 0.02, "seed": 5, "steps": 6},
+        {"scenario": "finish_into_jit", "function": "builtin_id", "steps": 2},
+        {"scenario": "evaluators_frame", "function": "builtin_id", "entry": entry},
+    )
+    frames = [complete(stack) for stack in interrupts]
+    assert len(frames) == INTERRUPTS
+    assert any(of[0].is_jit for of in frames), "no interrupt was in JIT code"
+
+    for stage in ("at_break", "finished", "stepped"):
+        complete(finished[stage])
+    stepped = complete(finished["stepped"])
+    assert stepped[0].is_jit, finished["stepped"]
+    assert stepped[0].name == f"py::work:{PROGRAMS / 'calls_c.py'}", finished["stepped"]
+    assert "calls_c.py:" in stepped[0].rest, finished["stepped"]
+    assert stepped[1].is_shim, finished["stepped"]
+    assert stepped[2].name in ("_PyEval_EvalFrameDefault", "_PyEval_Vector"), finished["stepped"]
+
+    assert set(KEPT) <= evaluator["truth"]["registers"].keys()
+    # Of its arguments GDB has none: this evaluator keeps them in no register that survives.
+    assert evaluator["seen"]["registers"] == evaluator["truth"]["registers"], evaluator["stack"]
+
+
+@pytest.mark.parametrize("name", ["recursion", "strings"])
+def test_each_stack_is_whole_at_random_interrupts(
+    python: Interpreter, gdb: str, tmp_path: Path, name: str
+) -> None:
+    course = {"scenario": "interrupted", "times": INTERRUPTS, "longest": 0.02, "seed": 9, "steps": 6}
+    (stacks,) = inside(python, gdb, tmp_path, name, course)
+    frames = [complete(stack) for stack in stacks]
+    assert len(frames) == INTERRUPTS
+    assert any(map(has_jit, frames)), "no interrupt had JIT code on the stack"
+
+
+@pytest.fixture(scope="module")
+def extension(python: Interpreter, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the extension, compiled for this version."""
+    folder = tmp_path_factory.mktemp("extension")
+    command = [
+        program(COMPILER, "gcc-aarch64-linux-gnu"),
+        "-shared",
+        "-fPIC",
+        "-O2",
+        "-g",
+        "-fomit-frame-pointer",
+    ]
+    command += [f"-I{python.include}", f"-I{Path(python.include).parent}"]
+    command += ["-o", str(folder / "known_registers.so"), str(EXTENSION)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_c_caller_above_jit_code_has_its_locals_and_registers(
+    python: Interpreter, gdb: str, extension: Path, tmp_path: Path
+) -> None:
+    course = {"scenario": "in_extension", "values": list(KNOWN)}
+    (found,) = inside(python, gdb, tmp_path, "extension", course, told=str(extension))
+    frames = complete(found["stack"])
+    assert has_jit(frames[: names(frames).index("outer")]), f"no JIT code below outer:\n{found['stack']}"
+    for seen in (found["seen"], found["at_end"]):
+        for name, value in KNOWN.items():
+            assert seen["values"][name].strip() == f"{value:#x}", f"{name} is {seen['values'][name]}"
+        assert set(KNOWN.values()) <= {seen["registers"][name] for name in KEPT}, seen["registers"]
+    assert found["same_frame"], "finish did not lead back to the same activation of outer"
+
+
+def test_executors_that_were_invalidated_while_they_ran_are_unwound(
+    python: Interpreter, gdb: str, tmp_path: Path
+) -> None:
+    course = {"scenario": "stopped_in", "function": "builtin_id", "go": str(tmp_path / "go")}
+    (stack,) = inside(python, gdb, tmp_path, "invalidated", course)
+    assert has_jit(complete(stack)), stack
+
+
+def real(stack: str) -> list[tuple[int, str]]:
+    """Program counters and names, but of shims, which have two; at a breakpoint GDB shows no inlined functions."""
+    return [(frame.pc, "shim" if frame.is_shim else frame.name) for frame in complete(stack) if frame.pc]
+
+
+def test_a_core_has_the_stack_of_the_live_process(python: Interpreter, gdb: str, tmp_path: Path) -> None:
+    """qemu writes it when the guest dies."""
+    (live,) = inside(python, gdb, tmp_path, "calls_c", {"scenario": "aborted", "function": "builtin_id"})
+    cores = list(tmp_path.glob("core*" if NATIVE else "qemu_*.core"))  # not that of qemu itself
+    assert cores, f"nobody left a core:\n{live}"
+    command = gdb_command(
+        python, "-iex", "set sysroot /", python.python, "-c", str(cores[0]), "-ex", "bt", gdb=gdb
+    )
+    dead = run_gdb(command)
+    assert has_jit(complete(live)), live
+    assert real(live) == real("#0" + dead.rpartition("\n#0")[2]), f"live:\n{live}\ncore:\n{dead}"
+
+    done = jitunwind("bt", cores[0], "--exe", python.python, "--gdb", gdb, "--json")
+    assert done.returncode == 0, done.stderr
+    stacks = json.loads(done.stdout)
+    assert stacks["complete"], done.stdout
+    frames = stacks["threads"][0]["frames"]
+    kinds = [frame["kind"] for frame in frames]
+    at = kinds.index("jit")
+    assert kinds[at + 1] == "shim", kinds
+    assert frames[at]["name"] == f"py::work:{PROGRAMS / 'calls_c.py'}"
+    assert frames[at]["file"].endswith("calls_c.py"), frames[at]
+    assert frames[at]["line"], frames[at]
