@@ -10,7 +10,7 @@ LONG := $(patsubst %,bench/%.py,witness libraries audit testsuite publishing hel
 # GDB from PyPI lies in .venv, and is the second choice.
 export PATH := $(PATH):$(CURDIR)/$(VENV)/bin
 
-.PHONY: help setup interpreters test stress lint format demo bench witness libraries audit suite publishing picture clean
+.PHONY: help setup interpreters guests test thorough stress lint format demo bench witness libraries audit suite publishing picture clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -30,11 +30,19 @@ interpreters: $(STAMP) ## get CPython 3.14 and 3.15 with JIT and debug symbols (
 		$(VENV)/bin/python tools/interpreters.py $$version || exit; \
 	done
 
-test: interpreters ## run the tests; PYTEST_ARGS="-k name" hands arguments on
+guests: $(STAMP) ## the same for AArch64, which qemu-aarch64 runs
+	@for version in $(VERSIONS); do \
+		$(VENV)/bin/python tools/interpreters.py $$version --arch arm64 --debug-symbols || exit; \
+	done
+
+test: interpreters guests ## run the tests; PYTEST_ARGS="-k name" hands arguments on
 	@$(VENV)/bin/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
+thorough: interpreters guests ## the tests, with all that is done in part otherwise: interrupts, steps, ways, publishes
+	@JITUNWIND_THOROUGH=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+
 stress: $(STAMP) ## the agent: 100,000 publishes from 8 threads, with forks, under each sanitizer
-	@JITUNWIND_STRESS=100000 $(VENV)/bin/python -m pytest tests/agent
+	@JITUNWIND_THOROUGH=1 $(VENV)/bin/python -m pytest tests/agent
 
 lint: $(STAMP) ## ruff check, ruff format --check and mypy --strict
 	@$(VENV)/bin/ruff check .

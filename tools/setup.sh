@@ -38,6 +38,13 @@ command -v llvm-dwarfdump >/dev/null || missing+=(llvm)
 command -v gdb >/dev/null || missing+=(gdb)
 command -v chromium >/dev/null || missing+=(chromium)
 command -v lldb >/dev/null || missing+=(lldb)
+# AArch64's interpreters run under qemu where the machine is another one.
+if [ "$(uname -m)" != aarch64 ]; then
+    command -v qemu-aarch64 >/dev/null || missing+=(qemu-user)
+    command -v gdb-multiarch >/dev/null || missing+=(gdb-multiarch)
+    command -v aarch64-linux-gnu-gcc >/dev/null || missing+=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
+    command -v aarch64-linux-gnu-g++ >/dev/null || missing+=(g++-aarch64-linux-gnu)
+fi
 
 if [ ${#missing[@]} -gt 0 ] && command -v apt-get >/dev/null && [ "$(id -u)" = 0 ]; then
     say "installing ${missing[*]} with apt-get"
@@ -70,6 +77,12 @@ has_header elfutils/libdwfl.h || say "warning: no libdw: tests that need it are 
 command -v llvm-dwarfdump >/dev/null || say "warning: no llvm-dwarfdump: tests that need it are left out; install llvm"
 command -v lldb >/dev/null || say "warning: no lldb: tests that need it are left out; install lldb"
 command -v chromium >/dev/null || say "warning: no chromium: tests of the page that explain writes are left out; install chromium"
+if [ "$(uname -m)" != aarch64 ]; then
+    for each in qemu-aarch64:qemu-user gdb-multiarch:gdb-multiarch aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu; do
+        command -v "${each%%:*}" >/dev/null ||
+            say "warning: no ${each%%:*}: tests of AArch64 that need it are left out; install ${each##*:}"
+    done
+fi
 extras=dev
 if ! command -v gdb >/dev/null; then
     say "there is no gdb: taking the one from PyPI (jitunwind[gdb])"

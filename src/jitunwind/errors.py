@@ -106,6 +106,24 @@ class BadDump(JitunwindError):
     hint = "make one with: jitunwind dump PID -o FILE"
 
 
+class NoStub(JitunwindError):
+    """Nobody speaks GDB's remote protocol there."""
+
+    hint = "start the program with one: qemu-aarch64 -g PORT PROGRAM, or gdbserver :PORT PROGRAM"
+
+
+class RemoteFailed(JitunwindError):
+    """A stub of GDB's remote protocol that does not do what it is asked to."""
+
+    hint = "start the program and its stub anew; known to work are qemu-user 7.2 and later, and gdbserver"
+
+
+class NoUserEmulator(JitunwindError):
+    """A program of another architecture, and nothing to run it with."""
+
+    hint = "install qemu-user (apt-get install qemu-user), or run jitunwind on such a machine"
+
+
 class NoEmulator(JitunwindError):
     """The emulator is not installed."""
 

@@ -1,11 +1,11 @@
 """The agent under stress: threads, forks, a lack of memory; watched by the sanitizers."""
 
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.support import THOROUGH
 from tests.support.agent import QUIET_HEAP, harness, run
 from tests.support.machines import ARM, HERE
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 
 WHOLE = 100_000
 EMULATED = 4_000
-PUBLISHES = int(os.environ.get("JITUNWIND_STRESS", "20000"))
+PUBLISHES = 100_000 if THOROUGH else 5_000
 """`make stress` has them all."""
 CYCLES = 5
 PATIENCE = 600

@@ -23,8 +23,9 @@ from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.audit.emulator import Emulator
 from jitunwind.audit.instructions import Instructions
 from jitunwind.audit.offline import Offline
+from jitunwind.audit.records import record_of
 from jitunwind.audit.static import Static
-from jitunwind.audit.stepper import Activation, record_of
+from jitunwind.audit.stepper import Activation
 from jitunwind.audit.subject import dump_of
 from jitunwind.audit.tables import Recovered, from_dump, shim_table_in
 from jitunwind.cpython.dump import Dump, load, save
@@ -152,7 +153,7 @@ def kept_states(dump: Dump, witness: str) -> list[Any]:
     ) -> None:
         start = registers[SP] - 128
         kept.append(
-            (region, record_of(registers, SP, memory), activation, code, start, memory.read(start, STACK))
+            (region, record_of(X86_64, registers, memory), activation, code, start, memory.read(start, STACK))
         )
 
     emulator, static = Emulator(X86_64, EMULATED, decode, dump), Static(X86_64, decode, dump)

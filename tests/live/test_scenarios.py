@@ -9,11 +9,13 @@ import json
 import re
 import subprocess
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support import THOROUGH
 from tests.support.live import (
     NOTHING,
     PLUGIN,
@@ -34,8 +36,9 @@ from tests.support.live import (
 
 INSIDE = REPOSITORY / "tests/support/inside.py"
 EXTENSION = REPOSITORY / "tests/support/known_registers.c"
-INTERRUPTS = {"loops": 50, "recursion": 50, "strings": 50, "threads": 50}
-INTERRUPTS_PUBLISHED = 25
+INTERRUPTED = ("loops", "recursion", "strings", "threads")
+INTERRUPTS = 50 if THOROUGH else 15
+INTERRUPTS_PUBLISHED = 25 if THOROUGH else 8
 """Of each program and each way: what differs is what GDB is told, not how it looks."""
 STEADY = {"threads": "two_threads"}
 """Where the process publishes, which takes a moment: 3.14 goes on compiling for threads that compete for the GIL."""
@@ -49,12 +52,17 @@ KNOWN = {
 KEPT = ("rbx", "rbp", "r12", "r13", "r14", "r15")
 
 
+_turns = count()
+
+
 def in_ways(*others: Way) -> pytest.MarkDecorator:
-    """Both versions in the ways in which the process publishes itself, and in `others`."""
+    """Both versions in one of the ways in which the process publishes itself, another one from test to test, and in
+    `others`."""
+    turn = next(_turns)
     cases = [
         pytest.param(version, way, id=f"{version}-{way}")
         for version in VERSIONS
-        for way in (*others, *published_ways(version))
+        for way in (*others, *published_ways(version, turn))
     ]
     return pytest.mark.parametrize(("python", "way"), cases, indirect=["python"])
 
@@ -108,11 +116,11 @@ def has_jit(frames: list[Frame]) -> bool:
 
 
 @in_ways(PLUGIN)
-@pytest.mark.parametrize("program", INTERRUPTS)
+@pytest.mark.parametrize("program", INTERRUPTED)
 def test_each_stack_is_complete_at_random_interrupts(
     python: Interpreter, way: Way, tmp_path: Path, program: str
 ) -> None:
-    times = INTERRUPTS[program]
+    times = INTERRUPTS
     if way.published:
         times, program = INTERRUPTS_PUBLISHED, STEADY.get(program, program)
     seed = times + len(program)

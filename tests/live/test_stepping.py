@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import THOROUGH
 from tests.support.live import (
     NOTHING,
     PLUGIN,
@@ -26,16 +27,16 @@ from tests.support.live import (
 )
 
 PROGRAMS = (
-    *("loops", "calls", "generators", "exceptions", "attributes", "floats"),
-    *("side_exits", "recursion", "threads", "strings"),
+    *("loops", "exceptions", "side_exits", "recursion", "threads", "strings"),
+    *(("calls", "generators", "attributes", "floats") if THOROUGH else ()),
 )
 STEPPER = REPOSITORY / "tests/support/stepper.py"
-STEPS_PER_PROGRAM = 2100
-LEAST_STEPS = 20_000
+STEPS_PER_PROGRAM = 2100 if THOROUGH else 1000
+LEAST_STEPS = 20_000 if THOROUGH else 5_000
 """Of each version, over all programs, in executors' bodies."""
-STEPS_WITHOUT = 600
+STEPS_WITHOUT = 600 if THOROUGH else 300
 PROGRAMS_WITHOUT = ("loops", "recursion")
-STEPS_PUBLISHED = 1000
+STEPS_PUBLISHED = 1000 if THOROUGH else 300
 PROGRAMS_PUBLISHED = ("calls", "exceptions", "side_exits", "recursion")
 """Of those whose processes publish themselves; `jitunwind audit` steps through more."""
 CHAIN = ("CFA", "RA")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.live import PROGRAMS, REPOSITORY, Interpreter, newest_gdb
+from tests.support.live import REPOSITORY, Interpreter, newest_gdb
 from tests.support.processes import wait_until
 
 NATIVE = platform.machine() == "aarch64"
@@ -59,9 +59,10 @@ def gdbs() -> list[str]:
 
 @contextmanager
 def at_stub(python: Interpreter, name: str, *told: str, cwd: Path | None = None) -> Iterator[list[str]]:
-    """One of `PROGRAMS` that waits for GDB at its very start: GDB's arguments to get there, and to go on to where
-    the program is ready."""
-    settings = python.settings | {"PYTHONPATH": str(PROGRAMS)}
+    """One of the live tests' programs that waits for GDB at its very start: GDB's arguments to get there, and to
+    go on to where the program is ready."""
+    # While a function is bound at its first call, GDB by itself does not get out of glibc's resolver.
+    settings = python.settings | {"LD_BIND_NOW": "1"}
     command = python.command(name, *told)
     early = ["-iex", "set sysroot /", "-iex", "set breakpoint pending on"]
     if NATIVE:

@@ -466,6 +466,50 @@ def several(courses: Sequence[dict[str, Any]]) -> list[Any]:
     return found
 
 
+def described(function: str, steps: int) -> dict[str, Any]:
+    """What machine code says of itself: per region what its `_SET_IP`s store beside what its trace has; and at
+    how many of `steps` instructions in JIT code the line is the one of the interpreter's frame."""
+    from jitunwind.cpython.frames import frame_at
+    from jitunwind.cpython.uops import MicroOps
+    from jitunwind.gdbplugin.session import name_of, session
+    from jitunwind.rows import Unknown
+
+    stop_below_jit(function)
+    gdb.newest_frame().older().select()
+    say(f"tbreak *{gdb.selected_frame().pc():#x}")
+    say("continue")
+    current = session()
+    regions = current.regions()
+    assert regions is not None
+    micro_ops, found = MicroOps(regions), []
+    for start in regions.starts:
+        region = regions.find(start)
+        trace = micro_ops.trace(region)
+        stores = sorted(regions.stencils.stores(region.code, region.start, regions.layout))
+        found.append(
+            {
+                "names": [part.name for part in regions.parts(region)],
+                "stored": [store.address for store in stores if store.address is not None],
+                "operands": [each.operand for each in trace if each.sets_instruction],
+                "located": not isinstance(micro_ops.offsets(region, trace), Unknown),
+            }
+        )
+    frame_register = name_of(regions.stencils.frame_register(regions.layout), regions.arch)
+    seen = same = 0
+    for _ in range(steps):
+        frame = gdb.newest_frame()
+        pc = frame.pc()
+        region = regions.find(pc)
+        if region is not None:
+            address = int(frame.read_register(frame_register)) & MASK
+            python = frame_at(current.memory, regions.layout, regions.objects, address)
+            rows = [row for row in regions.lines(region) if row.offset <= pc - region.start]
+            seen += 1
+            same += bool(rows and python is not None and rows[-1].line == python.line)
+        say("stepi")
+    return {"regions": found, "seen": seen, "same": same}
+
+
 SCENARIOS: tuple[Callable[..., Any], ...] = (
     *(
         interrupted,
@@ -480,7 +524,7 @@ SCENARIOS: tuple[Callable[..., Any], ...] = (
         looked_over,
         watched,
     ),
-    *(ended, other_process, damaged, several),
+    *(ended, other_process, damaged, described, several),
 )
 
 

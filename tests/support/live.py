@@ -28,6 +28,7 @@ from jitunwind.cpython.layout import read_layout
 from jitunwind.cpython.regions import Regions
 from jitunwind.memory.process import LiveProcess
 from jitunwind.rows import UnwindTable
+from tests.support import THOROUGH
 from tests.support.agent import packages
 from tests.support.machines import HERE, MACHINES, Machine
 
@@ -205,14 +206,12 @@ EACH_PUBLISHED = [
 ]
 
 
-def published_ways(version: str, one_of: int | None = None) -> list[Way]:
-    """Two of them: over both versions each GDB is there at each time. With `one_of`, one of the two, in turns.
-    All, if JITUNWIND_TEST_ALL_WAYS is set."""
-    if os.environ.get("JITUNWIND_TEST_ALL_WAYS"):
+def published_ways(version: str, turn: int) -> list[Way]:
+    """One of them for one of the versions: over eight turns each GDB is there at each time, with each version.
+    All, where tests are thorough."""
+    if THOROUGH:
         return EACH_PUBLISHED
-    crossed = version == VERSIONS[1]
-    both = [way for way in EACH_PUBLISHED if way.newest == (way.from_start != crossed)]
-    return both if one_of is None else [both[one_of % 2]]
+    return [EACH_PUBLISHED[turn // 2 % 4]] if VERSIONS[turn % 2] == version else []
 
 
 def _kept() -> Path:

@@ -19,7 +19,8 @@ from jitunwind.arch import Architecture
 from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.registers import RBP, RETURN_ADDRESS, X86_64
 from jitunwind.audit.ptrace import Tracee
-from jitunwind.audit.stepper import Activation, Record, Stepper
+from jitunwind.audit.records import Record
+from jitunwind.audit.stepper import Activation, Stepper
 from jitunwind.audit.tables import Recovered, shim_table
 from jitunwind.audit.verdicts import Verdicts
 from jitunwind.cpython.regions import JitCode, Regions

@@ -2,7 +2,8 @@
 
 In comes a `Dump`; each instruction goes to the same judge as a stepped one, with the emulator's registers and stack.
 No process is needed. Registers, return address and memory hold values of their own, so that none is taken for
-another. Both ways of each branch are taken. A call is not: behind it, what a callee may overwrite is overwritten.
+another. Both ways of each branch are taken. A call is not: behind it, what a callee may overwrite is overwritten;
+code of the region that is only called (a veneer, which jumps far away) has its turn in the end.
 An instruction is run again for each new way in which the frame lies there.
 """
 
@@ -14,6 +15,7 @@ from jitunwind.arch import Architecture
 from jitunwind.arch.effects import Clobber, Control, Decoder
 from jitunwind.arch.emulation import Emulated
 from jitunwind.audit.instructions import Instructions
+from jitunwind.audit.records import back_from_call, judged_registers
 from jitunwind.audit.stepper import Activation
 from jitunwind.cpython.dump import Dump
 from jitunwind.cpython.regions import JitCode
@@ -69,7 +71,8 @@ class Emulator:
         self.memory = EmulatedMemory(arch, emulated, top)
         self._top = top - _HEADROOM
         self._truth = {arch.stack_pointer: self._top, arch.return_address: _BACK}
-        self._truth |= {r: _TRUTH + (r + 1) * _APART for r in arch.callee_saved}
+        self._kept = judged_registers(arch)
+        self._truth |= {r: _TRUTH + (r + 1) * _APART for r in self._kept}
         self.activation = Activation(self._truth)
         self._shim: Instructions | None = None
         if dump.entry_shim is not None:
@@ -94,21 +97,16 @@ class Emulator:
 
     def returns_to(self, registers: list[int]) -> int:
         """Where a return goes in the state of a function's entry; 0 where that is not to be read."""
-        kept = self.arch.entry_return
-        if isinstance(kept, SavedAt):
-            try:
-                return self.memory.word(
-                    registers[self.arch.stack_pointer] + self.arch.entry_cfa + kept.offset
-                )
-            except UnreadableMemory:
-                return 0
-        return registers[kept.register] if isinstance(kept, InRegister) else 0
+        try:
+            return back_from_call(self.arch, registers, self.memory)[0]
+        except UnreadableMemory:
+            return 0
 
     def begin(self) -> None:
         """Be the caller of JIT code, with the ground truth in the registers."""
         self.memory.spoil_below(self._top)
         self.lose(self.arch.caller_saved)
-        for register in (self.arch.stack_pointer, *self.arch.callee_saved):
+        for register in (self.arch.stack_pointer, *self._kept):
             self.memory.set_register(register, self._truth[register])
 
     def lose(self, registers: tuple[int, ...]) -> None:
@@ -160,7 +158,10 @@ class _Paths:
     def __init__(self, emulator: Emulator, region: JitCode, instructions: Instructions, judge: Judge) -> None:
         self.emulator, self.region, self.instructions, self.judge = emulator, region, instructions, judge
         self.memory, self.arch = emulator.memory, emulator.arch
+        self.judged = judged_registers(emulator.arch)
         self.pending: list[tuple[int, Saved]] = []
+        self._called: dict[int, Saved] = {}
+        """By offset: direct calls inside the region, each with the state at its target's first instruction."""
         self.reached = Reached()
         self.top = emulator.activation.truth[self.arch.stack_pointer]
         self.known: dict[int, object] = {value: r for r, value in emulator.activation.truth.items()}
@@ -177,6 +178,10 @@ class _Paths:
             pc, saved = self.pending.pop()
             self.memory.restore(saved)
             self._follow(pc)
+        for target, saved in self._called.items():
+            if target not in self.reached.ways and not self.emulator.is_interrupted:
+                self.memory.restore(saved)
+                self._follow(self.region.start + target, is_called=True)
         return self.reached
 
     def _at_body(self) -> None:
@@ -188,8 +193,9 @@ class _Paths:
         self.known |= {registers[register]: ("body", register) for register in self.arch.jit.kept}
         self.known[self.back] = "back"
 
-    def _follow(self, pc: int) -> None:
-        """One path, until it leaves, or comes to where all is known."""
+    def _follow(self, pc: int, is_called: bool = False) -> None:
+        """One path, until it leaves, or comes to where all is known. `is_called`: of code that the region itself
+        calls, and that need not leave as the region was entered."""
         region, memory, counts = self.region, self.memory, self.emulator.counts
         start, end = region.start, region.start + region.size
         ways, unable, step_at = self.reached.ways, self.reached.unable, self.instructions.step
@@ -221,13 +227,17 @@ class _Paths:
                     following = self.emulator.call(start + target, following)
                     self._at_body()
                 else:
+                    self._note_call(target, following)
                     self.emulator.lose(self.arch.caller_saved)
                     memory.spoil_below(sp)
             elif control is Control.JUMP:
                 if target is None or not 0 <= target < region.size:
-                    self._left(registers)
+                    if not is_called:
+                        self._left(registers)
                     return
                 following = start + target
+            elif control is Control.RETURN and is_called:
+                return
             elif control is Control.RETURN:
                 back = self._return(pc, registers)
                 if back is None or not start <= back < end:
@@ -239,17 +249,26 @@ class _Paths:
                 assert target is not None
                 self.emulator.lose(tuple(each.target for each in step.effects if isinstance(each, Clobber)))
                 if not 0 <= target < region.size:
-                    self._left(registers)
+                    if not is_called:
+                        self._left(registers)
                 elif way not in ways.get(target, ()):
                     self.pending.append((start + target, memory.save()))
             pc = following
             if not start <= pc < end or self.emulator.is_interrupted:
                 return
 
+    def _note_call(self, target: int | None, back: int) -> None:
+        if target is None or not 0 <= target < self.region.size or target in self._called:
+            return
+        before = self.memory.save()
+        self.emulator.call(target, back)
+        self._called[target] = self.memory.save()
+        self.memory.restore(before)
+
     def _is_of_no_account(self, offset: int) -> bool:
         """Whether an instruction changes nothing that a table tells of. If it has failed only because its address is
         made up, it is passed over, and what it would have changed stays as it was."""
-        few = (*self.arch.callee_saved, self.arch.stack_pointer)
+        few = (*self.judged, self.arch.stack_pointer)
         steps, _ = self.emulator.decode(self.region.code, offset, few)
         return not (steps and steps[0].offset == offset)
 
@@ -258,7 +277,7 @@ class _Paths:
         matters."""
         known, top = self.known, self.top
         now: list[object] = [sp]
-        for register in self.arch.callee_saved:
+        for register in self.judged:
             value = registers[register]
             now.append(value if sp <= value <= top else known.get(value))
         size = (top - sp) // 8

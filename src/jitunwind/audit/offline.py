@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from jitunwind.arch import Architecture
 from jitunwind.arch.effects import Decoder
 from jitunwind.audit.instructions import Instructions
+from jitunwind.audit.records import record_of
 from jitunwind.audit.static import Static
-from jitunwind.audit.stepper import Activation, record_of
+from jitunwind.audit.stepper import Activation
 from jitunwind.audit.tables import Recovered, Tables, shim_table_in
 from jitunwind.audit.verdicts import Verdicts
 from jitunwind.audit.witness import EMULATED, STATIC, Judged, Witness, judged_before
@@ -82,7 +83,7 @@ class Offline:
             offset = registers[-1] - region.start
             if offset not in done:
                 judged.offsets.add(offset)
-                record = record_of(registers, self.arch.stack_pointer, verdicts.memory)
+                record = record_of(self.arch, registers, verdicts.memory)
                 verdicts.judge(region, (record,), activation, dump)
             count = emulator.counts.instructions
             if count % 256 == 0:
@@ -98,7 +99,7 @@ class Offline:
         witness = Witness(STATIC, verdicts.findings)
 
         def judge(region: JitCode, registers: list[int], activation: Activation, dump: Dump) -> None:
-            record = record_of(registers, self.arch.stack_pointer, static.stack)
+            record = record_of(self.arch, registers, static.stack)
             verdicts.judge(region, (record,), activation, dump)
 
         for number, code in enumerate(self.dump.codes):

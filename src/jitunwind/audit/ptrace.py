@@ -8,13 +8,16 @@ import contextlib
 import ctypes
 import errno
 import os
+import platform
 import signal
 import struct
 import time
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
+from jitunwind.arch import Architecture
+from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.audit.steppable import Stop
 from jitunwind.errors import NoSuchProcess, NotPermitted, UnreadableMemory
 from jitunwind.memory.process import LiveProcess
 
@@ -46,14 +49,9 @@ _ptrace.restype = ctypes.c_long
 _ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 
 
-class Stop(NamedTuple):
-    """Why a thread stands still: `signal` to be delivered when it goes on (0: none), `breakpoint` the address
-    of the one it has met (0: none); `exec`: it runs another program now."""
-
-    tid: int
-    signal: int = 0
-    breakpoint: int = 0
-    exec: bool = False
+def steps_natively() -> Architecture | None:
+    """The architecture of which processes of this machine can be stepped here; None on others."""
+    return X86_64 if platform.machine() == X86_64.name else None
 
 
 class TracedMemory(LiveProcess):
@@ -284,8 +282,9 @@ class Tracee:
 
     # Control
 
-    def stop(self) -> None:
-        """Have every thread stand still. What stops for another reason meanwhile is kept for `wait`."""
+    def stop(self) -> bool:
+        """Have every thread stand still; that always works here. What stops for another reason meanwhile is kept
+        for `wait`."""
         for tid in list(self._running):
             _ptrace(_INTERRUPT, tid, None, None)
         while self._running:
@@ -294,6 +293,7 @@ class Tracee:
                 break
             if stop.breakpoint or stop.exec:
                 self._pending.append(stop)
+        return True
 
     def go_on(self) -> None:
         """Let every thread run that has no stop waiting to be handed out."""

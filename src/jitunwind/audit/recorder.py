@@ -9,17 +9,20 @@ where it can, and the kernel's single step elsewhere.
 from itertools import pairwise
 
 from jitunwind.arch.x86_64.record import (
+    BELOW,
     BREAKPOINT,
     CONTROL,
     FLAGS,
     LARGEST_COPY,
     RECORD,
     REGISTERS,
+    WORDS,
     Copy,
     copy,
     routine,
 )
-from jitunwind.arch.x86_64.registers import RSP
+from jitunwind.arch.x86_64.registers import RSP, X86_64
+from jitunwind.audit import records
 from jitunwind.audit.ptrace import Tracee
 
 MOST_AT_ONCE = 1792
@@ -35,10 +38,13 @@ _BUFFER = _PAGE
 _COPIES = _BUFFER + MOST_AT_ONCE * RECORD.size // _PAGE * _PAGE + _PAGE
 _SIZE = _COPIES + LARGEST_COPY
 assert CONTROL.size <= _ROUTINE
+assert (X86_64.red_zone, records.WORDS) == (BELOW, WORDS), "records are of one form, whoever makes them"
 
 
 class Recorder:
     """The copies in one process. They lie in one mapping: the control block, the routine, records, copies."""
+
+    most_at_once = MOST_AT_ONCE
 
     def __init__(self, tracee: Tracee) -> None:
         self._tracee = tracee

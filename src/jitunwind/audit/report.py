@@ -17,9 +17,11 @@ def as_data(
     witnesses: Sequence[Witness],
     counts: Mapping[str, int],
     reachable: Mapping[Place, Collection[int]],
+    not_judged: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What `audit --json` prints: see docs/using.md. `witnesses` in the order in which they were asked; `reachable`:
-    the offsets of all instructions that can be reached in each region."""
+    the offsets of all instructions that can be reached in each region; `not_judged`: callee-saved registers that no
+    witness looks at."""
     names = dict.fromkeys(name for witness in witnesses for name in witness.findings)
     findings = {
         name: together([witness.findings[name] for witness in witnesses if name in witness.findings])
@@ -48,6 +50,7 @@ def as_data(
         "witnesses": {name: asked[name].instructions if name in asked else 0 for name in WITNESSES},
         "coverage": {name: covered[name] for name in ("reachable", *WITNESSES)},
         "counts": dict(counts),
+        "not_judged": list(not_judged),
         "tables": {
             name: {
                 **_table(found),
@@ -141,6 +144,8 @@ def as_markdown(data: dict[str, Any]) -> str:
         counts = [f"{table[key]:,}" for key in ("instructions", "exact", "wrong", "unknown")]
         lines.append(_row([name, *counts, *shares]))
     lines += ["", f"Judged, {coverage_of(data)}."]
+    if data["not_judged"]:
+        lines += ["", f"Not judged: {', '.join(data['not_judged'])}."]
     return "\n".join(lines) + "\n"
 
 

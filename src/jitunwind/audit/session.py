@@ -12,14 +12,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from jitunwind.arch.x86_64.effects import decode
-from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.arch import Architecture
+from jitunwind.arch.known import decoder, module
 from jitunwind.audit.instructions import Instructions
 from jitunwind.audit.offline import Offline
 from jitunwind.audit.ptrace import Tracee
-from jitunwind.audit.recorder import Recorder
+from jitunwind.audit.records import not_judged
 from jitunwind.audit.report import as_data
-from jitunwind.audit.stepper import Stepper
+from jitunwind.audit.steppable import Steppable
+from jitunwind.audit.stepper import SelfRecording, Stepper
 from jitunwind.audit.subject import dump_in, dump_of_regions
 from jitunwind.audit.tables import Published, Recovered, Tables, from_dump, from_file
 from jitunwind.audit.verdicts import Verdicts
@@ -45,6 +46,8 @@ class Session:
         self.warnings: dict[str, None] = {}
         self.dump: Dump | None = None
         self._instructions: dict[Place, Instructions] = {}
+        self._arch: Architecture
+        """That of the process or the dump, once there is one."""
         self.problem = "there is no JIT code"
         self.is_interrupted = False
         self.ended = 0
@@ -61,28 +64,29 @@ class Session:
         self.is_interrupted = True
         self._on_interrupt()
 
-    def _tables(self, published: Callable[[], Tables]) -> list[Tables]:
+    def _tables(self, arch: Architecture, published: Callable[[], Tables]) -> list[Tables]:
         found: list[Tables] = []
         for name in self.names:
             if name == Recovered.name:
-                found.append(Recovered(X86_64, decode))
+                found.append(Recovered(arch, decoder(arch)))
             elif name == Published.name:
                 found.append(published())
             elif Path(name).is_file():
-                found.append(from_file(X86_64, Path(name)))
+                found.append(from_file(arch, Path(name)))
             else:
                 raise JitunwindError(f"--table {name}: neither recovered nor published, nor a file")
         return found
 
-    def step(self, tracee: Tracee, steps: int | None, single_step: bool) -> None:
-        """Until the steps are done, the program has ended, or somebody interrupts. `single_step`: by the kernel,
-        and not by code that records itself."""
+    def step(self, tracee: Steppable, steps: int | None, single_step: bool) -> None:
+        """Until the steps are done, the program has ended, or somebody interrupts. `single_step`: each instruction
+        by itself, and not by code that records itself, where there is that."""
         memory = tracee.memory
+        arch = self._arch = memory.architecture
         try:
-            tables = self._tables(lambda: Published(X86_64, memory))
-            stepped = Stepped(Verdicts(X86_64, memory, tables), self._keep)
-            recorder = None if single_step else Recorder(tracee)
-            stepper = Stepper(tracee, X86_64, stepped, steps, recorder)
+            tables = self._tables(arch, lambda: Published(arch, memory))
+            stepped = Stepped(Verdicts(arch, memory, tables), self._keep)
+            recorder = None if single_step else _recorder(tracee)
+            stepper = Stepper(tracee, arch, stepped, steps, recorder)
             stepper.progress = lambda: self._tell(self._so_far(stepper, stepped.witness))
             self._on_interrupt = lambda: setattr(stepper, "is_interrupted", True)
             stepper.is_interrupted = self.is_interrupted
@@ -125,18 +129,17 @@ class Session:
         dump = self.dump
         if dump is None or self.is_interrupted:
             return
-        tables = self._tables(lambda: from_dump(X86_64, dump))
+        arch = self._arch = dump.architecture
+        decode = decoder(arch)
+        tables = self._tables(arch, lambda: from_dump(arch, dump))
         self._warn_of(tables)
-        offline = Offline(
-            X86_64, decode, dump, self._instructions_of, self._tell, lambda: self.is_interrupted
-        )
+        offline = Offline(arch, decode, dump, self._instructions_of, self._tell, lambda: self.is_interrupted)
         if self.emulate:
-            from jitunwind.arch.x86_64.emulation import EMULATED
             from jitunwind.audit.emulator import Emulator
 
             # What is left goes to the recovered states, but for the tables that are made of them.
             blamed = [each for each in tables if not self.static or each.name == Recovered.name]
-            emulator = Emulator(X86_64, EMULATED, decode, dump)
+            emulator = Emulator(arch, module(arch, "emulation").EMULATED, decode, dump)
             self.witnesses.append(offline.emulate(emulator, tables, self.witnesses, blamed))
             self.counts |= {"exits": emulator.counts.exits, "bad_exits": emulator.counts.bad_exits}
         if self.static:
@@ -145,7 +148,9 @@ class Session:
     def _instructions_of(self, code: JitCode) -> Instructions:
         place = (code.start, code.code)
         if place not in self._instructions:
-            self._instructions[place] = Instructions(X86_64, decode, code.code, code.entries(X86_64))
+            self._instructions[place] = Instructions(
+                self._arch, decoder(self._arch), code.code, code.entries(self._arch)
+            )
         return self._instructions[place]
 
     def report(self, subject: str) -> dict[str, Any]:
@@ -154,7 +159,17 @@ class Session:
         for witness in self.witnesses:
             codes |= {place: judged.region for place, judged in witness.judged.items()}
         reachable = {place: self._instructions_of(code).reachable for place, code in codes.items()}
-        return as_data(subject, seconds, self.witnesses, self.counts, reachable)
+        apart = not_judged(self._arch) if codes else ()
+        return as_data(subject, seconds, self.witnesses, self.counts, reachable, apart)
+
+
+def _recorder(tracee: Steppable) -> SelfRecording | None:
+    """What has JIT code record itself: on x86_64 processes of this machine."""
+    if not isinstance(tracee, Tracee):
+        return None
+    from jitunwind.audit.recorder import Recorder  # x86_64's assembler need not be there
+
+    return Recorder(tracee)
 
 
 def _check_emulator() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from jitunwind.arch import Architecture
 from jitunwind.arch.effects import Decoder
 from jitunwind.audit.instructions import Instructions, Places
+from jitunwind.audit.records import judged_registers
 from jitunwind.audit.stepper import Activation
 from jitunwind.cpython.dump import Dump
 from jitunwind.cpython.regions import JitCode
@@ -87,7 +88,7 @@ class Static:
         self._arch, self._decode, self._dump = arch, decode, dump
         self.stack = LaidStack(arch)
         self._truth = {arch.stack_pointer: _CFA, arch.return_address: _TRUTH}
-        self._truth |= {r: _TRUTH + (r + 1) * _APART for r in arch.callee_saved}
+        self._truth |= {r: _TRUTH + (r + 1) * _APART for r in judged_registers(arch)}
         self._activation = Activation(self._truth)
         self._shim = Instructions(arch, decode, dump.shim_code, {0: arch.platform})
 
@@ -118,7 +119,7 @@ class Static:
     def _laid(self, machine: _Machine) -> list[int]:
         """Put the machine's words on the stack; gives all registers, with room for the program counter."""
         self.stack.lay(machine.words)
-        count = len(self._arch.register_names)
+        count = self._arch.program_counter + 1
         return [machine.registers.get(r, _OTHER + (r + 1) * _APART) for r in range(count)]
 
     def _called(

@@ -11,17 +11,17 @@ cannot, and in a part of the activations as a check on that, the kernel steps it
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from jitunwind.arch import Architecture
-from jitunwind.arch.x86_64.record import BELOW, REGISTERS, WORDS
-from jitunwind.audit.ptrace import Stop, Tracee
-from jitunwind.audit.recorder import MOST_AT_ONCE, Recorder
+from jitunwind.audit.records import Record, back_from_call, judged_registers, record_of
+from jitunwind.audit.steppable import Steppable, Stop
 from jitunwind.cpython.layout import read_layout
 from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.errors import JitunwindError, UnreadableMemory
-from jitunwind.memory import Mapping, Memory
+from jitunwind.memory import Mapping
 from jitunwind.region import Region
 
 POLL_SECONDS = 0.02
@@ -75,21 +75,35 @@ class Counts:
     """Times that the process has run another program."""
 
 
-Record = tuple[int, ...]
-"""The state before one instruction: the registers by DWARF number, the program counter last; then words of the
-stack (`arch.x86_64.record`), unless they could not be read."""
-
 Judge = Callable[[JitCode, Sequence[Record], Activation, Regions], None]
 """Gets a region, instructions of it that were run one after another, the activation and what is known of the
 process's JIT code."""
 
 
-def record_of(registers: Sequence[int], stack_pointer: int, memory: Memory) -> Record:
-    """The state of a thread that stands at an instruction."""
-    try:
-        return (*registers, *memory.words(registers[stack_pointer] - BELOW, WORDS))
-    except UnreadableMemory:
-        return tuple(registers)
+class Copied(Protocol):
+    """A copy of code that records itself."""
+
+    @property
+    def entries(self) -> Container[int]:
+        """Where it may be entered, by the code's own addresses."""
+
+
+class SelfRecording(Protocol):
+    """What has JIT code record itself: `audit.recorder`."""
+
+    most_at_once: int
+    """Records of one run."""
+
+    @property
+    def is_set_up(self) -> bool: ...
+
+    def copy_of(self, tid: int, start: int, code: bytes) -> Copied | None: ...
+
+    def run(self, tid: int, start: int, made: Any, pc: int, most: int) -> Sequence[Record]: ...
+
+    def forget(self) -> None: ...
+
+    def release(self) -> None: ...
 
 
 class Stepper:
@@ -100,15 +114,17 @@ class Stepper:
 
     def __init__(
         self,
-        tracee: Tracee,
+        tracee: Steppable,
         arch: Architecture,
         judge: Judge,
         most: int | None,
-        recorder: Recorder | None,
+        recorder: SelfRecording | None,
         seed: int = 1,
     ) -> None:
         self.tracee, self.arch, self.judge, self.most = tracee, arch, judge, most
         self.recorder = recorder
+        self._judged = judged_registers(arch)
+        self._count_of_registers = arch.program_counter + 1
         self.counts = Counts()
         self.regions: Regions | None = None
         self.problem = "no JIT code came up"
@@ -135,6 +151,10 @@ class Stepper:
         self._told = 0.0
 
     @property
+    def _left_to_judge(self) -> int | None:
+        return None if self.most is None else self.most - self.counts.instructions
+
+    @property
     def is_done(self) -> bool:
         enough = self.most is not None and self.counts.instructions >= self.most
         return enough or self.is_interrupted
@@ -142,14 +162,16 @@ class Stepper:
     def run(self) -> None:
         """Until there is enough, or `is_interrupted` is set (a signal's handler may)."""
         self.tracee.share_processor()
+        is_still = True
         while self.tracee.is_alive and not self.is_done:
-            self._look()
-            self.tracee.go_on()
+            if is_still:
+                self._look()
+                self.tracee.go_on()
             stop = self.tracee.wait(self._pause)
             self._tell()
             if not self.tracee.is_alive:
                 break
-            self.tracee.stop()
+            is_still = self.tracee.stop()
             if stop is not None and stop.exec:
                 self._forget()
             elif stop is not None and stop.breakpoint:
@@ -260,7 +282,7 @@ class Stepper:
         registers = self.tracee.registers(tid)
         pc, sp = registers[-1], registers[self.arch.stack_pointer]
         if pc == self._protect:
-            back = self.tracee.memory.word(sp)
+            back, _ = back_from_call(self.arch, registers, self.tracee.memory)
             self._protected.add(back)
             self.tracee.insert(back)
         elif pc in self._protected:
@@ -284,7 +306,7 @@ class Stepper:
                 records = self._run(tid, region, registers, top)
                 if not records:
                     return
-                registers = list(records[-1][:REGISTERS])
+                registers = list(records[-1][: self._count_of_registers])
                 pc, sp = registers[-1], registers[self.arch.stack_pointer]
                 self.judge(region, records, top, self.regions)  # type: ignore[arg-type]
                 self._count(records, top)
@@ -314,12 +336,11 @@ class Stepper:
 
     def _run(self, tid: int, region: JitCode, registers: list[int], top: Activation) -> Sequence[Record]:
         """The states from here on, as far as the code records itself; the thread stands at the last of them."""
-        most = MOST_AT_ONCE if self.most is None else self.most - self.counts.instructions
-        records = self._recorded(tid, region.start, region.code, registers[-1], top, most)
+        records = self._recorded(tid, region.start, region.code, registers[-1], top, self._left_to_judge)
         if records is not None:
             self.counts.recorded += len(records)
             return records
-        return (record_of(registers, self.arch.stack_pointer, self.tracee.memory),)
+        return (record_of(self.arch, registers, self.tracee.memory),)
 
     def _through_shim(self, tid: int, registers: list[int], top: Activation) -> list[int] | None:
         """Run as far as 3.15's one shim goes by itself; the registers then, None if the thread has ended."""
@@ -329,13 +350,13 @@ class Stepper:
         if self.recorder is None or not self.recorder.is_set_up:  # near to code that needs that: regions
             return registers
         code = self.tracee.memory.read(shim.start, shim.size)
-        records = self._recorded(tid, shim.start, code, registers[-1], top, MOST_AT_ONCE)
+        records = self._recorded(tid, shim.start, code, registers[-1], top, None)
         if records is None:
             return registers
-        return list(records[-1][:REGISTERS]) if records else None
+        return list(records[-1][: self._count_of_registers]) if records else None
 
     def _recorded(
-        self, tid: int, start: int, code: bytes, pc: int, top: Activation, most: int
+        self, tid: int, start: int, code: bytes, pc: int, top: Activation, most: int | None
     ) -> Sequence[Record] | None:
         """None where code is not to record itself."""
         if self.recorder is None or top.is_check:
@@ -343,13 +364,15 @@ class Stepper:
         made = self.recorder.copy_of(tid, start, code)
         if made is None or pc not in made.entries:
             return None
-        return self.recorder.run(tid, start, made, pc, most)
+        at_once = self.recorder.most_at_once
+        return self.recorder.run(tid, start, made, pc, at_once if most is None else min(most, at_once))
 
     def _count(self, records: Sequence[Record], top: Activation) -> None:
         """Note what was judged; an activation in which nothing is new any more is abandoned."""
         before = self.counts.instructions
         self.counts.instructions += len(records)
-        new = {record[REGISTERS - 1] for record in records} - self._seen
+        pc = self.arch.program_counter
+        new = {record[pc] for record in records} - self._seen
         self._seen |= new
         self._stale = 0 if new else self._stale + len(records)
         if self._stale > PATIENCE:
@@ -371,14 +394,13 @@ class Stepper:
 
     def _enter(self, stack: list[Activation], registers: list[int]) -> None:
         """A shim's first instruction: the ground truth."""
-        sp = registers[self.arch.stack_pointer]
-        cfa = sp + self.arch.entry_cfa
+        back, cfa = back_from_call(self.arch, registers, self.tracee.memory)
         while stack and stack[-1].truth[self.arch.stack_pointer] <= cfa:
             gone = stack.pop()
             self._resumed(gone)
             self.counts.left += not gone.abandoned
-        truth = {self.arch.stack_pointer: cfa, self.arch.return_address: self.tracee.memory.word(sp)}
-        truth.update((register, registers[register]) for register in self.arch.callee_saved)
+        truth = {self.arch.stack_pointer: cfa, self.arch.return_address: back}
+        truth.update((register, registers[register]) for register in self._judged)
         self.counts.activations += 1
         self._skip -= 1
         is_check = self.counts.activations % ACTIVATIONS_PER_CHECK == 0
@@ -389,17 +411,18 @@ class Stepper:
         """The thread has left JIT code: the activation has returned, or called something."""
         sp = registers[self.arch.stack_pointer]
         if sp == top.truth[self.arch.stack_pointer]:
-            good = all(registers[register] == true for register, true in top.truth.items())
+            is_there = registers[-1] == top.truth[self.arch.return_address]
+            good = is_there and all(registers[register] == top.truth[register] for register in self._judged)
             self.counts.returns += good
             self.counts.bad_returns += not good
             stack.pop()
             return
         try:
-            back = self.tracee.memory.word(sp)
+            back, after = back_from_call(self.arch, registers, self.tracee.memory)
         except UnreadableMemory:
-            back = 0
+            back = after = 0
         if self._in_shim(back) or self._region(back - 1) is not None:
-            self._wait_for(top, back, sp + 8)
+            self._wait_for(top, back, after)
         else:
             self.counts.left += 1
             stack.pop()

@@ -9,6 +9,7 @@ from pathlib import Path
 from elftools.common.exceptions import ELFError
 
 from jitunwind.audit.ptrace import Tracee
+from jitunwind.audit.steppable import Steppable
 from jitunwind.audit.tables import Published, shim_frames
 from jitunwind.cpython.dump import Dump, Frames, load, take
 from jitunwind.cpython.layout import read_layout
@@ -49,6 +50,17 @@ def dump_of(target: str, exe: Path | None, warn: Warn) -> Dump:
         dump = load(path)
     if not dump.codes:
         raise NothingToAudit(f"{target} has no JIT code")
+    return dump
+
+
+def dump_of_remote(tracee: Steppable, warn: Warn) -> Dump:
+    """The JIT code of a process behind a stub, which goes on afterwards. NothingToAudit; JitunwindError."""
+    try:
+        dump = dump_in(tracee.memory, warn)
+    finally:
+        tracee.let_go()
+    if not dump.codes:
+        raise NothingToAudit("the program has no JIT code")
     return dump
 
 

@@ -12,11 +12,11 @@ from operator import itemgetter, ne
 from typing import Any, NamedTuple
 
 from elftools.common.exceptions import ELFError
-from iced_x86 import Decoder, Formatter, FormatterSyntax
 
 from jitunwind.arch import Architecture
-from jitunwind.arch.x86_64.record import BELOW, REGISTERS
-from jitunwind.audit.stepper import Activation, Record
+from jitunwind.arch.known import module
+from jitunwind.audit.records import Record, judged_registers
+from jitunwind.audit.stepper import Activation
 from jitunwind.audit.tables import Tables, shim_table
 from jitunwind.cpython.regions import CodeMap, JitCode
 from jitunwind.errors import JitunwindError, UnreadableMemory
@@ -128,7 +128,9 @@ class Verdicts:
     def __init__(self, arch: Architecture, memory: Memory, tables: list[Tables]) -> None:
         self.arch, self.memory, self.tables = arch, memory, tables
         names = {arch.stack_pointer: "CFA", arch.return_address: "RA"}
-        self._names = {**names, **{r: arch.register_names[r] for r in arch.callee_saved}}
+        self._names = {**names, **{r: arch.register_names[r] for r in judged_registers(arch)}}
+        self._tracked = (*judged_registers(arch), arch.return_address)
+        self._pc = arch.program_counter
         self.findings = {each.name: Findings(tuple(self._names.values())) for each in tables}
         self._regions: CodeMap | None = None
         self.shims: dict[Region, UnwindTable | Unknown] = {}
@@ -151,16 +153,17 @@ class Verdicts:
         found, known = self.findings[tables.name], self._known(tables, region)
         chains, tally = known.chains, known.tally
         cfa, others = truth[0], tuple(truth[1:])
-        sp = self.arch.stack_pointer
+        sp, pc = self.arch.stack_pointer, self._pc
+        whole = pc + 1
         exact = 0
         wrong: Counter[tuple[bool, ...]] = Counter()
         unknown: Counter[str] = Counter()
         for record in records:
-            chain = chains.get(record[REGISTERS - 1])
+            chain = chains.get(record[pc])
             if chain.__class__ is Unknown:
                 unknown[chain.reason] += 1
                 continue
-            if chain is not None and len(record) > REGISTERS:
+            if chain is not None and len(record) > whole:
                 bases, base, addend, places, inside = chain  # type: ignore[misc]
                 for register, distance in bases:
                     if record[register] - record[sp] != distance:
@@ -188,7 +191,7 @@ class Verdicts:
 
     def _follow_and_count(self, tables: Tables, known: _Known, record: Record, truth: list[int]) -> None:
         """Judge one instruction, and remember how."""
-        found, pc = self.findings[tables.name], record[REGISTERS - 1]
+        found, pc = self.findings[tables.name], record[self._pc]
         caller, chain = self._follow(tables, known.region, record)
         if chain is not None:
             known.chains[pc] = chain
@@ -246,8 +249,7 @@ class Verdicts:
         move = self._moves.get(row)
         if move is None:
             rules = dict(row.rules)
-            tracked = (*self.arch.callee_saved, self.arch.return_address)
-            said = {register: rules.get(register, UNDEFINED) for register in tracked}
+            said = {register: rules.get(register, UNDEFINED) for register in self._tracked}
             move = self._moves[row] = _Move(
                 row.cfa.register,
                 row.cfa.offset,
@@ -265,10 +267,10 @@ class Verdicts:
         regions = self._regions
         assert regions is not None
         arch, shim = self.arch, regions.entry_shim
-        move = self._move(tables, region, record[REGISTERS - 1], False)
+        move = self._move(tables, region, record[self._pc], False)
         if isinstance(move, Unknown):
             return move, move
-        way = _Way(record, arch.stack_pointer, self.memory)
+        way = _Way(record, arch, self.memory)
         for _ in range(MOST_FRAMES):
             if isinstance(move, Unknown):
                 return move, None
@@ -324,12 +326,12 @@ class Verdicts:
     def _example(self, region: JitCode, pc: int, wrong: list[tuple[str, int, int]]) -> dict[str, Any]:
         assert self._regions is not None
         offset = pc - region.start
-        instruction = Decoder(64, region.code[offset : offset + 15], ip=pc).decode()
+        listed = module(self.arch, "listing").listing(region.code, region.start, offset, region.size)
         return {
             "region": self._regions.parts(region)[-1].name,
             "pc": f"{pc:#x}",
             "offset": offset,
-            "instruction": Formatter(FormatterSyntax.GAS).format(instruction),
+            "instruction": " ".join(next(listed).text.split()),
             "wrong": {label: {"table": f"{value:#x}", "truth": f"{true:#x}"} for label, value, true in wrong},
         }
 
@@ -338,10 +340,11 @@ class _Way:
     """From an instruction outwards: the registers' values frame by frame, and from where in the record each
     came, as (place, addend)."""
 
-    def __init__(self, record: Record, stack_pointer: int, memory: Memory) -> None:
-        self.record, self.memory, self.sp = record, memory, stack_pointer
-        self.values: list[int | None] = list(record[:REGISTERS])
-        self._from: list[tuple[int, int] | None] = [(register, 0) for register in range(REGISTERS)]
+    def __init__(self, record: Record, arch: Architecture, memory: Memory) -> None:
+        self.record, self.memory, self.sp = record, memory, arch.stack_pointer
+        self._registers, self._below = arch.program_counter + 1, arch.red_zone
+        self.values: list[int | None] = list(record[: self._registers])
+        self._from: list[tuple[int, int] | None] = [(register, 0) for register in range(self._registers)]
         self._bases: dict[int, int] = {}
         self._inside: list[tuple[tuple[int, int] | None, int]] = []
 
@@ -365,9 +368,9 @@ class _Way:
         self._from[self.sp] = (source[0], source[1] + cfa_offset) if source is not None else None
 
     def _word(self, address: int) -> tuple[int, tuple[int, int] | None]:
-        at = address - (self.record[self.sp] - BELOW)
-        place = REGISTERS + (at >> 3)
-        if at & 7 or not REGISTERS <= place < len(self.record):
+        at = address - (self.record[self.sp] - self._below)
+        place = self._registers + (at >> 3)
+        if at & 7 or not self._registers <= place < len(self.record):
             return self.memory.word(address), None
         return self.record[place], (place, 0)
 

@@ -7,8 +7,8 @@ by the first of them that came to it.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from jitunwind.arch.x86_64.record import REGISTERS
-from jitunwind.audit.stepper import Activation, Record
+from jitunwind.audit.records import Record
+from jitunwind.audit.stepper import Activation
 from jitunwind.audit.verdicts import Findings, Verdicts
 from jitunwind.cpython.regions import CodeMap, JitCode, Regions
 
@@ -54,6 +54,7 @@ class Stepped:
     def __init__(self, verdicts: Verdicts, on_change: Callable[[Regions], None]) -> None:
         self.witness = Witness(STEPPED, verdicts.findings)
         self._judge, self._on_change = verdicts.judge, on_change
+        self._pc = verdicts.arch.program_counter
         self._regions: Regions | None = None
         self._region: JitCode | None = None
         self._start = 0
@@ -69,8 +70,8 @@ class Stepped:
                 self._on_change(regions)
             self._region, self._start = region, region.start
             self._offsets = self.witness.of(region, regions).offsets
-        start = self._start
-        self._offsets.update([record[REGISTERS - 1] - start for record in records])
+        start, pc = self._start, self._pc
+        self._offsets.update([record[pc] - start for record in records])
 
 
 def judged_before(code: JitCode, before: Sequence[Witness]) -> set[int]:

@@ -14,10 +14,12 @@ from typing import Any
 
 import click
 
-from jitunwind.audit.ptrace import Tracee
+from jitunwind.audit.ptrace import Tracee, steps_natively
+from jitunwind.audit.remote import RemoteTracee, architecture_of
 from jitunwind.audit.report import as_junit, as_markdown, coverage_of, is_clean
 from jitunwind.audit.session import Session
-from jitunwind.audit.subject import dump_of
+from jitunwind.audit.steppable import Steppable
+from jitunwind.audit.subject import dump_of, dump_of_remote
 from jitunwind.audit.tables import Published, Recovered
 from jitunwind.audit.witness import STATIC, STEPPED
 from jitunwind.cli.output import ERASE_LINE, FOUND, INTERRUPTED, is_coloured, print_warning
@@ -30,7 +32,7 @@ _TELL_SECONDS = 0.2
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
-@click.argument("target", metavar="PID | COMMAND... | CORE | DUMP", nargs=-1, required=True)
+@click.argument("target", metavar="PID | COMMAND... | CORE | DUMP", nargs=-1)
 @click.option(
     "--table",
     "names",
@@ -58,6 +60,12 @@ _TELL_SECONDS = 0.2
     "dump, too.",
 )
 @click.option(
+    "--remote",
+    metavar="HOST:PORT|SOCKET",
+    help="Look at the program of a stub of GDB's remote protocol that waits there: qemu-ARCH -g, gdbserver. "
+    "COMMAND then is the file of its program, needed only where the stub does not tell.",
+)
+@click.option(
     "--exe", type=click.Path(path_type=Path), metavar="PYTHON", help="The program that left the core."
 )
 @click.option("--max-unknown", type=click.IntRange(min=0), default=0, show_default=True, metavar="N")
@@ -74,6 +82,7 @@ def audit(
     single_step: bool,
     emulate: bool,
     static: bool,
+    remote: str | None,
     exe: Path | None,
     max_unknown: int,
     as_json: bool,
@@ -85,15 +94,16 @@ def audit(
 
     What a table says of the caller (CFA, return address, each callee-saved register) is compared with what it
     really was. Three witnesses know that. COMMAND is started with its JIT on (PYTHON_JIT=1, unless that is set
-    already), single-stepped, and ended once there are enough steps; a process with that PID is stepped and then
-    left as it was. --emulate and --static run nothing in the process, and reach the paths that did not run: they
-    work on a PID (stepped first only with --steps), a core or a dump (jitunwind dump), or on the code that COMMAND
-    had when it was stepped. An instruction is judged by the first of the three that came to it.
+    already), single-stepped, and ended once there are enough steps; one for another processor than this machine's
+    runs in qemu-user, which has to be installed (apt-get install qemu-user). A process with that PID is stepped
+    and then left as it was. --emulate and --static run nothing in the process, and reach the paths that did not
+    run: they work on a PID (stepped first only with --steps), a core or a dump (jitunwind dump), or on the code
+    that COMMAND had when it was stepped. An instruction is judged by the first of the three that came to it.
 
     Exit status: 0 nothing is wrong, and unknown no more than --max-unknown; 1 a table is wrong or unknown;
     2 the input cannot be used, or there was nothing to judge; 130 interrupted, with the report so far.
     """
-    kind = _kind(target)
+    kind = _kind(target, remote)
     is_stepped = kind is _Kind.COMMAND or (steps is not None) or not (emulate or static)
     _check(kind, target, is_stepped, exe)
     if not names:
@@ -106,12 +116,14 @@ def audit(
     with _interruptible(session):
         if is_stepped:
             output = sys.stderr.fileno() if as_json else None
-            session.step(_take(kind, target, output), steps, single_step)
+            session.step(_take(kind, target, remote, output), steps, single_step)
+        elif remote is not None:
+            session.dump = dump_of_remote(_connected(remote, target), session.warn)
         else:
             session.dump = dump_of(target[0], exe, session.warn)
         if emulate or static:
             session.look_offline()
-    data = session.report(" ".join(target))
+    data = session.report(" ".join(target) or str(remote))
     if markdown is not None:
         markdown.write_text(as_markdown(data))
     if junit is not None:
@@ -142,9 +154,14 @@ class _Kind(Enum):
     PROCESS = auto()
     COMMAND = auto()
     FILE = auto()
+    REMOTE = auto()
 
 
-def _kind(target: Sequence[str]) -> _Kind:
+def _kind(target: Sequence[str], remote: str | None) -> _Kind:
+    if remote is not None:
+        return _Kind.REMOTE
+    if not target:
+        raise click.UsageError("name a PID, a command, a core or a dump")
     if len(target) == 1 and is_number(target[0]):
         return _Kind.PROCESS
     path = Path(target[0])
@@ -160,6 +177,8 @@ def _check(kind: _Kind, target: Sequence[str], is_stepped: bool, exe: Path | Non
         raise click.UsageError(
             f"{target[0]} is no program, and cannot be stepped: give --emulate or --static"
         )
+    if kind is _Kind.REMOTE and len(target) > 1:
+        raise click.UsageError("with --remote the program runs already: name its file alone, or nothing")
     if kind is not _Kind.FILE and exe is not None:
         raise click.UsageError("--exe is for cores")
 
@@ -168,14 +187,26 @@ def _ending(status: int) -> str:
     return f"exit status {status}" if status >= 0 else f"the signal {signal.Signals(-status).name}"
 
 
-def _take(kind: _Kind, target: Sequence[str], output: int | None) -> Tracee:
+def _take(kind: _Kind, target: Sequence[str], remote: str | None, output: int | None) -> Steppable:
+    if remote is not None:
+        return _connected(remote, target)
     if kind is _Kind.PROCESS:
         check_process(int(target[0]))
         return Tracee.attach(int(target[0]))
+    environment = {"PYTHON_JIT": "1", **os.environ}
+    arch = architecture_of(target[0], environment)
+    if arch is not None and arch is not steps_natively():
+        return RemoteTracee.start(target, environment, output, arch)
     try:
-        return Tracee.start(target, {"PYTHON_JIT": "1", **os.environ}, output)
+        return Tracee.start(target, environment, output)
     except OSError as error:
         raise JitunwindError(f"{target[0]} cannot be run: {error.strerror}") from None
+
+
+def _connected(remote: str, target: Sequence[str]) -> RemoteTracee:
+    if target and not Path(target[0]).is_file():
+        raise JitunwindError(f"there is no {target[0]}", "name the program that the stub runs")
+    return RemoteTracee.connect(remote, str(Path(target[0]).absolute()) if target else None)
 
 
 def _teller() -> Callable[[str], None]:
@@ -234,6 +265,8 @@ def _text(data: dict[str, Any]) -> str:
         lines += [f"  unknown, {count:,} times: {reason}" for reason, count in table["reasons"].items()]
         if data["witnesses"][STATIC] and name == Recovered.name:
             lines.append("  static compares with these rows, and has not judged them")
+    if data["not_judged"]:
+        lines.append(click.style(f"not judged: {', '.join(data['not_judged'])}", dim=True))
     lines += ["", click.style("instructions wrong, by region", bold=True)]
     ranked = sorted(data["regions"], key=lambda region: -_instructions(region))
     for region in ranked[:_MOST_REGIONS]:

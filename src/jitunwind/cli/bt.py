@@ -11,6 +11,7 @@ from jitunwind.cli.output import UNUSABLE, is_coloured, print_warning, printable
 from jitunwind.errors import BadCore, JitunwindError, NoSuchThread, NotPython
 from jitunwind.gdbplugin.backtrace import Report, Wanted, of_core, of_process
 from jitunwind.gdbplugin.launch import find_gdb
+from jitunwind.memory.core import check_core
 from jitunwind.memory.live import is_number
 
 _STYLES: dict[str, dict[str, Any]] = {
@@ -49,7 +50,8 @@ def bt(
     Exit status: 0 all stacks are whole; 2 the input cannot be used, a stack is not whole, or the process has
     no JIT code because its JIT is off (its stack is printed all the same).
     """
-    path = find_gdb(gdb_path)
+    core = None if is_number(target) else Path(target)
+    path = find_gdb(gdb_path, check_core(core) if core is not None and core.is_file() else None)
     with progress(f"reading the stacks of {target}"):
         report = _read(path, target, exe, Wanted(thread, python, registers=as_json))
     stacks = report.stacks

@@ -4,13 +4,16 @@ The one module of this folder, besides `backtrace`, that runs outside GDB, in th
 """
 
 import os
+import platform
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from jitunwind.arch import Architecture
 from jitunwind.errors import GdbMissing
+from jitunwind.gdbplugin import GDB_NAMES
 from jitunwind.startup.launch import search_folders
 
 PLUGIN = "jitunwind.gdbplugin.plugin"
@@ -24,21 +27,40 @@ _ASK_PYTHON = "python import sys; print('python', *sys.version_info[:2])"
 _PATIENCE_SECONDS = 60
 
 
-def find_gdb(named: str | None = None) -> str:
+def find_gdb(named: str | None = None, arch: Architecture | None = None) -> str:
     """The path of the GDB to run: `named`, $JITUNWIND_GDB, the one on PATH, or the one installed beside this
-    Python (`pip install 'jitunwind[gdb]'`). GdbMissing, if there is none."""
+    Python (`pip install 'jitunwind[gdb]'`); for an `arch` of another machine one of them, or gdb-multiarch, that knows
+    it. GdbMissing, if there is none."""
+    foreign = arch if arch is not None and arch.name != platform.machine() else None
     wanted = named or os.environ.get("JITUNWIND_GDB")
     if wanted:
         found = shutil.which(wanted)
         if found is None:
             source = "--gdb" if named else "JITUNWIND_GDB"
             raise GdbMissing(f"{source} {wanted}: that is no program that can be run")
+        if foreign is not None and not _knows(found, foreign):
+            raise GdbMissing(f"{found} does not know {foreign.name}", _MULTIARCH)
         return found
     beside = Path(sys.executable).with_name("gdb")
-    path = shutil.which("gdb") or (str(beside) if os.access(beside, os.X_OK) else None)
-    if path is None:
+    found = shutil.which("gdb") or (str(beside) if os.access(beside, os.X_OK) else None)
+    if foreign is not None:
+        several = dict.fromkeys(filter(None, (found, shutil.which("gdb-multiarch"), str(beside))))
+        known = next((each for each in several if _knows(each, foreign)), None)
+        if known is None:
+            raise GdbMissing(f"there is no GDB that knows {foreign.name} on this machine's PATH", _MULTIARCH)
+        return known
+    if found is None:
         raise GdbMissing("there is no gdb on this machine's PATH")
-    return path
+    return found
+
+
+_MULTIARCH = "install gdb-multiarch (Debian's name) or pip install 'jitunwind[gdb]', or name one with --gdb"
+
+
+def _knows(gdb: str, arch: Architecture) -> bool:
+    """Whether that GDB can look at programs of an architecture."""
+    ask = f"python import gdb; print('knows', {GDB_NAMES[arch.name]!r} in gdb.architecture_names())"
+    return "knows True" in _say(gdb, "-nx", "-batch", "-ex", ask)
 
 
 def why_unfit(gdb: str) -> str | None:

@@ -15,14 +15,14 @@ from jitunwind.cpython.layout import Layout, read_layout
 from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.cpython.unmapped import UnmappedRegions
 from jitunwind.errors import JitunwindError
+from jitunwind.gdbplugin import GDB_NAMES
 from jitunwind.gdbplugin.decoding import decoder_of
 from jitunwind.gdbplugin.inferior import Inferior
 from jitunwind.recover.table import recover
 from jitunwind.rows import UnwindTable
 
 MOST_TABLES = 1 << 14
-_OF_GDB = {"i386:x86-64": "x86_64", "aarch64": "aarch64"}
-"""The architectures by the names that GDB has for them."""
+_OF_GDB = {name: ARCHITECTURES[arch] for arch, name in GDB_NAMES.items()}
 
 
 @dataclass
@@ -92,7 +92,7 @@ def _open(inferior: gdb.Inferior) -> Session:
         name = inferior.architecture().name()
     except gdb.error as error:
         failed = f"GDB says: {error}"
-    arch = ARCHITECTURES.get(_OF_GDB.get(name, ""))
+    arch = _OF_GDB.get(name)
     opened = Session(Inferior(inferior, arch or next(iter(ARCHITECTURES.values()))), name, problem=failed)
     if failed:
         return opened

@@ -22,7 +22,8 @@ _PN_XNUM = 0xFFFF
 """With more headers than this, e_phnum is this, and the number stands in the first section's sh_info."""
 _NT_FILE = 0x46494C45
 _NT_AUXV = 6
-_AT_ENTRY = 9
+_AT_ENTRY, _AT_EXECFN = 9, 31
+_LONGEST_PATH = 4096
 _MOST_NOTES = 1 << 26
 _ELF_HEADER, _PAGE = 64, 4096
 _PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
@@ -146,8 +147,9 @@ class MappedFile(NamedTuple):
 
 
 class Program(NamedTuple):
-    """What a core says of the program that left it: the file that was mapped where execution began (None, if
-    it does not say), and the address at which it began (0 likewise)."""
+    """What a core says of the program that left it: the file that was mapped where execution began, or, if it does
+    not say what was mapped (qemu's), the one that was executed (None without either), and the address at which it
+    began (0 likewise)."""
 
     path: str | None
     entry: int
@@ -157,8 +159,11 @@ def program_of(path: Path) -> Program:
     """The program that left the core at `path`. BadCore, OSError."""
     with path.open("rb") as file:
         notes = dict(_notes(file))
-    entry = _entry(notes.get(_NT_AUXV, b""))
-    files = _files(notes.get(_NT_FILE, b""))
+        auxv = notes.get(_NT_AUXV, b"")
+        entry = _auxiliary(auxv, _AT_ENTRY)
+        files = _files(notes.get(_NT_FILE, b""))
+        if not files:
+            return Program(_string(file, _auxiliary(auxv, _AT_EXECFN)), entry)
     return Program(next((file.path for file in files if file.start <= entry < file.end), None), entry)
 
 
@@ -215,9 +220,19 @@ def _notes(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
             at = start + (content_size + 3 & ~3)
 
 
-def _entry(auxv: bytes) -> int:
+def _auxiliary(auxv: bytes, wanted: int) -> int:
     pairs = struct.iter_unpack("<QQ", auxv[: len(auxv) & ~15])
-    return next((value for kind, value in pairs if kind == _AT_ENTRY), 0)
+    return next((value for kind, value in pairs if kind == wanted), 0)
+
+
+def _string(file: BinaryIO, address: int) -> str | None:
+    """The NUL-terminated string at that address of the process; None, if the core does not have all of it."""
+    for kind, _, offset, start, _, stored, _, _ in list(_program_headers(file)):
+        if kind == _PT_LOAD and start <= address < start + stored:
+            most = min(_LONGEST_PATH, start + stored - address)
+            text, end, _ = _at(file, offset + address - start, most).partition(b"\0")
+            return text.decode(errors="surrogateescape") if end and text else None
+    return None
 
 
 def _files(data: bytes) -> list[MappedFile]:

@@ -47,6 +47,8 @@ class EmulatedMemory(Memory):
     def __init__(self, arch: Architecture, emulated: Emulated, stack_top: int) -> None:
         self._architecture = arch
         self._uc = Uc(emulated.architecture, emulated.mode)
+        if emulated.model is not None:
+            self._uc.ctl_set_cpu_model(emulated.model)
         self._ids = emulated.registers
         self._pages: set[int] = set()
         """All but the stack's."""
@@ -107,6 +109,7 @@ class EmulatedMemory(Memory):
     def run(self, pc: int, until: int) -> str:
         """Run from `pc` until control comes to `until`; gives the reason why that failed, if it did."""
         try:
+            self._uc.ctl_remove_cache(until, until + 1)
             self._uc.emu_start(pc, until)
         except UcError as error:
             return NOT_THERE if error.errno in _NO_MEMORY else str(error)

@@ -1,6 +1,7 @@
 """A live process on this machine, read through /proc: no debugger, and the process runs on meanwhile."""
 
 import os
+from abc import abstractmethod
 from functools import cached_property
 from pathlib import Path
 from struct import Struct
@@ -16,40 +17,16 @@ from jitunwind.memory import Mapping, Memory
 from jitunwind.memory.maps import parse_maps
 
 
-class LiveProcess(Memory):
-    """The process `pid`. What is read may be changing: whoever needs it to stand still stops it first."""
+class LoadedFiles(Memory):
+    """A process whose symbols are those of the files that it has mapped, and that can be read here."""
 
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self._file = _opened(pid)
-
-    def __enter__(self) -> "LiveProcess":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        os.close(self._file)
+    @abstractmethod
+    def program(self) -> str:
+        """The path of its executable."""
 
     def renew(self) -> None:
         """Forget what was read, when the process has become another program (execve(2))."""
-        os.close(self._file)
-        self._file = _opened(self.pid)
         self.__dict__.pop("_symbols", None)
-
-    @property
-    def architecture(self) -> Architecture:
-        return native()
-
-    def read(self, address: int, size: int) -> bytes:
-        try:
-            data = os.pread(self._file, size, address)
-        except (OSError, OverflowError):
-            raise UnreadableMemory(address, size) from None
-        if len(data) != size:
-            raise UnreadableMemory(address, size)
-        return data
-
-    def mappings(self) -> list[Mapping]:
-        return parse_maps(Path(f"/proc/{self.pid}/maps").read_text(errors="replace"))
 
     def symbol(self, name: str) -> int | None:
         return self._symbols.get(name)
@@ -67,7 +44,7 @@ class LiveProcess(Memory):
     @cached_property
     def _symbols(self) -> dict[str, int]:
         """The dynamic symbols of the executable and of a libpython, where there is one."""
-        exe = os.readlink(f"/proc/{self.pid}/exe")
+        exe = self.program()
         symbols: dict[str, int] = {}
         for path, base in self._files().items():
             if path == exe or os.path.basename(path).startswith("libpython"):
@@ -81,6 +58,44 @@ class LiveProcess(Memory):
             if mapping.path.startswith("/"):
                 files.setdefault(mapping.path, mapping.start)
         return files
+
+
+class LiveProcess(LoadedFiles):
+    """The process `pid`. What is read may be changing: whoever needs it to stand still stops it first."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._file = _opened(pid)
+
+    def __enter__(self) -> "LiveProcess":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self._file)
+
+    def renew(self) -> None:
+        super().renew()
+        os.close(self._file)
+        self._file = _opened(self.pid)
+
+    @property
+    def architecture(self) -> Architecture:
+        return native()
+
+    def read(self, address: int, size: int) -> bytes:
+        try:
+            data = os.pread(self._file, size, address)
+        except (OSError, OverflowError):
+            raise UnreadableMemory(address, size) from None
+        if len(data) != size:
+            raise UnreadableMemory(address, size)
+        return data
+
+    def mappings(self) -> list[Mapping]:
+        return parse_maps(Path(f"/proc/{self.pid}/maps").read_text(errors="replace"))
+
+    def program(self) -> str:
+        return os.readlink(f"/proc/{self.pid}/exe")
 
 
 def _opened(pid: int) -> int:
