@@ -3,7 +3,7 @@
     python bench/audit.py PYPERFORMANCE [--arch NAME] [--steps N] [--into FILE]
 
 PYPERFORMANCE is a folder with pyperf and pyperformance in it (`make audit` fetches them). Each program is
-stepped for N instructions inside JIT code, 250,000 on this machine and 20,000 in qemu's emulation of another unless
+stepped for N instructions inside JIT code, 250,000 on this machine and 5,000 in qemu's emulation of another unless
 said otherwise; all paths of the code that it has then are run in the emulator. The recovered tables of x86_64's code
 are encoded, and read back by four readers. With --arch NAME only that architecture is audited, and what FILE says of
 the others stays.
@@ -48,7 +48,7 @@ VARIED = ROOT / "tests/live/programs/varied.py"
 FUNCTIONS, STATEMENTS = {"3.14": 14, "3.15": 40}, 40
 """Of that program: enough for 200,000 instructions of JIT code."""
 TABLES = (Recovered.name, Published.name)
-STEPS, EMULATED_STEPS = 250_000, 20_000
+STEPS, EMULATED_STEPS = 250_000, 5_000
 FOREVER = ("--worker", "--loops=1000000", "--values=1", "--warmups=0")
 SECTION = 0x1000_0000
 """Where the encoded tables are said to lie: the interpreters have nothing there."""

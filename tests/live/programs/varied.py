@@ -11,10 +11,27 @@ from handshake import ready, warm
 
 STATEMENTS = (
     *("total += i * 3", "total ^= len(text)", "total &= 0xFFFFF", "total += max(i, 7)", "total -= i >> 2"),
-    *("x = x * 0.5 + i", "x -= total", "a, b = b, a", "total += a - b", "point.x += 1", "total += point.moved(i)"),
-    *("values[i & 7] = total & 0xFF", "total += values[i & 7]", "table[i & 15] = i", "total += table.get(i, 1)"),
+    *(
+        "x = x * 0.5 + i",
+        "x -= total",
+        "a, b = b, a",
+        "total += a - b",
+        "point.x += 1",
+        "total += point.moved(i)",
+    ),
+    *(
+        "values[i & 7] = total & 0xFF",
+        "total += values[i & 7]",
+        "table[i & 15] = i",
+        "total += table.get(i, 1)",
+    ),
     *("text = text[1:] + text[:1]", "name = f'{i & 7}'", "total += ord(name)", "total += combine(i, a, b)"),
-    *("flag = i in values", "total += -i if flag else ~i", "total += next(steps)", "values.append(values.pop())"),
+    *(
+        "flag = i in values",
+        "total += -i if flag else ~i",
+        "total += next(steps)",
+        "values.append(values.pop())",
+    ),
     *("total += isinstance(i, int)", "other = (i, total)", "total += other[0]", "total = int(x) & 0xFF"),
     "if i & {n}:\n            total -= 1\n        else:\n            total += 2",
     "try:\n            total += 7 // (i & 3)\n        except ZeroDivisionError:\n            total += 1",
