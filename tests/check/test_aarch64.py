@@ -72,6 +72,13 @@ def test_gccs_tables_agree_with_its_code(library: Path) -> None:
     assert found.unknown.total() - found.unknown[PADDING] <= 12
 
 
+@pytest.mark.parametrize("options", ["-O2", "-O2 -ffunction-sections -mbranch-protection=standard"])
+def test_an_object_before_it_is_linked(tmp_path: Path, options: str) -> None:
+    found = judged(compiled(tmp_path / "a.o", SOURCE, f"{options} -c -fasynchronous-unwind-tables"))
+    assert found.wrong == Counter()
+    assert found.exact > 200
+
+
 def test_a_table_that_forgets_the_signature_is_wrong(tmp_path: Path) -> None:
     """GIVEN the same code whose table has no DW_CFA_AARCH64_negate_ra_state, THEN that is said wherever the return
     address is signed; each instruction of the table's other rows is exact."""

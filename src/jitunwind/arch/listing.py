@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 class Listed(NamedTuple):
     """The instruction at `offset` of a region. `jump`: the address that it jumps to or calls directly; `mentions`:
-    one that it holds, as a 64-bit immediate or relative to itself. None, if there is none."""
+    one that it holds, as a 64-bit immediate or relative to itself (AArch64: or to the page that an `adrp` before it
+    has made). None, if there is none."""
 
     offset: int
     size: int

@@ -32,7 +32,7 @@ _REDRAW_SECONDS = 0.1
     "--frame-pointer-reserved",
     "is_reserved",
     is_flag=True,
-    help="For stencils: also that no function saves, writes or reads rbp, and that each leaves the stack as it "
+    help="For stencils: also that no function saves, writes or reads rbp (x29), and that each leaves the stack as it "
     "found it. Functions without an unwind table are taken from the symbols.",
 )
 @click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Processes.  [default: the CPUs]")
@@ -62,9 +62,9 @@ def check(
 ) -> None:
     """Check every unwind table of ELF files against what their code does.
 
-    FILE is an x86_64 executable, shared library or relocatable object. At every instruction, what .eh_frame says
-    of the caller (CFA, return address, each callee-saved register) is compared with what follows from the
-    machine code itself. Nothing is executed.
+    FILE is an x86_64 or AArch64 executable, shared library or relocatable object. At every instruction, what
+    .eh_frame says of the caller (CFA, return address, each callee-saved register) is compared with what follows
+    from the machine code itself. Nothing is executed.
 
     Exit status: 0 nothing is wrong; 1 a table is wrong; 2 a file cannot be used (the others are checked all the
     same); 130 interrupted, with the report so far.

@@ -97,9 +97,10 @@ def lay_out(elf: ELFFile) -> Layout:
         elif section["sh_type"] == "SHT_RELA":
             tables.append((section["sh_info"], section.data()))
     targets.read()
+    apply = _apply_aarch64 if elf["e_machine"] == "EM_AARCH64" else _apply
     for index, table in tables:
         if index in by_index:
-            _apply(table, by_index[index], layout.bases[index], targets)
+            apply(table, by_index[index], layout.bases[index], targets)
     layout.segments.append((targets.slots_start, targets.slots))
     return layout
 
@@ -153,6 +154,37 @@ def _apply(table: bytes, data: bytearray, base: int, targets: _Targets) -> None:
         value = targets.slot(number) if kind in _BY_SLOT else targets.addresses[number]
         value += addend - (base + offset if kind in _PC_RELATIVE else 0)
         data[offset : offset + size] = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
+
+
+_WORDS = {257: (8, False), 258: (4, False), 260: (8, True), 261: (4, True)}
+"""R_AARCH64_ABS64, ABS32, PREL64, PREL32: bytes, and whether they are relative (AAELF64, section 5.7.4)."""
+_BRANCHES = {279: (5, 14), 280: (5, 19), 282: (0, 26), 283: (0, 26)}
+"""R_AARCH64_TSTBR14, CONDBR19, JUMP26, CALL26: where the distance in words begins, and its bits (section 5.7.9)."""
+_PAGE, _IN_PAGE = 275, 277
+"""R_AARCH64_ADR_PREL_PG_HI21, ADD_ABS_LO12_NC (sections 5.7.6 and 5.7.7)."""
+
+
+def _apply_aarch64(table: bytes, data: bytearray, base: int, targets: _Targets) -> None:
+    """Those of data, branches, and addresses made by `adrp` and `add`."""
+    for offset, info, addend in relocations(table):
+        kind, number = info & 0xFFFFFFFF, info >> 32
+        size, is_relative = _WORDS.get(kind, (4, False))
+        if number >= len(targets.addresses) or offset + size > len(data):
+            continue
+        value, place = targets.addresses[number] + addend, base + offset
+        field = int.from_bytes(data[offset : offset + size], "little")
+        if kind in _WORDS:
+            field = value - (place if is_relative else 0)
+        elif kind in _BRANCHES:
+            at, bits = _BRANCHES[kind]
+            mask = (1 << bits) - 1
+            field = field & ~(mask << at) | (value - place >> 2 & mask) << at
+        elif kind == _PAGE:
+            pages = (value >> 12) - (place >> 12)
+            field = field & 0x9F00001F | (pages & 3) << 29 | (pages >> 2 & 0x7FFFF) << 5
+        elif kind == _IN_PAGE:
+            field = field & ~(0xFFF << 10) | (value & 0xFFF) << 10
+        data[offset : offset + size] = (field & (1 << 8 * size) - 1).to_bytes(size, "little")
 
 
 def relocations(table: bytes) -> Iterator[tuple[int, int, int]]:

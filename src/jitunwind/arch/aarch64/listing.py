@@ -48,7 +48,7 @@ def _mentioned(word: int, address: int, pages: dict[int, int]) -> int | None:
         if not word >> 31:
             return address + distance
         pages[target] = (address & -_PAGE) + distance * _PAGE
-        return pages[target]
+        return None
     if word & 0x3B000000 == 0x18000000:  # ldr, from a place relative to itself
         distance = word >> 5 & 0x7FFFF
         return address + (distance - ((distance >> 18) << 19)) * _SIZE
