@@ -1,20 +1,23 @@
 """Every table of both CPythons, audited over programs of pyperformance: docs/audit.md.
 
-    python bench/audit.py PYPERFORMANCE [--steps N] [--into FILE]
+    python bench/audit.py PYPERFORMANCE [--arch NAME] [--steps N] [--into FILE]
 
 PYPERFORMANCE is a folder with pyperf and pyperformance in it (`make audit` fetches them). Each program is
-stepped for N instructions inside JIT code, 250,000 unless said otherwise; all paths of the code that it has then
-are run in the emulator. The recovered tables of that code are encoded, and read back by four readers.
+stepped for N instructions inside JIT code, 250,000 on this machine and 5,000 in qemu's emulation of another unless
+said otherwise; all paths of the code that it has then are run in the emulator. The recovered tables of x86_64's code
+are encoded, and read back by four readers. With --arch NAME only that architecture is audited, and what FILE says of
+the others stays.
 """
 
 import argparse
 import datetime
 import os
-import platform
+import re
 import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +25,30 @@ from support import ROOT, VERSIONS, interpreter
 
 sys.path.insert(0, str(ROOT))
 
-from jitunwind.arch.x86_64.effects import decode
+from jitunwind.arch import Architecture
+from jitunwind.arch.known import ARCHITECTURES, decoder
 from jitunwind.arch.x86_64.registers import X86_64
-from jitunwind.audit.ptrace import Tracee
+from jitunwind.audit.ptrace import Tracee, steps_natively
+from jitunwind.audit.records import judged_registers, not_judged
+from jitunwind.audit.remote import RemoteTracee
 from jitunwind.audit.session import Session
+from jitunwind.audit.steppable import Steppable
+from jitunwind.audit.subject import dump_of_remote
 from jitunwind.audit.tables import Published, Recovered
 from jitunwind.audit.witness import EMULATED, STEPPED
 from jitunwind.cpython.dump import Dump
 from jitunwind.elf.image import unwind_file
-from jitunwind.elf.machine import Machine
 from tests.support.witnesses import WITNESSES, differences
 
 PROGRAMS = (
     *("chaos", "comprehensions", "deepcopy", "deltablue", "fannkuch", "go", "hexiom"),
     *("nbody", "nqueens", "raytrace", "richards", "spectral_norm"),
 )
-REGISTERS = ("CFA", "RA", "rbx", "rbp", "r12", "r13", "r14", "r15")
+VARIED = ROOT / "tests/live/programs/varied.py"
+FUNCTIONS, STATEMENTS = {"3.14": 14, "3.15": 40}, 40
+"""Of that program: enough for 200,000 instructions of JIT code."""
 TABLES = (Recovered.name, Published.name)
-STEPS = 250_000
+STEPS, EMULATED_STEPS = 250_000, 5_000
 FOREVER = ("--worker", "--loops=1000000", "--values=1", "--warmups=0")
 SECTION = 0x1000_0000
 """Where the encoded tables are said to lie: the interpreters have nothing there."""
@@ -49,14 +58,42 @@ HEAD = (
 )
 
 
-def audited(python: str, folder: Path, program: str, steps: int) -> tuple[dict[str, Any], Dump]:
+def started(arch: Architecture, command: Sequence[str], path: Path, output: int) -> Steppable:
+    environment = {**os.environ, "PYTHON_JIT": "1", "PYTHONPATH": str(path)}
+    if arch is steps_natively():
+        return Tracee.start(command, environment, output)
+    return RemoteTracee.start(command, environment, output, arch)
+
+
+def audited(
+    arch: Architecture, python: str, folder: Path, program: str, steps: int
+) -> tuple[dict[str, Any], Dump]:
     """The report on one program, and the code that it had."""
     script = folder / "pyperformance/data-files/benchmarks" / f"bm_{program}" / "run_benchmark.py"
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHON_JIT": "1"}
     session = Session(TABLES, emulate=True, static=False, tell=lambda text: None)
     with open(os.devnull, "wb") as nowhere:
-        tracee = Tracee.start([python, str(script), *FOREVER], environment, nowhere.fileno())
+        tracee = started(arch, [python, str(script), *FOREVER], folder, nowhere.fileno())
         session.step(tracee, steps, single_step=False)
+    return reported(session, program)
+
+
+def varied(arch: Architecture, python: str, version: str) -> tuple[dict[str, Any], Dump]:
+    """The same of a program with much JIT code of many kinds, none of which is stepped."""
+    session = Session(TABLES, emulate=True, static=False, tell=lambda text: None)
+    said, output = os.pipe()
+    command = [python, str(VARIED), str(FUNCTIONS[version]), str(STATEMENTS)]
+    tracee = started(arch, command, VARIED.parent, output)
+    os.close(output)
+    tracee.go_on()
+    with os.fdopen(said) as lines:
+        if lines.readline().strip() != "ready":
+            raise SystemExit("the varied program is not ready")
+    tracee.stop()
+    session.dump = dump_of_remote(tracee, session.warn)
+    return reported(session, VARIED.stem)
+
+
+def reported(session: Session, program: str) -> tuple[dict[str, Any], Dump]:
     session.look_offline()
     if session.dump is None or session.warnings:
         raise SystemExit(f"{program}: {session.problem}; {', '.join(session.warnings)}")
@@ -65,86 +102,148 @@ def audited(python: str, folder: Path, program: str, steps: int) -> tuple[dict[s
 
 def read_back(dump: Dump) -> tuple[int, int, list[str]]:
     """Regions, rows, and where a reader of the encoded tables says something else than they do."""
-    recovered = Recovered(X86_64, decode)
+    recovered = Recovered(X86_64, decoder(X86_64))
     tables = [(code.start, recovered.of(code)) for code in dump.codes]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "tables.elf")
-        path.write_bytes(unwind_file(Machine.X86_64, X86_64, tables, SECTION))
+        path.write_bytes(unwind_file(X86_64.elf_machine, X86_64, tables, SECTION))
         wrong = [each for witness in WITNESSES for each in differences(witness, path, tables)]
     return len(tables), sum(len(table.rows) for _, table in tables), wrong
 
 
-def version_of(python: str) -> str:
-    return subprocess.run([python, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+def version_of(python: str, arch: Architecture) -> str:
+    runner = [] if arch is steps_natively() else [f"qemu-{arch.name}"]
+    return subprocess.run(
+        [*runner, python, "--version"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def emulation(arch: Architecture) -> str:
+    """What the architecture's programs run in; empty for this machine itself."""
+    if arch is steps_natively():
+        return ""
+    said = subprocess.run(
+        [f"qemu-{arch.name}", "--version"], capture_output=True, text=True, check=True
+    ).stdout
+    return " ".join(said.splitlines()[0].split()[:3])
 
 
 def line(cells: list[object]) -> str:
     return f"| {' | '.join(f'{cell:,}' if isinstance(cell, int) else str(cell) for cell in cells)} |"
 
 
-def section(version: str, folder: Path, steps: int) -> list[str]:
-    python = interpreter(version)
-    lines = [f"## {version_of(python)}", "", line([*HEAD]), line(["---", *["---:"] * (len(HEAD) - 1)])]
+def section(arch: Architecture, version: str, folder: Path, steps: int) -> list[str]:
+    emulated = emulation(arch)
+    options = ["--arch", arch.name] if emulated else []
+    python = interpreter(version, *options)
+    today = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"
+    lines = [
+        f"## {version_of(python, arch)}, {arch.name}",
+        "",
+        f"Made on {today}{f', in {emulated}' if emulated else ''}: {steps:,} instructions of each program stepped.",
+        "",
+        line([*HEAD]),
+        line(["---", *["---:"] * (len(HEAD) - 1)]),
+    ]
+    registers = ("CFA", "RA", *(arch.register_names[register] for register in judged_registers(arch)))
     totals: Counter[str] = Counter()
     sums: Counter[int] = Counter()
     wrong = {name: Counter[str]() for name in TABLES}
-    for program in PROGRAMS:
-        report, dump = audited(python, folder, program, steps)
-        regions, rows, misread = read_back(dump)
+    for program in (*PROGRAMS, *([VARIED.stem] if emulated else [])):
+        if program == VARIED.stem:
+            report, dump = varied(arch, python, version)
+        else:
+            report, dump = audited(arch, python, folder, program, steps)
+        regions, rows, misread = read_back(dump) if arch is X86_64 else (len(dump.codes), 0, [])
         coverage, judged, counts = report["coverage"], report["witnesses"], report["counts"]
         covered = coverage[STEPPED] + coverage[EMULATED]
         verdicts = [report["tables"][name][verdict] for name in TABLES for verdict in ("wrong", "unknown")]
         figures = [regions, judged[STEPPED], judged[EMULATED]]
         lines.append(line([program, *figures, f"{covered / coverage['reachable']:.1%}", *verdicts]))
-        print(lines[-1], f"{counts['recorded']:,} recorded", *misread[:3], flush=True)
+        print(lines[-1], f"{counts.get('recorded', 0):,} recorded", *misread[:3], flush=True)
         sums.update(dict(enumerate([*figures, *verdicts])))
         totals.update(covered=covered, reachable=coverage["reachable"], rows=rows, misread=len(misread))
         totals.update(
-            {name: counts[name] for name in ("returns", "bad_returns", "exits", "bad_exits", "recorded")}
+            {
+                name: counts.get(name, 0)
+                for name in ("returns", "bad_returns", "exits", "bad_exits", "recorded")
+            }
         )
         for name in TABLES:
-            registers = report["tables"][name]["registers"]
-            wrong[name].update({each: tally["wrong"] for each, tally in registers.items()})
+            tallies = report["tables"][name]["registers"]
+            wrong[name].update({each: tally["wrong"] for each, tally in tallies.items()})
     share = f"{totals['covered'] / totals['reachable']:.1%}"
     lines.append(line(["**all**", *(sums[i] for i in range(3)), share, *(sums[i] for i in range(3, 7))]))
-    lines += ["", "Wrong, by register:", "", line(["table", *REGISTERS]), line(["---", *["---:"] * 8])]
-    lines += [line([name, *(counts[register] for register in REGISTERS)]) for name, counts in wrong.items()]
-    readers = ", ".join(witness.name for witness in WITNESSES)
-    return [
-        *lines,
+    lines += [
         "",
+        "Wrong, by register:",
+        "",
+        line(["table", *registers]),
+        line(["---", *["---:"] * len(registers)]),
+    ]
+    lines += [line([name, *(counts[register] for register in registers)]) for name, counts in wrong.items()]
+    apart = not_judged(arch)
+    lines += ["", f"Not judged: {', '.join(apart)}."] if apart else []
+    recorded = (
         f"{totals['recorded']:,} of the stepped instructions were recorded by the code itself, the others stepped by "
-        f"the kernel. {totals['returns']:,} activations were stepped to their return, {totals['bad_returns']:,} of "
-        "which came back elsewhere or with other registers than the ground truth says. In the emulator "
-        f"{totals['exits']:,} paths left their region as it was entered, {totals['bad_exits']:,} otherwise.",
+        "the kernel. "
+    )
+    lines += [
         "",
-        f"Encoded as `.eh_frame`, the {totals['rows']:,} recovered rows of all {sums[0]:,} regions were read back by "
-        f"{readers}: {totals['misread']:,} differences.",
+        f"{'' if emulated else recorded}{totals['returns']:,} activations were stepped to their return, "
+        f"{totals['bad_returns']:,} of which came back elsewhere or with other registers than the ground truth says. "
+        f"In the emulator {totals['exits']:,} paths left their region as it was entered, {totals['bad_exits']:,} "
+        "otherwise.",
         "",
     ]
+    if arch is X86_64:
+        readers = ", ".join(witness.name for witness in WITNESSES)
+        lines += [
+            f"Encoded as `.eh_frame`, the {totals['rows']:,} recovered rows of all {sums[0]:,} regions were read back "
+            f"by {readers}: {totals['misread']:,} differences.",
+            "",
+        ]
+    return lines
+
+
+HEADING = [
+    "# Audit over programs of pyperformance",
+    "",
+    "Made by `make audit`. Instructions inside JIT code are stepped, each judged by what was recorded at the call that "
+    "entered it. Then all paths of the code that the program has by then are run in the emulator: *emulated* counts "
+    "what that adds, *of reachable* is the share of reachable instructions that either has judged (code that was "
+    "freed before is stepped only). An instruction counts as wrong when the CFA, the return address or any "
+    "callee-saved register of the caller is. CPython 3.14 publishes nothing. Programs of another architecture than "
+    "the machine's run in qemu-user and are stepped through its stub; *varied* (tests/live/programs) is not stepped, "
+    "and has much JIT code for the emulator.",
+    "",
+]
+
+
+def kept(path: Path | None, arch: Architecture) -> str:
+    """What the document says of an architecture."""
+    text = path.read_text() if path is not None and path.is_file() else ""
+    parts = re.split(r"(?m)^(?=## )", text)
+    return "".join(part for part in parts if part.partition("\n")[0].endswith(f", {arch.name}"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--arch", choices=ARCHITECTURES)
+    parser.add_argument("--steps", type=int)
     parser.add_argument("--into", type=Path)
     arguments = parser.parse_args()
-    lines = [
-        "# Audit over programs of pyperformance",
-        "",
-        f"Made by `make audit` on {datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {platform.machine()}; "
-        f"{arguments.steps:,} instructions inside JIT code per program are stepped, each judged by what was recorded "
-        "at the call that entered it. Then all paths of the code that the program has by then are run in the "
-        "emulator: *emulated* counts what that adds, *of reachable* is the share of reachable instructions that "
-        "either has judged (code that was freed before is stepped only). An instruction counts as wrong when the "
-        "CFA, the return address or any callee-saved register of the caller is. CPython 3.14 publishes nothing.",
-        "",
-    ]
-    for version in VERSIONS:
-        lines += section(version, arguments.folder.resolve(), arguments.steps)
+    text = "\n".join(HEADING) + "\n"
+    for arch in ARCHITECTURES.values():
+        if arguments.arch not in (None, arch.name):
+            text += kept(arguments.into, arch)
+            continue
+        steps = arguments.steps or (STEPS if arch is steps_natively() else EMULATED_STEPS)
+        for version in VERSIONS:
+            text += "\n".join(section(arch, version, arguments.folder.resolve(), steps)) + "\n"
     if arguments.into is not None:
-        arguments.into.write_text("\n".join(lines))
+        arguments.into.write_text(text.rstrip("\n") + "\n")
 
 
 if __name__ == "__main__":

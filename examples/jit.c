@@ -12,9 +12,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+/* What a compiler of some language made: a function that keeps its argument in a register, and calls it. And what it
+   knows of that code: where the return address is, and the caller's value of that register. */
+#if defined(__x86_64__)
+
 enum { RBX = 3, RSP = 7, RIP = 16 }; /* DWARF's numbers: System V ABI for x86_64, figure 3.36 */
 
-/* What a compiler of some language made: a function that keeps its argument in rbx, and calls it. */
 static const unsigned char code[] = {
     0x53,                   /*  0: push %rbx */
     0x48, 0x89, 0xfb,       /*  1: mov %rdi, %rbx */
@@ -25,7 +28,6 @@ static const unsigned char code[] = {
     0xc3,                   /* 15: ret */
 };
 
-/* What it knows of the code: where the return address is (8 bytes below the CFA), and the caller's rbx. */
 static const struct jitunwind_rule entry[] = {{RIP, JITUNWIND_SAVED_AT, -8}};
 static const struct jitunwind_rule saved[] = {{RIP, JITUNWIND_SAVED_AT, -8}, {RBX, JITUNWIND_SAVED_AT, -16}};
 static const struct jitunwind_row rows[] = {
@@ -35,6 +37,32 @@ static const struct jitunwind_row rows[] = {
     {14, RSP, 2, 16, saved}, /* behind the add */
     {15, RSP, 1, 8, entry},  /* behind the pop */
 };
+
+#elif defined(__aarch64__)
+
+enum { X19 = 19, X30 = 30, SP = 31 }; /* AADWARF64, section 4.1 */
+
+static const unsigned code[] = {
+    0xa9bf4ffe, /*  0: stp x30, x19, [sp, #-16]! */
+    0xaa0003f3, /*  4: mov x19, x0 */
+    0xd10083ff, /*  8: sub sp, sp, #32 */
+    0xd63f0260, /* 12: blr x19 */
+    0x910083ff, /* 16: add sp, sp, #32 */
+    0xa8c14ffe, /* 20: ldp x30, x19, [sp], #16 */
+    0xd65f03c0, /* 24: ret */
+};
+
+static const struct jitunwind_rule entry[] = {{X30, JITUNWIND_SAME_VALUE, 0}};
+static const struct jitunwind_rule saved[] = {{X30, JITUNWIND_SAVED_AT, -16}, {X19, JITUNWIND_SAVED_AT, -8}};
+static const struct jitunwind_row rows[] = {
+    {0, SP, 1, 0, entry},   /* from offset 0 on the CFA is sp, and the return address is in x30 */
+    {4, SP, 2, 16, saved},  /* behind the stp */
+    {12, SP, 2, 48, saved}, /* behind the sub */
+    {20, SP, 2, 16, saved}, /* behind the add */
+    {24, SP, 1, 0, entry},  /* behind the ldp */
+};
+
+#endif
 
 void stop_here(void)
 {
@@ -48,6 +76,7 @@ int main(void)
     if (memory == MAP_FAILED)
         return perror("mmap"), 1;
     memcpy(memory, code, sizeof code);
+    __builtin___clear_cache(memory, (char *)memory + sizeof code);
     mprotect(memory, sizeof code, PROT_READ | PROT_EXEC);
 
     /* Publish when the code is complete ... */

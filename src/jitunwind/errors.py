@@ -28,7 +28,7 @@ class UnreadableMemory(JitunwindError):
 class NotPython(JitunwindError):
     """The process is not a CPython that can be understood."""
 
-    hint = "jitunwind looks at CPython 3.14 and 3.15 on x86_64"
+    hint = "jitunwind looks at CPython 3.14 and 3.15 on x86_64 and AArch64"
 
 
 class UnsupportedVersion(JitunwindError):
@@ -52,9 +52,9 @@ class NotElf(JitunwindError):
 
 
 class OtherArchitecture(JitunwindError):
-    """A file for a processor whose code cannot be judged yet."""
+    """A file for a processor whose code is not known."""
 
-    hint = "x86_64 only, for now"
+    hint = "give a file for x86_64 or AArch64"
 
 
 class NothingToCheck(JitunwindError):

@@ -38,7 +38,7 @@ def found(path: Path) -> list[tuple[int, str, str]]:
     reports: Reports = {}
     judge_file(program, 1, reports, lambda report: None)
     return [
-        (int(place.function.rpartition("+")[2], 16), place.instruction, place.about)
+        (int(place.function.rpartition("+")[2], 16), " ".join(place.instruction.split()), place.about)
         for place in violations(program, reports)
     ]
 
@@ -70,12 +70,12 @@ def test_the_same_is_found_where_there_are_fdes(tmp_path: Path) -> None:
             "push %rbp; mov $1,%ebp; lea 8(%rbp),%rdi; pop %rbp; ret",
             [
                 (0, "push %rbp", "saves the frame pointer"),
-                (1, "mov $1,%ebp", "writes the frame pointer"),
-                (6, "lea 8(%rbp),%rdi", "reads the frame pointer"),
+                (1, "mov $0x1,%ebp", "writes the frame pointer"),
+                (6, "lea 0x8(%rbp),%rdi", "reads the frame pointer"),
                 (10, "pop %rbp", "writes the frame pointer"),
             ],
         ),
-        ("mov %rbp,-8(%rsp); ret", [(0, "mov %rbp,-8(%rsp)", "saves the frame pointer")]),
+        ("mov %rbp,-8(%rsp); ret", [(0, "mov %rbp,-0x8(%rsp)", "saves the frame pointer")]),
         ("mov %bpl,%al; ret", [(0, "mov %bpl,%al", "reads the frame pointer")]),
         ("cmp %rbp,%rsp; jmp next", [(0, "cmp %rbp,%rsp", "reads the frame pointer")]),
         ("leave; ret", [(0, "leave", "writes the frame pointer"), (1, "ret", UNPROVEN)]),

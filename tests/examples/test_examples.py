@@ -8,13 +8,17 @@ from pathlib import Path
 import pytest
 
 from jitunwind.agent import built
-from tests.support.compiled import needs_gcc
+from tests.support.agent import packages
+from tests.support.live import interpreter
+from tests.support.machines import HERE, MACHINES, Machine
 from tests.support.processes import PATIENCE, ROOT, plain_environment
-
-pytestmark = needs_gcc
+from tests.support.stub import waiting_for_gdb
 
 EXAMPLES = ROOT / "examples"
-AGENT = (f"-I{built.FOLDER}", built.AGENT)
+HELD = {"x86_64": "rbx", "aarch64": "x19"}
+"""The register that the code of jit.c uses."""
+BEHIND_CALL = {"x86_64": 10, "aarch64": 16}
+"""Where its call comes back to."""
 SOURCE = "3 * (stop - 1) + x"
 UNPUBLISHED = """
 import contextlib, runpy, sys
@@ -37,6 +41,7 @@ int main(int count, char **)
 {
     void *memory = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     memcpy(memory, code, sizeof code);
+    __builtin___clear_cache((char *)memory, (char *)memory + sizeof code);
     mprotect(memory, 4096, PROT_READ | PROT_EXEC);
     jitunwind_region region = {};
     region.start = (uintptr_t)memory;
@@ -62,11 +67,33 @@ int main(int count, char **)
 """
 
 
-def output(*command: object, code: int = 0) -> str:
+@pytest.fixture(scope="module", params=MACHINES, ids=str)
+def machine(request: pytest.FixtureRequest) -> Machine:
+    found: Machine = request.param.needed()
+    return found
+
+
+def agent(machine: Machine) -> tuple[str, str]:
+    """What makes a compiler find the agent."""
+    return f"-I{built.FOLDER}", str(packages(machine) / "jitunwind/agent/agent.so")
+
+
+def python(machine: Machine) -> list[str]:
+    """The words that call a Python there."""
+    if not machine.is_emulated:
+        return [sys.executable]
+    return [*machine.emulator, interpreter("3.14", machine).python]
+
+
+def environment(machine: Machine = HERE) -> dict[str, str]:
+    return plain_environment() | {"PYTHONPATH": str(packages(machine)), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def output(*command: object, code: int = 0, machine: Machine = HERE) -> str:
     done = subprocess.run(
         [str(each) for each in command],
         cwd=ROOT,
-        env=plain_environment() | {"PYTHONPATH": str(ROOT / "src"), "PYTHONDONTWRITEBYTECODE": "1"},
+        env=environment(machine),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -77,12 +104,14 @@ def output(*command: object, code: int = 0) -> str:
     return done.stdout
 
 
-def in_gdb(commands: list[str], *command: object) -> str:
-    """What plain GDB says, without anybody's settings."""
-    options = ["-nx", "-batch", "-ex", "set debuginfod enabled off", "-ex", "set width 0"]
-    for each in commands:
-        options += ["-ex", each]
-    return output("gdb", *options, "--args", *command)
+def in_gdb(machine: Machine, commands: list[str], *command: object) -> str:
+    """What plain GDB says, without anybody's settings, of a program that it has from its first instruction on."""
+    program = [str(word) for word in command]
+    with waiting_for_gdb(machine, program, environment(machine)) as begin:
+        settings = ["set breakpoint pending on", "set debuginfod enabled off", "set width 0"]
+        options = [word for each in settings for word in ("-iex", each)]
+        run = [word for each in commands for word in ("-ex", each)]
+        return output(machine.gdb, "-nx", "-batch", *options, *begin, *run)
 
 
 def frames(said: str) -> list[str]:
@@ -91,73 +120,83 @@ def frames(said: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def program(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("examples") / "jit"
     flags = ["-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror"]
-    subprocess.run(["gcc", *flags, "-o", path, EXAMPLES / "jit.c", *AGENT], check=True)
+    command = [machine.compiler(), *flags, "-o", path, EXAMPLES / "jit.c", *agent(machine), *machine.linking]
+    subprocess.run(command, check=True)
     return path
 
 
 class TestPython:
-    def test_values(self) -> None:
-        assert output(sys.executable, EXAMPLES / "jit.py", "3 * (x - 1) + x", 14) == "53\n"
-        assert output(sys.executable, EXAMPLES / "jit.py", "x * x - 2 * (x + x * 3)", -7) == "105\n"
-        refused = output(sys.executable, EXAMPLES / "jit.py", "x / 2", code=1)
+    def test_values(self, machine: Machine) -> None:
+        example = [*python(machine), EXAMPLES / "jit.py"]
+        assert output(*example, "3 * (x - 1) + x", 14, machine=machine) == "53\n"
+        assert (
+            output(*example, "x * x - 2 * (x + x * 3) + 123456789012", -7, machine=machine)
+            == "123456789117\n"
+        )
+        refused = output(*example, "x / 2", code=1, machine=machine)
         assert "SyntaxError: x / 2: there are x" in refused
 
-    def test_plain_gdb_goes_through_it(self) -> None:
+    def test_plain_gdb_goes_through_it(self, machine: Machine) -> None:
         """GIVEN a function in C that JIT code has called, THEN plain GDB's stack has the JIT's function by its name,
         the code by its symbol, and below it all frames down to the program's start."""
-        commands = ["run", "bt", "up 3", "info symbol $pc", "finish", "continue"]
-        said = in_gdb(commands, sys.executable, EXAMPLES / "jit.py", SOURCE, 14)
+        *_, interpreter = python(machine)
+        up = ["frame function raise", "up", "info symbol $pc"]
+        commands = ["continue", "bt", *up, "finish", "continue"]
+        said = in_gdb(machine, commands, interpreter, EXAMPLES / "jit.py", SOURCE, 14)
         names = frames(said)
         at = names.index(f"jit:{SOURCE} ()")
         assert "raise" in names[at - 1]
         assert "libffi" in names[at + 1]
         assert any(name.startswith(("_start", "main ")) for name in names[at + 2 :]), said
         assert f"jit:{SOURCE} + " in said, "info symbol"
-        assert "\n53\n" in said, "and it goes on"
+        assert "exited normally" in said, "and it goes on"
+        assert machine.is_emulated or "\n53\n" in said
 
-    def test_and_does_not_without_publishing(self) -> None:
-        said = in_gdb(["run", "bt 40"], sys.executable, "-c", UNPUBLISHED, SOURCE, 14)
+    def test_and_does_not_without_publishing(self, tmp_path: Path) -> None:
+        program = tmp_path / "unpublished.py"
+        program.write_text(UNPUBLISHED)
+        said = in_gdb(HERE, ["continue", "bt 40"], sys.executable, program, SOURCE, 14)
         assert "SIGTRAP" in said
         assert "jit:" not in said
         assert not any("libffi" in frame for frame in frames(said)), said
 
 
 class TestC:
-    def test_backtrace_goes_through_it(self, program: Path) -> None:
-        lines = output(program).splitlines()
+    def test_backtrace_goes_through_it(self, machine: Machine, program: Path) -> None:
+        lines = output(*machine.emulator, program).splitlines()
         assert not lines[1].startswith(str(program)), "the code is in no file"
         assert [line.split("(")[0] for line in (lines[0], lines[2], lines[-1])] == [str(program)] * 3
         assert "libc.so.6(__libc_start_main" in "".join(lines)
 
-    def test_plain_gdb_goes_through_it(self, program: Path) -> None:
-        commands = [
-            "break stop_here",
-            "run",
-            "bt",
-            "up",
-            "info symbol $pc",
-            "p/x $rbx",
-            "up",
-            "p/x $rbx",
-            "delete",
-        ]
-        said = in_gdb([*commands, "continue"], program)
+    def test_plain_gdb_goes_through_it(self, machine: Machine, program: Path) -> None:
+        held = f"p/x ${HELD[machine.arch.name]}"
+        commands = ["break stop_here", "continue", "bt", "up", "info symbol $pc", held, "up", held, "delete"]
+        said = in_gdb(machine, [*commands, "continue"], program)
         functions = [frame.split(" (")[0] for frame in frames(said)]
         assert functions[:3] == ["stop_here", "my_language::f", "main"], said
-        assert "my_language::f + 10 in section .text" in said
+        assert f"my_language::f + {BEHIND_CALL[machine.arch.name]} in section .text" in said
         values = [line.split(" = ")[1] for line in said.splitlines() if line.startswith("$")]
-        assert len(set(values)) == 2, "each frame has an rbx of its own"
+        assert len(set(values)) == 2, "each frame has a value of its own in that register"
         assert "exited normally" in said
 
     @pytest.mark.parametrize("published", [True, False])
-    def test_exceptions_pass_through_its_code(self, tmp_path: Path, published: bool) -> None:
+    def test_exceptions_pass_through_its_code(
+        self, machine: Machine, tmp_path: Path, published: bool
+    ) -> None:
         """GIVEN code that calls what throws, THEN the exception is caught above it; unpublished, it is nobody's."""
         (tmp_path / "throwing.cc").write_text(THROWING)
         flags = ["-w", f"-I{EXAMPLES}", "-fpermissive", "-o", tmp_path / "throwing"]
-        subprocess.run(["g++", *flags, tmp_path / "throwing.cc", *AGENT], check=True)
+        command = [
+            machine.compiler("g++"),
+            *flags,
+            tmp_path / "throwing.cc",
+            *agent(machine),
+            *machine.linking,
+        ]
+        subprocess.run(command, check=True)
         arguments = [] if published else ["unpublished"]
-        said = output(tmp_path / "throwing", *arguments, code=0 if published else 3)
+        said = output(*machine.emulator, tmp_path / "throwing", *arguments, code=0 if published else 3)
         assert said == ("destroyed\ncaught 5\n" if published else "terminated\n")

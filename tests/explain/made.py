@@ -1,5 +1,6 @@
 """A small region explained, made by hand: hostile names, two tables, a jump in each direction."""
 
+from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.cpython.regions import JitCode
 from jitunwind.explain.differences import Difference
 from jitunwind.explain.jumps import in_lanes
@@ -40,4 +41,4 @@ def region(number: int = 0, file: str = f"/tmp/{HOSTILE}", blocks: int = 3) -> E
 
 
 def summary(*regions: Explained) -> Summary:
-    return summary_of(regions, TABLES)
+    return summary_of(X86_64, regions, TABLES)

@@ -3,8 +3,12 @@
 import pytest
 
 from tests.support.live import VERSIONS, Interpreter, interpreter
+from tests.support.machines import HERE
 
 
 @pytest.fixture(scope="session", params=VERSIONS)
 def python(request: pytest.FixtureRequest) -> Interpreter:
-    return interpreter(request.param)
+    """Of a version; or, as `live.EVERYWHERE` has it, of a version and a machine."""
+    of = request.param
+    version, machine = of if isinstance(of, tuple) else (of, HERE)
+    return interpreter(version, machine.needed())

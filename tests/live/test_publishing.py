@@ -3,10 +3,14 @@ AArch64's code, too."""
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -14,7 +18,9 @@ import pytest
 from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.audit.tables import Published, decoded
 from jitunwind.memory.process import LiveProcess
+from tests.support.agent import packages
 from tests.support.live import (
+    EVERYWHERE,
     PATIENCE,
     PROGRAMS,
     REPOSITORY,
@@ -35,10 +41,26 @@ COURSES = PROGRAMS / "publishing.py"
 RUN = (sys.executable, "-m", "jitunwind", "run", "--python")
 
 
+@contextmanager
+def executable(python: Interpreter) -> Iterator[str]:
+    """A program that is that interpreter: for another machine's, one that calls the emulator."""
+    if not python.machine.is_emulated:
+        yield python.python
+        return
+    with TemporaryDirectory() as folder:
+        script = Path(folder, "python")
+        script.write_text(f'#!/bin/sh\nexec {shlex.join([*python.machine.emulator, python.python])} "$@"\n')
+        script.chmod(0o755)
+        yield str(script)
+
+
 def course(python: Interpreter, name: str, *options: str) -> dict[str, Any]:
     """What the program tells of that course of its life; it must end well, and say nothing else."""
-    command = [*RUN, python.python, *options, str(COURSES), name]
-    done = subprocess.run(command, env=python.environment(), capture_output=True, text=True, timeout=PATIENCE)
+    with executable(python) as path:
+        command = [*RUN, path, *options, str(COURSES), name]
+        # What of jitunwind is for the interpreter comes from where `run` itself was found.
+        environment = python.environment() | {"PYTHONPATH": str(packages(python.machine))}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     told: dict[str, Any] = json.loads(done.stdout)
     assert told.pop("problems") == {}
@@ -58,6 +80,7 @@ def test_forked_processes_publish_on(python: Interpreter) -> None:
     assert told["threads"] <= 2
 
 
+@EVERYWHERE
 def test_a_thread_that_forks_leaves_a_child_that_ends(python: Interpreter) -> None:
     assert course(python, "fork_in_thread")["ends"] == [0]
 
@@ -75,6 +98,7 @@ def test_a_child_that_executes_another_program(python: Interpreter) -> None:
     assert told["published"] > 0
 
 
+@EVERYWHERE
 def test_disabled_nothing_is_published_and_enabled_again_all_is(python: Interpreter) -> None:
     told = course(python, "disabled")
     assert told["first"] >= 5
@@ -135,7 +159,7 @@ def _frames_or_none(process: subprocess.Popen[bytes]) -> list[tuple[int, int]]:
 
 KNOWN = [0x1111222233334444, 0x2222333344445555, 0x3333444455556666, 0x4444555566667777, 0x5555666677778888]
 """What `outer` of known_registers.c keeps in callee-saved registers."""
-STEPS = 40
+STEPS = 20
 IN_JIT = 30
 """Calls after which the caller is JIT code."""
 
@@ -147,7 +171,6 @@ def whole(stack: str) -> list[Frame]:
     return frames
 
 
-@pytest.mark.skipif(not ARM.is_emulated, reason="on AArch64 all other tests are of it")
 @pytest.mark.parametrize("version", VERSIONS)
 def test_plain_gdb_goes_through_the_code_of_aarch64(version: str, tmp_path: Path) -> None:
     """GIVEN a GDB without the plugin, connected from the start, and a stop in C that JIT code has called, THEN the
@@ -165,7 +188,7 @@ def test_plain_gdb_goes_through_the_code_of_aarch64(version: str, tmp_path: Path
     commands = [*there, *jit, *above, "finish", *(STEPS * step), "echo <end>\\n", "detach"]
     program = python.command("extension", str(tmp_path), published=True)[len(ARM.emulator) :]
     gdb = newest_gdb() if version == VERSIONS[1] else ARM.gdb
-    with waiting_for_gdb(ARM, program, python.environment()) as (_, connect):
+    with waiting_for_gdb(ARM, program, python.environment()) as connect:
         pending = ["-ex", "set breakpoint pending on"]
         run = [word for command in commands for word in ("-ex", command)]
         said = run_gdb(gdb_command(python, *connect, *pending, *run, plugin=False, gdb=gdb))

@@ -10,19 +10,19 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from jitunwind.arch.aarch64.registers import AARCH64
 from tests.support.live import (
+    EVERYWHERE,
     PATIENCE,
     REPOSITORY,
     VERSIONS,
     Interpreter,
+    case,
     frames_in,
     gdb_command,
-    interpreter,
     problems,
     run_gdb,
     running,
@@ -48,22 +48,6 @@ KEPT = [
     0x6666777788889999,
 ]
 """What the C and C++ code above JIT code keeps in callee-saved registers; the walkers' has the first five."""
-
-
-@pytest.fixture(scope="module")
-def python(request: pytest.FixtureRequest) -> Interpreter:
-    version, machine = request.param
-    return interpreter(version, machine.needed())
-
-
-def case(version: str, machine: Machine, *others: str) -> Any:
-    return pytest.param((version, machine), *others, id="-".join([version, str(machine), *others]))
-
-
-HERE_ONLY = pytest.mark.parametrize("python", [case(version, HERE) for version in VERSIONS], indirect=True)
-EVERYWHERE = pytest.mark.parametrize(
-    "python", [case(version, machine) for machine in MACHINES for version in VERSIONS], indirect=True
-)
 
 
 def run(*command: str | Path) -> None:
@@ -161,7 +145,7 @@ def told_by_gdb(python: Interpreter, program: str, arguments: Sequence[str], pub
     if python.machine.is_emulated:
         assert published
         command = python.command(program, *arguments, published=published)[len(python.machine.emulator) :]
-        with waiting_for_gdb(python.machine, command, python.environment()) as (_, connect):
+        with waiting_for_gdb(python.machine, command, python.environment()) as connect:
             stop = ("-ex", "set breakpoint pending on", "-ex", "break pause", "-ex", "continue", "-ex", "bt")
             said = run_gdb(gdb_command(python, *connect, *stop, plugin=False, gdb=python.machine.gdb))
             return said, [range(f.pc, f.pc + 1) for f in frames_in(said) if f.pc and (f.is_jit or f.is_shim)]
@@ -201,7 +185,6 @@ def test_published_code_is_walked_through_to_main(python: Interpreter, tmp_path:
         assert set(KEPT[:5]) <= held, walk
 
 
-@HERE_ONLY
 @pytest.mark.parametrize("name", EXACT)
 def test_unpublished_code_is_not(python: Interpreter, tmp_path: Path, name: str) -> None:
     """3.15 has frame pointers, and tells libgcc of them: there only the entry into JIT code is passed over."""
@@ -215,7 +198,6 @@ def test_unpublished_code_is_not(python: Interpreter, tmp_path: Path, name: str)
         assert len(walk.pcs) == 1, f"not cut at the first frame in JIT code\n{walk}"
 
 
-@HERE_ONLY
 @pytest.mark.parametrize("published", [False, True], ids=["off", "on"])
 def test_libdw_passes_over_a_frame(python: Interpreter, tmp_path: Path, published: bool) -> None:
     """Published or not: it knows files only (docs/unwinders.md), and goes by frame pointers elsewhere. On 3.14 rbp
@@ -229,7 +211,6 @@ def test_libdw_passes_over_a_frame(python: Interpreter, tmp_path: Path, publishe
 DUMPED = re.compile(r"^  Binary file .*\[0x([0-9a-f]+)\]$", re.MULTILINE)
 
 
-@HERE_ONLY
 @pytest.mark.parametrize("published", [False, True], ids=["off", "on"])
 def test_faulthandler_dumps_the_c_stack_through_jit_code(
     python: Interpreter, tmp_path: Path, published: bool
@@ -303,7 +284,6 @@ def test_a_thread_cancelled_below_published_code_cleans_up_above_it(
     assert notes == {"unwound": KEPT, "cleaned": [], "joined": []}
 
 
-@HERE_ONLY
 def test_a_thread_cancelled_below_unpublished_code_does_not_or_has_damaged_registers(
     python: Interpreter, tmp_path: Path
 ) -> None:

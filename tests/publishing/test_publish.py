@@ -2,6 +2,9 @@
 
 import ctypes
 import mmap
+import re
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +12,15 @@ import pytest
 
 from jitunwind import Line, Region, UnwindTable, frame_pointer, publish
 from jitunwind.agent.library import GDB, LIBGCC, agent, statistics
+from jitunwind.arch.aarch64.registers import AARCH64, X19, X29, X30
+from jitunwind.arch.known import decoder
 from jitunwind.arch.x86_64.registers import RBP, RBX, RETURN_ADDRESS, RSP, X86_64
 from jitunwind.errors import AgentFailed, BrokenInvariant
 from jitunwind.publishing.described import described
 from jitunwind.rows import SAME_VALUE, UNDEFINED, CfaRule, Row, SavedAt, Unknown
 from tests.support.announced import Announced, RegionStruct, files, struct_of, with_rows
 from tests.support.assembly import assemble, check_rows
+from tests.support.machines import ARM
 from tests.support.witnesses import JITUNWIND
 
 SIZE = 0x40
@@ -186,6 +192,48 @@ class TestFramePointer:
         with pytest.raises(BrokenInvariant, match=rf"at \+{code.labels[at]:#x} "):
             publish(put(memory, code.bytes), frame_pointer())
         assert not files()
+
+
+def a64(source: str) -> tuple[bytes, dict[str, int]]:
+    """AArch64's machine code, and its labels' offsets."""
+    tools = ARM.needed().tools
+    with tempfile.TemporaryDirectory() as folder:
+        made, raw = Path(folder, "made.o"), Path(folder, "raw")
+        subprocess.run([f"{tools}as", "-o", made, "-"], input=f"{source}\n", text=True, check=True)
+        subprocess.run([f"{tools}objcopy", "-O", "binary", "-j", ".text", made, raw], check=True)
+        names = subprocess.run([f"{tools}nm", made], capture_output=True, text=True, check=True).stdout
+        labels = re.findall(r"^([0-9a-f]+) t (\w+)$", names, re.MULTILINE)
+        return raw.read_bytes(), {name: int(offset, 16) for offset, name in labels}
+
+
+class TestFramePointerOfAArch64:
+    """There the return address lies behind the caller's frame pointer, wherever the CFA is."""
+
+    @pytest.mark.parametrize("offset", [16, 96])
+    def test_code_that_keeps_its_frame_pointer(self, offset: int) -> None:
+        code, _ = a64(
+            "ldr x0, [x29, #24]\n str x0, [sp, #-16]!\n blr x1\n cbz x0, over\n mov x30, x0\n over: br x2"
+        )
+        (row,) = frame_pointer(offset).checked(AARCH64, code, decoder(AARCH64)).rows
+        assert isinstance(row, Row)
+        assert row.cfa == CfaRule(X29, offset)
+        assert (row.rule(X29), row.rule(X30)) == (SavedAt(-offset), SavedAt(8 - offset))
+        assert row.rule(X19) == UNDEFINED
+
+    @pytest.mark.parametrize(
+        "source",
+        [
+            "mov x29, sp\n at: ret",
+            "ldp x29, x30, [sp], #16\n at: ret",
+            "str x0, [x29]\n at: br x2",
+            "str x0, [x29, #8]\n at: br x2",
+            "cbz x0, over\n add x29, x29, #16\n at: nop\n over: br x2",
+        ],
+    )
+    def test_code_that_does_not(self, source: str) -> None:
+        code, labels = a64(source)
+        with pytest.raises(BrokenInvariant, match=rf"at \+{labels['at']:#x} the CFA is not x29 \+ 16"):
+            frame_pointer().checked(AARCH64, code, decoder(AARCH64))
 
 
 def row_at(offset: int = 0, register: int = RSP, cfa: int = 8) -> tuple[int, Row]:

@@ -33,7 +33,7 @@ def harness(
         flags = (*flags, "-DEMULATED")
     compiler = [machine.compiler(), "-O1", "-g", *WARNINGS]
     command = [*compiler, *flags, "-pthread", "-rdynamic", f"-I{AGENT}", "-o", program]
-    subprocess.run([*command, HARNESSES / name, *sources, "-ldl"], check=True)
+    subprocess.run([*command, HARNESSES / name, *sources, *machine.linking, "-ldl"], check=True)
     return program
 
 
@@ -42,7 +42,7 @@ def run(
 ) -> str:
     """What the harness prints; the test fails where it finds anything wrong."""
     done = subprocess.run(
-        [*machine.on_its_own, program, *map(str, arguments)],
+        [*machine.emulator, program, *map(str, arguments)],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,

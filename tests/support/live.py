@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ from jitunwind.memory.process import LiveProcess
 from jitunwind.rows import UnwindTable
 from tests.support import THOROUGH
 from tests.support.agent import packages
-from tests.support.machines import HERE, Machine
+from tests.support.machines import HERE, MACHINES, Machine
 
 REPOSITORY = Path(__file__).parents[2]
 PROGRAMS = REPOSITORY / "tests/live/programs"
@@ -93,6 +94,17 @@ def interpreter(minor: str, machine: Machine = HERE) -> Interpreter:
     answer = json.loads(done.stdout.splitlines()[-1])
     symbols = answer["debug_file_directory"] or ""
     return Interpreter(minor, answer["python"], symbols, answer["include"], machine)
+
+
+def case(version: str, machine: Machine, *others: str) -> Any:
+    """Of a test that is parametrized with the fixture `python`, and `others`."""
+    return pytest.param((version, machine), *others, id="-".join([version, str(machine), *others]))
+
+
+EVERYWHERE = pytest.mark.parametrize(
+    "python", [case(version, machine) for version in VERSIONS for machine in MACHINES], indirect=True
+)
+"""The fixture `python` of this machine and of AArch64."""
 
 
 class Program:

@@ -34,9 +34,13 @@ class Machine:
         return bool(self.emulator)
 
     @property
-    def on_its_own(self) -> tuple[str, ...]:
-        """The words before a program that was linked for the root of such a machine."""
-        return (*self.emulator, "-L", self.sysroot) if self.sysroot else self.emulator
+    def linking(self) -> list[str]:
+        """The compiler's options for programs that find their libraries here."""
+        libraries = f"{self.sysroot}/lib"
+        options = (
+            f"-Wl,--dynamic-linker={libraries}/ld-linux-aarch64.so.1,--disable-new-dtags,-rpath,{libraries}"
+        )
+        return [options] if self.sysroot else []
 
     def compiler(self, name: str = "gcc") -> str:
         """gcc or g++."""

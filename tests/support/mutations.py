@@ -16,10 +16,12 @@ from dataclasses import replace
 from typing import Any
 
 from jitunwind.arch import Architecture
-from jitunwind.arch.x86_64.effects import decode
-from jitunwind.arch.x86_64.registers import RBP, RETURN_ADDRESS, X86_64
-from jitunwind.audit.ptrace import Tracee
-from jitunwind.audit.records import Record
+from jitunwind.arch.known import decoder
+from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.audit.ptrace import Tracee, steps_natively
+from jitunwind.audit.records import Record, judged_registers
+from jitunwind.audit.remote import RemoteTracee, architecture_of
+from jitunwind.audit.steppable import Steppable
 from jitunwind.audit.stepper import Activation, Stepper
 from jitunwind.audit.tables import Recovered, shim_table
 from jitunwind.audit.verdicts import Verdicts
@@ -28,7 +30,6 @@ from jitunwind.errors import UnreadableMemory
 from jitunwind.memory import Mapping, Memory
 from jitunwind.rows import SAME_VALUE, UNDEFINED, Row, SavedAt, Unknown, UnwindTable, evaluate
 
-SP, PC = X86_64.stack_pointer, 16
 STACK = 1024
 MOST_PLACES = 100
 """Instructions of each region at which damaged tables are judged."""
@@ -40,12 +41,13 @@ BY = [words for words in range(-100, 101) if words]
 class Stack(Memory):
     """The stack at one instruction."""
 
-    def __init__(self) -> None:
+    def __init__(self, arch: Architecture) -> None:
+        self._architecture = arch
         self.start, self.data = 0, b""
 
     @property
     def architecture(self) -> Architecture:
-        return X86_64
+        return self._architecture
 
     def read(self, address: int, size: int) -> bytes:
         at = address - self.start
@@ -74,7 +76,7 @@ class Damaged:
 
 
 def damages(
-    table: UnwindTable, starts: list[int], ran: list[int], dice: random.Random
+    arch: Architecture, table: UnwindTable, starts: list[int], ran: list[int], dice: random.Random
 ) -> Iterator[tuple[str, UnwindTable]]:
     """Without end: each table differs from `table` in one row, one that holds at an offset of `ran`."""
     real = sorted({bisect_right(table.offsets, offset) - 1 for offset in ran})
@@ -94,7 +96,9 @@ def damages(
             other = row.cfa.offset + 8 * dice.choice(BY)
             rows[index] = replace(row, cfa=replace(row.cfa, offset=other))
         elif kind == "register":
-            other = dice.choice([r for r in (*X86_64.callee_saved, SP) if r != row.cfa.register])
+            other = dice.choice(
+                [r for r in (*judged_registers(arch), arch.stack_pointer) if r != row.cfa.register]
+            )
             rows[index] = replace(row, cfa=replace(row.cfa, register=other))
         elif kind == "swapped":
             one, two = dice.sample(sorted(rules), 2)
@@ -108,7 +112,7 @@ def damages(
             rules[register] = SavedAt(rules[register].offset + 8 * dice.choice(BY))  # type: ignore[union-attr]
             rows[index] = replace(row, rules=tuple(rules.items()))
         elif kind == "lost":
-            register = dice.choice((RBP, RETURN_ADDRESS))
+            register = dice.choice((arch.frame_pointer, arch.return_address))
             rules[register] = UNDEFINED if rules[register] != UNDEFINED else SAME_VALUE
             rows[index] = replace(row, rules=tuple(rules.items()))
         else:
@@ -116,51 +120,63 @@ def damages(
         yield f"{kind} at row {index}", UnwindTable(table.size, offsets, rows)
 
 
+def started(command: list[str], environment: dict[str, str]) -> Steppable:
+    arch = architecture_of(command[0], environment)
+    if arch is None or arch is steps_natively():
+        return Tracee.start(command, environment, output=2)
+    return RemoteTracee.start(command, environment, 2, arch)
+
+
 def main(python: str, program: str, steps: int, mutations: int) -> None:
-    tracee = Tracee.start([python, program], {**os.environ, "PYTHON_JIT": "1"}, output=2)
+    tracee = started([python, program], {**os.environ, "PYTHON_JIT": "1"})
+    arch = tracee.memory.architecture
     ran: list[tuple[JitCode, Record, Activation, Regions, int, bytes]] = []
 
     def keep(region: JitCode, records: Sequence[Record], activation: Activation, regions: Regions) -> None:
         (record,) = records
-        start = record[SP] - 128
+        start = record[arch.stack_pointer] - arch.red_zone
         ran.append((region, record, activation, regions, start, tracee.memory.read(start, STACK)))
 
-    stepper = Stepper(tracee, X86_64, keep, steps, recorder=None)
+    stepper = Stepper(tracee, arch, keep, steps, recorder=None)
     try:
         stepper.run()
         regions = stepper.regions
         assert regions is not None
         shim = regions.entry_shim
-        of_shim = shim_table(X86_64, shim, tracee.memory) if shim is not None else None
+        of_shim = shim_table(arch, shim, tracee.memory) if shim is not None else None
     finally:
         tracee.let_go()
-    print(json.dumps(judged(ran, of_shim, mutations)))
+    print(json.dumps(judged(ran, of_shim, mutations, arch)))
 
 
-def judged(ran: list[Any], of_shim: UnwindTable | None, mutations: int) -> dict[str, Any]:
-    whole = Recovered(X86_64, decode)
+def judged(
+    ran: list[Any], of_shim: UnwindTable | None, mutations: int, arch: Architecture = X86_64
+) -> dict[str, Any]:
+    whole, decode, pc = Recovered(arch, decoder(arch)), decoder(arch), arch.program_counter
     found: dict[str, Any] = {"regions": 0, "mutations": 0, "changing": 0, "missed": [], "false_alarms": []}
     for start in sorted({each[0].start for each in ran}):
-        here = list({each[1][PC]: each for each in ran if each[0].start == start}.values())
+        here = list({each[1][pc]: each for each in ran if each[0].start == start}.values())
         here = random.Random(1).sample(here, min(len(here), MOST_PLACES))
         region = here[0][0]
         table = whole.of(region)
         assert isinstance(table, UnwindTable)
         starts = [
-            offset for entry in region.entries(X86_64) for offset in decode(region.code, entry, (SP,)).starts
+            offset
+            for entry in region.entries(arch)
+            for offset in decode(region.code, entry, (arch.stack_pointer,)).starts
         ]
-        ran_at = [each[1][PC] - start for each in here]
+        ran_at = [each[1][pc] - start for each in here]
         found["regions"] += 1
         seen = set()
-        for name, damaged in damages(table, starts, ran_at, random.Random(1)):
+        for name, damaged in damages(arch, table, starts, ran_at, random.Random(1)):
             key = (tuple(damaged.offsets), tuple(damaged.rows))
             if key in seen:
                 continue
             seen.add(key)
             tables = Damaged(name, start, damaged, whole)
-            changes = [each for each in here if answer(tables, each, of_shim) != truth_of(each)]
-            stack = Stack()
-            verdicts = Verdicts(X86_64, stack, [tables])
+            changes = [each for each in here if answer(arch, tables, each, of_shim) != truth_of(each)]
+            stack = Stack(arch)
+            verdicts = Verdicts(arch, stack, [tables])
             if of_shim is not None:
                 verdicts.shims[here[0][3].entry_shim] = of_shim
             for each in here:
@@ -181,20 +197,24 @@ def truth_of(each: Any) -> dict[int, int]:
     return dict(each[2].truth)
 
 
-def answer(tables: Damaged, each: Any, of_shim: UnwindTable | None) -> dict[Any, int]:
+def answer(arch: Architecture, tables: Damaged, each: Any, of_shim: UnwindTable | None) -> dict[Any, int]:
     """The caller by `rows.evaluate`, frame by frame."""
     region, registers, activation, regions, start, data = each
-    stack = Stack()
+    stack = Stack(arch)
     stack.start, stack.data = start, data
-    now, table, at = dict(enumerate(registers[: PC + 1])), tables.of(region), registers[PC] - region.start
+    now, table, at = (
+        dict(enumerate(registers[: arch.program_counter + 1])),
+        tables.of(region),
+        registers[arch.program_counter] - region.start,
+    )
     for _ in range(3):
         assert isinstance(table, UnwindTable)
         row = table.at(at)
         if isinstance(row, Unknown):
             return NO_ANSWER
         try:
-            now = evaluate(row, now, stack.word, SP)
-            back = now[RETURN_ADDRESS]
+            now = evaluate(row, now, stack.word, arch.stack_pointer)
+            back = now[arch.return_address]
         except (UnreadableMemory, KeyError):
             return NO_ANSWER
         shim, jit = regions.entry_shim, regions.find(back - 1)

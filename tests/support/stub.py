@@ -1,5 +1,7 @@
 """Programs of another machine under a debugger: by the gdbstub of qemu's emulation."""
 
+import os
+import shlex
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,32 +17,32 @@ def waiting_for_gdb(
     machine: Machine,
     program: Sequence[str | Path],
     environment: Mapping[str, str],
-    *,
-    sysroot: str = "",
-    output: int = subprocess.DEVNULL,
-    cwd: Path | None = None,
-) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """`program`, emulated, which stands before its first instruction; and GDB's arguments to connect to it. It is
-    killed at the end. `sysroot`: what stands for the root of its machine, if not the root.
+) -> Iterator[list[str]]:
+    """GDB's arguments to begin with, which lead to `program`, emulated, before its first instruction; it is killed at
+    the end. Where nothing has to be emulated, GDB starts it itself. Of the emulated one what it prints
+    is lost.
 
     GDB can come only then: to qemu 7.2 nobody can attach later, and it does not heed GDB's interrupts.
     """
+    path, *arguments = map(str, program)
+    begin = ["-ex", f"file {path}"]
+    if not machine.is_emulated:
+        own = {name: value for name, value in environment.items() if os.environ.get(name) != value}
+        settings = [f"set environment {name} {value}" for name, value in own.items()]
+        start = [f"set args {shlex.join(arguments)}", *settings, "starti"]
+        yield [*begin, *(word for command in start for word in ("-ex", command))]
+        return
     with TemporaryDirectory(prefix="jitunwind-") as folder:
         socket = Path(folder, "gdb")
         process = subprocess.Popen(
-            [*machine.emulator, "-g", socket, *(["-L", sysroot] if sysroot else []), *program],
+            [*machine.emulator, "-g", socket, path, *arguments],
             env=environment,
-            cwd=cwd,
             stdin=subprocess.DEVNULL,
-            stdout=output,
-            text=True,
+            stdout=subprocess.DEVNULL,
         )
         try:
             wait_until(lambda: socket.exists() or process.poll() is not None, "qemu's gdbstub")
-            root = f"set sysroot {sysroot or '/'}"
-            yield process, ["-iex", root, "-ex", f"file {program[0]}", "-ex", f"target remote {socket}"]
+            yield ["-iex", "set sysroot /", *begin, "-ex", f"target remote {socket}"]
         finally:
             process.kill()
             process.wait()
-            if process.stdout is not None:
-                process.stdout.close()

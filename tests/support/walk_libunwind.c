@@ -1,5 +1,5 @@
 /* A walker for walker.c: nongnu libunwind, step by step. The note is what a frame of `hold` has in its registers:
-   "held" and rbx, rbp, r12 to r15. */
+   "held" and rbx, rbp, r12 to r15; or x19 to x24. */
 
 #define UNW_LOCAL_ONLY
 #define _GNU_SOURCE
@@ -10,8 +10,13 @@
 
 #include "walker.h"
 
+#if defined(__x86_64__)
 static const int saved[] = {UNW_X86_64_RBX, UNW_X86_64_RBP, UNW_X86_64_R12,
                             UNW_X86_64_R13, UNW_X86_64_R14, UNW_X86_64_R15};
+#else
+static const int saved[] = {UNW_AARCH64_X19, UNW_AARCH64_X20, UNW_AARCH64_X21,
+                            UNW_AARCH64_X22, UNW_AARCH64_X23, UNW_AARCH64_X24};
+#endif
 
 static void
 note_if_held(unw_cursor_t *cursor, unw_word_t pc)

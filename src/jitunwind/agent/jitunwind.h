@@ -56,7 +56,7 @@ struct jitunwind_region {
     const char *name;
     /* Its unwind table, in one of two forms: rows by rising offset, the first at 0; or, with row_count 0, the
        bytes of .eh_frame entries that cover nothing outside the region, with absolute addresses
-       (DW_EH_PE_absptr) and without a terminator. */
+       (DW_EH_PE_absptr) and without a terminator. Of AArch64's signed return addresses only the second can tell. */
     const struct jitunwind_row *rows;
     size_t row_count;
     const void *eh_frame;

@@ -65,13 +65,11 @@ class RemoteTracee:
         self.started_here = emulator is not None
         self.ending: int | None = None
         self.is_alive = True
-        self._signals: dict[str, int] = {}
-        """By thread: what is to be delivered when it goes on."""
         self._threads: dict[int, str] = {}
         self._pending: list[Stop] = []
-        self._owed = 0
-        """Interrupts that were sent, and have not been seen."""
         self._listens = True
+        if emulator is not None:
+            process.withheld.add(_SIGPWR)
         self._note_thread()
 
     @classmethod
@@ -156,11 +154,8 @@ class RemoteTracee:
 
     def _note(self, said: Stopped) -> Stop:
         tid = self._note_thread()
-        if said.signal == _SIGPWR and self._owed:
-            self._owed -= 1
-            return Stop(tid)
         if said.signal != SIGTRAP:
-            self._signals[said.thread] = said.signal
+            self._process.signals[said.thread] = said.signal
             return Stop(tid, signal=said.signal)
         pc = self._process.registers(said.thread)[-1]
         return Stop(tid, breakpoint=pc if pc in self._process.breakpoints else 0)
@@ -187,7 +182,6 @@ class RemoteTracee:
             self._process.stub.interrupt()
         else:
             return False
-        self._owed += self._emulator is not None
         stop = self._next(_STOP_SECONDS)
         if stop is None and self.is_alive:
             if self._emulator is not None:
@@ -201,13 +195,13 @@ class RemoteTracee:
     def go_on(self) -> None:
         if self.is_alive and not self._process.is_running and not self._pending:
             thread = self._process.thread
-            number = self._signals.pop(thread, 0)
+            number = self._process.signals.pop(thread, 0)
             self._process.resume(thread if number else "", signal=number, others=True)
 
     def step(self, tid: int) -> Stop | None:
         thread = self._threads[tid]
         while True:
-            self._process.resume(thread, step=True, signal=self._signals.pop(thread, 0))
+            self._process.resume(thread, step=True, signal=self._process.signals.pop(thread, 0))
             stop = self._next(_STEP_SECONDS)
             if stop is None:
                 if self.is_alive:
@@ -215,8 +209,8 @@ class RemoteTracee:
                 return None
             if stop.tid != tid:
                 self._pending.append(stop)
-                continue
-            return stop._replace(breakpoint=0)
+            elif stop.signal not in self._process.withheld:  # else an interrupt came late: nothing has run
+                return stop._replace(breakpoint=0)
 
     def registers(self, tid: int) -> list[int]:
         return self._process.registers(self._threads[tid])
@@ -238,10 +232,10 @@ class RemoteTracee:
                     self._process.remove(address)
                 thread = self._process.thread.partition(".")[0]
                 stub.ask(b"D;" + thread[1:].encode() if thread.startswith("p") else b"D")
-        stub.close()
-        if self._emulator is not None:
+        if self._emulator is not None:  # before the connection closes: it would run on
             self._emulator.kill()
             self._emulator.wait()
+        stub.close()
         self.is_alive = False
 
 

@@ -22,7 +22,16 @@ from jitunwind.cpython.regions import CodeMap, JitCode
 from jitunwind.errors import JitunwindError, UnreadableMemory
 from jitunwind.memory import Memory
 from jitunwind.region import Region
-from jitunwind.rows import UNDEFINED, InRegister, Row, SavedAt, Undefined, Unknown, UnwindTable
+from jitunwind.rows import (
+    UNDEFINED,
+    InRegister,
+    Row,
+    SavedAt,
+    Undefined,
+    Unknown,
+    UnwindTable,
+    without_signature,
+)
 
 MOST_FRAMES = 3
 """From a program counter in a body over the shim to whoever called that; one more is too many."""
@@ -95,6 +104,8 @@ class _Move(NamedTuple):
     saved: tuple[tuple[int, int], ...]
     moved: tuple[tuple[int, int], ...]
     lost: tuple[int, ...]
+    signed: int | None
+    """Holds a signed return address, if any."""
 
 
 class _Chain(NamedTuple):
@@ -256,6 +267,7 @@ class Verdicts:
                 tuple((r, rule.offset) for r, rule in said.items() if isinstance(rule, SavedAt)),
                 tuple((r, rule.register) for r, rule in said.items() if isinstance(rule, InRegister)),
                 tuple(r for r, rule in said.items() if isinstance(rule, Undefined)),
+                row.signed.register if row.signed is not None else None,
             )
         return move
 
@@ -350,7 +362,7 @@ class _Way:
 
     def go(self, move: _Move) -> None:
         """One frame outwards. UnreadableMemory."""
-        cfa_register, cfa_offset, saved, moved, lost = move
+        cfa_register, cfa_offset, saved, moved, lost, signed = move
         values, sources = self.values, self._from
         base, source = values[cfa_register], sources[cfa_register]
         assert base is not None
@@ -364,6 +376,8 @@ class _Way:
             self.values[register], self._from[register] = values[other], sources[other]
         for register in lost:
             self.values[register] = self._from[register] = None
+        if signed is not None and (value := self.values[signed]) is not None:
+            self.values[signed], self._from[signed] = without_signature(value), None
         self.values[self.sp] = cfa
         self._from[self.sp] = (source[0], source[1] + cfa_offset) if source is not None else None
 

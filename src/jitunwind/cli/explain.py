@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import click
 
-from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.arch import Architecture
 from jitunwind.audit.tables import Published, Tables, from_dump, from_file
 from jitunwind.cli.output import is_coloured, print_warning, printable, progress
 from jitunwind.cpython.dump import load
@@ -153,9 +153,11 @@ def _read(
 ) -> _Found:
     """The regions, and those explained that were asked for; all of one moment, if the process gives one."""
     sources = Sources(owner_of(Path(f"/proc/{target}") if is_number(target) else Path(target)))
+    arch = memory.architecture
     for left in reversed(range(_TRIES)):
         regions = Regions(memory, layout)
-        explainer = Explainer(OfProcess(regions), _tables(names, lambda: Published(X86_64, memory)), sources)
+        tables = _tables(arch, names, lambda: Published(arch, memory))
+        explainer = Explainer(OfProcess(regions), tables, sources)
         listed = explainer.listed()
         if not listed:
             raise NothingToExplain(f"no JIT code in {target}", _why_nothing(regions))
@@ -174,7 +176,7 @@ def _read_dump(target: str, region: str | None, names: Sequence[str], whole: boo
     dump = load(Path(target))
     if not dump.codes:
         raise NothingToExplain(f"no JIT code in {target}", "take another dump: jitunwind dump PID -o FILE")
-    tables = _tables(names, lambda: from_dump(X86_64, dump))
+    tables = _tables(dump.architecture, names, lambda: from_dump(dump.architecture, dump))
     explainer = Explainer(OfDump(dump), tables, Sources(owner_of(Path(target))))
     return dump.version, _explained(explainer, explainer.listed(), region, names, whole)
 
@@ -183,7 +185,12 @@ def _explained(
     explainer: Explainer, listed: list[Listed], region: str | None, names: Sequence[str], whole: bool
 ) -> _Found:
     explained = [explainer.explain(each) for each in (_chosen(listed, region) if whole else ())]
-    return _Found(listed, explained, summary_of(explained, names), list(dict.fromkeys(explainer.warnings)))
+    return _Found(
+        listed,
+        explained,
+        summary_of(explainer.arch, explained, names),
+        list(dict.fromkeys(explainer.warnings)),
+    )
 
 
 def _why_nothing(regions: Regions) -> str:
@@ -192,13 +199,13 @@ def _why_nothing(regions: Regions) -> str:
     return "the JIT is on, and nothing has become hot: let it run longer"
 
 
-def _tables(names: Sequence[str], published: Callable[[], Tables]) -> list[Tables]:
+def _tables(arch: Architecture, names: Sequence[str], published: Callable[[], Tables]) -> list[Tables]:
     found: dict[str, Tables] = {}
     for name in names:
         if name == Published.name:
             found[name] = published()
         elif Path(name).is_file():
-            found[name] = from_file(X86_64, Path(name))
+            found[name] = from_file(arch, Path(name))
         else:
             raise click.UsageError(f"--table {name}: neither published nor a file")
     return list(found.values())

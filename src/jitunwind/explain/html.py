@@ -13,8 +13,8 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from jitunwind.explain.model import REGISTERS, Answer, Block, Explained, Instruction, Source, Summary
-from jitunwind.explain.notation import LEGEND, Parts, defined, line
+from jitunwind.explain.model import Answer, Block, Explained, Instruction, Source, Summary
+from jitunwind.explain.notation import Parts, defined, legend, line, registers
 
 
 def page(
@@ -31,7 +31,10 @@ def page(
         figures="".join(_figures(summary)),
         tables="".join(_tables(summary)),
         warnings="".join(f"<li>{html.escape(each)}</li>" for each in warnings),
-        legend="".join(f"<dt><code>{html.escape(a)}</code></dt><dd>{html.escape(b)}</dd>" for a, b in LEGEND),
+        legend="".join(
+            f"<dt><code>{html.escape(a)}</code></dt><dd>{html.escape(b)}</dd>"
+            for a, b in legend(summary.arch)
+        ),
         regions="".join(_region_row(index, each) for index, each in enumerate(regions)),
         shared=_json({**packed.shared(), "tables": list(summary.tables)}),
         data="\n".join(
@@ -60,18 +63,19 @@ def _figures(summary: Summary) -> list[str]:
 def _tables(summary: Summary) -> list[str]:
     """A line for each table: at how many instructions it differs, in all and by register."""
     found = []
+    names = registers(summary.arch)
     for name, each in summary.tables.items():
         cells = [f'<th scope="row">{html.escape(name)}</th>']
         if each.compared:
             cells += [_share(each.differing, each.compared)]
-            cells += [_share(each.registers[register], each.compared) for register in REGISTERS]
+            cells += [_share(each.registers[register], each.compared) for register in names]
             cells += [f"<td>{each.unknown:,}</td>"]
         else:
-            cells.append(f'<td class="none" colspan="{len(REGISTERS) + 2}">has nothing for this code</td>')
+            cells.append(f'<td class="none" colspan="{len(names) + 2}">has nothing for this code</td>')
         found.append(f"<tr>{''.join(cells)}</tr>")
     if not found:
         return []
-    heads = "".join(f'<th scope="col">{head}</th>' for head in ("table", "differs", *REGISTERS, "no row"))
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("table", "differs", *names, "no row"))
     return [
         '<div class="scroll" tabindex="0" role="region" aria-label="Where tables differ"><table class="tables">',
         "<caption>Instructions at which a table says something else than the recovered one</caption>",

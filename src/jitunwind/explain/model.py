@@ -12,21 +12,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from jitunwind.arch.x86_64.effects import decode
-from jitunwind.arch.x86_64.listing import listing
-from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.arch import Architecture, known
+from jitunwind.arch.listing import Listed as Line
 from jitunwind.audit.tables import Recovered, Tables
 from jitunwind.cpython import stencils
 from jitunwind.cpython.regions import JitCode
 from jitunwind.cpython.uops import MicroOp, Place
 from jitunwind.explain.differences import Difference, difference
 from jitunwind.explain.jumps import Jump, in_lanes
-from jitunwind.explain.notation import CFA, RETURN, Parts, parts
+from jitunwind.explain.notation import Parts, parts
 from jitunwind.explain.sources import Sources
 from jitunwind.explain.subjects import Subject
 from jitunwind.rows import WORD, Row, Unknown, UnwindTable
 
-REGISTERS = (CFA, RETURN, *(X86_64.register_names[register] for register in X86_64.callee_saved))
 LARGEST_EXPLAINED = 1 << 20
 """Bytes of a region that are explained; CPython 3.15 compiles no more (Include/internal/pycore_jit.h)."""
 _SHIM, _BEHIND = "shim", "behind the micro-ops"
@@ -126,6 +124,7 @@ class Comparison:
 class Summary:
     """Of some regions; `unknown` counts instructions without a recovered row."""
 
+    arch: Architecture
     regions: int = 0
     micro_ops: int = 0
     instructions: int = 0
@@ -139,7 +138,9 @@ class Explainer:
 
     def __init__(self, subject: Subject, others: Sequence[Tables], sources: Sources) -> None:
         self._subject, self._others, self._sources = subject, others, sources
-        self._recovered = Recovered(X86_64, decode)
+        self.arch = subject.architecture
+        self._decode = known.decoder(self.arch)
+        self._recovered = Recovered(self.arch, self._decode)
         self._answers: dict[tuple[object, ...], Answer] = {}
         self.names = subject.names
         self.warnings: list[str] = []
@@ -216,9 +217,9 @@ class Explainer:
         for tables, other in zip(self._others, others, strict=True):
             if isinstance(other, Unknown):
                 unknown[tables.name] = other.reason
-            elif (found := difference(X86_64, row, other, shim)) is not None:
+            elif (found := difference(self.arch, row, other, shim)) is not None:
                 differences[tables.name] = found
-        return Answer(parts(row, X86_64), "", differences, unknown)
+        return Answer(parts(row, self.arch), "", differences, unknown)
 
     def others_of(self, code: JitCode) -> list[UnwindTable]:
         return [tables.of(code) for tables in self._others]
@@ -227,7 +228,7 @@ class Explainer:
         """What holds in the shim when a body returns."""
         if not code.shim_size:
             return self._entry_shim_row
-        shim = stencils.of(X86_64).shim(code.code)
+        shim = stencils.of(self.arch).shim(code.code)
         assert shim is not None  # shim_size is its size
         return table.at_return_address(shim.returns)
 
@@ -239,9 +240,9 @@ class Explainer:
         return found
 
 
-def summary_of(explained: Sequence[Explained], tables: Iterable[str]) -> Summary:
+def summary_of(arch: Architecture, explained: Sequence[Explained], tables: Iterable[str]) -> Summary:
     """The figures of some regions, explained with the tables of those names."""
-    summary = Summary(tables={name: Comparison() for name in tables})
+    summary = Summary(arch, tables={name: Comparison() for name in tables})
     for region in explained:
         summary.regions += 1
         summary.micro_ops += region.listed.micro_ops or 0
@@ -277,6 +278,7 @@ class _Reader:
         self._others = explainer.others_of(code)
         self._shim = explainer.shim_row(code, table)
         self._names = explainer.names
+        self._listing = known.module(explainer.arch, "listing").listing
 
     def block(self, start: int, end: int, title: str, detail: str, source: Source | None) -> Block:
         """All of [start, end) is code."""
@@ -319,7 +321,8 @@ class _Reader:
         changes, answers = self._answers
         index, code = bisect_right(changes, start) - 1, self._code
         changes = [*changes[1:], code.size]
-        for offset, size, text, jump, mentions in listing(code.code, code.start, start, end):
+        lines: Iterator[Line] = self._listing(code.code, code.start, start, end)
+        for offset, size, text, jump, mentions in lines:
             while changes[index] <= offset:
                 index += 1
             target = None

@@ -9,15 +9,25 @@ from jitunwind.rows import InRegister, RegisterRule, Row, SavedAt, Undefined, Un
 
 CFA, RETURN = "CFA", "ra"
 _UNDEFINED = "u"
-LEGEND = (
-    ("CFA=rsp+16", "the caller's stack pointer, just before its call, is rsp + 16"),
-    ("ra=c-8", "the return address is saved at CFA-8"),
-    ("rbx=s", "rbx still has the caller's value"),
-    ("not listed", "this frame has not saved it, and may have overwritten it: the shim's frame has it"),
-)
 
 Parts = dict[str, str]
 """What a row says, by register: {"CFA": "rsp+16", "ra": "c-8", …}."""
+
+
+def legend(arch: Architecture) -> tuple[tuple[str, str], ...]:
+    """What a reader has to know: examples of parts, and what they mean."""
+    pointer, kept = (arch.register_names[each] for each in (arch.stack_pointer, arch.callee_saved[0]))
+    return (
+        (f"CFA={pointer}+16", f"the caller's stack pointer, just before its call, is {pointer} + 16"),
+        ("ra=c-8", "the return address is saved at CFA-8"),
+        (f"{kept}=s", f"{kept} still has the caller's value"),
+        ("not listed", "this frame has not saved it, and may have overwritten it: the shim's frame has it"),
+    )
+
+
+def registers(arch: Architecture) -> tuple[str, ...]:
+    """The parts that rows have."""
+    return (CFA, RETURN, *(arch.register_names[register] for register in arch.callee_saved))
 
 
 def parts(row: Row | Unknown, arch: Architecture) -> Parts:
@@ -27,6 +37,8 @@ def parts(row: Row | Unknown, arch: Architecture) -> Parts:
     names = arch.register_names
     said = {CFA: f"{names[row.cfa.register]}{row.cfa.offset:+d}"}
     said[RETURN] = _rule(row.rule(arch.return_address), names)
+    if row.signed is not None:
+        said[RETURN] += " signed"
     for register in arch.callee_saved:
         said[names[register]] = _rule(row.rule(register), names)
     return said

@@ -6,8 +6,7 @@ from typing import NamedTuple, Protocol
 
 from elftools.common.exceptions import ELFError
 
-from jitunwind.arch.x86_64.effects import decode
-from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.arch import Architecture, known
 from jitunwind.audit.instructions import Instructions
 from jitunwind.audit.tables import shim_table, shim_table_in
 from jitunwind.cpython.dump import Dump
@@ -33,6 +32,8 @@ class Piece(NamedTuple):
 
 class Subject(Protocol):
     """JIT code, and what is known of it. `names`: functions outside, by address."""
+
+    architecture: Architecture
 
     @property
     def names(self) -> Mapping[int, str]: ...
@@ -61,6 +62,7 @@ class OfProcess:
 
     def __init__(self, regions: Regions) -> None:
         self._regions, self._micro_ops = regions, MicroOps(regions)
+        self.architecture = regions.memory.architecture
         self.names = regions.memory.names()
         self.parts = regions.parts
         self.lines = regions.lines
@@ -90,7 +92,8 @@ class OfProcess:
         if shim is None:
             return _NO_SHIM
         try:
-            return _row_at_call(shim_table(X86_64, shim, memory), memory.checked_read(shim.start, shim.size))
+            code = memory.checked_read(shim.start, shim.size)
+            return _row_at_call(self.architecture, shim_table(self.architecture, shim, memory), code)
         except (JitunwindError, ELFError, OSError, StopIteration) as error:
             return Unknown(f"the unwind information of _PyJIT_Entry: {error}")
 
@@ -100,6 +103,7 @@ class OfDump:
 
     def __init__(self, dump: Dump) -> None:
         self._dump = dump
+        self.architecture = dump.architecture
         self.names: dict[int, str] = {}
         self.parts = dump.parts
 
@@ -119,13 +123,13 @@ class OfDump:
         if self._dump.entry_shim is None:
             return _NO_SHIM
         try:
-            table = shim_table_in(X86_64, self._dump.entry_shim, self._dump.frames)
-            return _row_at_call(table, self._dump.shim_code)
+            table = shim_table_in(self.architecture, self._dump.entry_shim, self._dump.frames)
+            return _row_at_call(self.architecture, table, self._dump.shim_code)
         except JitunwindError as error:
             return Unknown(f"the unwind information of _PyJIT_Entry: {error}")
 
 
-def _row_at_call(table: UnwindTable, shim: bytes) -> Row | Unknown:
+def _row_at_call(arch: Architecture, table: UnwindTable, shim: bytes) -> Row | Unknown:
     """The row for the caller of a body, in the shim's code `shim`: it has one indirect call."""
-    call = Instructions(X86_64, decode, shim, {0: X86_64.platform}).call_of(None)
+    call = Instructions(arch, known.decoder(arch), shim, {0: arch.platform}).call_of(None)
     return table.at_return_address(call.next) if call is not None else Unknown("it calls nothing")

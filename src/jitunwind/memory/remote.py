@@ -65,6 +65,8 @@ class RemoteProcess(LoadedFiles):
         self.is_running = False
         self.withheld = {SIGTRAP}
         """Signals that are for us, and not for the process."""
+        self.signals: dict[str, int] = {}
+        """By thread: what is to be delivered when it goes on."""
         self.breakpoints: set[int] = set()
         first = stop_of(stub.ask(b"?"))
         if not isinstance(first, Stopped):
@@ -215,15 +217,16 @@ class RemoteProcess(LoadedFiles):
             self.stub.remove(address, _BREAKPOINT_SIZE[self._architecture.name])
 
     def resume(self, thread: str, step: bool = False, signal: int = 0, others: bool = False) -> None:
-        """Have a thread run with that signal, unless it is one of `withheld`, and the others too or not. No thread:
+        """Have a thread run, alone or with the others, with that signal, unless it is one of `withheld`. No thread:
         all of them."""
         self._blocks.clear()
         self._mappings = None
         self._raw = b""
         action = b"s" if step else b"c"
-        if signal and signal not in self.withheld:
+        is_delivered = signal and signal not in self.withheld
+        if is_delivered:
             action = b"%s%02x" % (action.upper(), signal)
-        if thread:
+        if thread and (is_delivered or not others):
             action += b":" + thread.encode() + (b";c" if others else b"")
         self.stub.send(b"vCont;" + action)
         self.is_running = True

@@ -100,6 +100,8 @@ class Requester:
             if not isinstance(said, Stopped):
                 raise RemoteFailed("the process has ended in a system call")
             if said.thread == thread and process.registers(thread)[PC] == back:
+                if said.signal not in process.withheld:
+                    process.signals[thread] = said.signal
                 return
             signal = said.signal
         raise RemoteFailed("the process does not come back from a system call")

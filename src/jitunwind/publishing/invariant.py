@@ -14,9 +14,9 @@ from jitunwind.rows import UNDEFINED, WORD, CfaRule, RegisterRule, Row, SavedAt,
 @dataclass(frozen=True)
 class FramePointer:
     """At each instruction the CFA is the frame pointer + `offset`, and the caller's frame pointer is where the frame
-    pointer points. The return address is where a call puts it, the word below the CFA on x86_64; where that is a
-    register, it is the word behind the caller's frame pointer (AAPCS64, "The Frame Pointer"). Of other
-    registers nothing is stated."""
+    pointer points. The return address is the word below the CFA, where a call puts it there (x86_64); else the word
+    behind the caller's frame pointer, and not signed (AAPCS64, "The Frame Pointer"). Of other registers nothing is
+    stated."""
 
     offset: int
 

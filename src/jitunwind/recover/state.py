@@ -220,13 +220,18 @@ class States:
         return self._rows.setdefault(row, row)
 
     def _signed_by(self, registers: Mapping[int, Value], slots: Mapping[int, Value]) -> str:
-        """The key by which the return address is signed wherever it is; "", where it is as the caller gave it."""
-        keys = {
-            value.key
-            for value in (*registers.values(), *slots.values())
-            if isinstance(value, Entry) and value.register == self._arch.return_address
-        }
-        return min(keys, default="")
+        """The key by which the return address is signed where `_rule` looks for it; "", where it is as the caller
+        gave it."""
+        in_frame = _above(slots, registers.get(self._arch.stack_pointer))
+        for places in (in_frame, registers, slots):
+            keys = [
+                value.key
+                for value in places.values()
+                if isinstance(value, Entry) and value.register == self._arch.return_address
+            ]
+            if keys:
+                return min(keys)
+        return ""
 
     def _cfa(self, registers: Mapping[int, Value]) -> CfaRule | None:
         for register in (self._arch.stack_pointer, *sorted(registers)):

@@ -4,8 +4,8 @@ A function's bytes and the file's memory in, targets out. Known shapes: `ldr x0,
 (addresses), and `ldrb w0, [table, i]; add x0, label, w0, sxtb #2; br x0`, with entries of one, two or four bytes
 (distances from a label in the code, or from the table). Addresses come from `adr`, or `adrp` and `add`, in the
 straight line before; where there is none, every table that the function mentions counts. A table ends where the
-comparison before the jump says, where the next thing that the function mentions begins, or at the first entry that
-leads out of the function and its parts, or to no landing pad where others have one.
+comparison before the jump says, where the next thing that the function mentions begins (if it is one of distances),
+or at the first entry that leads out of the function and its parts, or to no landing pad if the function has any.
 """
 
 from bisect import bisect_right
@@ -102,7 +102,7 @@ class Switches:
             return
         size = (count or _ENTRIES) * read.size
         index = bisect_right(self._mentioned, table)
-        if count is None and index < len(self._mentioned):
+        if count is None and total is not None and index < len(self._mentioned):
             size = min(size, self._mentioned[index] - table)
         data = self._around.read(table, size)
         begun = False
