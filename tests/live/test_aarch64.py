@@ -5,6 +5,7 @@ several.
 """
 
 import json
+import struct
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -194,3 +195,18 @@ def test_a_core_has_the_stack_of_the_live_process(python: Interpreter, gdb: str,
     assert frames[at]["name"] == f"py::work:{PROGRAMS / 'calls_c.py'}"
     assert frames[at]["file"].endswith("calls_c.py"), frames[at]
     assert frames[at]["line"], frames[at]
+
+
+@pytest.mark.skipif(NATIVE, reason="a GDB of another architecture's machine is asked")
+def test_a_gdb_that_does_not_know_the_architecture_is_refused(tmp_path: Path) -> None:
+    core, deaf = tmp_path / "core", tmp_path / "gdb"
+    header = struct.pack(
+        "<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 4, 183, 1, 0, 64, 0, 0, 64, 56, 1, 0, 0, 0
+    )
+    core.write_bytes(header + struct.pack("<IIQQQQQQ", 1, 5, 0, 0x1000, 0, 64, 64, 1))
+    deaf.write_text("#!/bin/sh\necho knows False\n")
+    deaf.chmod(0o755)
+    done = jitunwind("bt", core, "--gdb", deaf)
+    assert done.returncode == 2
+    assert f"error: {deaf} does not know aarch64" in done.stderr
+    assert "gdb-multiarch" in done.stderr
