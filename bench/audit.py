@@ -1,10 +1,11 @@
-"""Every table of both CPythons, audited over programs of pyperformance: docs/audit.md.
+"""Every table of both CPythons, audited over many programs: docs/audit.md.
 
     python bench/audit.py PYPERFORMANCE [--arch NAME] [--steps N] [--into FILE]
 
-PYPERFORMANCE is a folder with pyperf and pyperformance in it (`make audit` fetches them). Each program is
-stepped for N instructions inside JIT code, 250,000 on this machine and 5,000 in qemu's emulation of another unless
-said otherwise; all paths of the code that it has then are run in the emulator. The recovered tables of x86_64's code
+PYPERFORMANCE is a folder with pyperf and pyperformance in it (`make audit` fetches them). Each of its programs is
+stepped for N instructions inside JIT code, 250,000 unless said otherwise; those of another architecture run in qemu's
+emulation, tens of times slower: there each of some smaller programs (tests/live/programs) for 4,000. All paths of the
+code that it has then are run in the emulator. The recovered tables of x86_64's code
 are encoded, and read back by four readers. With --arch NAME only that architecture is audited, and what FILE says of
 the others stays.
 """
@@ -44,11 +45,15 @@ PROGRAMS = (
     *("chaos", "comprehensions", "deepcopy", "deltablue", "fannkuch", "go", "hexiom"),
     *("nbody", "nqueens", "raytrace", "richards", "spectral_norm"),
 )
+SMALL = (
+    *("attributes", "audit_signals", "calls", "exceptions", "floats", "generators", "loops", "recursion"),
+    *("side_exits", "strings", "throws"),
+)
 VARIED = ROOT / "tests/live/programs/varied.py"
 FUNCTIONS, STATEMENTS = {"3.14": 14, "3.15": 40}, 40
 """Of that program: enough for 200,000 instructions of JIT code."""
 TABLES = (Recovered.name, Published.name)
-STEPS, EMULATED_STEPS = 250_000, 5_000
+STEPS, EMULATED_STEPS = 250_000, 4_000
 FOREVER = ("--worker", "--loops=1000000", "--values=1", "--warmups=0")
 SECTION = 0x1000_0000
 """Where the encoded tables are said to lie: the interpreters have nothing there."""
@@ -69,10 +74,13 @@ def audited(
     arch: Architecture, python: str, folder: Path, program: str, steps: int
 ) -> tuple[dict[str, Any], Dump]:
     """The report on one program, and the code that it had."""
-    script = folder / "pyperformance/data-files/benchmarks" / f"bm_{program}" / "run_benchmark.py"
+    command = [str(folder / f"pyperformance/data-files/benchmarks/bm_{program}/run_benchmark.py"), *FOREVER]
+    if program in SMALL:
+        folder = VARIED.parent
+        command = [str(folder / f"{program}.py")]
     session = Session(TABLES, emulate=True, static=False, tell=lambda text: None)
     with open(os.devnull, "wb") as nowhere:
-        tracee = started(arch, [python, str(script), *FOREVER], folder, nowhere.fileno())
+        tracee = started(arch, [python, *command], folder, nowhere.fileno())
         session.step(tracee, steps, single_step=False)
     return reported(session, program)
 
@@ -149,7 +157,7 @@ def section(arch: Architecture, version: str, folder: Path, steps: int) -> list[
     totals: Counter[str] = Counter()
     sums: Counter[int] = Counter()
     wrong = {name: Counter[str]() for name in TABLES}
-    for program in (*PROGRAMS, *([VARIED.stem] if emulated else [])):
+    for program in (*SMALL, VARIED.stem) if emulated else PROGRAMS:
         if program == VARIED.stem:
             report, dump = varied(arch, python, version)
         else:
@@ -207,15 +215,15 @@ def section(arch: Architecture, version: str, folder: Path, steps: int) -> list[
 
 
 HEADING = [
-    "# Audit over programs of pyperformance",
+    "# Audit over many programs",
     "",
     "Made by `make audit`. Instructions inside JIT code are stepped, each judged by what was recorded at the call that "
     "entered it. Then all paths of the code that the program has by then are run in the emulator: *emulated* counts "
     "what that adds, *of reachable* is the share of reachable instructions that either has judged (code that was "
     "freed before is stepped only). An instruction counts as wrong when the CFA, the return address or any "
-    "callee-saved register of the caller is. CPython 3.14 publishes nothing. Programs of another architecture than "
-    "the machine's run in qemu-user and are stepped through its stub; *varied* (tests/live/programs) is not stepped, "
-    "and has much JIT code for the emulator.",
+    "callee-saved register of the caller is. CPython 3.14 publishes nothing. The programs are pyperformance's; those "
+    "of tests/live/programs where the architecture is not the machine's, and qemu-user runs them: they are stepped "
+    "through its stub. *varied* is not stepped, and has much JIT code for the emulator.",
     "",
 ]
 

@@ -67,7 +67,8 @@ class RemoteTracee:
         self.is_alive = True
         self._threads: dict[int, str] = {}
         self._pending: list[Stop] = []
-        self._listens = True
+        self._listens = not process.stub.acknowledges
+        """Whether the stub takes interrupts."""
         if emulator is not None:
             process.withheld.add(_SIGPWR)
         self._note_thread()

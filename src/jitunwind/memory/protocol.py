@@ -68,7 +68,9 @@ class Stub:
     def __init__(self, connection: socket.socket, patience: float = PATIENCE) -> None:
         self._socket, self._patience = connection, patience
         self._received = b""
-        self._acknowledges = True
+        self.acknowledges = True
+        """Whether each packet is acknowledged. A stub that wants this takes whatever else comes for a packet that was
+        lost: it cannot be interrupted."""
         self._to_acknowledge = b""
         """Sent along with the next request: one system call fewer."""
         self._sent = b""
@@ -104,6 +106,10 @@ class Stub:
     def close(self) -> None:
         self._socket.close()
 
+    @property
+    def is_closed(self) -> bool:
+        return self._socket.fileno() < 0
+
     def _begin(self) -> None:
         for feature in self.ask(_OURS).split(b";"):
             name, _, value = feature.partition(b"=")
@@ -113,7 +119,7 @@ class Stub:
             self.most = min(max(int(size, 16), _LEAST_PACKET), MOST_IN_PACKET)
         if b"QStartNoAckMode+" in self.features and self.ask(b"QStartNoAckMode") == b"OK":
             self._flush()
-            self._acknowledges = False
+            self.acknowledges = False
 
     # Packets
 
@@ -132,7 +138,7 @@ class Stub:
         self._to_acknowledge = b""
 
     def interrupt(self) -> None:
-        """Ask a running program to stop; not all stubs listen."""
+        """Ask a running program to stop; not all stubs listen, and those with `acknowledges` must not be asked."""
         self._flush()
         self._write(_INTERRUPT)
 
@@ -188,17 +194,17 @@ class Stub:
                 if not _is_sum(raw, check):
                     self._ask_again()
                     continue
-                if self._acknowledges:
+                if self.acknowledges:
                     self._to_acknowledge = b"+"
                 return unpacked(raw)
-            if first == b"-" and self._acknowledges:
+            if first == b"-" and self.acknowledges:
                 self._count_repeat()
                 self._write(self._sent)
             self._received = self._received[1:]
         return None
 
     def _ask_again(self) -> None:
-        if not self._acknowledges:
+        if not self.acknowledges:
             raise RemoteFailed("a packet of the stub has the wrong checksum")
         self._count_repeat()
         self._write(b"-")

@@ -86,6 +86,8 @@ class RemoteProcess(LoadedFiles):
     # Memory
 
     def read(self, address: int, size: int) -> bytes:
+        if self.is_running or self.stub.is_closed:
+            raise UnreadableMemory(address, size)
         block = address & -_BLOCK
         if address + size > block + _BLOCK or size == _BLOCK:
             return self._read(address, size)
