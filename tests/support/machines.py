@@ -46,9 +46,10 @@ class Machine:
         """gcc or g++."""
         return self.tools + name
 
-    def needed(self) -> "Machine":
-        """This; the test is skipped where a tool of it is missing."""
-        for tool in (self.compiler(), *self.emulator[:1]):
+    def needed(self, *others: str) -> "Machine":
+        """This; the test is skipped where a tool of it is missing: the compiler, the emulator, `others` by the names
+        of their attributes."""
+        for tool in (self.compiler(), *self.emulator[:1], *(getattr(self, name) for name in others)):
             if shutil.which(tool) is None:
                 pytest.skip(f"no {tool}: `make setup` says what to install")
         return self

@@ -17,10 +17,11 @@ def waiting_for_gdb(
     machine: Machine,
     program: Sequence[str | Path],
     environment: Mapping[str, str],
+    folder: Path | None = None,
 ) -> Iterator[list[str]]:
     """GDB's arguments to begin with, which lead to `program`, emulated, before its first instruction; it is killed at
-    the end. Where nothing has to be emulated, GDB starts it itself. Of the emulated one what it prints
-    is lost.
+    the end. It runs in `folder`. Where nothing has to be emulated, GDB starts it itself. Of the emulated one what it
+    prints is lost.
 
     GDB can come only then: to qemu 7.2 nobody can attach later, and it does not heed GDB's interrupts.
     """
@@ -32,11 +33,12 @@ def waiting_for_gdb(
         start = [f"set args {shlex.join(arguments)}", *settings, "starti"]
         yield [*begin, *(word for command in start for word in ("-ex", command))]
         return
-    with TemporaryDirectory(prefix="jitunwind-") as folder:
-        socket = Path(folder, "gdb")
+    with TemporaryDirectory(prefix="jitunwind-") as place:  # a socket's path must be short
+        socket = Path(place, "gdb")
         process = subprocess.Popen(
             [*machine.emulator, "-g", socket, path, *arguments],
             env=environment,
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
         )
