@@ -74,7 +74,7 @@ libraries: $(STAMP) ## docs/check.md: jitunwind check over the shared libraries 
 build/pyperformance: | $(STAMP)
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps --target $@ pyperf pyperformance
 
-audit: interpreters build/pyperformance ## docs/audit.md: 3,000,000 instructions of JIT code stepped on each version
+audit: interpreters build/pyperformance ## docs/audit.md: millions of instructions of JIT code judged, x86_64's and AArch64's
 	@$(VENV)/bin/python bench/audit.py build/pyperformance --into docs/audit.md
 
 suite: $(STAMP) ## CPython's own tests with publishing off and on; VERSIONS=3.14 for one version
