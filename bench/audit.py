@@ -232,7 +232,8 @@ def kept(path: Path | None, arch: Architecture) -> str:
     """What the document says of an architecture."""
     text = path.read_text() if path is not None and path.is_file() else ""
     parts = re.split(r"(?m)^(?=## )", text)
-    return "".join(part for part in parts if part.partition("\n")[0].endswith(f", {arch.name}"))
+    own = [part.rstrip("\n") for part in parts if part.partition("\n")[0].endswith(f", {arch.name}")]
+    return "".join(f"{part}\n\n" for part in own)
 
 
 def main() -> None:
