@@ -61,11 +61,15 @@ bench: interpreters ## the comparisons with other tools, as ratios
 		echo "== $$script"; $(VENV)/bin/python $$script || exit; \
 	done
 
-witness: interpreters ## docs/witness.md: recovered tables against what compilers wrote; FILES="…" for others
-	@python=$$($(VENV)/bin/python tools/interpreters.py 3.15 --debug-symbols | tail -n 1); \
-	files="$(FILES)"; \
-	if [ -z "$$files" ]; then files="$$python $$(dirname $$python)/../lib/x86_64-linux-gnu/libc.so.6 \
-		$$(command -v gdb) $$(ls /usr/lib/x86_64-linux-gnu/libclang-cpp.so.* 2>/dev/null | head -n 1)"; fi; \
+witness: interpreters guests ## docs/witness.md: recovered tables against what compilers wrote; FILES="…" for others
+	@files="$(FILES)"; \
+	if [ -z "$$files" ]; then \
+		python=$$($(VENV)/bin/python tools/interpreters.py 3.15 --debug-symbols | tail -n 1); \
+		guest=$$($(VENV)/bin/python tools/interpreters.py 3.15 --arch arm64 --debug-symbols | tail -n 1); \
+		arm=$$(dirname $$guest)/../lib/aarch64-linux-gnu; \
+		files="$$python $$(dirname $$python)/../lib/x86_64-linux-gnu/libc.so.6 $$(command -v gdb) \
+			$$(ls /usr/lib/x86_64-linux-gnu/libclang-cpp.so.* 2>/dev/null | head -n 1) \
+			$$guest $$arm/libc.so.6 $$arm/libm.so.6 $$(ls $$arm/libsqlite3.so.? $$arm/libssl.so.?)"; fi; \
 	$(VENV)/bin/python bench/witness.py $$files --into docs/witness.md --floor 0.999
 
 libraries: $(STAMP) ## docs/check.md: jitunwind check over the shared libraries of this machine

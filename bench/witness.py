@@ -2,7 +2,7 @@
 
     python bench/witness.py FILE... [--into PAGE] [--floor SHARE]
 
-Judges every instruction of every function of x86_64 files, as `jitunwind check` does, and writes the figures
+Judges every instruction of every function of these files, as `jitunwind check` does, and writes the figures
 between the marks of PAGE. Exits with 1 where a file's share of agreement is below `--floor`.
 """
 

@@ -54,6 +54,7 @@ class Result:
     """
 
     file: str
+    architecture: str
     is_complete: bool
     fdes: int
     functions: int
@@ -108,6 +109,7 @@ def result_of(program: Program, reports: Reports, seconds: float, examples: int)
     parts = sum(not program.is_entry(index) for index in reports)
     return Result(
         file=str(program.elf.path),
+        architecture=program.arch.name,
         is_complete=len(reports) == len(program.fdes),
         fdes=program.tables,
         functions=len(reports) - parts,

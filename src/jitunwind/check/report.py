@@ -80,18 +80,18 @@ def per_second(count: int, seconds: float) -> int:
 def as_markdown(results: Sequence[Result]) -> str:
     """One line per file, and what is wrong and unknown in each."""
     lines = [
-        "| file | functions | cold parts | instructions | judged | agree | share | functions that disagree | "
-        "instructions/s |",
-        "| --- | --: | --: | --: | --: | --: | --: | --: | --: |",
+        "| file | architecture | functions | cold parts | instructions | judged | agree | share | "
+        "functions that disagree | instructions/s |",
+        "| --- | --- | --: | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for r in results:
         lines.append(
-            f"| {Path(r.file).name} | {r.functions:,} | {r.cold_parts:,} | {r.instructions:,} | "
+            f"| {Path(r.file).name} | {r.architecture} | {r.functions:,} | {r.cold_parts:,} | {r.instructions:,} | "
             f"{r.judged:,} | {r.exact:,} | {r.share:.4%} | {r.wrong_functions:,} | "
             f"{per_second(r.instructions, r.seconds):,} |"
         )
     for r in results:
-        lines += ["", f"### {Path(r.file).name}", ""]
+        lines += ["", f"### {Path(r.file).name}, {r.architecture}", ""]
         lines += [
             f"{r.padding:,} instructions are padding between blocks; {r.seeded:,} parts are judged from "
             f"their FDE's own first row; {r.assumed_calls:,} calls are taken never to return; "
