@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Container, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from jitunwind.arch import Architecture
@@ -92,7 +93,10 @@ class RemoteTracee:
         with tempfile.TemporaryDirectory(prefix="jitunwind-") as folder:
             path = os.path.join(folder, "stub")
             emulator = subprocess.Popen(
-                [qemu, "-g", path, *command], env=dict(environment), stdout=output, preexec_fn=_end_with_us
+                [qemu, "-g", path, *command],
+                env=dict(environment),
+                stdout=output,
+                preexec_fn=partial(_end_with, os.getpid()),
             )
             try:
                 stub = _connected(path, emulator, command[0])
@@ -274,9 +278,11 @@ def _connected(path: str, emulator: "subprocess.Popen[bytes]", program: str) -> 
             time.sleep(0.005)
 
 
-def _end_with_us() -> None:
-    """In the child: be ended, whatever ends the one who steps."""
+def _end_with(parent: int) -> None:
+    """In the child: be ended, whatever ends the one who steps, which is the process `parent`."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has ended already
+        os._exit(1)
 
 
 def _number_here(number: int) -> int:
