@@ -84,7 +84,7 @@ def test_a_region_is_chosen_by_number_address_or_name(loop: Program, data: dict[
 
 
 def test_json_has_the_documented_form(data: dict[str, Any], version: str, loop: Program) -> None:
-    assert list(data) == ["subject", "python", "summary", "answers", "regions", "warnings"]
+    assert list(data) == ["subject", "python", "architecture", "summary", "answers", "regions", "warnings"]
     assert data["subject"] == f"process {loop.pid}"
     assert data["python"].startswith(f"CPython {version}.")
     assert data["warnings"] == []

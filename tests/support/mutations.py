@@ -78,7 +78,9 @@ class Damaged:
 def damages(
     arch: Architecture, table: UnwindTable, starts: list[int], ran: list[int], dice: random.Random
 ) -> Iterator[tuple[str, UnwindTable]]:
-    """Without end: each table differs from `table` in one row, one that holds at an offset of `ran`."""
+    """Without end: each table differs from `table` in one row, one that holds at an offset of `ran`, and there in what
+    is judged."""
+    judged = {*judged_registers(arch), arch.return_address}
     real = sorted({bisect_right(table.offsets, offset) - 1 for offset in ran})
     while True:
         index = dice.choice(real)
@@ -101,13 +103,15 @@ def damages(
             )
             rows[index] = replace(row, cfa=replace(row.cfa, register=other))
         elif kind == "swapped":
-            one, two = dice.sample(sorted(rules), 2)
+            one, two = dice.sample(sorted(rules.keys() & judged), 2)
             rules[one], rules[two] = rules[two], rules[one]
             rows[index] = replace(row, rules=tuple(rules.items()))
         elif kind == "dropped" and index:
             del offsets[index], rows[index]
         elif kind == "place":
-            saved = [r for r, rule in rules.items() if isinstance(rule, SavedAt)]
+            saved = [r for r, rule in rules.items() if r in judged and isinstance(rule, SavedAt)]
+            if not saved:
+                continue
             register = dice.choice(saved)
             rules[register] = SavedAt(rules[register].offset + 8 * dice.choice(BY))  # type: ignore[union-attr]
             rows[index] = replace(row, rules=tuple(rules.items()))

@@ -21,8 +21,9 @@ def as_data(
     return {
         "subject": subject,
         "python": python,
+        "architecture": summary.arch.name,
         "summary": {
-            **{each.name: getattr(summary, each.name) for each in fields(summary)},
+            **{each.name: getattr(summary, each.name) for each in fields(summary) if each.name != "arch"},
             "tables": {name: _comparison(found) for name, found in summary.tables.items()},
         },
         "answers": [_answer(each) for each in answers.values()],
