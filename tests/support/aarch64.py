@@ -1,15 +1,13 @@
 """AArch64 assembly and C for tests, made by binutils' and GCC's cross tools; a comment `// sp+16 x29@-16 signed` behind
 an instruction is the row that holds there, in the words of `tests/support/assembly.py`."""
 
-import re
 import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
 from jitunwind.arch.aarch64.registers import AARCH64, NAMES
 from jitunwind.rows import SAME_VALUE, InRegister, Row, SavedAt, Unknown, UnwindTable
-from tests.support.assembly import Code
+from tests.support.assembly import Code, assembled
 
 PREFIX = "aarch64-linux-gnu-"
 _TRACKED = (*AARCH64.callee_saved, AARCH64.return_address)
@@ -18,24 +16,8 @@ _TRACKED = (*AARCH64.callee_saved, AARCH64.return_address)
 @cache
 def assemble(source: str) -> Code:
     """The machine code of `source`, at address 0."""
-    lines, comments = [".arch armv8.5-a+sve+memtag+crypto+sha3"], {}
-    for line in source.splitlines():
-        text, mark, comment = line.partition("//")
-        if mark:
-            comments[f"row.{len(comments)}"] = comment.strip()
-            text = f"row.{len(comments) - 1}: {text}"
-        lines.append(text)
-    with tempfile.TemporaryDirectory() as folder:
-        made, raw = Path(folder, "made.o"), Path(folder, "raw")
-        given = "\n".join(lines) + "\n"
-        subprocess.run([f"{PREFIX}as", "-o", made, "-"], input=given, text=True, check=True)
-        subprocess.run([f"{PREFIX}objcopy", "-O", "binary", "-j", ".text", made, raw], check=True)
-        names = subprocess.run([f"{PREFIX}nm", made], capture_output=True, text=True, check=True).stdout
-        labels = {
-            name: int(at, 16) for at, name in re.findall(r"^([0-9a-f]{16}) t (\S+)$", names, re.MULTILINE)
-        }
-        rows = {labels.pop(name): comment for name, comment in comments.items()}
-        return Code(raw.read_bytes(), labels, rows)
+    directive = ".arch armv8.5-a+sve+memtag+crypto+sha3"
+    return assembled(source, directive, "//", (f"{PREFIX}as",), PREFIX)
 
 
 def compiled(path: Path, source: str, options: str) -> Path:

@@ -8,7 +8,7 @@ Source is in Intel syntax. A comment behind an instruction is the row that holds
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -33,21 +33,27 @@ class Code:
 @cache
 def assemble(source: str) -> Code:
     """The machine code of `source`, at address 0."""
-    lines, comments = [".intel_syntax noprefix"], {}
+    return assembled(source, ".intel_syntax noprefix", "#", ("as", "--64"))
+
+
+def assembled(source: str, directive: str, mark: str, assembler: Sequence[str], tools: str = "") -> Code:
+    """The machine code of `source` by `assembler`, which is told `directive` first; `mark` begins its comments, `tools`
+    the names of binutils."""
+    lines, comments = [directive], {}
     for line in source.splitlines():
-        text, mark, comment = line.partition("#")
-        if mark:
+        text, found, comment = line.partition(mark)
+        if found:
             comments[f"row.{len(comments)}"] = comment.strip()
             text = f"row.{len(comments) - 1}: {text}"
         lines.append(text)
     with tempfile.TemporaryDirectory() as folder:
         made, raw = Path(folder, "made.o"), Path(folder, "raw")
         given = "\n".join(lines) + "\n"
-        subprocess.run(["as", "--64", "-o", made, "-"], input=given, text=True, check=True)
-        subprocess.run(["objcopy", "-O", "binary", "-j", ".text", made, raw], check=True)
-        names = subprocess.run(["nm", made], capture_output=True, text=True, check=True).stdout
-        found = re.findall(r"^([0-9a-f]{16}) t (\S+)$", names, re.MULTILINE)
-        labels = {name: int(offset, 16) for offset, name in found}
+        subprocess.run([*assembler, "-o", made, "-"], input=given, text=True, check=True)
+        subprocess.run([f"{tools}objcopy", "-O", "binary", "-j", ".text", made, raw], check=True)
+        names = subprocess.run([f"{tools}nm", made], capture_output=True, text=True, check=True).stdout
+        symbols = re.findall(r"^([0-9a-f]{16}) t (\S+)$", names, re.MULTILINE)
+        labels = {name: int(offset, 16) for offset, name in symbols}
         rows = {labels.pop(name): comment for name, comment in comments.items()}
         return Code(raw.read_bytes() if raw.exists() else b"", labels, rows)
 
