@@ -201,6 +201,17 @@ def test_a_core_has_the_stack_of_the_live_process(python: Interpreter, gdb: str,
     assert frames[at]["file"].endswith("calls_c.py"), frames[at]
     assert frames[at]["line"], frames[at]
 
+    done = jitunwind("explain", cores[0], "--json")
+    assert done.returncode == 0, done.stderr
+    explained = json.loads(done.stdout)
+    assert explained["architecture"] == "aarch64"
+    assert any(region["micro_ops"] > 1 for region in explained["regions"]), explained["regions"]
+    published = explained["summary"]["tables"]["published"]
+    if not python.shim_in_region:
+        wrong = published["registers"].keys()
+        assert wrong >= {f"x{number}" for number in range(19, 29)}, published
+        assert not wrong & {"CFA", "ra", "x29"}, published
+
 
 @pytest.mark.skipif(not ARM.is_emulated, reason="a GDB of another architecture's machine is asked")
 def test_a_gdb_that_does_not_know_the_architecture_is_refused(tmp_path: Path) -> None:

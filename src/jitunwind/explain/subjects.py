@@ -132,4 +132,4 @@ class OfDump:
 def _row_at_call(arch: Architecture, table: UnwindTable, shim: bytes) -> Row | Unknown:
     """The row for the caller of a body, in the shim's code `shim`: it has one indirect call."""
     call = Instructions(arch, known.decoder(arch), shim, {0: arch.platform}).call_of(None)
-    return table.at_return_address(call.next) if call is not None else Unknown("it calls nothing")
+    return table.at(call.offset) if call is not None else Unknown("it calls nothing")

@@ -184,13 +184,31 @@ def program_here(core: Path, named: str | None) -> Path | None:
 
 def mapped_files(core: Path, program: Path | None) -> list[MappedFile]:
     """What the core says was mapped, by rising address; its program's own file under the path `program`, if
-    one is given. BadCore, OSError."""
+    one is given. Of a core that names no files (qemu-user's) that is all there is. BadCore, OSError."""
     with core.open("rb") as file:
         found = _files(dict(_notes(file)).get(_NT_FILE, b""))
-    own = program_of(core).path
-    if program is not None:
+    own, entry = program_of(core)
+    if not found and program is not None:
+        found = _mapped_program(program, entry)
+    elif program is not None:
         found = [each._replace(path=str(program)) if each.path == own else each for each in found]
     return sorted(found)
+
+
+def _mapped_program(program: Path, entry: int) -> list[MappedFile]:
+    """Where the loader has mapped a program that began at address `entry`."""
+    with program.open("rb") as file:
+        (own,) = struct.unpack_from("<Q", _at(file, 0, _ELF_HEADER), 24)
+        return [
+            MappedFile(
+                entry - own + (address & -_PAGE),
+                entry - own + (address + in_file + _PAGE - 1 & -_PAGE),
+                offset & -_PAGE,
+                str(program),
+            )
+            for kind, _, offset, address, _, in_file, _, _ in _program_headers(file)
+            if kind == _PT_LOAD and in_file
+        ]
 
 
 def can_have_left(program: Path, entry: int) -> bool:
