@@ -233,7 +233,8 @@ class RemoteTracee:
         stub = self._process.stub
         with contextlib.suppress(JitunwindError):
             # A stub that cannot be interrupted is waited for: a breakpoint that is left would end the program.
-            if self._emulator is None and (self.stop() or self._next(_STOP_SECONDS) is not None):
+            is_foreign = self._emulator is None and self.is_alive
+            if is_foreign and (self.stop() or self._next(_STOP_SECONDS) is not None):
                 for address in list(self._process.breakpoints):
                     self._process.remove(address)
                 thread = self._process.thread.partition(".")[0]
