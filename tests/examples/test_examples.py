@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jitunwind.agent import built
-from tests.support.agent import packages
+from tests.support.agent import bytecode, packages
 from tests.support.live import interpreter
 from tests.support.machines import HERE, MACHINES, Machine
 from tests.support.processes import PATIENCE, ROOT, plain_environment
@@ -86,7 +86,7 @@ def python(machine: Machine) -> list[str]:
 
 
 def environment(machine: Machine = HERE) -> dict[str, str]:
-    return plain_environment() | {"PYTHONPATH": str(packages(machine)), "PYTHONDONTWRITEBYTECODE": "1"}
+    return plain_environment() | {"PYTHONPATH": str(packages(machine)), "PYTHONPYCACHEPREFIX": bytecode()}
 
 
 def output(*command: object, code: int = 0, machine: Machine = HERE) -> str:

@@ -55,6 +55,14 @@ def run(
 
 
 @cache
+def bytecode() -> str:
+    """PYTHONPYCACHEPREFIX: the folder for what interpreters compile. Under an emulator that takes seconds."""
+    folder: TemporaryDirectory[str] = TemporaryDirectory(prefix="jitunwind-")
+    _kept.append(folder)
+    return folder.name
+
+
+@cache
 def packages(machine: Machine) -> Path:
     """The folder that holds the package jitunwind for that machine: this checkout's own, or one of links to it with
     shared objects of its own."""

@@ -29,7 +29,7 @@ from jitunwind.cpython.regions import Regions
 from jitunwind.memory.process import LiveProcess
 from jitunwind.rows import UnwindTable
 from tests.support import THOROUGH
-from tests.support.agent import packages
+from tests.support.agent import bytecode, packages
 from tests.support.machines import HERE, MACHINES, Machine
 
 REPOSITORY = Path(__file__).parents[2]
@@ -64,7 +64,7 @@ class Interpreter:
         """What the environment of a program of the live tests has in it."""
         return {
             "PYTHON_JIT": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPYCACHEPREFIX": bytecode(),
             "PYTHONPATH": str(PROGRAMS),
             "JITUNWIND_TEST_PACKAGES": PACKAGES,
             "JITUNWIND_TEST_SOURCE": str(packages(self.machine)),
