@@ -154,6 +154,8 @@ def test_the_steps_are_many_and_of_all_kinds(reports: Reports) -> None:
     stepped = {program: report for (program, way), report in reports.items() if way == PLUGIN}
     assert sum(report["body"] for report in stepped.values()) >= LEAST_STEPS
     assert sum(report["distinct"] for report in stepped.values()) >= LEAST_STEPS // 10
+    if not THOROUGH:  # so few steps may all be in one activation
+        return
     assert stepped["side_exits"]["jumps"], "no side exit into another executor was stepped through"
     assert stepped["recursion"]["nested"], "no activation was nested in another through C"
     assert stepped["threads"]["threads"] > 1, "only one thread was stepped"
