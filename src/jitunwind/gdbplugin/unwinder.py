@@ -8,11 +8,18 @@ from jitunwind.cpython.regions import Regions
 from jitunwind.errors import JitunwindError
 from jitunwind.gdbplugin.session import is_general, name_of, session
 from jitunwind.memory import Mapping
-from jitunwind.rows import WORD, InRegister, RegisterRule, Row, SameValue, SavedAt, cfa_of
+from jitunwind.rows import (
+    WORD,
+    InRegister,
+    RegisterRule,
+    Row,
+    SameValue,
+    SavedAt,
+    cfa_of,
+    without_signature,
+)
 
 _MASK = 0xFFFFFFFFFFFFFFFF
-_CODE_ADDRESS = {"aarch64": 0x0000FFFFFFFFFFFF}
-"""What a signed return address is besides its signature (Arm ARM, D8.10: of user space, bits 0 to 47)."""
 
 
 class _FrameId:
@@ -94,12 +101,13 @@ def _evaluate(
     if back is None:
         session().count(f"the return address is not known in the code at {function:#x}")
         return None
+    if row.signed is not None:
+        back = without_signature(back)
     return _returning(info, arch, cfa, back)
 
 
 def _returning(info: gdb.UnwindInfo, arch: Architecture, cfa: int, back: int) -> gdb.UnwindInfo:
     """`info` with what is always known: where control comes back to, and the stack pointer there."""
-    back &= _CODE_ADDRESS.get(arch.name, _MASK)
     for register in {arch.return_address, arch.program_counter}:
         info.add_saved_register(name_of(register, arch), gdb.Value(back))
     info.add_saved_register(name_of(arch.stack_pointer, arch), gdb.Value(cfa))

@@ -1,28 +1,11 @@
 """JIT code that calls getpgid, and more and more other JIT code, each time published before it goes on."""
 
 import os
-from collections.abc import Callable
-from typing import Any
 
 from handshake import ready
+from made import WARM, make
 
 import jitunwind
-
-FUNCTION = """
-def f(n):
-    total = 0
-    for i in range(n):
-        total += i * i & 7
-    return total
-"""
-WARM = 6000
-
-
-def make() -> Callable[[int], int]:
-    space: dict[str, Any] = {}
-    exec(FUNCTION, space)
-    space["f"](WARM)
-    return space["f"]  # type: ignore[no-any-return]
 
 
 def calls(rounds: int) -> None:

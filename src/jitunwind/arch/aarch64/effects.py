@@ -13,6 +13,7 @@ from functools import cache, partial
 from struct import Struct
 
 from jitunwind.arch.aarch64.registers import D8, SP, X0, X16, X17, X30
+from jitunwind.arch.aarch64.words import SIZE, signed
 from jitunwind.arch.effects import (
     NO_EFFECTS,
     Add,
@@ -42,8 +43,6 @@ _Class = Callable[[int, _Followed], _Meaning | None]
 """One class of encodings: a word of it -> what it means; None: nothing that matters."""
 
 _V0 = D8 - 8
-_SIZE = 4
-"""Bytes of an instruction."""
 _ZERO = 31
 """The register number that is the zero register or the stack pointer, as the instruction has it. The stack pointer's
 own DWARF number is the same."""
@@ -54,10 +53,6 @@ _ALL_ARGUMENTS = range(X0, X17 + 1)
 
 _NEXT, _BRANCH, _JUMP, _CALL = Control.NEXT, Control.BRANCH, Control.JUMP, Control.CALL
 _HALT: _Meaning = (NO_EFFECTS, Control.HALT, None)
-
-
-def _signed(value: int, bits: int) -> int:
-    return value - (1 << bits) if value >> (bits - 1) else value
 
 
 def _doing(found: Effects) -> _Meaning | None:
@@ -149,16 +144,16 @@ _IMMEDIATE: tuple[_Class, ...] = (
 
 def _jump(word: int, followed: _Followed) -> _Meaning | None:
     """b, bl"""
-    return NO_EFFECTS, _CALL if word >> 31 else _JUMP, _signed(word & 0x3FFFFFF, 26) * _SIZE
+    return NO_EFFECTS, _CALL if word >> 31 else _JUMP, signed(word & 0x3FFFFFF, 26) * SIZE
 
 
 def _compare_and_branch(word: int, followed: _Followed) -> _Meaning | None:
     """cbz, cbnz, b.cond, bc.cond: 19 bits of distance."""
-    return NO_EFFECTS, _BRANCH, _signed(word >> 5 & 0x7FFFF, 19) * _SIZE
+    return NO_EFFECTS, _BRANCH, signed(word >> 5 & 0x7FFFF, 19) * SIZE
 
 
 def _test_and_branch(word: int, followed: _Followed) -> _Meaning | None:
-    return NO_EFFECTS, _BRANCH, _signed(word >> 5 & 0x3FFF, 14) * _SIZE
+    return NO_EFFECTS, _BRANCH, signed(word >> 5 & 0x3FFF, 14) * SIZE
 
 
 def _return_by_distance(word: int, followed: _Followed) -> _Meaning | None:
@@ -169,8 +164,8 @@ def _return_by_distance(word: int, followed: _Followed) -> _Meaning | None:
 def _branch_register(word: int, followed: _Followed) -> _Meaning | None:
     if word >> 16 & 31 != _ZERO:
         return _HALT
-    signed = word >> 11 & 31 == 1
-    if not signed and word >> 10 & 63:
+    authenticated = word >> 11 & 31 == 1
+    if not authenticated and word >> 10 & 63:
         return _HALT
     operation = word >> 21 & 15
     if operation in (0, 8):
@@ -178,7 +173,7 @@ def _branch_register(word: int, followed: _Followed) -> _Meaning | None:
     if operation in (1, 9):
         return NO_EFFECTS, _CALL, None
     if operation == 2:
-        return _signed_by("", followed) if signed else NO_EFFECTS, Control.RETURN, None
+        return _signed_by("", followed) if authenticated else NO_EFFECTS, Control.RETURN, None
     return _HALT  # eret, drps: nothing that a user's code can do
 
 
@@ -291,7 +286,7 @@ def _pair(word: int, followed: _Followed) -> _Meaning | None:
         scale = size = 4  # ldpsw
         if not is_load:  # stgp: two words, in steps of the tags' granule
             scale, size = 16, 8
-    distance = _signed(word >> 15 & 0x7F, 7) * scale
+    distance = signed(word >> 15 & 0x7F, 7) * scale
     base, numbers = word >> 5 & 31, (word & 31, word >> 10 & 31)
     offset = 0 if mode == 1 else distance
     moved = distance if mode & 1 else None
@@ -333,7 +328,7 @@ def _unscaled(word: int, followed: _Followed) -> _Meaning | None:
         if kind == 2:
             return _one(word, followed, None, None) if word >> 14 & 1 else _HALT
         return _atomic(word, followed) if not kind else _authenticating_load(word, followed)
-    distance = _signed(word >> 12 & 0x1FF, 9)
+    distance = signed(word >> 12 & 0x1FF, 9)
     if kind == 2 and word >> 26 & 1:
         return _HALT
     moved = distance if kind & 1 else None
@@ -374,7 +369,7 @@ def _authenticating_load(word: int, followed: _Followed) -> _Meaning | None:
     """ldraa, ldrab"""
     if word >> 30 != 3 or word >> 26 & 1:
         return _HALT
-    distance = _signed((word >> 22 & 1) << 9 | word >> 12 & 0x1FF, 10) * WORD
+    distance = signed((word >> 22 & 1) << 9 | word >> 12 & 0x1FF, 10) * WORD
     base = word >> 5 & 31
     moved = [Assign(base, base, distance)] if word >> 11 & 1 else []
     return _all_of(followed, Clobber(word & 31), *moved)
@@ -407,7 +402,7 @@ def _exclusive(word: int, followed: _Followed) -> _Meaning | None:
 def _ordered(word: int, followed: _Followed) -> _Meaning | None:
     """stlur, ldapur; pairs of 128-bit atomics; tags; memory copies and sets."""
     base, number, second = word >> 5 & 31, word & 31, word >> 16 & 31
-    distance = _signed(word >> 12 & 0x1FF, 9)
+    distance = signed(word >> 12 & 0x1FF, 9)
     kind = word >> 10 & 3
     if word >> 21 & 1:
         if word >> 30 == 3 and not word >> 26 & 1:
@@ -433,7 +428,7 @@ def _tags(word: int, followed: _Followed) -> _Meaning | None:
     operation, kind, base = word >> 22 & 3, word >> 10 & 3, word >> 5 & 31
     if not kind:
         return _rd(word, followed) if operation & 1 else None  # ldg, ldgm; stgm, stzgm
-    distance = _signed(word >> 12 & 0x1FF, 9) * 16
+    distance = signed(word >> 12 & 0x1FF, 9) * 16
     found: list[Store | Assign] = []
     if operation & 1:
         found.append(Store(base, 0 if kind == 1 else distance, None, 16 << (operation >> 1)))
@@ -685,10 +680,10 @@ def decode(code: bytes, offset: int, followed: Collection[int]) -> Decoded:
         known.clear()
     steps: list[Step] = []
     size = len(code)
-    whole = 0 if offset % _SIZE else (size - offset) // _SIZE * _SIZE
+    whole = 0 if offset % SIZE else (size - offset) // SIZE * SIZE
     position = furthest = offset
     for (word,) in _words_of(memoryview(code)[offset : offset + whole]):
-        position += _SIZE
+        position += SIZE
         try:
             meant = known[word]
         except KeyError:
@@ -697,18 +692,18 @@ def decode(code: bytes, offset: int, followed: Collection[int]) -> Decoded:
             continue
         found, control, distance = meant
         if control is _NEXT:
-            steps.append(_new_step((position - _SIZE, position, found, _NEXT, None)))
+            steps.append(_new_step((position - SIZE, position, found, _NEXT, None)))
             continue
         target = None
         if distance is not None:
-            target = position - _SIZE + distance
+            target = position - SIZE + distance
             if control is not _CALL and furthest < target < size:
                 furthest = target
-        steps.append(_new_step((position - _SIZE, position, found, control, target)))
+        steps.append(_new_step((position - SIZE, position, found, control, target)))
         if position > furthest and control is not _CALL and control is not _BRANCH:
-            return Decoded(steps, list(range(offset, position, _SIZE)))
-    starts = list(range(offset, position, _SIZE))
+            return Decoded(steps, list(range(offset, position, SIZE)))
+    starts = list(range(offset, position, SIZE))
     if position < size:  # the last instruction is cut off, or none can begin here
         starts.append(position)
-        steps.append(_new_step((position, min(position + _SIZE, size), *_HALT)))
+        steps.append(_new_step((position, min(position + SIZE, size), *_HALT)))
     return Decoded(steps, starts)

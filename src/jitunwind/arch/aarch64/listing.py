@@ -8,10 +8,15 @@ from collections.abc import Iterator
 from capstone import CS_ARCH_ARM64, CS_MODE_ARM, Cs
 
 from jitunwind.arch.aarch64.effects import meaning
+from jitunwind.arch.aarch64.words import (
+    SIZE,
+    immediate_added,
+    loaded_at,
+    loaded_near,
+    near,
+    page_of,
+)
 from jitunwind.arch.listing import Listed
-
-_SIZE = 4
-_PAGE = 1 << 12
 
 
 def listing(code: bytes, base: int, start: int, end: int) -> Iterator[Listed]:
@@ -20,12 +25,12 @@ def listing(code: bytes, base: int, start: int, end: int) -> Iterator[Listed]:
     disassembler = Cs(CS_ARCH_ARM64, CS_MODE_ARM)
     pages: dict[int, int] = {}
     at = start
-    while at + _SIZE <= end:
+    while at + SIZE <= end:
         address = base + at
-        lines = list(disassembler.disasm_lite(code[at : at + _SIZE], address, 1))
+        lines = list(disassembler.disasm_lite(code[at : at + SIZE], address, 1))
         if not lines:
             break
-        word = int.from_bytes(code[at : at + _SIZE], "little")
+        word = int.from_bytes(code[at : at + SIZE], "little")
         _, size, mnemonic, operands = lines[0]
         meant = meaning(word, ())
         jump = None
@@ -41,24 +46,19 @@ def listing(code: bytes, base: int, start: int, end: int) -> Iterator[Listed]:
 def _mentioned(word: int, address: int, pages: dict[int, int]) -> int | None:
     """The address that an instruction makes relative to itself, alone or on the page that an `adrp` before it has
     made. `pages`: what those left in their registers."""
-    target, source = word & 31, word >> 5 & 31
-    if word & 0x1F000000 == 0x10000000:  # adr, adrp
-        distance = (word >> 5 & 0x7FFFF) << 2 | word >> 29 & 3
-        distance -= (distance >> 20) << 21
-        if not word >> 31:
-            return address + distance
-        pages[target] = (address & -_PAGE) + distance * _PAGE
+    target = word & 31
+    page = page_of(word, address)
+    if page is not None:
+        pages[target] = page
         return None
-    if word & 0x3B000000 == 0x18000000:  # ldr, from a place relative to itself
-        distance = word >> 5 & 0x7FFFF
-        return address + (distance - ((distance >> 18) << 19)) * _SIZE
-    page = pages.get(source)
-    mentioned = None
-    if page is not None and word & 0xFFC00000 == 0x91000000:  # add
-        mentioned = page + (word >> 10 & 0xFFF)
-    elif page is not None and word & 0x3B400000 == 0x39400000:  # ldr
-        shift = 4 if word >> 26 & 1 and word >> 23 & 1 else word >> 30
-        mentioned = page + ((word >> 10 & 0xFFF) << shift)
+    mentioned = near(word, address)
+    if mentioned is None:
+        mentioned = loaded_near(word, address)
+    added, read = immediate_added(word), loaded_at(word)
+    if added is not None and added[0] in pages:
+        mentioned = pages[added[0]] + added[1]
+    elif read is not None and read.base in pages:
+        mentioned = pages[read.base] + read.offset
     meant = meaning(word, (target,))
     if meant is not None:
         pages.pop(target, None)

@@ -1,4 +1,4 @@
-"""The few A64 instructions that make addresses, taken apart (Arm ARM, section C4.1)."""
+"""The few A64 instructions that make addresses and read there, taken apart (Arm ARM, section C4.1)."""
 
 from struct import unpack_from
 from typing import NamedTuple
@@ -30,6 +30,11 @@ def page_of(word: int, address: int) -> int | None:
 def near(word: int, address: int) -> int | None:
     """What an `adr` at `address` gives its register."""
     return address + _distance(word) if word & 0x9F000000 == 0x10000000 else None
+
+
+def loaded_near(word: int, address: int) -> int | None:
+    """The address that an `ldr` at `address` reads, which names it by its distance."""
+    return address + signed(word >> 5 & 0x7FFFF, 19) * SIZE if word & 0x3B000000 == 0x18000000 else None
 
 
 def immediate_added(word: int) -> tuple[int, int] | None:

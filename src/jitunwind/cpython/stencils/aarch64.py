@@ -7,18 +7,17 @@ and add, or loaded from nearby.
 
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 
 from jitunwind.arch.aarch64.registers import X18, X19
+from jitunwind.arch.aarch64.words import SIZE, immediate_added, loaded_near, near, page_of, signed, words_of
 from jitunwind.cpython.layout import Layout
 from jitunwind.cpython.objects import CODE_UNIT
 from jitunwind.cpython.stencils.found import EntryShim, Shim, Store
 from jitunwind.memory import Memory
 from jitunwind.rows import WORD
 
-_SIZE = 4
-"""Bytes of an instruction."""
 _SHIM = re.compile(rb"\xef[\x3b\xbb][\xa0-\xbf]\x6d", re.DOTALL)
 """stp d15, d14, [sp, #-n]!: how shims begin, those before each executor's code on 3.14 and 3.15's only one."""
 _SHIM_ENDS = re.compile(rb"\xef[\x3b\xbb][\xc0-\xdf]\x6c\xc0\x03\x5f\xd6", re.DOTALL)
@@ -46,12 +45,12 @@ def shim(code: bytes) -> Shim | None:
     """It calls the body right behind itself."""
     if not begins_shim(code, 0):
         return None
-    words = _words(code[:LONGEST_SHIM])
+    words = words_of(code[:LONGEST_SHIM])
     for index, word in enumerate(words):
         if word >> 26 == _CALL:
-            size = index * _SIZE + _signed(word, 26) * _SIZE
-            end = words[size // _SIZE - 1] if index * _SIZE < size <= len(words) * _SIZE else 0
-            return Shim(size, (index + 1) * _SIZE) if end == _RETURN else None
+            size = index * SIZE + signed(word & 0x3FFFFFF, 26) * SIZE
+            end = words[size // SIZE - 1] if index * SIZE < size <= len(words) * SIZE else 0
+            return Shim(size, (index + 1) * SIZE) if end == _RETURN else None
     return None
 
 
@@ -59,9 +58,9 @@ def entry_shim(code: bytes, jit_code: int) -> EntryShim | None:
     for begin in _SHIM.finditer(code):
         start = begin.start()
         end = _SHIM_ENDS.search(code, start, start + LONGEST_SHIM)
-        if end is None or start % _SIZE:
+        if end is None or start % SIZE:
             continue
-        words = _words(code[start : end.start()])
+        words = words_of(code[start : end.start()])
         if _SETS_FRAME_POINTER not in code[start : end.start()]:
             continue
         for index, word in enumerate(words):
@@ -70,22 +69,22 @@ def entry_shim(code: bytes, jit_code: int) -> EntryShim | None:
             target = word >> 5 & 31
             # ldr target, [x0, #jit_code]
             if 0xF9400000 | jit_code // WORD << 10 | target in words[:index]:
-                return EntryShim(start, end.end(), start + (index + 1) * _SIZE)
+                return EntryShim(start, end.end(), start + (index + 1) * SIZE)
     return None
 
 
 def body_cfa(memory: Memory, frame_pointer: int, shim: int, returns: int) -> int | None:
     back = memory.word(frame_pointer + WORD)
-    call = int.from_bytes(memory.checked_read(back - _SIZE, _SIZE), "little")
-    direct = call >> 26 == _CALL and back - _SIZE + _signed(call, 26) * _SIZE == shim
+    call = int.from_bytes(memory.checked_read(back - SIZE, SIZE), "little")
+    direct = call >> 26 == _CALL and back - SIZE + signed(call & 0x3FFFFFF, 26) * SIZE == shim
     return frame_pointer - _FRAME_RECORD if direct else None
 
 
 def warmed(code: bytes, start: int, body: int, warm: int) -> int | None:
-    words = _words(code[body : body + _WARMS * _SIZE])
+    words = words_of(code[body : body + _WARMS * SIZE])
     for index, word in enumerate(words):
         if word >> 10 == 0x39000000 >> 10 | warm:  # strb w, [x, #warm]
-            return _constants(code, start).before(body // _SIZE + index, word >> 5 & 31)
+            return _constants(code, start).before(body // SIZE + index, word >> 5 & 31)
     return None
 
 
@@ -105,11 +104,11 @@ def stores(code: bytes, start: int, layout: Layout) -> Iterator[Store]:
         if any(each & ~31 == adds_base for each in constants.words[index + 1 : index + 3]):
             within = constants.before(index, word >> 16 & 31)
             if within is not None:
-                yield Store((index + 1) * _SIZE, None, (within & 0xFFFFFFFF) * CODE_UNIT)
+                yield Store((index + 1) * SIZE, None, (within & 0xFFFFFFFF) * CODE_UNIT)
 
 
 def names(code: bytes, start: int, begin: int, end: int, value: int, layout: Layout) -> bool:
-    found = _immediate(_constants(code, start), range(begin // _SIZE, end // _SIZE), layout)
+    found = _immediate(_constants(code, start), range(begin // SIZE, end // SIZE), layout)
     return any(store.address == value for store in found)
 
 
@@ -125,14 +124,14 @@ def _immediate(constants: "_Constants", indices: range, layout: Layout) -> Itera
         if word >> 5 == alone or word & 0xFFFF83E0 == paired:
             address = constants.before(index, word & 31)
             if address is not None:
-                yield Store((index + 1) * _SIZE, address)
+                yield Store((index + 1) * SIZE, address)
 
 
 class _Constants:
     """The constants that registers hold at some places of a region's machine code, which lies at `start`."""
 
     def __init__(self, code: bytes, start: int) -> None:
-        self.words = _words(code)
+        self.words = words_of(code)
         self._code = code
         self._start = start
 
@@ -158,23 +157,23 @@ class _Constants:
 
     def _made(self, at: int, word: int, immediate: int, depth: int) -> int | None:
         """The constant that the instruction makes, which writes one register."""
-        here = self._start + at * _SIZE
-        base = word >> 5 & 31
+        here = self._start + at * SIZE
         if word & 0x7F800000 == 0x52800000:  # movz
             return immediate
         if word & 0xFF800000 == 0x92800000:  # movn
             return ~immediate & _MASK
-        if word & 0x1F000000 == 0x10000000:  # adr, adrp
-            offset = _signed(word >> 5 << 2 | word >> 29 & 3, 21)
-            return (here & ~0xFFF) + (offset << 12) if word >> 31 else here + offset
-        if word & 0xFF000000 == 0x58000000:  # ldr x, near
-            return self._word(here + _signed(word >> 5, 19) * _SIZE)
-        if word & 0xFF800000 == 0x91000000:  # add x, x, #n
-            source = self.before(at, base, depth + 1)
-            shift = 12 if word >> 22 & 1 else 0
-            return None if source is None else source + ((word >> 10 & 0xFFF) << shift) & _MASK
+        for address in (page_of(word, here), near(word, here)):
+            if address is not None:
+                return address
+        address = loaded_near(word, here)
+        if address is not None:
+            return self._word(address) if word >> 24 == 0x58 else None  # ldr x
+        added = immediate_added(word)
+        if added is not None:
+            source = self.before(at, added[0], depth + 1)
+            return None if source is None else source + added[1] & _MASK
         if word & 0xFFC00000 == 0xF9400000:  # ldr x, [x, #n]
-            source = self.before(at, base, depth + 1)
+            source = self.before(at, word >> 5 & 31, depth + 1)
             return None if source is None else self._word(source + (word >> 10 & 0xFFF) * WORD)
         return None
 
@@ -203,14 +202,3 @@ def _goes_on(word: int, register: int) -> bool:
     if word & 0x3BC00000 in (0x38000000, 0x39000000) or word & 0x7C000000 in (0x34000000, 0x54000000):
         return True  # a store; cbz, cbnz, tbz, tbnz, b.cond
     return word & 31 != register
-
-
-def _words(code: bytes) -> Sequence[int]:
-    count = len(code) // _SIZE
-    return struct.unpack_from(f"<{count}I", code)
-
-
-def _signed(value: int, bits: int) -> int:
-    """The low `bits` of `value` as a two's complement number."""
-    value &= (1 << bits) - 1
-    return value - (1 << bits) if value >> (bits - 1) else value
