@@ -5,6 +5,7 @@ import os
 import random
 import re
 import resource
+import select
 import shutil
 import signal
 import subprocess
@@ -416,8 +417,12 @@ def test_interrupted_while_gdb_holds_the_process(number: int, loop: Program, tmp
     wait = f"shell echo held > {held}; read line < {never}"
     gdb.write_text(f'#!/bin/sh\nexec {shutil.which("gdb")} -nx -batch -p {loop.pid} -ex "{wait}"\n')
     gdb.chmod(0o755)
+    told = os.open(held, os.O_RDWR)  # so that opening it waits for nobody
     running = subprocess.Popen(command("bt", loop.pid, "--gdb", gdb), stderr=subprocess.PIPE, text=True)
-    assert held.read_text() == "held\n"
+    if not select.select([told], [], [], PATIENCE)[0]:
+        running.kill()
+        pytest.fail(f"GDB has not attached: {running.communicate()[1]}")
+    os.close(told)
     assert status(loop.pid)["State"][0] == "t"
     # WHEN
     running.send_signal(number)

@@ -4,7 +4,7 @@ The host and the process that is looked at need not be of the same architecture:
 `Memory`, who reads a file its header.
 """
 
-import platform
+import os
 from importlib import import_module
 from types import ModuleType
 
@@ -23,7 +23,7 @@ def of_machine(machine: int) -> Architecture | None:
 
 def native() -> Architecture:
     """That of this very process. KeyError on a machine of another one."""
-    return ARCHITECTURES[platform.machine()]
+    return ARCHITECTURES[os.uname().machine]
 
 
 def module(arch: Architecture, name: str) -> ModuleType:

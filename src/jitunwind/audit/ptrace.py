@@ -8,7 +8,6 @@ import contextlib
 import ctypes
 import errno
 import os
-import platform
 import signal
 import struct
 import time
@@ -51,7 +50,7 @@ _ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void
 
 def steps_natively() -> Architecture | None:
     """The architecture of which processes of this machine can be stepped here; None on others."""
-    return X86_64 if platform.machine() == X86_64.name else None
+    return X86_64 if os.uname().machine == X86_64.name else None
 
 
 class TracedMemory(LiveProcess):

@@ -2,8 +2,9 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,9 +12,13 @@ from jitunwind.cli.output import UNUSABLE, is_coloured, print_warning, printable
 from jitunwind.errors import BadCore, JitunwindError, NoSuchThread, NotPython
 from jitunwind.gdbplugin.backtrace import Report, Wanted, of_core, of_process
 from jitunwind.gdbplugin.launch import find_gdb
-from jitunwind.memory.core import check_core
 from jitunwind.memory.live import is_number
 
+if TYPE_CHECKING:
+    from jitunwind.arch import Architecture
+
+_Paint = Callable[..., str]
+"""Gives a text a style, as `click.style` does."""
 _STYLES: dict[str, dict[str, Any]] = {
     "jit": {"fg": "green", "bold": True},
     "shim": {"fg": "green"},
@@ -50,8 +55,7 @@ def bt(
     Exit status: 0 all stacks are whole; 2 the input cannot be used, a stack is not whole, or the process has
     no JIT code because its JIT is off (its stack is printed all the same).
     """
-    core = None if is_number(target) else Path(target)
-    path = find_gdb(gdb_path, check_core(core) if core is not None and core.is_file() else None)
+    path = find_gdb(gdb_path, _architecture(target))
     with progress(f"reading the stacks of {target}"):
         report = _read(path, target, exe, Wanted(thread, python, registers=as_json))
     stacks = report.stacks
@@ -66,6 +70,15 @@ def bt(
         print_warning(warning)
     if problem or not stacks["complete"]:
         context.exit(UNUSABLE)
+
+
+def _architecture(target: str) -> "Architecture | None":
+    """That of a core; None for this machine's."""
+    if is_number(target) or not Path(target).is_file():
+        return None
+    from jitunwind.memory.core import check_core  # with a process the command starts faster without it
+
+    return check_core(Path(target))
 
 
 def _read(gdb: str, target: str, exe: str | None, wanted: Wanted) -> Report:
@@ -115,26 +128,31 @@ _MISMATCH = "core file may not match"
 
 
 def _print(stacks: dict[str, Any], report: Report, coloured: bool) -> None:
+    paint: _Paint = click.style if coloured else _plain
     python = f"CPython {stacks['python']}" if stacks["python"] else "no known CPython"
     where = f"core {stacks['core']}" if stacks["core"] else f"process {stacks['pid']}"
-    lines = [click.style(f"{where}, {python}", dim=True)]
+    lines = [paint(f"{where}, {python}", dim=True)]
     for thread in stacks["threads"]:
-        lines += ["", f"Thread {click.style(thread['tid'], bold=True)} ({printable(thread['name'])})"]
+        lines += ["", f"Thread {paint(str(thread['tid']), bold=True)} ({printable(thread['name'])})"]
         width = len(str(len(thread["frames"])))
-        lines += [_line(frame, width) for frame in thread["frames"]]
+        lines += [_line(frame, width, paint) for frame in thread["frames"]]
     whole = "all stacks are whole" if stacks["complete"] else "NOT every stack is whole"
     stood = f"; the process stood still for {report.stopped_seconds:.3f} s" if not stacks["core"] else ""
     style: dict[str, Any] = {"dim": True} if stacks["complete"] else {"fg": "red", "bold": True}
-    lines += ["", click.style(f"{whole}{stood}", **style)]
+    lines += ["", paint(f"{whole}{stood}", **style)]
     click.echo("\n".join(lines), color=coloured)
 
 
-def _line(frame: dict[str, Any], width: int) -> str:
+def _plain(text: str, **style: Any) -> str:
+    return text
+
+
+def _line(frame: dict[str, Any], width: int, paint: _Paint) -> str:
     kind = frame["kind"]
     address = " " * 18 if kind == "python" else f"{int(frame['pc'], 16):#018x}"
-    text = click.style(f"#{frame['index']:<{width}} {address} ", dim=True)
-    text += click.style(f"{kind:<7}{printable(frame['name'])}", **_STYLES[kind])
+    text = paint(f"#{frame['index']:<{width}} {address} ", dim=True)
+    text += paint(f"{kind:<7}{printable(frame['name'])}", **_STYLES[kind])
     if frame["file"] is not None:
         style: dict[str, Any] = {"dim": True} if kind == "native" else {"fg": "yellow"}
-        text += click.style(f" at {printable(frame['file'])}:{frame['line']}", **style)
+        text += paint(f" at {printable(frame['file'])}:{frame['line']}", **style)
     return text

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 from jitunwind.errors import GdbFailed, NoSuchProcess, NotPermitted
 from jitunwind.gdbplugin.launch import STACK, load_line, why_unfit
-from jitunwind.memory.core import check_core, program_here
 from jitunwind.memory.live import (
     check_process,
     is_alive,
@@ -79,6 +78,8 @@ def of_process(gdb: str, pid: int, wanted: Wanted) -> Report:
 
 def of_core(gdb: str, core: Path, program: str | None, wanted: Wanted) -> Report:
     """The stacks in a core file, left by `program` (None: what the core itself says). BadCore, GdbFailed."""
+    from jitunwind.memory.core import check_core, program_here  # with a process `bt` starts faster without it
+
     check_core(core)
     exe = program_here(core, program)
     arguments = ["-c", str(core)] if exe is None else [str(exe), "-c", str(core)]
@@ -107,7 +108,7 @@ def _run(gdb: str, target: list[str], wanted: Wanted) -> _Answer:
     with open(os.memfd_create("jitunwind-stacks"), "w+b", buffering=0) as answer:
         report = (
             "python import json; from jitunwind.gdbplugin import stack; "
-            f"json.dump(stack.report{tuple(wanted)!r}, open({answer.fileno()}, 'w'))"
+            f"open({answer.fileno()}, 'w').write(json.dumps(stack.report{tuple(wanted)!r}))"
         )
         early = [part for line in (*_QUIET, load_line(STACK)) for part in ("-iex", line)]
         command = [gdb, "-nx", "-batch", *early, *target, "-ex", report]

@@ -4,14 +4,12 @@ import os
 import re
 from bisect import bisect_right
 from functools import cached_property
-from pathlib import Path
 
 import gdb
 
 from jitunwind.arch import Architecture
 from jitunwind.errors import JitunwindError, UnreadableMemory
 from jitunwind.memory import Mapping, Memory
-from jitunwind.memory.core import load_segments
 from jitunwind.memory.maps import parse_maps
 from jitunwind.rows import WORD
 
@@ -126,7 +124,8 @@ class Inferior(Memory):
             return self._of_core(self.core_file)
         if _is_local(self._inferior):
             try:
-                return parse_maps(Path(f"/proc/{self._inferior.pid}/maps").read_text(errors="replace"))
+                with open(f"/proc/{self._inferior.pid}/maps", errors="replace") as file:
+                    return parse_maps(file.read())
             except OSError:
                 pass
         mappings = self._of_gdb()
@@ -136,6 +135,8 @@ class Inferior(Memory):
     def _of_core(self, path: str) -> list[Mapping]:
         """A core's segments, those that files are mapped at named by GDB's account of its NT_FILE note, or, where
         it has none (qemu's), of the files that it has loaded."""
+        from jitunwind.memory.core import load_segments  # with a process GDB starts faster without it
+
         files = [mapping for mapping in self._of_gdb() if mapping.path] or _of_sections()
         mappings = []
         try:

@@ -4,17 +4,19 @@ The one module of this folder, besides `backtrace`, that runs outside GDB, in th
 """
 
 import os
-import platform
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jitunwind.arch import Architecture
 from jitunwind.errors import GdbMissing
 from jitunwind.gdbplugin import GDB_NAMES
 from jitunwind.startup.launch import search_folders
+
+if TYPE_CHECKING:  # the command line starts faster without it
+    from jitunwind.arch import Architecture
 
 PLUGIN = "jitunwind.gdbplugin.plugin"
 STACK = "jitunwind.gdbplugin.stack"
@@ -27,11 +29,11 @@ _ASK_PYTHON = "python import sys; print('python', *sys.version_info[:2])"
 _PATIENCE_SECONDS = 60
 
 
-def find_gdb(named: str | None = None, arch: Architecture | None = None) -> str:
+def find_gdb(named: str | None = None, arch: "Architecture | None" = None) -> str:
     """The path of the GDB to run: `named`, $JITUNWIND_GDB, the one on PATH, or the one installed beside this
     Python (`pip install 'jitunwind[gdb]'`); for an `arch` of another machine one of them, or gdb-multiarch, that knows
     it. GdbMissing, if there is none."""
-    foreign = arch if arch is not None and arch.name != platform.machine() else None
+    foreign = arch if arch is not None and arch.name != os.uname().machine else None
     wanted = named or os.environ.get("JITUNWIND_GDB")
     if wanted:
         found = shutil.which(wanted)
@@ -57,7 +59,7 @@ def find_gdb(named: str | None = None, arch: Architecture | None = None) -> str:
 _MULTIARCH = "install gdb-multiarch (Debian's name) or pip install 'jitunwind[gdb]', or name one with --gdb"
 
 
-def _knows(gdb: str, arch: Architecture) -> bool:
+def _knows(gdb: str, arch: "Architecture") -> bool:
     """Whether that GDB can look at programs of an architecture."""
     ask = f"python import gdb; print('knows', {GDB_NAMES[arch.name]!r} in gdb.architecture_names())"
     return "knows True" in _say(gdb, "-nx", "-batch", "-ex", ask)

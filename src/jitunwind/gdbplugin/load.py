@@ -5,12 +5,13 @@ GDB's Python is not the user's. A finder of our own gives jitunwind and what it 
 """
 
 import importlib
+import os
 import re
 import runpy
 import sys
-from pathlib import Path
 
-FINDER = Path(__file__).resolve().parents[1] / "startup/finder.py"
+PACKAGE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+FINDER = os.path.join(PACKAGE, "startup/finder.py")
 OLDEST_PYTHON = (3, 11)
 OLDEST_GDB = 13
 
@@ -24,7 +25,7 @@ def start(search: list[str], module: str) -> None:
     if sys.version_info[:2] < OLDEST_PYTHON:
         found, wanted = (".".join(map(str, version)) for version in (sys.version_info[:2], OLDEST_PYTHON))
         raise gdb.GdbError(f"jitunwind: this GDB has Python {found}; {wanted} or later is needed")
-    runpy.run_path(str(FINDER))["install"](search)
+    runpy.run_path(FINDER)["install"](search)
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, False  # compile once, not at each start of GDB
     try:
         part = importlib.import_module(module)
@@ -34,6 +35,6 @@ def start(search: list[str], module: str) -> None:
 
 
 start(
-    globals().get("SEARCH") or [str(Path(__file__).resolve().parents[2])],
+    globals().get("SEARCH") or [os.path.dirname(PACKAGE)],
     globals().get("START", "jitunwind.gdbplugin.plugin"),
 )

@@ -11,9 +11,8 @@ from typing import Any
 import gdb
 import gdb.unwinder
 
-from jitunwind.arch import Architecture
 from jitunwind.cpython.frames import Stretch, frame_at, stretches
-from jitunwind.cpython.regions import SHIM_NAME, Regions
+from jitunwind.cpython.regions import SHIM_NAME, JitCode, Regions
 from jitunwind.gdbplugin.session import Session, is_general, name_of, session, watch
 from jitunwind.gdbplugin.unwinder import JitUnwinder
 from jitunwind.region import RegionKind
@@ -39,12 +38,13 @@ def report(only_thread: int | None, with_python: bool, with_registers: bool = Tr
     inferior = gdb.selected_inferior()
     threads = sorted((t for t in inferior.threads() if t.is_valid()), key=lambda t: t.num)
     listed, complete = [], True
+    stacks = _Stacks(current, with_registers)
     for thread in threads:
         tid = thread.ptid[1] or thread.ptid[0]
         if only_thread is not None and tid != only_thread:
             continue
         thread.switch()
-        frames, whole = _stack(current, with_registers)
+        frames, whole = stacks.of_selected_thread()
         complete = complete and whole
         if with_python:
             frames = _interleave(current, frames, tid)
@@ -73,34 +73,119 @@ def _any_jit(threads: list[dict[str, Any]]) -> bool:
     return any(frame["kind"] in ("jit", "shim") for thread in threads for frame in thread["frames"])
 
 
-def _stack(current: Session, with_registers: bool) -> tuple[list[Frame], bool]:
-    """The frames of the selected thread, and whether the last one is the outermost there is."""
-    frames: list[Frame] = []
-    frame = gdb.newest_frame()
-    below_jit = False
-    while frame is not None and len(frames) < MOST_FRAMES:
-        if frames and not _is_code(current, frame.pc() & _MASK):  # GDB guesses, where it has no rules
-            current.count(f"the caller of {frames[-1]['pc']} is not known: GDB says {frame.pc():#x}, no code")
-            return frames, False
-        described = _describe(current, frame, below_jit, innermost=not frames)
-        if with_registers:
-            described["registers"] = _registers(frame, current.memory.architecture)
-        below_jit = described["kind"] == "jit"
-        frames.append(described)
-        try:
-            older = frame.older()
-        except gdb.error as error:
-            current.count(f"GDB stops at {described['pc']}: {error}")
-            return frames, False
-        if older is None:
-            reason = frame.unwind_stop_reason()
-            if reason in (gdb.FRAME_UNWIND_NO_REASON, gdb.FRAME_UNWIND_OUTERMOST):
-                return frames, True
-            current.count(f"GDB stops at {described['pc']}: {gdb.frame_stop_reason_string(reason)}")
-            return frames, False
-        frame = older
-    current.count(f"there are more than {MOST_FRAMES} frames")
-    return frames, False
+class _Stacks:
+    """The frames of a process that stands still. Deep stacks come to the same code again and again: what is true
+    of an address is found out once."""
+
+    def __init__(self, current: Session, with_registers: bool) -> None:
+        self._current = current
+        self._regions = current.regions()
+        arch = current.memory.architecture
+        self._stack_pointer = name_of(arch.stack_pointer, arch)
+        kept = arch.callee_saved if with_registers else ()
+        self._registers = [name_of(register, arch) for register in kept if is_general(register, arch)]
+        self._is_code: dict[int, bool] = {}
+        self._native: dict[int, _Described] = {}
+        self._jit: dict[tuple[int, bool], _Described] = {}
+
+    def of_selected_thread(self) -> tuple[list[Frame], bool]:
+        """The frames of the selected thread, and whether the last one is the outermost there is."""
+        count = self._current.count
+        frames: list[Frame] = []
+        frame = gdb.newest_frame()
+        below_jit = False
+        while frame is not None and len(frames) < MOST_FRAMES:
+            pc = frame.pc() & _MASK
+            if frames and not self._can_be_returned_to(pc):  # GDB guesses, where it has no rules
+                count(f"the caller of {frames[-1]['pc']} is not known: GDB says {pc:#x}, no code")
+                return frames, False
+            described = self._describe(frame, pc, below_jit, innermost=not frames)
+            below_jit = described["kind"] == "jit"
+            frames.append(described)
+            try:
+                older = frame.older()
+            except gdb.error as error:
+                count(f"GDB stops at {described['pc']}: {error}")
+                return frames, False
+            if older is None:
+                reason = frame.unwind_stop_reason()
+                if reason in (gdb.FRAME_UNWIND_NO_REASON, gdb.FRAME_UNWIND_OUTERMOST):
+                    return frames, True
+                count(f"GDB stops at {described['pc']}: {gdb.frame_stop_reason_string(reason)}")
+                return frames, False
+            frame = older
+        count(f"there are more than {MOST_FRAMES} frames")
+        return frames, False
+
+    def _can_be_returned_to(self, address: int) -> bool:
+        found = self._is_code.get(address)
+        if found is None:
+            found = self._is_code[address] = _is_code(self._current, address)
+        return found
+
+    def _describe(self, frame: gdb.Frame, pc: int, below_jit: bool, innermost: bool) -> Frame:
+        sp = _register(frame, self._stack_pointer) or 0
+        described: Frame = {"index": 0, "pc": f"{pc:#x}", "sp": f"{sp:#x}"}
+        found = self._jit_at(pc, innermost)
+        if found is not None:
+            described.update(found)
+            if found["kind"] == RegionKind.JIT and not innermost:
+                self._line_of_frame(frame, described)
+        else:
+            described.update(self._native_at(frame, pc))
+            if below_jit:
+                self._is_shim(pc, described)
+        values = {name: _register(frame, name) for name in self._registers}
+        described["registers"] = {name: f"{value:#x}" for name, value in values.items() if value is not None}
+        return described
+
+    def _jit_at(self, pc: int, innermost: bool) -> "_Described | None":
+        """What is known of JIT code at `pc`; None, if there is none."""
+        regions = self._regions
+        if regions is None or not regions.meets(pc):
+            return None
+        found = self._jit.get((pc, innermost))
+        if found is None:
+            jit_code = regions.find(pc)
+            if jit_code is None:
+                return None
+            found = self._jit[pc, innermost] = _of_jit_code(regions, jit_code, pc, innermost)
+        return found
+
+    def _line_of_frame(self, frame: gdb.Frame, described: Frame) -> None:
+        """At a call the interpreter's frame is up to date: its instruction pointer says the line."""
+        regions = self._regions
+        if regions is None:
+            return
+        address = _register(frame, name_of(regions.stencils.frame_register(regions.layout), regions.arch))
+        found = frame_at(regions.memory, regions.layout, regions.objects, address) if address else None
+        if found is not None and found.line is not None:
+            described.update(file=found.code.filename, line=found.line)
+
+    def _is_shim(self, pc: int, described: Frame) -> None:
+        """The caller of JIT code is 3.15's shim, which is the interpreter's own code."""
+        regions = self._regions
+        if regions is None or regions.layout.executor.shim_in_region:
+            return
+        shim = regions.entry_shim
+        if shim is None or pc in shim:
+            described.update(kind="shim", name=SHIM_NAME)
+        if shim is not None and pc in shim:
+            described["region"] = {"start": f"{shim.start:#x}", "size": shim.size}
+
+    def _native_at(self, frame: gdb.Frame, pc: int) -> "_Described":
+        if (
+            frame.type() != gdb.NORMAL_FRAME
+        ):  # several functions that the compiler has inlined are at one address
+            return _of_native_code(self._current, frame, pc)
+        found = self._native.get(pc)
+        if found is None:
+            found = self._native[pc] = _of_native_code(self._current, frame, pc)
+        return found
+
+
+_Described = dict[str, Any]
+"""Of a frame: kind, name, file, line and region."""
 
 
 def _is_code(current: Session, address: int) -> bool:
@@ -111,81 +196,30 @@ def _is_code(current: Session, address: int) -> bool:
     return mapping is not None and mapping.executable
 
 
-def _describe(current: Session, frame: gdb.Frame, below_jit: bool, innermost: bool) -> Frame:
-    arch = current.memory.architecture
-    pc = frame.pc() & _MASK
-    described: Frame = {
-        "index": 0,
-        "pc": f"{pc:#x}",
-        "sp": f"{_register(frame, name_of(arch.stack_pointer, arch)) or 0:#x}",
-        "kind": "native",
-        "name": None,
-        "file": None,
-        "line": None,
-        "region": None,
-        "registers": {},
-    }
-    regions = current.regions()
-    if regions is None or not _name_jit(current, regions, frame, pc, described, innermost):
-        _name_native(current, frame, pc, described)
-        if below_jit and regions is not None and not regions.layout.executor.shim_in_region:
-            shim = regions.entry_shim
-            if shim is None or pc in shim:
-                described.update(kind="shim", name=SHIM_NAME)
-            if shim is not None and pc in shim:
-                described["region"] = {"start": f"{shim.start:#x}", "size": shim.size}
-    return described
-
-
-def _registers(frame: gdb.Frame, arch: Architecture) -> dict[str, str]:
-    """The callee-saved registers of a word that are known in `frame`."""
-    names = [name_of(register, arch) for register in arch.callee_saved if is_general(register, arch)]
-    values = {name: _register(frame, name) for name in names}
-    return {name: f"{value:#x}" for name, value in values.items() if value is not None}
-
-
-def _name_jit(
-    current: Session, regions: Regions, frame: gdb.Frame, pc: int, described: Frame, innermost: bool
-) -> bool:
-    """Fill in what is known of a JIT frame; False, if it is none."""
-    jit_code = regions.find(pc) if regions.meets(pc) else None
-    if jit_code is None:
-        return False
+def _of_jit_code(regions: Regions, jit_code: JitCode, pc: int, innermost: bool) -> _Described:
     part = next(part for part in regions.parts(jit_code) if pc in part)
-    described.update(
-        kind=str(part.kind),
-        name=part.name,
-        region={"start": f"{part.start:#x}", "size": part.size},
-    )
-    if part.kind is RegionKind.SHIM:
-        return True
-    at = pc - jit_code.start - (0 if innermost else 1)  # a caller is at its call, before the return address
-    row = next((row for row in reversed(regions.lines(jit_code)) if row.offset <= at), None)
-    if row is not None:
-        described.update(file=row.filename, line=row.line)
-    if not innermost:
-        _line_of_frame(current, regions, frame, described)
-    return True
+    file = line = None
+    if part.kind is RegionKind.JIT:
+        at = (
+            pc - jit_code.start - (0 if innermost else 1)
+        )  # a caller is at its call, before the return address
+        row = next((row for row in reversed(regions.lines(jit_code)) if row.offset <= at), None)
+        if row is not None:
+            file, line = row.filename, row.line
+    region = {"start": f"{part.start:#x}", "size": part.size}
+    return {"kind": str(part.kind), "name": part.name, "file": file, "line": line, "region": region}
 
 
-def _line_of_frame(current: Session, regions: Regions, frame: gdb.Frame, described: Frame) -> None:
-    """At a call the interpreter's frame is up to date: its instruction pointer says the line."""
-    address = _register(frame, name_of(regions.stencils.frame_register(regions.layout), regions.arch))
-    found = frame_at(current.memory, regions.layout, regions.objects, address) if address else None
-    if found is not None and found.line is not None:
-        described.update(file=found.code.filename, line=found.line)
-
-
-def _name_native(current: Session, frame: gdb.Frame, pc: int, described: Frame) -> None:
-    described["name"] = frame.name()
+def _of_native_code(current: Session, frame: gdb.Frame, pc: int) -> _Described:
+    file = line = None
     try:
         sal = frame.find_sal()
     except gdb.error:
         sal = None
     if sal is not None and sal.symtab is not None and sal.line:
-        described.update(file=sal.symtab.filename, line=sal.line)
-    if described["name"] is None:
-        described["name"] = _module_offset(current, pc)
+        file, line = sal.symtab.filename, sal.line
+    name = frame.name() or _module_offset(current, pc)
+    return {"kind": "native", "name": name, "file": file, "line": line, "region": None}
 
 
 def _module_offset(current: Session, pc: int) -> str:

@@ -2,10 +2,12 @@
 
 import struct
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from jitunwind.arch import Architecture
 from jitunwind.errors import UnreadableMemory
+
+if TYPE_CHECKING:  # who only asks for processes starts faster without it
+    from jitunwind.arch import Architecture
 
 ADDRESS_LIMIT = 1 << 64
 
@@ -24,7 +26,7 @@ class Memory(ABC):
 
     @property
     @abstractmethod
-    def architecture(self) -> Architecture:
+    def architecture(self) -> "Architecture":
         """That of the process, which need not be this machine's."""
 
     @abstractmethod
