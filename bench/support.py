@@ -120,14 +120,14 @@ def generated_by(script: str, processors: int | None = None) -> str:
     )
 
 
-_BEGIN, _END = "<!-- begin generated -->", "<!-- end generated -->"
-
-
-def put_into(page: Path, figures: str) -> None:
-    """Put the generated part between its marks; the prose around them stays."""
+def put_into(page: Path, figures: str, section: str = "") -> None:
+    """Put the generated part between its marks, those of a `section` if there are several; the prose around them
+    stays."""
+    name = f": {section}" if section else ""
+    begin, end = f"<!-- begin generated{name} -->", f"<!-- end generated{name} -->"
     text = page.read_text(encoding="utf-8")
-    before, _, rest = text.partition(_BEGIN)
-    _, mark, after = rest.partition(_END)
+    before, _, rest = text.partition(begin)
+    _, mark, after = rest.partition(end)
     if not mark:
-        raise SystemExit(f"{page} has no {_BEGIN} ... {_END}: put the two marks where the figures go")
-    page.write_text(f"{before}{_BEGIN}\n{figures}{_END}{after}", encoding="utf-8")
+        raise SystemExit(f"{page} has no {begin} ... {end}: put the two marks where the figures go")
+    page.write_text(f"{before}{begin}\n{figures}{end}{after}", encoding="utf-8")
