@@ -35,8 +35,8 @@ guests: $(STAMP) ## the same for AArch64, which qemu-aarch64 runs
 		$(VENV)/bin/python tools/interpreters.py $$version --arch arm64 --debug-symbols || exit; \
 	done
 
-test: interpreters guests ## run the tests; PYTEST_ARGS="-k name" hands arguments on
-	@$(VENV)/bin/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+test: interpreters guests ## run the tests, half of those that differ by version; PYTEST_ARGS="-k name" runs those of that name
+	@$(if $(PYTEST_ARGS),,JITUNWIND_HALF=1) $(VENV)/bin/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 thorough: interpreters guests ## the tests, with all that is done in part otherwise: interrupts, steps, ways, publishes
 	@JITUNWIND_THOROUGH=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)

@@ -1,13 +1,16 @@
 """What publishing costs: ten programs of pyperformance with it and without, and the bytes that it holds.
 
-    python bench/publishing.py PYPERFORMANCE [--measures time bytes] [--versions …] [--programs …] [--rounds N] …
+    python bench/publishing.py PYPERFORMANCE [--measures work time bytes] [--versions …] [--programs …] …
 
 PYPERFORMANCE is a folder with pyperf and pyperformance in it (`make audit` fetches them). A program does the same
-work in each of its runs, as much as takes --seconds without publishing; a round runs it with and without in turns,
-each time in a process of its own, whose start counts. The ratios are of wall time and of the CPU time of all its
-threads. The bytes are those held at the end of a short run for an executor, beside what CPython 3.15 itself holds for
-one where nothing else publishes (bench/held.py). --startup gives Python source to run at the start instead of
-`jitunwind.enable()`: with an empty file the ratios show how exact the machine measures.
+work in each of its runs, as much as takes --seconds without publishing.
+
+The work is the processor time that publishing took in a run, its start included, against all the rest of the run. It
+is measured in the process itself, so no machine's noise hides it. For the time, a round runs the program with
+publishing and without in turns, each time in a process of its own; the ratios are of wall time and of the CPU time of
+all threads. --startup gives Python source to run at the start instead of `jitunwind.enable()`: with an empty file
+the ratios show how exact the machine measures. The bytes are those held at the end of a short run for an executor,
+beside what CPython 3.15 itself holds for one where nothing else publishes (bench/held.py).
 """
 
 import argparse
@@ -35,7 +38,28 @@ AIM = 1.005
 BYTES_AIM = 0.25
 OWN = "3.15"
 """The version of CPython that publishes executors itself."""
-TIME, BYTES = MEASURES = ("time", "bytes")
+WORK, TIME, BYTES = MEASURES = ("work", "time", "bytes")
+MEASURED = """
+import atexit, os, sys, time
+began = time.process_time()
+import jitunwind
+from jitunwind.agent.follow import Follower
+attend = Follower._attend
+spent = 0.0
+def timed(self):
+    global spent
+    began = time.thread_time()
+    attend(self)
+    spent += time.thread_time() - began
+Follower._attend = timed
+jitunwind.enable()
+spent += time.process_time() - began
+def tell():
+    with open(os.environ["PUBLISHING_WORK"], "w") as file:
+        file.write(f"{spent} {time.process_time()} {jitunwind.statistics().regions}")
+atexit.register(tell)
+"""
+"""Publishing, which tells at the end how much processor time it took, of how much, and how many regions there are."""
 WIDE = 1.96
 """Standard errors on each side of the mean that hold 95 % of a normal distribution."""
 ENOUGH = 2.0
@@ -64,6 +88,19 @@ class Held:
 
 
 @dataclass(frozen=True)
+class Work:
+    """Of one process: processor seconds that publishing took, those of all, and what is published at the end."""
+
+    publishing: float
+    all: float
+    regions: int
+
+    @property
+    def ratio(self) -> float:
+        return self.all / (self.all - self.publishing)
+
+
+@dataclass(frozen=True)
 class Pair:
     off: Cost
     on: Cost
@@ -81,6 +118,11 @@ class Bench:
         switch_on(place / "on", startup)
         (place / "on/sitecustomize.py").write_text(f"import {STARTUP}\n")
         self.on = {**self.off, "PYTHONPATH": f"{place / 'on'}{os.pathsep}{folder}"}
+        switch_on(place / "measured", MEASURED)
+        (place / "measured/sitecustomize.py").write_text(f"import {STARTUP}\n")
+        self._told = place / "work"
+        path = {"PYTHONPATH": f"{place / 'measured'}{os.pathsep}{folder}"}
+        self._measured = {**self.off, **path, "PUBLISHING_WORK": str(self._told)}
         if not is_switched_on(Path(python), self.on):
             raise SystemExit(f"publishing cannot be switched on in {python}")
 
@@ -102,6 +144,12 @@ class Bench:
             loops *= 2
             spent = self.run(program, loops, self.off).wall
         return max(1, round(loops * seconds / spent))
+
+    def work(self, program: str, loops: int) -> Work:
+        """What publishing takes of a run."""
+        self.run(program, loops, self._measured)
+        publishing, everything, regions = self._told.read_text().split()
+        return Work(float(publishing), float(everything), int(regions))
 
     def held(self, program: str, environment: dict[str, str]) -> Held:
         """What is held at the end of a short run."""
@@ -170,6 +218,25 @@ def run_time(bench: Bench, programs: Sequence[str], rounds: int, seconds: float)
     return mean_and_margin(walls)[0]
 
 
+def run_work(bench: Bench, programs: Sequence[str], rounds: int, seconds: float) -> None:
+    """Prints a row for each program, and the mean."""
+    print(f"{'':16}{'loops':>8}{'processor time':>18}{'publishing':>14}{'regions':>9}   ratio")
+    ratios = []
+    for program in programs:
+        loops = bench.loops(program, seconds)
+        bench.work(program, 1)  # what it imports is compiled then
+        works = [bench.work(program, loops) for _ in range(rounds)]
+        ratios.append([each.ratio for each in works])
+        middle = sorted(works, key=lambda each: each.ratio)[len(works) // 2]
+        print(
+            f"{program:16}{loops:>8,}{middle.all:>16.2f} s{middle.publishing:>12.3f} s"
+            f"{middle.regions:>9,}   {spread(ratios[-1])}",
+            flush=True,
+        )
+    mean, margin = mean_and_margin(ratios)
+    print(f"with publishing against without, geometric mean: {mean:.4f} ± {margin:.4f} (aim: at most {AIM})")
+
+
 def bytes_held(versions: Sequence[str], benches: dict[str, Bench], programs: Sequence[str]) -> None:
     """Prints, for each program, the bytes held for an executor: by CPython 3.15 itself, and by jitunwind."""
     print("Bytes held for a published executor, and how many there are (not published: +n)\n")
@@ -206,9 +273,10 @@ def main() -> None:
         benches = {each: stack.enter_context(bench_of(each, folder, startup)) for each in sorted(versions)}
         if BYTES in arguments.measures:
             bytes_held(arguments.versions, benches, arguments.programs)
-        for version in arguments.versions if TIME in arguments.measures else ():
-            print(f"\nCPython {version}, PYTHON_JIT=1, {arguments.rounds} rounds\n")
-            run_time(benches[version], arguments.programs, arguments.rounds, arguments.seconds)
+        for measure, run in ((WORK, run_work), (TIME, run_time)):
+            for version in arguments.versions if measure in arguments.measures else ():
+                print(f"\nCPython {version}, PYTHON_JIT=1, {arguments.rounds} rounds\n")
+                run(benches[version], arguments.programs, arguments.rounds, arguments.seconds)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,11 @@
 
 import os
 from collections.abc import Generator
+from typing import Any
 
 import pytest
+
+from tests.support import HALF
 
 
 @pytest.hookimpl(wrapper=True)
@@ -16,3 +19,27 @@ def pytest_runtest_makereport(
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome, report.longrepr = "failed", f"in CI, nothing may be missing: {reason}"
     return report
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave one half out, where that is asked for."""
+    if not HALF:
+        return
+    cases: dict[str, list[Any]] = {}
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        if {"version", "python"} & set(parameters) and "way" not in parameters:
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    left_out = set()
+    for turn, group in enumerate(cases.values()):
+        half = {item for item in group if _colour(item.callspec.indices) == turn % 2}
+        if len(half) < len(group):
+            left_out |= half
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _colour(indices: dict[str, int]) -> int:
+    """0 or 1, of a case by the indices of its parameters: neighbours differ in each direction."""
+    return sum(index.bit_count() for index in indices.values()) % 2

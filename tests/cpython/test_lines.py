@@ -53,7 +53,7 @@ def test_a_line_holds_from_the_store_of_the_instruction_pointer_to_the_next(vers
     gap = b"\x90" * 5
     code = gap + gap.join(parts) + gap
 
-    rows = line_rows(stores(code, 0, layout), objects, caller)
+    rows = line_rows(sorted(stores(code, 0, layout)), objects, caller)
 
     ends = [len(gap) + sum(len(each) for each in parts[: i + 1]) + i * len(gap) for i in range(4)]
     assert rows == [

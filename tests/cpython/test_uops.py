@@ -19,7 +19,7 @@ from jitunwind.errors import CorruptState
 from jitunwind.memory.process import LiveProcess
 from jitunwind.rows import Unknown
 from tests.support.live import VERSIONS, Interpreter, interpreter, running
-from tests.support.processes import Program, WritableProcess, run
+from tests.support.processes import Program, WritableProcess, run, status, wait_until
 
 PROGRAMS = ("calls", "exceptions", "generators", "side_exits", "strings")
 
@@ -32,6 +32,10 @@ def python(request: pytest.FixtureRequest) -> Interpreter:
 @pytest.fixture(scope="module", params=PROGRAMS)
 def process(request: pytest.FixtureRequest, python: Interpreter) -> Iterator[LiveProcess]:
     with running(python, request.param) as program, LiveProcess(program.pid) as memory:
+        os.kill(
+            program.pid, signal.SIGSTOP
+        )  # an executor that is freed while it is looked at has no trace any more
+        wait_until(lambda: status(program.pid)["State"][0] == "T", f"{program.pid} to stand still")
         yield memory
 
 

@@ -5,6 +5,7 @@ The host and the process that is looked at need not be of the same architecture:
 """
 
 import os
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 
@@ -21,6 +22,7 @@ def of_machine(machine: int) -> Architecture | None:
     return next((arch for arch in ARCHITECTURES.values() if arch.elf_machine == machine), None)
 
 
+@cache
 def native() -> Architecture:
     """That of this very process. KeyError on a machine of another one."""
     return ARCHITECTURES[os.uname().machine]

@@ -21,14 +21,14 @@ class LineRow(NamedTuple):
 
 
 def line_rows(stores: Iterable[Store], objects: Objects, owner: CodeObject | None) -> list[LineRow]:
-    """The lines of one region's machine code, which has these stores, by rising offset, the first at 0; empty
-    where none is known.
+    """The lines of one region's machine code, which has these stores, both by rising offset, the first line at 0;
+    empty where none is known.
 
     `owner`: the code object that the executor was made for.
     """
     rows: list[LineRow] = []
     current = owner
-    for offset, address, within in sorted(stores, key=lambda store: store.offset):
+    for offset, address, within in stores:
         if address is not None:
             current = objects.code_of_instruction(address) or current
         elif owner is not None and within < owner.bytecode_size:
@@ -44,8 +44,8 @@ def line_rows(stores: Iterable[Store], objects: Objects, owner: CodeObject | Non
 
 
 def first_code(stores: Iterable[Store], objects: Objects) -> CodeObject | None:
-    """The code object whose bytecode the machine code, which has these stores, mentions first."""
-    for store in sorted(stores, key=lambda store: store.offset):
+    """The code object whose bytecode the machine code, which has these stores by rising offset, mentions first."""
+    for store in stores:
         if store.address is not None:
             return objects.code_of_instruction(store.address)
     return None

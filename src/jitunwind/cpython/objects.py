@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 
 from jitunwind.cpython.layout import Layout
 from jitunwind.errors import CorruptState, UnreadableMemory
@@ -41,16 +41,9 @@ class CodeObject:
         """The source line of the bytecode instruction at that address; None where it has none."""
         if not self.holds(instruction):
             return None
-        starts, lines = self._lines
+        starts, lines = _lines(self.line_table, self.first_line)
         index = bisect_right(starts, instruction - self.bytecode) - 1
         return lines[index] if index >= 0 else None
-
-    @cached_property
-    def _lines(self) -> tuple[list[int], list[int | None]]:
-        """Where each entry of the line table begins, in bytes from the bytecode's start, and its line."""
-        entries = list(_entries(self.line_table, self.first_line))
-        end = entries[-1][1] if entries else 0
-        return [*(start for start, _, _ in entries), end], [*(line for _, _, line in entries), None]
 
 
 class Objects:
@@ -149,6 +142,14 @@ class Objects:
                 if found is not None and found.holds(instruction):
                     return found
         return None
+
+
+@lru_cache(maxsize=256)
+def _lines(line_table: bytes, first_line: int) -> tuple[list[int], list[int | None]]:
+    """Where each entry of a line table begins, in bytes from the bytecode's start, and its line."""
+    entries = list(_entries(line_table, first_line))
+    end = entries[-1][1] if entries else 0
+    return [*(start for start, _, _ in entries), end], [*(line for _, _, line in entries), None]
 
 
 def _entries(table: bytes, first_line: int) -> Iterator[tuple[int, int, int | None]]:

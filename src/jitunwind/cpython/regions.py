@@ -6,7 +6,7 @@ asks about every program counter it meets.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -84,6 +84,7 @@ class Regions:
         self._found: dict[int, JitCode | None] = {}
         self._verified: set[int] = set()
         self._code_of: dict[int, CodeObject | None] = {}
+        self._stores_of: dict[int, list[Store]] = {}
         self._lines: dict[int, list[LineRow]] = {}
         self._parts: dict[int, list[Region]] = {}
         self._look()
@@ -192,7 +193,7 @@ class Regions:
             known, now = self._found.get(start), self._read(start, end, executor)
             if known is None or known != now:
                 self._found[start] = now
-                for cache in (self._code_of, self._lines, self._parts):
+                for cache in (self._code_of, self._stores_of, self._lines, self._parts):
                     cache.pop(start, None)
         return self._found[start]
 
@@ -234,8 +235,12 @@ class Regions:
                 return code
         return first_code(self._stores(jit_code), self.objects)
 
-    def _stores(self, jit_code: JitCode) -> Iterator[Store]:
-        return self.stencils.stores(jit_code.code, jit_code.start, self.layout)
+    def _stores(self, jit_code: JitCode) -> list[Store]:
+        """Those of the instruction pointer, by rising offset."""
+        if jit_code.start not in self._stores_of:
+            found = self.stencils.stores(jit_code.code, jit_code.start, self.layout)
+            self._stores_of[jit_code.start] = sorted(found, key=lambda store: store.offset)
+        return self._stores_of[jit_code.start]
 
     @cached_property
     def _owners(self) -> dict[int, int]:

@@ -5,11 +5,11 @@ They are read from the bytes alone, without a decoder: a debugger asks about eve
 """
 
 from collections.abc import Iterator
-from typing import Protocol
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
 
 from jitunwind.arch import Architecture
 from jitunwind.cpython.layout import Layout
-from jitunwind.cpython.stencils import aarch64, x86_64
 from jitunwind.cpython.stencils.found import EntryShim, Shim, Store
 from jitunwind.memory import Memory
 
@@ -49,9 +49,12 @@ class Stencils(Protocol):
         `value`."""
 
 
-_OF: dict[str, Stencils] = {"x86_64": x86_64, "aarch64": aarch64}
+if TYPE_CHECKING:
+    from jitunwind.cpython.stencils import aarch64, x86_64
+
+    _EACH: tuple[Stencils, ...] = (aarch64, x86_64)
 
 
 def of(arch: Architecture) -> Stencils:
-    """Those of that architecture."""
-    return _OF[arch.name]
+    """Those of that architecture: a process is of one, and needs only those."""
+    return cast(Stencils, import_module(f"jitunwind.cpython.stencils.{arch.name}"))
