@@ -6,11 +6,11 @@ VENV := .venv
 STAMP := $(VENV)/.jitunwind-set-up
 VERSIONS := 3.14 3.15
 # Benchmarks with targets of their own, and what they run.
-LONG := $(patsubst %,bench/%.py,witness libraries audit testsuite publishing held)
+LONG := $(patsubst %,bench/%.py,witness libraries audit testsuite publishing held record)
 # GDB from PyPI lies in .venv, and is the second choice.
 export PATH := $(PATH):$(CURDIR)/$(VENV)/bin
 
-.PHONY: help setup interpreters guests test thorough stress lint format demo bench witness libraries audit suite publishing picture clean
+.PHONY: help setup interpreters guests test thorough stress lint format demo bench witness libraries audit suite speed publishing picture clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -84,8 +84,14 @@ audit: interpreters build/pyperformance ## docs/audit.md: millions of instructio
 suite: $(STAMP) ## CPython's own tests with publishing off and on; VERSIONS=3.14 for one version
 	@$(VENV)/bin/python bench/testsuite.py --versions $(VERSIONS)
 
-publishing: interpreters build/pyperformance ## what publishing costs, over ten programs; takes two hours
-	@$(VENV)/bin/python bench/publishing.py build/pyperformance --versions $(VERSIONS)
+speed: interpreters guests ## docs/speed.md: the benchmarks' ratios, but for publishing's
+	@for name in recovery bt stepping registering; do \
+		$(VENV)/bin/python bench/record.py docs/speed.md $$name bench/$$name.py || exit; done
+
+publishing: interpreters build/pyperformance ## docs/speed.md: what publishing costs, over ten programs; takes an hour
+	@for measure in work bytes; do \
+		$(VENV)/bin/python bench/record.py docs/speed.md $$measure bench/publishing.py build/pyperformance \
+			--versions $(VERSIONS) --measures $$measure || exit; done
 
 picture: interpreters ## docs/explain.png and docs/explain-phone.png: what explain shows of tools/hot.py
 	@$(VENV)/bin/python tools/picture.py

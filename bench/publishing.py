@@ -32,8 +32,8 @@ PROGRAMS = (
     *("chaos", "deltablue", "fannkuch", "go", "hexiom"),
     *("nbody", "nqueens", "raytrace", "richards", "spectral_norm"),
 )
-ROUNDS = 5
-SECONDS = 25.0
+ROUNDS = 2
+SECONDS = 60.0
 AIM = 1.005
 BYTES_AIM = 0.25
 OWN = "3.15"

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from jitunwind.agent.library import Published
+from jitunwind.agent.uncompiled import keep_uncompiled
 from jitunwind.arch.known import decoder
 from jitunwind.cpython.layout import read_layout
 from jitunwind.cpython.newcomers import Newcomers
@@ -31,6 +32,7 @@ class Describer:
         self._decode = decoder(self._memory.architecture)
         self._layout = read_layout(self._memory)
         self._parents: dict[int, int] = {}
+        keep_uncompiled()  # all that this needs is imported now
 
     @property
     def own_registration(self) -> tuple[int, int] | None:
