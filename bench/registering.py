@@ -33,7 +33,7 @@ from jitunwind.cpython.regions import Regions
 from jitunwind.dwarf.lines import Line
 from jitunwind.gdbplugin.launch import find_gdb
 from jitunwind.memory.process import LiveProcess
-from jitunwind.publishing.described import described
+from jitunwind.publishing.described import described, frames_of
 from jitunwind.recover.table import recover
 from jitunwind.region import Region
 from jitunwind.rows import SAME_VALUE, CfaRule, RegisterRule, Row, SavedAt, Unknown, UnwindTable
@@ -66,7 +66,7 @@ class Known(NamedTuple):
         return self._replace(region=replace(self.region, start=start))
 
     def published(self) -> Published:
-        return described(X86_64, self.region, self.table, self.lines)
+        return described(self.region, frames_of(X86_64, self.region.start, self.table), self.lines)
 
 
 def called_region(number: int) -> Known:

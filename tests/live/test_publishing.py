@@ -74,6 +74,14 @@ def test_executors_that_are_freed_are_withdrawn(python: Interpreter) -> None:
         assert counts[-1] < counts[-2], counts
 
 
+def test_what_publishes_is_not_compiled_itself(python: Interpreter) -> None:
+    """It would have itself to publish, and more of it each time."""
+    told = course(python, "many")
+    assert told["published"] >= 150
+    assert [name for name in told["files"] if "/jitunwind/" in name] == []
+    assert len(told["files"]) >= 1
+
+
 def test_forked_processes_publish_on(python: Interpreter) -> None:
     told = course(python, "forks")
     assert told["ends"] == [0] * 20

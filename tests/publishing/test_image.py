@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jitunwind.agent.library import Published, agent
 from jitunwind.arch.x86_64.registers import RBP, RBX, RETURN_ADDRESS, RSP, X86_64
 from jitunwind.dwarf.lines import Line
-from jitunwind.publishing.described import described
+from jitunwind.publishing.described import described, frames_of
 from jitunwind.region import Region
 from jitunwind.rows import (
     SAME_VALUE,
@@ -102,7 +102,7 @@ def test_rows_are_read_as_they_were_given(
 def some(count: int, first: int = 0, lines: bool = True) -> list[Published]:
     """Regions with gaps between them, names and lines of their own."""
     return [
-        described(X86_64, region(index), FULL, of(index) if lines else ())
+        described(region(index), frames_of(X86_64, region(index).start, FULL), of(index) if lines else ())
         for index in range(first, first + count)
     ]
 

@@ -16,7 +16,7 @@ from jitunwind.arch.aarch64.registers import AARCH64, X19, X29, X30
 from jitunwind.arch.known import decoder
 from jitunwind.arch.x86_64.registers import RBP, RBX, RETURN_ADDRESS, RSP, X86_64
 from jitunwind.errors import AgentFailed, BrokenInvariant
-from jitunwind.publishing.described import described
+from jitunwind.publishing.described import described, frames_of
 from jitunwind.rows import SAME_VALUE, UNDEFINED, CfaRule, Row, SavedAt, Unknown
 from tests.support.announced import Announced, RegionStruct, files, struct_of, with_rows
 from tests.support.assembly import assemble, check_rows
@@ -249,7 +249,9 @@ def rows_with(**fields: int) -> RegionStruct:
 
 
 def lines_with(**fields: object) -> RegionStruct:
-    struct = struct_of(described(X86_64, Region(CODE, SIZE, "f"), TABLE, [Line(0, "/tmp/f.py", 1)]))
+    struct = struct_of(
+        described(Region(CODE, SIZE, "f"), frames_of(X86_64, CODE, TABLE), [Line(0, "/tmp/f.py", 1)])
+    )
     for name, value in fields.items():
         setattr(struct, name, value)
     return struct

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from jitunwind.agent.frames import Frames
 from jitunwind.agent.library import Published
 from jitunwind.agent.uncompiled import keep_uncompiled
-from jitunwind.arch.known import decoder
 from jitunwind.cpython.layout import read_layout
 from jitunwind.cpython.newcomers import Newcomers
 from jitunwind.cpython.regions import JitCode, Regions
@@ -13,7 +13,6 @@ from jitunwind.dwarf.lines import Line
 from jitunwind.errors import UnreadableMemory
 from jitunwind.memory.own import OwnProcess
 from jitunwind.publishing.described import described
-from jitunwind.recover.table import recover
 
 
 class Described(NamedTuple):
@@ -29,7 +28,7 @@ class Describer:
 
     def __init__(self) -> None:
         self._memory = OwnProcess()
-        self._decode = decoder(self._memory.architecture)
+        self._frames = Frames(self._memory.architecture)
         self._layout = read_layout(self._memory)
         self._parents: dict[int, int] = {}
         keep_uncompiled()  # all that this needs is imported now
@@ -61,11 +60,8 @@ class Describer:
 
     def _published(self, regions: Regions, code: JitCode) -> list[Published]:
         """Of the shim, where the code has one of its own, and of the body."""
-        arch = self._memory.architecture
-        table = recover(arch, code.code, self._decode, code.entries(arch))
         found = []
-        for part in regions.parts(code):
-            first = part.start - code.start
+        for part, frames in zip(regions.parts(code), self._frames.of(code), strict=True):
             lines = [Line(*row) for row in regions.lines_of_part(code, part)]
-            found.append(described(arch, part, table.part(first, first + part.size), lines))
+            found.append(described(part, frames, lines))
         return found

@@ -7,6 +7,7 @@ section 6.4.2 (instructions), LSB core 5.0 section 10.6.1 (entries).
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from jitunwind.arch import Architecture
@@ -37,6 +38,7 @@ _RELATIVE = PointerBase.PCREL | PointerFormat.SDATA8
 _ABSOLUTE = PointerFormat.ABSPTR
 """How FDEs have their addresses: from their own place, or as they are; 64 bits wide. Four bytes would not do: JIT
 code and the heap, where what is published lies, are often more than 2 GiB apart."""
+_MOST_KNOWN = 1 << 12
 _CIE_VERSION = 1
 """LSB core 5.0, section 10.6.1.1: the return address's register is one byte."""
 
@@ -81,7 +83,7 @@ def eh_frame(
     for kind, pieces in by_kind.items():
         # A CIE's row is what most of its FDEs begin with: those need not say it.
         usual = Counter(piece.rows[0][1] for piece in pieces).most_common(1)[0][0]
-        common = _Common(arch, kind, usual, _ABSOLUTE if address is None else _RELATIVE)
+        common = _common(arch, kind, usual, _ABSOLUTE if address is None else _RELATIVE)
         cie = len(out)
         out += common.cie
         for piece in pieces:
@@ -89,6 +91,20 @@ def eh_frame(
             base = 0 if address is None else address + place + 4
             pointers = struct.pack("<IQQ", place - cie, piece.start - base & _MASK, piece.size)
             out += _entry(pointers + b"\0" + common.instructions(piece))  # without augmentation data
+    return bytes(out)
+
+
+def moved(frames: bytes, distance: int) -> bytes:
+    """An `.eh_frame` section to lie anywhere, as `eh_frame` makes it, for the same code that lies `distance` bytes
+    further on."""
+    out = bytearray(frames)
+    at = 0
+    while at < len(out):
+        length, cie = struct.unpack_from("<II", out, at)
+        if cie:
+            (start,) = struct.unpack_from("<Q", out, at + 8)
+            struct.pack_into("<Q", out, at + 8, start + distance & _MASK)
+        at += 4 + length
     return bytes(out)
 
 
@@ -138,7 +154,7 @@ class _Common:
         self._spoken: _Rules = dict.fromkeys((*arch.callee_saved, arch.return_address), UNDEFINED)
         self._cfa = usual.cfa
         self._initial: _Rules = {}
-        self._changes: dict[tuple[int, int], bytes] = {}
+        self._changes: dict[tuple[int, int], tuple[bytes, Row, Row]] = {}
         rules = self._rules(usual)
         # Only those that each row speaks of: from another one's initial rule no way leads back to none.
         initial = {register: rules[register] for register in self._spoken}
@@ -163,15 +179,16 @@ class _Common:
         out += _NEGATE if last.signed is not None else b""
         at = 0
         for offset, row in others:
-            # By identity: hashing rows would take longer than all else. `eh_frame` keeps all pieces alive.
-            key = (id(last), id(row))
-            change = self._changes.get(key)
-            if change is None:
+            # By identity, and kept alive: hashing rows would take longer than all else.
+            known = self._changes.get((id(last), id(row)))
+            if known is None:
                 change = self._rule_changes(last.cfa, row.cfa, self._rules(last), self._rules(row))
                 if (last.signed is None) != (row.signed is None):
                     change += _NEGATE
-                self._changes[key] = change
-            out += _advance((offset - at) // self._scale) + change
+                if len(self._changes) > _MOST_KNOWN:
+                    self._changes.clear()
+                known = self._changes[id(last), id(row)] = (change, last, row)
+            out += _advance((offset - at) // self._scale) + known[0]
             at, last = offset, row
         return bytes(out)
 
@@ -215,6 +232,10 @@ class _Common:
         if factored < 0:
             return _operation(CallFrame.OFFSET_EXTENDED_SF, register) + signed(factored)
         return _packed(CallFrame.OFFSET, CallFrame.OFFSET_EXTENDED, register) + unsigned(factored)
+
+
+_common = lru_cache(maxsize=32)(_Common)
+"""What the same CIE stands for in one section after the other: recovery gives the same rows again and again."""
 
 
 _NEGATE = bytes([CallFrame.AARCH64_NEGATE_RA_STATE])

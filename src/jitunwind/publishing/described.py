@@ -13,13 +13,13 @@ from jitunwind.rows import Row, Unknown, UnwindTable
 NO_UNIT = Unit(b"", b"", 0)
 
 
-def described(
-    arch: Architecture, region: Region, table: UnwindTable | None, lines: Sequence[Line] = ()
-) -> Published:
-    """What to publish of `region`, with offsets in `table` and `lines` that count from its start.
+def frames_of(arch: Architecture, start: int, table: UnwindTable) -> bytes:
+    """The `.eh_frame` of a region at `start`, to lie anywhere. ValueError for a table that `eh_frame` refuses."""
+    return eh_frame(arch, [(start, _in_one_piece(table))])
 
-    ValueError for a table that `eh_frame` refuses.
-    """
+
+def described(region: Region, frames: bytes, lines: Sequence[Line] = ()) -> Published:
+    """What to publish of `region`, whose `.eh_frame` is `frames`; `lines` count from its start."""
     symbol = symbol_name(region.name)
     # Debuggers take a name from the unit before that of the symbol; where both say the same, it is not needed.
     needs_unit = lines or symbol != region.name
@@ -28,7 +28,7 @@ def described(
         start=region.start,
         size=region.size,
         name=_bytes(symbol),
-        eh_frame=b"" if table is None else eh_frame(arch, [(region.start, _in_one_piece(table))]),
+        eh_frame=frames,
         debug_info=info.info,
         stmt_list_at=info.stmt_list_at,
         debug_abbrev=ABBREVIATIONS if needs_unit else b"",

@@ -8,7 +8,7 @@ from typing import Literal
 from jitunwind.agent.library import GDB, LIBGCC, LIBUNWIND, agent
 from jitunwind.arch.known import decoder, native
 from jitunwind.dwarf.lines import Line
-from jitunwind.publishing.described import described
+from jitunwind.publishing.described import described, frames_of
 from jitunwind.publishing.invariant import FramePointer
 from jitunwind.recover.table import recover
 from jitunwind.region import Region
@@ -80,5 +80,5 @@ def publish(
     elif table.size != region.size:
         raise ValueError(f"the table is of {table.size:#x} bytes, the region of {region.size:#x}")
     mask = sum(CONSUMERS[name] for name in set(consumers))
-    (handle,) = agent().publish([described(arch, region, table, lines)], mask)
+    (handle,) = agent().publish([described(region, frames_of(arch, region.start, table), lines)], mask)
     return Publication(region, table, handle)

@@ -14,6 +14,9 @@ from typing import Any
 from made import make
 
 import jitunwind
+from jitunwind.cpython.layout import read_layout
+from jitunwind.cpython.regions import Regions
+from jitunwind.memory.own import OwnProcess
 
 
 def published() -> int:
@@ -40,6 +43,19 @@ def replaced() -> dict[str, Any]:
         if counts[-1] < counts[-2]:
             break
     return {"counts": counts}
+
+
+def many() -> dict[str, Any]:
+    """Whose code is compiled, where there is more and more to publish."""
+    kept = []
+    for _ in range(150):
+        kept.append(make())
+        jitunwind.flush()
+    memory = OwnProcess()
+    regions = Regions(memory, read_layout(memory))
+    codes = [code for start in regions.starts if (code := regions.find(start)) is not None]
+    owners = filter(None, map(regions.code_object, codes))
+    return {"published": published(), "files": sorted({owner.filename for owner in owners})}
 
 
 def forks() -> dict[str, Any]:
