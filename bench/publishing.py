@@ -32,7 +32,7 @@ PROGRAMS = (
     *("chaos", "deltablue", "fannkuch", "go", "hexiom"),
     *("nbody", "nqueens", "raytrace", "richards", "spectral_norm"),
 )
-ROUNDS = 2
+ROUNDS = 1
 SECONDS = 60.0
 AIM = 1.005
 BYTES_AIM = 0.25
