@@ -176,16 +176,21 @@ class Bench:
         return found
 
 
-def mean_and_margin(programs: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """The geometric mean of the programs' ratios, and how far off it may be at 95 %, from the spread of the rounds."""
+def mean_and_margin(programs: Sequence[Sequence[float]]) -> tuple[float, str]:
+    """The geometric mean of the programs' ratios, and how far off it may be at 95 %, from the spread of the rounds:
+    " ± 0.01", or nothing where each has run once."""
     logs = [[math.log(ratio) for ratio in ratios] for ratios in programs]
-    mean = statistics.fmean(statistics.fmean(each) for each in logs)
-    variance = sum(statistics.variance(each) / len(each) for each in logs if len(each) > 1) / len(logs) ** 2
-    return math.exp(mean), WIDE * math.sqrt(variance)
+    mean = math.exp(statistics.fmean(statistics.fmean(each) for each in logs))
+    if any(len(each) < 2 for each in logs):
+        return mean, ""
+    variance = sum(statistics.variance(each) / len(each) for each in logs) / len(logs) ** 2
+    return mean, f" ± {WIDE * math.sqrt(variance):.4f}"
 
 
 def spread(ratios: Sequence[float]) -> str:
     middle = math.exp(statistics.fmean(map(math.log, ratios)))
+    if len(ratios) == 1:
+        return f"{middle:.4f}"
     return f"{middle:.4f} ({min(ratios):.3f} to {max(ratios):.3f})"
 
 
@@ -214,7 +219,7 @@ def run_time(bench: Bench, programs: Sequence[str], rounds: int, seconds: float)
         )
     for name, ratios in (("wall", walls), ("CPU", cpus)):
         mean, margin = mean_and_margin(ratios)
-        print(f"{name} time, geometric mean: {mean:.4f} ± {margin:.4f} (aim: at most {AIM})")
+        print(f"{name} time, geometric mean: {mean:.4f}{margin} (aim: at most {AIM})")
     return mean_and_margin(walls)[0]
 
 
@@ -234,7 +239,7 @@ def run_work(bench: Bench, programs: Sequence[str], rounds: int, seconds: float)
             flush=True,
         )
     mean, margin = mean_and_margin(ratios)
-    print(f"with publishing against without, geometric mean: {mean:.4f} ± {margin:.4f} (aim: at most {AIM})")
+    print(f"with publishing against without, geometric mean: {mean:.4f}{margin} (aim: at most {AIM})")
 
 
 def bytes_held(versions: Sequence[str], benches: dict[str, Bench], programs: Sequence[str]) -> None:
@@ -275,7 +280,7 @@ def main() -> None:
             bytes_held(arguments.versions, benches, arguments.programs)
         for measure, run in ((WORK, run_work), (TIME, run_time)):
             for version in arguments.versions if measure in arguments.measures else ():
-                print(f"\nCPython {version}, PYTHON_JIT=1, {arguments.rounds} rounds\n")
+                print(f"\nCPython {version}, PYTHON_JIT=1, rounds: {arguments.rounds}\n")
                 run(benches[version], arguments.programs, arguments.rounds, arguments.seconds)
 
 
