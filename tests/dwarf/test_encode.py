@@ -4,12 +4,12 @@ import ctypes
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from jitunwind.arch.x86_64.registers import RAX, RBP, RBX, RETURN_ADDRESS, RSP, X86_64
 from jitunwind.dwarf import decode
-from jitunwind.dwarf.encode import TERMINATOR, eh_frame
+from jitunwind.dwarf.encode import TERMINATOR, eh_frame, moved
 from jitunwind.elf.image import MOST_FUNCTIONS, unwind_file
 from jitunwind.elf.machine import Machine
 from jitunwind.rows import (
@@ -293,6 +293,13 @@ def test_each_reader_finds_the_rows_of_random_tables(
 
 
 @settings(deadline=None)
+@given(tables=regions(), distance=st.integers(-CODE, 1 << 40))
+def test_what_lies_anywhere_can_be_moved(tables: list[tuple[int, UnwindTable]], distance: int) -> None:
+    elsewhere = [(start + distance, table) for start, table in tables]
+    assume(all(start >= 0 for start, _ in elsewhere))
+    assert moved(eh_frame(X86_64, tables), distance) == eh_frame(X86_64, elsewhere)
+
+
 @given(table=unwind_tables())
 def test_decoded_by_the_convention_each_register_has_the_same_rule(table: UnwindTable) -> None:
     data = eh_frame(X86_64, [(CODE, table)], SECTION)
