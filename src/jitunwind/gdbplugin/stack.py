@@ -85,7 +85,7 @@ class _Stacks:
         kept = arch.callee_saved if with_registers else ()
         self._registers = [name_of(register, arch) for register in kept if is_general(register, arch)]
         self._is_code: dict[int, bool] = {}
-        self._native: dict[int, _Described] = {}
+        self._native: dict[tuple[int, bool], _Described] = {}
         self._jit: dict[tuple[int, bool], _Described] = {}
 
     def of_selected_thread(self) -> tuple[list[Frame], bool]:
@@ -93,14 +93,15 @@ class _Stacks:
         count = self._current.count
         frames: list[Frame] = []
         frame = gdb.newest_frame()
-        below_jit = False
+        below_jit, is_exact = False, True
         while frame is not None and len(frames) < MOST_FRAMES:
             pc = frame.pc() & _MASK
             if frames and not self._can_be_returned_to(pc):  # GDB guesses, where it has no rules
                 count(f"the caller of {frames[-1]['pc']} is not known: GDB says {pc:#x}, no code")
                 return frames, False
-            described = self._describe(frame, pc, below_jit, innermost=not frames)
+            described = self._describe(frame, pc, below_jit, is_exact)
             below_jit = described["kind"] == "jit"
+            is_exact = frame.type() == gdb.SIGTRAMP_FRAME  # what a signal has interrupted
             frames.append(described)
             try:
                 older = frame.older()
@@ -123,33 +124,34 @@ class _Stacks:
             found = self._is_code[address] = _is_code(self._current, address)
         return found
 
-    def _describe(self, frame: gdb.Frame, pc: int, below_jit: bool, innermost: bool) -> Frame:
+    def _describe(self, frame: gdb.Frame, pc: int, below_jit: bool, is_exact: bool) -> Frame:
+        """`is_exact`: the frame is at `pc`, rather than at the call before it."""
         sp = _register(frame, self._stack_pointer) or 0
         described: Frame = {"index": 0, "pc": f"{pc:#x}", "sp": f"{sp:#x}"}
-        found = self._jit_at(pc, innermost)
+        found = self._jit_at(pc, is_exact)
         if found is not None:
             described.update(found)
-            if found["kind"] == RegionKind.JIT and not innermost:
+            if found["kind"] == RegionKind.JIT and not is_exact:
                 self._line_of_frame(frame, described)
         else:
-            described.update(self._native_at(frame, pc))
+            described.update(self._native_at(frame, pc, is_exact))
             if below_jit:
                 self._is_shim(pc, described)
         values = {name: _register(frame, name) for name in self._registers}
         described["registers"] = {name: f"{value:#x}" for name, value in values.items() if value is not None}
         return described
 
-    def _jit_at(self, pc: int, innermost: bool) -> "_Described | None":
+    def _jit_at(self, pc: int, is_exact: bool) -> "_Described | None":
         """What is known of JIT code at `pc`; None, if there is none."""
         regions = self._regions
         if regions is None or not regions.meets(pc):
             return None
-        found = self._jit.get((pc, innermost))
+        found = self._jit.get((pc, is_exact))
         if found is None:
             jit_code = regions.find(pc)
             if jit_code is None:
                 return None
-            found = self._jit[pc, innermost] = _of_jit_code(regions, jit_code, pc, innermost)
+            found = self._jit[pc, is_exact] = _of_jit_code(regions, jit_code, pc, is_exact)
         return found
 
     def _line_of_frame(self, frame: gdb.Frame, described: Frame) -> None:
@@ -173,14 +175,12 @@ class _Stacks:
         if shim is not None and pc in shim:
             described["region"] = {"start": f"{shim.start:#x}", "size": shim.size}
 
-    def _native_at(self, frame: gdb.Frame, pc: int) -> "_Described":
-        if (
-            frame.type() != gdb.NORMAL_FRAME
-        ):  # several functions that the compiler has inlined are at one address
+    def _native_at(self, frame: gdb.Frame, pc: int, is_exact: bool) -> "_Described":
+        if frame.type() != gdb.NORMAL_FRAME:  # functions that the compiler has inlined share an address
             return _of_native_code(self._current, frame, pc)
-        found = self._native.get(pc)
+        found = self._native.get((pc, is_exact))
         if found is None:
-            found = self._native[pc] = _of_native_code(self._current, frame, pc)
+            found = self._native[pc, is_exact] = _of_native_code(self._current, frame, pc)
         return found
 
 
@@ -196,13 +196,11 @@ def _is_code(current: Session, address: int) -> bool:
     return mapping is not None and mapping.executable
 
 
-def _of_jit_code(regions: Regions, jit_code: JitCode, pc: int, innermost: bool) -> _Described:
+def _of_jit_code(regions: Regions, jit_code: JitCode, pc: int, is_exact: bool) -> _Described:
     part = next(part for part in regions.parts(jit_code) if pc in part)
     file = line = None
     if part.kind is RegionKind.JIT:
-        at = (
-            pc - jit_code.start - (0 if innermost else 1)
-        )  # a caller is at its call, before the return address
+        at = pc - jit_code.start - (0 if is_exact else 1)
         row = next((row for row in reversed(regions.lines(jit_code)) if row.offset <= at), None)
         if row is not None:
             file, line = row.filename, row.line
