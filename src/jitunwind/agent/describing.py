@@ -31,7 +31,8 @@ class Describer:
         self._frames = Frames(self._memory.architecture)
         self._layout = read_layout(self._memory)
         self._parents: dict[int, int] = {}
-        keep_uncompiled()  # all that this needs is imported now
+        # All that this needs is imported now.
+        keep_uncompiled(self._layout.offsets["code_object.co_code_adaptive"])
 
     @property
     def own_registration(self) -> tuple[int, int] | None:

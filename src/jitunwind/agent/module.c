@@ -214,6 +214,21 @@ static PyObject *read_memory(PyObject *self, PyObject *arguments)
     return none();
 }
 
+/* exchange(address, old, other, new): whether the byte there was `old` or `other`, and is `new` now. With the GIL held. */
+static PyObject *exchange(PyObject *self, PyObject *arguments)
+{
+    unsigned long long address;
+    unsigned char old, other, new;
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "Kbbb", &address, &old, &other, &new))
+        return NULL;
+    unsigned char *byte = (unsigned char *)(uintptr_t)address;
+    bool is_there = *byte == old || *byte == other;
+    if (is_there)
+        *byte = new;
+    return PyBool_FromLong(is_there);
+}
+
 /* address(name): that of a symbol of the program or of what it has loaded, or 0. */
 static PyObject *address(PyObject *self, PyObject *arguments)
 {
@@ -246,6 +261,7 @@ static struct PyMethodDef methods[] = {
     {"remember", remember, METH_VARARGS, NULL},
     {"unmap", unmap, METH_VARARGS, NULL},
     {"read", read_memory, METH_VARARGS, NULL},
+    {"exchange", exchange, METH_VARARGS, NULL},
     {"address", address, METH_VARARGS, NULL},
     {"in_main_interpreter", in_main_interpreter, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

@@ -3,47 +3,76 @@
 What publishes is Python that becomes hot itself where a program goes on making executors. Each of its loops that is
 compiled then is one more executor to publish, which makes it hotter still: seen to take a fifth of a program's time.
 
-CPython decides when a loop runs first whether it may ever be compiled: `JUMP_BACKWARD` becomes
-`JUMP_BACKWARD_JIT` or `JUMP_BACKWARD_NO_JIT`, by whether the JIT is on (Python/bytecodes.c, _SPECIALIZE_JUMP_BACKWARD).
-So the functions of this package get code objects in which that is decided already. On 3.15 functions may be
-compiled from their entry, too; that stays so, as CPython knows where a function begins by its `RESUME`.
+CPython decides when a loop or a function runs first whether it may ever be compiled: `JUMP_BACKWARD` becomes
+`JUMP_BACKWARD_JIT` or `JUMP_BACKWARD_NO_JIT`, and on 3.15 `RESUME` one of `RESUME_CHECK_JIT` and `RESUME_CHECK`, by
+whether the JIT is on (Python/bytecodes.c, _SPECIALIZE_JUMP_BACKWARD). Here that is decided for the functions of this
+package, in their bytecode.
 """
 
 import sys
 from collections.abc import Iterator
-from operator import is_
 from types import CodeType, FunctionType, ModuleType
+from typing import NamedTuple
+
+from jitunwind.agent import agent
 
 _PACKAGE = __name__.partition(".")[0]
 _WRAPPED = ("__func__", "__wrapped__", "fget", "func")
 """Where static methods, cached functions, properties and cached properties have their function."""
+_DECISIONS = (
+    ("JUMP_BACKWARD", "JUMP_BACKWARD_JIT", "JUMP_BACKWARD_NO_JIT"),
+    ("RESUME", "RESUME_CHECK_JIT", "RESUME_CHECK"),
+)
+"""Names of instructions: undecided, to be compiled, and not."""
 
 _met: set[int] = set()
 """The functions and classes that have been seen to, by id: they live as long as their modules."""
 
 
-def keep_uncompiled() -> None:
-    """Keep the functions of all modules of this package that are imported now from being compiled; nothing happens
-    where CPython does not tell the names of its instructions."""
-    opcodes = _decided()
-    if opcodes is None:
-        return
-    for name, module in list(sys.modules.items()):
+class _Decision(NamedTuple):
+    """Their opcodes."""
+
+    undecided: int
+    compiled: int
+    uncompiled: int
+
+
+def keep_uncompiled(bytecode_at: int) -> None:
+    """Keep the functions of all modules of this package that are imported now from being compiled, but for what is
+    compiled already. Code objects have their bytecode at `bytecode_at`. Nothing happens where CPython does not tell
+    its opcodes."""
+    decisions = list(_decisions())
+    first = {__name__: sys.modules[__name__]}  # it gets hot itself here
+    for name, module in {**first, **sys.modules}.items():
         if name.partition(".")[0] == _PACKAGE:
             for function in _functions(module):
-                code = _with_decided_loops(function.__code__, *opcodes)
-                if code is not function.__code__:
-                    function.__code__ = code
+                _decide(function.__code__, decisions, bytecode_at)
 
 
-def _decided() -> tuple[int, int] | None:
-    """The opcode of a loop that is not decided yet, and that of one that is not to be compiled."""
+def _decisions() -> Iterator[_Decision]:
+    """Those that this version of CPython makes."""
     try:
         from _opcode_metadata import _specialized_opmap, opmap  # type: ignore[import-not-found]
+    except ImportError:
+        return
+    known = {**opmap, **_specialized_opmap}
+    for names in _DECISIONS:
+        if all(name in known for name in names):
+            yield _Decision(*(known[name] for name in names))
 
-        return opmap["JUMP_BACKWARD"], _specialized_opmap["JUMP_BACKWARD_NO_JIT"]
-    except (ImportError, KeyError):
-        return None
+
+def _decide(code: CodeType, decisions: list[_Decision], bytecode_at: int) -> None:
+    """In `code` and what is inside it. Bytecode is an opcode at each even offset, or a cache, which `co_code` has as
+    zeros; there, too, are the opcodes before any decision."""
+    opcodes = code.co_code[::2]
+    for undecided, compiled, uncompiled in decisions:
+        at = opcodes.find(undecided)
+        while at != -1:
+            agent.exchange(id(code) + bytecode_at + 2 * at, undecided, compiled, uncompiled)
+            at = opcodes.find(undecided, at + 1)
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            _decide(each, decisions, bytecode_at)
 
 
 def _functions(module: ModuleType) -> Iterator[FunctionType]:
@@ -59,18 +88,3 @@ def _functions(module: ModuleType) -> Iterator[FunctionType]:
                 pending += vars(value).values()
             else:
                 yield value
-
-
-def _with_decided_loops(code: CodeType, undecided: int, decided: int) -> CodeType:
-    """`code` and what is inside it with `decided` in the place of `undecided`; itself, where it has no loop.
-    Bytecode is an opcode at each even offset, or zeros (a cache)."""
-    constants = tuple(
-        _with_decided_loops(each, undecided, decided) if isinstance(each, CodeType) else each
-        for each in code.co_consts
-    )
-    opcodes = code.co_code[::2]
-    if undecided not in opcodes and all(map(is_, constants, code.co_consts)):
-        return code
-    bytecode = bytearray(code.co_code)
-    bytecode[::2] = opcodes.replace(bytes([undecided]), bytes([decided]))
-    return code.replace(co_code=bytes(bytecode), co_consts=constants)
