@@ -4,12 +4,15 @@ import os
 import shlex
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.support.machines import Machine
 from tests.support.processes import wait_until
+
+ENDING = 20.0
+"""Seconds for qemu to end after GDB has."""
 
 
 @contextmanager
@@ -45,6 +48,9 @@ def waiting_for_gdb(
         try:
             wait_until(lambda: socket.exists() or process.poll() is not None, "qemu's gdbstub")
             yield ["-iex", "set sysroot /", *begin, "-ex", f"target remote {socket}"]
+            # It ends by itself when GDB has gone: at once, or when it has left its core.
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(ENDING)
         finally:
             process.kill()
             process.wait()
