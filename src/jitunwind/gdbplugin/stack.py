@@ -101,7 +101,9 @@ class _Stacks:
                 return frames, False
             described = self._describe(frame, pc, below_jit, is_exact)
             below_jit = described["kind"] == "jit"
-            is_exact = frame.type() == gdb.SIGTRAMP_FRAME  # what a signal has interrupted
+            # So is what a signal has interrupted, and what the compiler has inlined a frame into that is.
+            kind = frame.type()
+            is_exact = kind == gdb.SIGTRAMP_FRAME or (is_exact and kind == gdb.INLINE_FRAME)
             frames.append(described)
             try:
                 older = frame.older()
@@ -136,7 +138,7 @@ class _Stacks:
         else:
             described.update(self._native_at(frame, pc, is_exact))
             if below_jit:
-                self._is_shim(pc, described)
+                self._name_shim(pc, described)
         values = {name: _register(frame, name) for name in self._registers}
         described["registers"] = {name: f"{value:#x}" for name, value in values.items() if value is not None}
         return described
@@ -164,7 +166,7 @@ class _Stacks:
         if found is not None and found.line is not None:
             described.update(file=found.code.filename, line=found.line)
 
-    def _is_shim(self, pc: int, described: Frame) -> None:
+    def _name_shim(self, pc: int, described: Frame) -> None:
         """The caller of JIT code is 3.15's shim, which is the interpreter's own code."""
         regions = self._regions
         if regions is None or regions.layout.executor.shim_in_region:
