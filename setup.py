@@ -1,7 +1,8 @@
-"""Builds what pyproject.toml cannot say: the agent's shared objects, and the file that JITUNWIND=1 needs.
+"""Builds what pyproject.toml cannot say: the shared objects, and the file that JITUNWIND=1 needs.
 
 The shared objects are of C alone: no Python's ABI is in them, so that one wheel serves every Python of an
-architecture. Where they cannot be built the install succeeds all the same, and publishing says what is missing.
+architecture. Where they cannot be built the install succeeds all the same: publishing says what is missing, and
+decoding is slower.
 With JITUNWIND_STRICT set (tools/setup.sh does) that is an error, and so are the compiler's warnings.
 """
 
@@ -19,6 +20,7 @@ AGENT = Path("src/jitunwind/agent")
 SOURCES = sorted(map(str, AGENT.glob("*.c")))
 HEADERS = sorted(map(str, AGENT.glob("*.h")))
 DESCRIPTOR = str(AGENT / "descriptor.c")
+SWEEP = "src/jitunwind/arch/x86_64/sweep.c"
 START = "src/jitunwind.pth"
 COMPILERS = ("cc", "gcc", "clang")
 CFLAGS = [
@@ -64,7 +66,8 @@ class BuildAgent(build_ext):
         except (OSError, subprocess.CalledProcessError) as error:
             if STRICT:
                 raise
-            self.warn(f"{target.name} was not built, so jitunwind will not publish JIT code: {error}")
+            lacks = "decodes x86_64 in Python" if SWEEP in ext.sources else "will not publish JIT code"
+            self.warn(f"{target.name} was not built, so jitunwind {lacks}: {error}")
 
     def copy_extensions_to_source(self) -> None:
         """Into the checkout, those that were built (`inplace`)."""
@@ -96,6 +99,7 @@ setup(
     ext_modules=[
         Extension("jitunwind.agent.agent", [path for path in SOURCES if path != DESCRIPTOR]),
         Extension("jitunwind.agent.descriptor", [DESCRIPTOR]),
+        Extension("jitunwind.arch.x86_64.sweep", [SWEEP]),
     ],
     cmdclass={"build_ext": BuildAgent, "bdist_wheel": AnyPython},
 )

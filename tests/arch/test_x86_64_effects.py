@@ -1,6 +1,9 @@
 """The sweep knows instructions by their first bytes: here, against iced decoding each by itself."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,16 +14,32 @@ from iced_x86 import Code
 from iced_x86 import Decoder as Iced
 from iced_x86 import FlowControl as Flow
 
-from jitunwind.arch.effects import Control
+from jitunwind.arch.effects import Control, Decoded, Step
+from jitunwind.arch.x86_64 import effects
 from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.arch.x86_64.sweep import sweep
+from tests.support.agent import WARNINGS
 
 FOLLOWED = (X86_64.stack_pointer, *X86_64.callee_saved)
 STRETCHES, LENGTH = 60, 3000
 
 
+def decoded(code: bytes) -> Decoded:
+    """By the sweep in C, and by that in Python, which are the same; either may be the first to meet a form."""
+    ways = [effects._sweep, sweep]
+    found = []
+    for way in ways if len(code) % 2 else reversed(ways):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(effects, "sweep", way)
+            found.append(decode(code, 0, FOLLOWED))
+    assert found[0] == found[1]
+    assert all(type(step) is Step for each in found for step in each.steps)
+    return found[0]
+
+
 def assert_as_one_by_one(code: bytes) -> None:
-    steps, starts = decode(code, 0, FOLLOWED)
+    steps, starts = decoded(code)
     decoder = Iced(64, code)
     instructions = {ins.ip: ins for ins in (decoder.decode() for _ in starts)}
     assert starts == list(instructions)
@@ -58,3 +77,43 @@ def test_real_code_cut_off_anywhere_is_decoded_as_one_by_one():
     for index in range(STRETCHES):
         start = index * (len(text) // STRETCHES)
         assert_as_one_by_one(text[start : start + LENGTH + index])
+
+
+SANITIZED = """
+import sys
+from importlib.machinery import ExtensionFileLoader, ModuleSpec
+from random import Random
+from jitunwind.arch.x86_64 import effects
+loader = ExtensionFileLoader("sweep", sys.argv[1])
+module = loader.create_module(ModuleSpec("sweep", loader, origin=sys.argv[1]))
+loader.exec_module(module)
+random = Random(1)
+with open(sys.executable, "rb") as file:
+    code = file.read()
+followed = (3, 6, 7, 12, 13, 14, 15)
+for _ in range(300):
+    start = random.randrange(len(code) // 2)
+    part = code[start : start + random.randrange(600)]
+    found = []
+    for effects.sweep in (module.sweep, effects._sweep):
+        found.append(effects.decode(part, 0, followed))
+    assert found[0] == found[1]
+print("the same")
+"""
+
+
+def test_the_sweep_in_c_reads_nothing_but_the_code(tmp_path):
+    """Under AddressSanitizer and UndefinedBehaviorSanitizer."""
+    library = tmp_path / "sweep.so"
+    flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-shared", "-fPIC", "-O1", "-g")
+    source = Path(effects.__file__).with_name("sweep.c")
+    subprocess.run(["gcc", *WARNINGS, *flags, "-o", library, source], check=True)
+    asan = subprocess.run(["gcc", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True)
+    settings = {"LD_PRELOAD": asan.stdout.strip(), "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"}
+    done = subprocess.run(
+        [sys.executable, "-c", SANITIZED, library],
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("the same\n", "", 0)

@@ -267,18 +267,4 @@ static struct PyMethodDef methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
-static struct PyModuleDef_Slot slots[] = {MULTIPLE_INTERPRETERS, {0, NULL}};
-static struct PyModuleDef definition = {
-    .reference_count = 1,
-    .name = "agent",
-    .doc = "jitunwind's agent: see library.py.",
-    .methods = methods,
-    .slots = slots,
-};
-
-EXPORTED PyObject *PyInit_agent(void)
-{
-    if (Py_Version < SINCE_MULTIPLE_INTERPRETERS)
-        slots[0].slot = 0;
-    return PyModuleDef_Init(&definition);
-}
+MODULE(agent, "jitunwind's agent: see library.py.")

@@ -1,4 +1,4 @@
-/* CPython's stable ABI, as far as the agent uses it (PEP 384; docs.python.org, "Stable ABI"). Everything is weak: in a
+/* CPython's stable ABI, as far as it is used here (PEP 384; docs.python.org, "Stable ABI"). Everything is weak: in a
    process without CPython it is NULL, and not used. No Python's headers are needed, and no version is in it. */
 
 #ifndef JITUNWIND_PYTHON_H
@@ -38,6 +38,19 @@ struct PyModuleDef {
     void *rest[3];
 };
 
+/* What makes a module of the array `methods`. */
+#define MODULE(NAME, DOC)                                                                                              \
+    static struct PyModuleDef_Slot slots[] = {MULTIPLE_INTERPRETERS, {0, NULL}};                                       \
+    static struct PyModuleDef definition = {                                                                           \
+        .reference_count = 1, .name = #NAME, .doc = DOC, .methods = methods, .slots = slots};                          \
+                                                                                                                       \
+    __attribute__((visibility("default"))) PyObject *PyInit_##NAME(void)                                               \
+    {                                                                                                                  \
+        if (Py_Version < SINCE_MULTIPLE_INTERPRETERS)                                                                  \
+            slots[0].slot = 0;                                                                                         \
+        return PyModuleDef_Init(&definition);                                                                          \
+    }
+
 #define OF_PYTHON extern __attribute__((weak, visibility("default")))
 OF_PYTHON const unsigned long Py_Version;
 OF_PYTHON PyObject _Py_NoneStruct;
@@ -48,6 +61,16 @@ OF_PYTHON PyObject *PyBool_FromLong(long);
 OF_PYTHON PyObject *PyLong_FromLong(long);
 OF_PYTHON PyObject *PyLong_FromUnsignedLongLong(unsigned long long);
 OF_PYTHON PyObject *PyBytes_FromStringAndSize(const char *, ssize_t);
+OF_PYTHON PyObject *PyLong_FromSsize_t(ssize_t);
+OF_PYTHON long PyLong_AsLong(PyObject *);
+OF_PYTHON int PyList_Append(PyObject *, PyObject *);
+OF_PYTHON PyObject *PyList_GetItem(PyObject *, ssize_t);
+OF_PYTHON PyObject *PyType_GenericAlloc(PyObject *, ssize_t);
+OF_PYTHON PyObject *PyTuple_GetItem(PyObject *, ssize_t);
+OF_PYTHON int PyTuple_SetItem(PyObject *, ssize_t, PyObject *);
+OF_PYTHON ssize_t PyTuple_Size(PyObject *);
+OF_PYTHON PyObject *PyDict_GetItemWithError(PyObject *, PyObject *);
+OF_PYTHON PyObject *PyErr_Occurred(void);
 OF_PYTHON char *PyBytes_AsString(PyObject *);
 OF_PYTHON ssize_t PyBytes_Size(PyObject *);
 OF_PYTHON PyObject *PyErr_NoMemory(void);

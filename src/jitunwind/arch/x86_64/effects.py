@@ -3,7 +3,7 @@
 One linear sweep, in which iced sees each form of instruction once: what the bytes before its constants tell is
 the same for all that begin with them. Machine code consists of few forms (some 270 in a hundred executors of
 CPython), and a look-up costs a fraction of decoding, which is what makes recovery cheaper than other people's
-plain decoding.
+plain decoding. The loop that looks them up is also there in C (sweep.c).
 """
 
 from collections.abc import Callable, Collection
@@ -354,6 +354,10 @@ class _Forms:
         self.others: list[_Form] = [_Form(0, None, NO_EFFECTS)]
         self.effects: dict[bytes, Effects] = {}
         """What whole instructions do whose form has a handler."""
+        self.context: _Context = (
+            *(_WIDTHS, self.known, self.others, self.effects),
+            *(_NEXT, _BRANCH, _CALL, _PUSH_NEXT, Step),
+        )
 
     def learn(self, decoder: Decoder, code: bytes, position: int) -> _Form:
         """The form of the instruction at `position`. It is remembered, but where the code's end may have cut
@@ -408,48 +412,56 @@ def _forms_of(followed: frozenset[int]) -> _Forms:
     return _Forms(followed)
 
 
-def decode(code: bytes, offset: int, followed: Collection[int]) -> Decoded:
-    """Decode `code` from `offset` on in one sweep, up to an instruction that does not fall through and behind
-    which no jump seen so far goes (what follows a region's code is data), or to the code's end.
+_Context = tuple[bytes, dict[bytes, int], list[_Form], dict[bytes, Effects], *tuple[object, ...]]
+"""`_WIDTHS`, what `_Forms` has known, and what C has no other way to."""
+_ENDS = 1
 
-    `followed`: the registers (DWARF numbers) whose every write matters; writes to others give no step.
+
+def _sweep(
+    code: bytes,
+    position: int,
+    furthest: int,
+    given: _Form | None,
+    context: _Context,
+    steps: list[Step],
+    starts: list[int],
+) -> tuple[int, int, int]:
+    """Decode on from `position`, where an instruction is of the form `given`, without a handler, if there is one.
+
+    Where nothing is known of an instruction, the answer is its position and 0; where what it does is not, minus the
+    index of its form; `starts` has it already. Else it is where the sweep has ended, behind the code if that cuts the
+    last instruction off, and _ENDS. `furthest` is the farthest target of the jumps that have been seen.
     """
-    decoder = Decoder(64, code)
-    forms = _forms_of(frozenset(followed))
-    known, others, effects_by_bytes = forms.known, forms.others, forms.effects
-    widths = list(code.translate(_WIDTHS))
-    steps: list[Step] = []
-    starts: list[int] = []
-    position = furthest = offset
+    widths, known, others, effects_by_bytes, *_ = context
     size = len(code)
     while position < size:
-        starts.append(position)
-        try:
-            width = widths[position]
-            length = known[code[position : position + width]]
-            if length > 0:
-                position += length
-                continue
-            while length == 0 and position + width < size:
-                width += 1
+        if given is None:
+            starts.append(position)
+            width = widths[code[position]]
+            try:
                 length = known[code[position : position + width]]
+                while length == 0 and position + width < size:
+                    width += 1
+                    length = known[code[position : position + width]]
+            except KeyError:
+                return position, furthest, 0
             if length > 0:
                 position += length
                 continue
-            form = others[-length] if length else forms.learn(decoder, code, position)
-        except KeyError:
-            form = forms.learn(decoder, code, position)
-        length, handler, found, control, displacement = form
+            if length == 0:
+                return position, furthest, 0
+            given, index = others[-length], length
+        length, handler, found, control, displacement = given
+        given = None
         ip, position = position, position + length
         if position > size:
             break
         if control is _NEXT:
             if handler is not None:
-                whole = code[ip:position]
                 try:
-                    found = effects_by_bytes[whole]
+                    found = effects_by_bytes[code[ip:position]]
                 except KeyError:
-                    found = forms.effects_of(handler, decoder, whole, ip)
+                    return ip, furthest, index
             if found:
                 steps.append(_new_step((ip, position, found, _NEXT, None)))
             continue
@@ -467,7 +479,35 @@ def decode(code: bytes, offset: int, followed: Collection[int]) -> Decoded:
                 continue
         steps.append(_new_step((ip, position, found, control, target)))
         if position > furthest and control is not _CALL and control is not _BRANCH:
-            return Decoded(steps, starts)
-    if position > size:  # the last instruction is cut off
-        steps.append(_new_step((starts[-1], size, NO_EFFECTS, Control.HALT, None)))
+            break
+    return position, furthest, _ENDS
+
+
+try:
+    from jitunwind.arch.x86_64.sweep import sweep  # the same in C
+except ImportError:  # it was not built, or for another machine
+    sweep = _sweep
+
+
+def decode(code: bytes, offset: int, followed: Collection[int]) -> Decoded:
+    """Decode `code` from `offset` on in one sweep, up to an instruction that does not fall through and behind
+    which no jump seen so far goes (what follows a region's code is data), or to the code's end.
+
+    `followed`: the registers (DWARF numbers) whose every write matters; writes to others give no step.
+    """
+    decoder = Decoder(64, code)
+    forms = _forms_of(frozenset(followed))
+    steps: list[Step] = []
+    starts: list[int] = []
+    given = None
+    position, furthest, told = sweep(code, offset, offset, given, forms.context, steps, starts)
+    while told != _ENDS:
+        given = forms.others[-told] if told else forms.learn(decoder, code, position)
+        whole = code[position : position + given.length]
+        if given.handler is not None and len(whole) == given.length:
+            found = forms.effects_of(given.handler, decoder, whole, position)
+            given = given._replace(handler=None, effects=found)
+        position, furthest, told = sweep(code, position, furthest, given, forms.context, steps, starts)
+    if position > len(code):  # the last instruction is cut off
+        steps.append(_new_step((starts[-1], len(code), NO_EFFECTS, Control.HALT, None)))
     return Decoded(steps, starts)
