@@ -16,7 +16,7 @@ from jitunwind.memory.process import LiveProcess
 from tests.support.fake_memory import FakeMemory
 from tests.support.processes import VERSIONS, WARM_CHAIN, Program, jitunwind, run
 
-OFFSETS = {"interpreter_frame.instr_ptr": 0x38, "code_object.co_code_adaptive": 0xD0}
+OFFSETS = {"interpreter_frame.instr_ptr": 0x38, "code_object.co_code_adaptive": 0xD0, "pyobject.ob_type": 8}
 BYTECODE = 0x7000
 NO_COLUMNS = 0x80 | 13 << 3  # a location entry of one code unit; a signed varint follows: the lines to go on
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from jitunwind.agent.frames import Frames
 from jitunwind.agent.library import Published
 from jitunwind.agent.uncompiled import keep_uncompiled
+from jitunwind.cpython.executors import Executor
 from jitunwind.cpython.layout import read_layout
 from jitunwind.cpython.newcomers import Newcomers
 from jitunwind.cpython.regions import JitCode, Regions
@@ -30,7 +31,7 @@ class Describer:
         self._memory = OwnProcess()
         self._frames = Frames(self._memory.architecture)
         self._layout = read_layout(self._memory)
-        self._parents: dict[int, int] = {}
+        self._parents: dict[int, Executor] = {}
         # All that this needs is imported now.
         keep_uncompiled(self._layout.offsets["code_object.co_code_adaptive"])
 

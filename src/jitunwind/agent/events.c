@@ -46,7 +46,7 @@ static _Atomic int pauses;   /* more than 0: paused */
 static _Atomic bool wanted;   /* there is something to do; the attendant's own code waits until there is */
 static _Thread_local bool attending;
 
-enum { GATHERING_MS = 10, PATIENCE_MS = 100 };
+enum { GATHERING_MS = 30, PATIENCE_MS = 100 };
 
 static bool append(uint64_t kind, uint64_t start, uint64_t size)
 {

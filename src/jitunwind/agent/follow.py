@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _CONSUMERS = GDB | LIBGCC | LIBUNWIND
 _MOST_AT_ONCE = 64
-_AT_ONCE_SECONDS = 0.02
+_AT_ONCE_SECONDS = 0.03
 """After so much work what is ready is published, the rest later: new code should not wait for a tenth of a second."""
 
 

@@ -7,12 +7,13 @@ machine code, the mappings say (`regions`), since a list can be empty while its 
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from jitunwind.cpython.layout import EXIT_EXECUTOR, EXIT_SIZE, ExecutorLayout, Layout
 from jitunwind.cpython.objects import Objects
 from jitunwind.errors import UnreadableMemory
 from jitunwind.memory import Memory
+from jitunwind.rows import WORD
 
 EXECUTOR_TYPE = "uop_executor"
 MOST_EXECUTORS = 1 << 20
@@ -20,10 +21,10 @@ MOST_INTERPRETERS = 1 << 12
 LARGEST_REGION = 1 << 24
 """Bytes; CPython 3.15 itself stops at 1 MiB (Include/internal/pycore_jit.h)."""
 MOST_EXITS = 1 << 12
+_word = struct.Struct("<Q").unpack_from
 
 
-@dataclass(frozen=True, slots=True)
-class Executor:
+class Executor(NamedTuple):
     """An executor at `address`: its machine code, and the code object it was made for (0: a side trace)."""
 
     address: int
@@ -33,12 +34,12 @@ class Executor:
     exit_count: int
 
 
-@dataclass
 class Executors:
     """What was found, by machine code address, and what was wrong on the way, in words."""
 
-    by_start: dict[int, Executor] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.by_start: dict[int, Executor] = {}
+        self.warnings: list[str] = []
 
 
 def interpreters(memory: Memory, layout: Layout) -> Iterator[int]:
@@ -65,15 +66,15 @@ def read_executor(memory: Memory, objects: Objects, layout: ExecutorLayout, addr
     """The executor at `address`; None, if what is there is none or has no machine code."""
     try:
         data = memory.checked_read(address, layout.exits)
-        (jit_size,) = struct.unpack_from("<Q", data, layout.jit_size)
-        (jit_code,) = struct.unpack_from("<Q", data, layout.jit_code)
+        (jit_size,) = _word(data, layout.jit_size)
+        (jit_code,) = _word(data, layout.jit_code)
         if not (jit_code and 0 < jit_size <= LARGEST_REGION):
             return None
-        if objects.type_name(address) != EXECUTOR_TYPE:
+        if objects.name_of_type(*_word(data, objects.type_at)) != EXECUTOR_TYPE:
             return None
     except UnreadableMemory:
         return None
-    (code,) = struct.unpack_from("<Q", data, layout.code)
+    (code,) = _word(data, layout.code)
     (exit_count,) = struct.unpack_from("<I", data, layout.exit_count)
     return Executor(address, jit_code, jit_size, code, min(exit_count, MOST_EXITS))
 
@@ -170,15 +171,16 @@ def _add(memory: Memory, objects: Objects, of: ExecutorLayout, address: int, fou
     return False
 
 
-def exits_of(memory: Memory, layout: ExecutorLayout, executor: Executor) -> list[int]:
-    """The addresses of the executors that the side exits of this one lead to."""
-    size = executor.exit_count * EXIT_SIZE
+def exits_of(memory: Memory, layout: ExecutorLayout, executor: Executor) -> list[int] | None:
+    """The addresses of the executors that the side exits of this one lead to; None, if it is not there any more."""
+    begin = layout.exits // WORD
     try:
-        data = memory.checked_read(executor.address + layout.exits, size)
+        words = memory.words(executor.address, begin + executor.exit_count * EXIT_SIZE // WORD)
     except UnreadableMemory:
-        return []
-    offsets = range(EXIT_EXECUTOR, size, EXIT_SIZE)
-    return [target for (target,) in (struct.unpack_from("<Q", data, offset) for offset in offsets) if target]
+        return None
+    if words[layout.jit_code // WORD] != executor.jit_code:
+        return None
+    return [target for target in words[begin + EXIT_EXECUTOR // WORD :: EXIT_SIZE // WORD] if target]
 
 
 def code_by_executor(
@@ -193,7 +195,7 @@ def code_by_executor(
     pending = [by_address[address] for address in owner]
     while pending:
         executor = pending.pop()
-        for target in exits_of(memory, layout, executor):
+        for target in exits_of(memory, layout, executor) or ():
             if target in by_address and target not in owner:
                 owner[target] = owner[executor.address]
                 pending.append(by_address[target])

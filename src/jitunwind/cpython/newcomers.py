@@ -21,11 +21,11 @@ MOST_PARENTS = 1 << 12
 
 
 class Newcomers(Regions):
-    """`Regions` of nothing but the machine code in `came`; `parents` are executors that came before (address to
-    the code object's, the newest last), and get these."""
+    """`Regions` of nothing but the machine code in `came`; `parents` are executors that came before, by
+    address, the newest last, all with the code object that they run, and get these."""
 
     def __init__(
-        self, memory: Memory, layout: Layout, came: Sequence[tuple[int, int]], parents: dict[int, int]
+        self, memory: Memory, layout: Layout, came: Sequence[tuple[int, int]], parents: dict[int, Executor]
     ) -> None:
         self._came = came
         self._parents = parents
@@ -61,35 +61,36 @@ class Newcomers(Regions):
 
     @cached_property
     def _owners(self) -> dict[int, int]:
-        """Executor to code object, both by address, of those that came before and of these."""
+        """Executor to code object, both by address, of these."""
         new = [each for start in self.starts if (code := self.find(start)) and (each := self.executor(code))]
-        owners = self._parents
-        pending = []
-        for executor in new:
-            if executor.code:
-                owners[executor.address] = executor.code
-            else:
-                pending.append(executor.address)
-        for address in list(owners)[:-MOST_PARENTS]:
-            del owners[address]
-        children = set(pending)
-        while children and (found := self._children_of_known(children, owners)):
-            owners.update(found)
-            children -= found.keys()
-        return owners
+        found = {each.address: each.code for each in new if each.code}
+        self._remember(new, found)
+        children = {each.address for each in new if not each.code}
+        while children and (known := self._children_of_known(children)):
+            found.update(known)
+            self._remember(new, known)
+            children -= known.keys()
+        return found
 
-    def _children_of_known(self, children: set[int], owners: dict[int, int]) -> dict[int, int]:
+    def _remember(self, executors: Sequence[Executor], codes: dict[int, int]) -> None:
+        """Those of `executors` whose code object is known now, as parents of others that come."""
+        for executor in executors:
+            if executor.address in codes:
+                self._parents.pop(executor.address, None)  # the newest is the last
+                self._parents[executor.address] = executor._replace(code=codes[executor.address])
+        for address in list(self._parents)[:-MOST_PARENTS]:
+            del self._parents[address]
+
+    def _children_of_known(self, children: set[int]) -> dict[int, int]:
         """Those of `children` that an exit of a known executor leads to, with its code object; the newest known
         are asked first."""
         found: dict[int, int] = {}
-        for address in reversed(list(owners)):
+        for parent in reversed(list(self._parents.values())):
             if len(found) == len(children):
                 break
-            parent = read_executor(self.memory, self.objects, self.layout.executor, address)
-            if parent is None:
-                del owners[address]
-                continue
-            for target in exits_of(self.memory, self.layout.executor, parent):
-                if target in children:
-                    found[target] = owners[address]
+            exits = exits_of(self.memory, self.layout.executor, parent)
+            if exits is None:
+                del self._parents[parent.address]
+            else:
+                found.update(dict.fromkeys(children.intersection(exits), parent.code))
         return found

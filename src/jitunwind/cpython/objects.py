@@ -2,8 +2,8 @@
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from jitunwind.cpython.layout import Layout
 from jitunwind.errors import CorruptState, UnreadableMemory
@@ -16,8 +16,7 @@ CODE_UNIT = 2
 """Bytes of a bytecode instruction, and the unit in which traces and line tables count."""
 
 
-@dataclass(frozen=True)
-class CodeObject:
+class CodeObject(NamedTuple):
     """A code object: where its bytecode lies, what it is called, and its line table (PEP 626)."""
 
     address: int
@@ -57,14 +56,19 @@ class Objects:
         self._type_names: dict[int, str] = {}
         self._owners: list[CodeObject] = []
         self.code_type = memory.symbol("PyCode_Type")
+        self.type_at = layout.offsets["pyobject.ob_type"]
+        """Where an object has its type."""
 
     def type_name(self, address: int) -> str:
         """The name of the type of the object at `address`. UnreadableMemory, if it is not one."""
-        type_address = self._memory.word(address + self._offsets["pyobject.ob_type"])
-        name = self._type_names.get(type_address)
+        return self.name_of_type(self._memory.word(address + self.type_at))
+
+    def name_of_type(self, address: int) -> str:
+        """The name of the type at `address`. UnreadableMemory, if it is not one."""
+        name = self._type_names.get(address)
         if name is None:
-            pointer = self._memory.word(type_address + self._offsets["type_object.tp_name"])
-            name = self._type_names[type_address] = self._memory.cstring(pointer)
+            pointer = self._memory.word(address + self._offsets["type_object.tp_name"])
+            name = self._type_names[address] = self._memory.cstring(pointer)
         return name
 
     def text(self, address: int) -> str:
@@ -99,7 +103,7 @@ class Objects:
         if self.type_name(address) != "code":
             return None
         if not self.code_type:  # the program has no symbols
-            self.code_type = memory.word(address + offsets["pyobject.ob_type"])
+            self.code_type = memory.word(address + self.type_at)
         units = memory.word(address + 16)  # PyVarObject.ob_size
         line_table = memory.word(address + offsets["code_object.linetable"])
         table_size = memory.word(line_table + offsets["bytes_object.ob_size"])
@@ -137,7 +141,7 @@ class Objects:
                 return None
             at = len(below)
             while (at := below.rfind(wanted, 0, at)) != -1:
-                address = start + at - self._offsets["pyobject.ob_type"]
+                address = start + at - self.type_at
                 found = self.code(address) if address % 8 == 0 else None
                 if found is not None and found.holds(instruction):
                     return found
