@@ -41,6 +41,8 @@ OWN = "3.15"
 WORK, TIME, BYTES = MEASURES = ("work", "time", "bytes")
 MEASURED = """
 import atexit, os, sys, time
+for name in os.environ["PROGRAM_IMPORTS"].split():
+    __import__(name)
 began = time.process_time()
 import jitunwind
 from jitunwind.agent.follow import Follower
@@ -55,11 +57,20 @@ Follower._attend = timed
 jitunwind.enable()
 spent += time.process_time() - began
 def tell():
-    with open(os.environ["PUBLISHING_WORK"], "w") as file:
+    with open(os.environ["PUBLISHING_TOLD"], "w") as file:
         file.write(f"{spent} {time.process_time()} {jitunwind.statistics().regions}")
 atexit.register(tell)
 """
-"""Publishing, which tells at the end how much processor time it took, of how much, and how many regions there are."""
+"""Publishing, which tells at the end how much processor time it took, of how much, and how many regions there are.
+What the program imports of the standard library by itself is no cost of publishing, and imported before."""
+IMPORTED = """
+import atexit, os, sys
+def tell():
+    with open(os.environ["PUBLISHING_TOLD"], "w") as file:
+        file.write(" ".join(sys.modules.keys() & sys.stdlib_module_names))
+atexit.register(tell)
+"""
+"""No publishing; tells at the end what was imported of the standard library."""
 WIDE = 1.96
 """Standard errors on each side of the mean that hold 95 % of a normal distribution."""
 ENOUGH = 2.0
@@ -118,13 +129,20 @@ class Bench:
         switch_on(place / "on", startup)
         (place / "on/sitecustomize.py").write_text(f"import {STARTUP}\n")
         self.on = {**self.off, "PYTHONPATH": f"{place / 'on'}{os.pathsep}{folder}"}
-        switch_on(place / "measured", MEASURED)
-        (place / "measured/sitecustomize.py").write_text(f"import {STARTUP}\n")
-        self._told = place / "work"
-        path = {"PYTHONPATH": f"{place / 'measured'}{os.pathsep}{folder}"}
-        self._measured = {**self.off, **path, "PUBLISHING_WORK": str(self._told)}
+        self._told = place / "told"
+        self._measured, self._asked = (
+            self._telling(place / name, source)
+            for name, source in (("measured", MEASURED), ("asked", IMPORTED))
+        )
         if not is_switched_on(Path(python), self.on):
             raise SystemExit(f"publishing cannot be switched on in {python}")
+
+    def _telling(self, place: Path, startup: str) -> dict[str, str]:
+        """The environment of programs that run `startup` first, and tell something at their end."""
+        switch_on(place, startup)
+        (place / "sitecustomize.py").write_text(f"import {STARTUP}\n")
+        path = f"{place}{os.pathsep}{self._folder}"
+        return {**self.off, "PYTHONPATH": path, "PUBLISHING_TOLD": str(self._told)}
 
     def run(self, program: str, loops: int, environment: dict[str, str]) -> Cost:
         command = [self._python, *self._worker(program, loops)]
@@ -148,7 +166,9 @@ class Bench:
 
     def work(self, program: str, loops: int) -> Work:
         """What publishing takes of a run."""
-        self.run(program, loops, self._measured)
+        self.run(program, 1, self._asked)
+        imports = {"PROGRAM_IMPORTS": self._told.read_text()}
+        self.run(program, loops, {**self._measured, **imports})
         publishing, everything, regions = self._told.read_text().split()
         return Work(float(publishing), float(everything), int(regions))
 

@@ -16,7 +16,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import count, cycle, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -63,7 +62,7 @@ class Known(NamedTuple):
     lines: Sequence[Line]
 
     def moved(self, start: int) -> "Known":
-        return self._replace(region=replace(self.region, start=start))
+        return self._replace(region=self.region._replace(start=start))
 
     def published(self) -> Published:
         return described(self.region, frames_of(X86_64, self.region.start, self.table), self.lines)
