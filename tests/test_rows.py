@@ -1,5 +1,7 @@
 """Rows, tables, and what a row makes of a machine's state."""
 
+import pickle
+
 import pytest
 
 from jitunwind.rows import (
@@ -28,6 +30,17 @@ def test_each_rule_gives_the_callers_register():
         C: 5,
         RA: 22,
     }
+
+
+def test_rules_of_other_kinds_are_others():
+    assert SavedAt(8) == SavedAt(8) != InRegister(8)
+    assert InRegister(8) != SavedAt(8)
+    assert len({SavedAt(8), InRegister(8), SAME_VALUE, UNDEFINED}) == 4
+
+
+def test_rows_come_back_from_other_processes_as_they_were():
+    row = pickle.loads(pickle.dumps(Row(ROW.cfa, ((A, SAME_VALUE), (B, UNDEFINED)))))
+    assert (row.rule(A), row.rule(B)) == (SAME_VALUE, UNDEFINED)
 
 
 def test_undefined_registers_are_left_out():

@@ -1,7 +1,7 @@
 """A region: one contiguous range of JIT machine code, and what is known of it."""
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class RegionKind(StrEnum):
@@ -11,8 +11,7 @@ class RegionKind(StrEnum):
     SHIM = "shim"
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
+class Region(NamedTuple):
     """`size` bytes of machine code at address `start` (64-bit), called `name`.
 
     `executor` is the address of the CPython object that owns it, 0 where none is known.
@@ -28,5 +27,5 @@ class Region:
     def end(self) -> int:
         return self.start + self.size
 
-    def __contains__(self, address: int) -> bool:
-        return self.start <= address < self.start + self.size
+    def __contains__(self, address: object) -> bool:
+        return isinstance(address, int) and self.start <= address < self.start + self.size

@@ -6,43 +6,72 @@ DWARF register numbers (System V psABI x86_64, table 3.36; AADWARF64, section 4.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 WORD = 8
 _MASK = (1 << 64) - 1
 _SIGNATURE = _MASK & ~((1 << 48) - 1)
 
 
-@dataclass(frozen=True, slots=True)
-class CfaRule:
+class CfaRule(NamedTuple):
     """CFA = register + offset (DW_CFA_def_cfa, DWARF 5 section 6.4.2.2)."""
 
     register: int
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
 class SameValue:
-    """The caller's register is in that register still (DW_CFA_same_value)."""
+    """The caller's register is in that register still (DW_CFA_same_value): `SAME_VALUE`, there is one."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "SAME_VALUE"
+
+    def __reduce__(self) -> str:
+        return "SAME_VALUE"
 
 
-@dataclass(frozen=True, slots=True)
-class SavedAt:
+class SavedAt(NamedTuple):
     """The caller's register is the word at CFA + offset (DW_CFA_offset)."""
 
     offset: int
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SavedAt) and tuple.__eq__(self, other)
 
-@dataclass(frozen=True, slots=True)
-class InRegister:
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return tuple.__hash__(self)
+
+
+class InRegister(NamedTuple):
     """The caller's register is in another register now (DW_CFA_register)."""
 
     register: int
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, InRegister) and tuple.__eq__(self, other)
 
-@dataclass(frozen=True, slots=True)
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return tuple.__hash__(self)
+
+
 class Undefined:
-    """The caller's register is gone (DW_CFA_undefined)."""
+    """The caller's register is gone (DW_CFA_undefined): `UNDEFINED`, there is one."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "UNDEFINED"
+
+    def __reduce__(self) -> str:
+        return "UNDEFINED"
 
 
 RegisterRule = SameValue | SavedAt | InRegister | Undefined
@@ -51,8 +80,7 @@ SAME_VALUE = SameValue()
 UNDEFINED = Undefined()
 
 
-@dataclass(frozen=True, slots=True)
-class Signed:
+class Signed(NamedTuple):
     """The return address, in the column `register`, is signed with `key` ("A" or "B"): a pointer authentication
     code stands in its upper bits (Arm ARM, section D8.10; AADWARF64, RA_SIGN_STATE)."""
 
@@ -60,8 +88,7 @@ class Signed:
     key: str
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """The rule at one program counter: how the CFA is found and where each register of the caller is.
 
     `rules` holds (register, rule) in rising register order; a register that is not listed is undefined.
@@ -78,15 +105,13 @@ class Row:
         return UNDEFINED
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(NamedTuple):
     """No rule here, and why: the third verdict beside exact and wrong, never folded into either."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class UnwindTable:
+class UnwindTable(NamedTuple):
     """The rows of one region. Row i holds from `offsets[i]` to `offsets[i + 1]`, the last one to `size`.
 
     Offsets are bytes from the region's start, rising, the first 0: the rows cover the whole region. Where

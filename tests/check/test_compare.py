@@ -4,7 +4,6 @@ import platform
 import shutil
 import subprocess
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -104,7 +103,7 @@ class Falsified(Program):
 def changed(table: UnwindTable, row: int, new: Row | Unknown) -> UnwindTable:
     rows = list(table.rows)
     rows[row] = new
-    return replace(table, rows=rows)
+    return table._replace(rows=rows)
 
 
 @needs_gcc
@@ -116,7 +115,7 @@ def test_every_falsified_row_is_found_at_its_place(program: Program) -> None:
         for number, row in list(enumerate(table.rows))[1:]:
             if not isinstance(row, Row):
                 continue
-            bad = replace(row, cfa=CfaRule(row.cfa.register, row.cfa.offset + 8))
+            bad = row._replace(cfa=CfaRule(row.cfa.register, row.cfa.offset + 8))
             falsified = Falsified(program.elf.path, {index: changed(table, number, bad)})
             report = falsified.judge(index, {}, program.never)
             start, end, _ = list(table.spans())[number]
@@ -136,12 +135,12 @@ def test_a_register_said_to_be_unchanged_where_it_is_not_is_found(program: Progr
     for index in range(len(program.fdes)):
         table = program.table(index)
         rows = [
-            replace(row, rules=tuple((r, SAME_VALUE if r in (RBX, R12, RBP) else x) for r, x in row.rules))
+            row._replace(rules=tuple((r, SAME_VALUE if r in (RBX, R12, RBP) else x) for r, x in row.rules))
             if isinstance(row, Row)
             else row
             for row in table.rows
         ]
-        tables[index] = replace(table, rows=rows)
+        tables[index] = table._replace(rows=rows)
     falsified = Falsified(program.elf.path, tables)
     whole = total(judge_all(falsified, in_turn(falsified)))
     assert whole.wrong["register: table says unchanged, recovered saved"] > 20

@@ -37,7 +37,7 @@ A, B = Signed(X30, "A"), Signed(X30, "B")
 
 
 def row(offset: int, signed: Signed | None = None, **saved: int) -> Row:
-    rules = {**KEPT, **{AARCH64.register_numbers[name]: SavedAt(at) for name, at in saved.items()}}
+    rules = {**KEPT, **{AARCH64.register_names.index(name): SavedAt(at) for name, at in saved.items()}}
     return Row(CfaRule(SP, offset), tuple(sorted(rules.items())), signed)
 
 

@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +48,10 @@ def audit_of(
 def moved(table: UnwindTable) -> UnwindTable:
     """Each CFA off by a word."""
     rows = [
-        replace(row, cfa=CfaRule(row.cfa.register, row.cfa.offset + 8)) if isinstance(row, Row) else row
+        row._replace(cfa=CfaRule(row.cfa.register, row.cfa.offset + 8)) if isinstance(row, Row) else row
         for row in table.rows
     ]
-    return replace(table, rows=rows)
+    return table._replace(rows=rows)
 
 
 def test_what_was_recovered_is_exact_when_read_back(python: Interpreter, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import random
 import sys
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 from jitunwind.arch import Architecture
@@ -96,16 +95,16 @@ def damages(
             offsets[index] = starts[near]
         elif kind == "offset":
             other = row.cfa.offset + 8 * dice.choice(BY)
-            rows[index] = replace(row, cfa=replace(row.cfa, offset=other))
+            rows[index] = row._replace(cfa=row.cfa._replace(offset=other))
         elif kind == "register":
             other = dice.choice(
                 [r for r in (*judged_registers(arch), arch.stack_pointer) if r != row.cfa.register]
             )
-            rows[index] = replace(row, cfa=replace(row.cfa, register=other))
+            rows[index] = row._replace(cfa=row.cfa._replace(register=other))
         elif kind == "swapped":
             one, two = dice.sample(sorted(rules.keys() & judged), 2)
             rules[one], rules[two] = rules[two], rules[one]
-            rows[index] = replace(row, rules=tuple(rules.items()))
+            rows[index] = row._replace(rules=tuple(rules.items()))
         elif kind == "dropped" and index:
             del offsets[index], rows[index]
         elif kind == "place":
@@ -114,11 +113,11 @@ def damages(
                 continue
             register = dice.choice(saved)
             rules[register] = SavedAt(rules[register].offset + 8 * dice.choice(BY))  # type: ignore[union-attr]
-            rows[index] = replace(row, rules=tuple(rules.items()))
+            rows[index] = row._replace(rules=tuple(rules.items()))
         elif kind == "lost":
             register = dice.choice((arch.frame_pointer, arch.return_address))
             rules[register] = UNDEFINED if rules[register] != UNDEFINED else SAME_VALUE
-            rows[index] = replace(row, rules=tuple(rules.items()))
+            rows[index] = row._replace(rules=tuple(rules.items()))
         else:
             continue
         yield f"{kind} at row {index}", UnwindTable(table.size, offsets, rows)

@@ -5,7 +5,6 @@ it, which say nothing to an unwinder.
 """
 
 import re
-from hashlib import blake2b
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -39,7 +38,7 @@ class Frames:
         self._decode = decoder(arch)
         self._constants = _CONSTANTS.get(arch.name)
         self._sizes: set[int] = set()
-        self._known: dict[tuple[int, bytes], _Known] = {}
+        self._known: dict[tuple[int, int, int], _Known] = {}
 
     def of(self, code: JitCode) -> list[bytes]:
         """Those of its shim, where it has one of its own, and of its body, to lie anywhere."""
@@ -56,14 +55,14 @@ class Frames:
         self._known[key] = known
         return [moved(frames, code.start - known.start) for frames in known.frames]
 
-    def _key(self, code: JitCode) -> tuple[int, bytes] | None:
+    def _key(self, code: JitCode) -> tuple[int, int, int] | None:
         """What is the same in all such code; None, where none of its size has been met."""
         size = len(code.code.rstrip(b"\0"))
         if self._constants is None or size not in self._sizes:
             self._sizes.add(size)
             return None
         rest = b"".join(self._constants.split(code.code))
-        return code.shim_size, blake2b(rest, digest_size=16).digest()
+        return code.shim_size, len(rest), hash(rest)
 
     def _has_only_constants(self, code: JitCode) -> bool:
         """Whether all that `_key` leaves out are constants of instructions, or lies behind the last of them. Then so

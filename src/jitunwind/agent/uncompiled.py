@@ -11,14 +11,21 @@ package, in their bytecode.
 
 import sys
 from collections.abc import Iterator
+from functools import cache, cached_property
 from types import CodeType, FunctionType, ModuleType
 from typing import NamedTuple
 
 from jitunwind.agent import agent
 
 _PACKAGE = __name__.partition(".")[0]
-_WRAPPED = ("__func__", "__wrapped__", "fget", "func")
-"""Where static methods, cached functions, properties and cached properties have their function."""
+_WRAPPED = {
+    staticmethod: "__func__",
+    classmethod: "__func__",
+    property: "fget",
+    cached_property: "func",
+    type(cache(len)): "__wrapped__",
+}
+"""Where what stands for a function has it."""
 _DECISIONS = (
     ("JUMP_BACKWARD", "JUMP_BACKWARD_JIT", "JUMP_BACKWARD_NO_JIT"),
     ("RESUME", "RESUME_CHECK_JIT", "RESUME_CHECK"),
@@ -80,8 +87,11 @@ def _functions(module: ModuleType) -> Iterator[FunctionType]:
     pending = list(vars(module).values())
     while pending:
         value = pending.pop()
-        if not isinstance(value, type | FunctionType):
-            pending += filter(None, (getattr(value, name, None) for name in _WRAPPED))
+        kind = type(value)
+        if kind in _WRAPPED:
+            pending.append(getattr(value, _WRAPPED[kind]))
+        elif not isinstance(value, (type, FunctionType)):
+            continue
         elif value.__module__ == module.__name__ and id(value) not in _met:
             _met.add(id(value))
             if isinstance(value, type):

@@ -1,22 +1,19 @@
 """What differs between architectures: one package each, with modules of the same names in it."""
 
-from dataclasses import dataclass
-from functools import cached_property
+from typing import NamedTuple
 
 from jitunwind.elf.machine import Machine
 from jitunwind.rows import InRegister, RegisterRule
 
 
-@dataclass(frozen=True)
-class Convention:
+class Convention(NamedTuple):
     """A calling convention, as far as unwinding goes: the registers a callee hands back as it got them."""
 
     name: str
     kept: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Architecture:
+class Architecture(NamedTuple):
     """The facts about one architecture that recovery, the plugin and the reports need.
 
     Registers are DWARF numbers. `return_address` is the column that unwind tables have it in, `program_counter` the
@@ -41,20 +38,16 @@ class Architecture:
     platform: Convention
     jit: Convention
 
-    @cached_property
-    def register_numbers(self) -> dict[str, int]:
-        return {name: number for number, name in enumerate(self.register_names)}
-
     @property
     def callee_saved(self) -> tuple[int, ...]:
         return self.platform.kept
 
-    @cached_property
+    @property
     def return_register(self) -> int | None:
         """The register in which a function gets its return address; None: on the stack."""
         return self.entry_return.register if isinstance(self.entry_return, InRegister) else None
 
-    @cached_property
+    @property
     def unspecified(self) -> tuple[int, ...]:
         """The registers that have their value still where a compiler's unwind table says nothing of them."""
         return (

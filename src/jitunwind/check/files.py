@@ -233,7 +233,7 @@ def _say_row(arch: Architecture, row: Row | Unknown) -> str:
     rules = (
         f"{arch.register_names[register]} {_say_rule(arch, rule)}"
         for register, rule in row.rules
-        if register < len(arch.register_names) and rule != SameValue()
+        if register < len(arch.register_names) and not isinstance(rule, SameValue)
     )
     signed = () if row.signed is None else (f"{arch.register_names[row.signed.register]} signed",)
     return ", ".join((_say_cfa(arch, row.cfa), *rules, *signed))

@@ -7,7 +7,7 @@ the headers of each version (Py_BUILD_CORE) and checked before they are believed
 
 import os
 import struct
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from jitunwind.arch import Architecture
 from jitunwind.errors import NotPython, UnreadableMemory, UnsupportedVersion
@@ -61,8 +61,7 @@ _FIELDS = {
 """`_Py_DebugOffsets` in order, from the version number on, as far as it is used: one 64-bit word each."""
 
 
-@dataclass(frozen=True)
-class ExecutorLayout:
+class ExecutorLayout(NamedTuple):
     """Offsets of one minor version's executors and of the interpreter's ways to them.
 
     `lists`: offsets in the interpreter of heads of linked lists of executors; `singles`: of pointers to one;
@@ -148,8 +147,7 @@ def executor_layout(version: tuple[int, int], arch: Architecture) -> ExecutorLay
     if of is None:
         return None
     farther = _FARTHER[arch.name]
-    return replace(
-        of,
+    return of._replace(
         lists=tuple(offset + farther for offset in of.lists),
         singles=tuple(offset + farther for offset in of.singles),
         array=None if of.array is None else of.array + farther,
@@ -158,8 +156,7 @@ def executor_layout(version: tuple[int, int], arch: Architecture) -> ExecutorLay
     )
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """One process's CPython: its version, where its runtime is, and the offsets to read it with.
 
     `offsets["code_object.filename"]` is `_Py_DebugOffsets.code_object.filename`, in bytes.

@@ -8,9 +8,8 @@ asks about every program counter it meets.
 from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from jitunwind.arch import Architecture, Convention
 from jitunwind.cpython import stencils
@@ -38,8 +37,7 @@ UNKNOWN_NAME = "py::jit_executor:<jit>"
 SHIM_NAME = "py::jit_shim:<jit>"
 
 
-@dataclass(frozen=True)
-class JitCode:
+class JitCode(NamedTuple):
     """One executor's machine code [start, start + size), its shim included where it has one of its own."""
 
     start: int

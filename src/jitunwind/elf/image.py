@@ -14,6 +14,7 @@ from jitunwind.arch import Architecture
 from jitunwind.dwarf.encode import eh_frame
 from jitunwind.dwarf.lines import Function, encode
 from jitunwind.elf.machine import Machine
+from jitunwind.elf.symbols import symbol_name
 from jitunwind.rows import WORD, UnwindTable
 
 
@@ -177,15 +178,6 @@ def _texts(ranges: Sequence[tuple[int, int]]) -> list[_Section]:
         raise ValueError(f"{len(ranges)} regions; one object holds {MOST_FUNCTIONS}")
     flags = _ALLOC | _EXECINSTR
     return [_Section(".text", _Type.NOBITS, b"", start, size, flags) for start, size in ranges]
-
-
-def symbol_name(name: str) -> str:
-    """`name`, so that GDB does not take its end for a compiler's suffix.
-
-    GDB tries to decode each ELF symbol as Ada and prints "hot.py" as "hot[py]" (remove_compiler_suffix in
-    gdb/ada-lang.c); a space behind it stops that. Names in DWARF are left alone by it.
-    """
-    return name + " " if name.rpartition(".")[2].isalpha() and "." in name else name
 
 
 def _layout(machine: Machine, sections: list[_Section]) -> bytes:

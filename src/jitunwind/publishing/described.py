@@ -6,7 +6,7 @@ from jitunwind.agent.library import Published
 from jitunwind.arch import Architecture
 from jitunwind.dwarf.encode import eh_frame
 from jitunwind.dwarf.lines import ABBREVIATIONS, Function, Line, Unit, unit
-from jitunwind.elf.image import symbol_name
+from jitunwind.elf.symbols import symbol_name
 from jitunwind.region import Region
 from jitunwind.rows import Row, Unknown, UnwindTable
 

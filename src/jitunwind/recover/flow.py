@@ -10,7 +10,6 @@ loses the CFA, or every place of a register that the convention keeps, the paths
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import NamedTuple
 
@@ -33,8 +32,7 @@ class Exit(NamedTuple):
     at_entry_state: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Disagreement:
+class Disagreement(NamedTuple):
     """Two paths arrive at `target` with states that have no row in common.
 
     `sources` are the instructions from which they arrive, `calls` the last call in the straight line of
@@ -53,19 +51,19 @@ class Disagreement:
         )
 
 
-@dataclass(slots=True)
 class Flow:
     """`states` by the offset from which each holds; `ends`: offsets behind instructions that do not fall
     through; `disagreements` by the offset where the paths meet; `exits` by the leaving instruction; `kept`:
     the registers whose values at entry every entry promises to keep; `called`: functions in this code that were
     left out."""
 
-    states: dict[int, State] = field(default_factory=dict)
-    ends: set[int] = field(default_factory=set)
-    disagreements: dict[int, Disagreement] = field(default_factory=dict)
-    exits: dict[int, Exit] = field(default_factory=dict)
-    kept: tuple[int, ...] = ()
-    called: set[int] = field(default_factory=set)
+    def __init__(self, kept: tuple[int, ...] = ()) -> None:
+        self.states: dict[int, State] = {}
+        self.ends: set[int] = set()
+        self.disagreements: dict[int, Disagreement] = {}
+        self.exits: dict[int, Exit] = {}
+        self.kept = kept
+        self.called: set[int] = set()
 
     def add(self, other: "Flow") -> None:
         """Take in the flow of other instructions, of which none disagree."""
