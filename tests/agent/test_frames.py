@@ -10,6 +10,7 @@ from jitunwind.arch import Architecture
 from jitunwind.arch.aarch64.registers import AARCH64
 from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.cpython.regions import JitCode
+from jitunwind.dwarf.decode import eh_frame
 from jitunwind.recover.table import recover
 
 START = 0x7E00_0000_0000
@@ -43,9 +44,7 @@ def recovered(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return codes
 
 
-def at(
-    index: int, code: bytes, arch: Architecture = X86_64
-) -> Callable[[Frames], tuple[list[bytes], list[bytes]]]:
+def at(index: int, code: bytes, arch: Architecture = X86_64) -> Callable[[Frames], tuple[bytes, bytes]]:
     """What those frames say of code there, and what is right."""
     jit_code = JitCode(START + index * 0x1000, code, 0, 0)
     return lambda known: (known.of(jit_code), Frames(arch).of(jit_code))
@@ -75,13 +74,14 @@ def test_data_behind_the_code_is_no_matter(recovered: list[bytes]) -> None:
     assert len(recovered) == 2
 
 
-def test_a_shim_and_a_body_have_frames_of_their_own() -> None:
+def test_a_shim_and_a_body_are_in_one() -> None:
     shim = b"\x53\xe8\x02\x00\x00\x00\x5b\xc3"  # push rbx; call the body; pop rbx; ret
     known = Frames(X86_64)
     for index in range(5):
         jit_code = JitCode(START + index * 0x1000, shim + loads(index), len(shim), 0)
         assert known.of(jit_code) == Frames(X86_64).of(jit_code)
-        assert len(known.of(jit_code)) == 2
+        (fde,) = eh_frame(known.of(jit_code), 0)
+        assert (fde.start, fde.size) == (jit_code.start, jit_code.size)
 
 
 def test_constants_of_aarch64_are_parts_of_instructions() -> None:

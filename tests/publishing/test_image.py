@@ -204,6 +204,34 @@ def test_a_file_is_replaced_when_regions_come_and_go(tmp_path: Path) -> None:
     assert not files()
 
 
+def test_an_entry_has_a_name_of_its_own(tmp_path: Path) -> None:
+    """GIVEN regions of which some begin with an entry, WHEN their file is made anew, THEN each part has its name."""
+
+    def entered(index: int) -> Published:
+        whole = region(index)
+        entry, body = (
+            Region(whole.start, 8, f"entry{index // 4}"),
+            Region(whole.start + 8, whole.size - 8, whole.name),
+        )
+        return described(body, frames_of(X86_64, whole.start, FULL), [Line(0, "/tmp/a.py", index)], entry)
+
+    handles = agent().publish([entered(index) if index % 2 else some(1, index)[0] for index in range(10)], 1)
+    more = agent().publish([entered(11)], 1)
+    (image,) = files()
+    wanted = [(region(index).start, region(index).size) for index in range(0, 10, 2)]
+    for each in map(region, (*range(1, 10, 2), 11)):
+        wanted += [(each.start, 8), (each.start + 8, each.size - 8)]
+    found = {(at, size): name for name, at, size in symbols(image)}
+    assert sorted(found) == sorted(wanted)
+    assert [found[region(index).start, 8] for index in (1, 3, 5, 7, 9, 11)] == [
+        *("entry0", "entry0", "entry1", "entry1", "entry2", "entry2")
+    ]
+    assert found[region(9).start + 8, region(9).size - 8].strip() == region(9).name
+    assert lines_read(image)[region(11).start + 8] == [(region(11).start + 8, "/tmp/a.py", 11)]
+    check_with_tools(image, tmp_path / "entries.elf")
+    agent().withdraw([*handles, *more])
+
+
 def test_a_file_that_has_lost_half_is_filled_again() -> None:
     handles = agent().publish(some(3 * MOST_REGIONS, lines=False), 1)
     agent().withdraw(handles[: MOST_REGIONS // 2 - 1])

@@ -285,6 +285,8 @@ SENSELESS = {
     "an entry of 64-bit DWARF": lambda: frames(CIE + fde(length=0xFFFFFFFF)),
     "a terminator": lambda: frames(CIE + fde() + bytes(4)),
     "a CIE before the first entry": lambda: frames(CIE + fde(cie=29)),
+    "an entry that is all of it": lambda: lines_with(entry_name=b"e", entry_size=SIZE),
+    "an entry without a name": lambda: lines_with(entry_name=None, entry_size=4),
     "a unit that is cut": lambda: lines_with(debug_info_size=40),
     "no unit at all": lambda: lines_with(debug_info=bytes(64), debug_info_size=64),
     "a unit without abbreviations": lambda: lines_with(debug_abbrev_size=0),

@@ -69,6 +69,8 @@ class RegionStruct(ctypes.Structure):
         ("start", ctypes.c_uint64),
         ("size", ctypes.c_uint64),
         ("name", ctypes.c_char_p),
+        ("entry_name", ctypes.c_char_p),
+        ("entry_size", ctypes.c_size_t),
         ("rows", ctypes.c_void_p),
         ("row_count", ctypes.c_size_t),
         ("eh_frame", ctypes.c_char_p),

@@ -17,11 +17,10 @@ from jitunwind.publishing.described import described
 
 
 class Described(NamedTuple):
-    """One executor's code, that starts at `start`: its address, and what the agent publishes of it."""
+    """What the agent publishes of one executor's code, and the executor's address."""
 
     executor: int
-    start: int
-    regions: list[Published]
+    region: Published
 
 
 class Describer:
@@ -56,14 +55,12 @@ class Describer:
                 code = regions.find(start)
                 if code is None:
                     raise UnreadableMemory(start, size)
-                yield start, Described(code.executor, start, self._published(regions, code))
+                yield start, Described(code.executor, self._published(regions, code))
             except Exception as error:  # one that cannot be described must not keep others waiting
                 yield start, error
 
-    def _published(self, regions: Regions, code: JitCode) -> list[Published]:
-        """Of the shim, where the code has one of its own, and of the body."""
-        found = []
-        for part, frames in zip(regions.parts(code), self._frames.of(code), strict=True):
-            lines = [Line(*row) for row in regions.lines_of_part(code, part)]
-            found.append(described(part, frames, lines))
-        return found
+    def _published(self, regions: Regions, code: JitCode) -> Published:
+        """The shim, where the code has one of its own, and the body in one."""
+        *shim, body = regions.parts(code)
+        lines = [Line(*row) for row in regions.lines_of_part(code, body)]
+        return described(body, self._frames.of(code), lines, *shim)

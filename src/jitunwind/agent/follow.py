@@ -152,12 +152,12 @@ class Follower:
                     self._count(error)
 
     def _publish(self, ready: "list[Described]") -> None:
-        regions = [region for each in ready for region in each.regions]
+        regions = [each.region for each in ready]
         offsets = self._describe().own_registration
         if offsets is None:
             self._agent.publish(regions, _CONSUMERS)
         else:
-            executors = [(each.executor, each.start) for each in ready]
+            executors = [(each.executor, each.region.start) for each in ready]
             self._agent.replace(regions, _CONSUMERS, executors, offsets)
 
 

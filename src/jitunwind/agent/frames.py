@@ -5,7 +5,6 @@ it, which say nothing to an unwinder.
 """
 
 import re
-from itertools import pairwise
 from typing import NamedTuple
 
 from jitunwind.arch import Architecture
@@ -22,11 +21,11 @@ instructions."""
 
 
 class _Known(NamedTuple):
-    """The frames of each part of an executor's code, at `start`; whether the constants left out are known to be
+    """The frames of an executor's code, at `start`; whether the constants left out are known to be
     instructions' own, and no bytes of others that look so."""
 
     start: int
-    frames: list[bytes]
+    frames: bytes
     is_sure: bool
 
 
@@ -40,8 +39,8 @@ class Frames:
         self._sizes: set[int] = set()
         self._known: dict[tuple[int, int, int], _Known] = {}
 
-    def of(self, code: JitCode) -> list[bytes]:
-        """Those of its shim, where it has one of its own, and of its body, to lie anywhere."""
+    def of(self, code: JitCode) -> bytes:
+        """Those of all its code, to lie anywhere."""
         key = self._key(code)
         if key is None:
             return self._recovered(code)
@@ -53,7 +52,7 @@ class Frames:
         if len(self._known) >= _MOST:
             self._known.clear()
         self._known[key] = known
-        return [moved(frames, code.start - known.start) for frames in known.frames]
+        return moved(known.frames, code.start - known.start)
 
     def _key(self, code: JitCode) -> tuple[int, int, int] | None:
         """What is the same in all such code; None, where none of its size has been met."""
@@ -74,10 +73,6 @@ class Frames:
         places = (match.start() for match in self._constants.finditer(code.code)) if self._constants else ()
         return all(place in starts or place > end for place in places)
 
-    def _recovered(self, code: JitCode) -> list[bytes]:
+    def _recovered(self, code: JitCode) -> bytes:
         table = recover(self._arch, code.code, self._decode, code.entries(self._arch))
-        bounds = [0, code.shim_size, code.size] if code.shim_size else [0, code.size]
-        return [
-            frames_of(self._arch, code.start + begin, table.part(begin, end))
-            for begin, end in pairwise(bounds)
-        ]
+        return frames_of(self._arch, code.start, table)

@@ -34,22 +34,43 @@ enum { ABBREV_OFFSET_AT = 8 };
 
 /* What is to be said of one region, wherever that stands now. */
 struct said {
-    const char *name;
+    const char *name, *entry_name;
     const unsigned char *frames, *info, *abbrev, *line;
-    size_t frames_size, info_size, stmt_list_at, abbrev_size, line_size;
+    size_t entry_size, frames_size, info_size, stmt_list_at, abbrev_size, line_size;
 };
 
 static struct said said_of(const struct jitunwind_publication *region, const unsigned char *old)
 {
     const struct jitunwind_region *given = region->given;
     if (given)
-        return (struct said){given->name,        region->frames,         given->debug_info,
-                             given->debug_abbrev, given->debug_line,      region->frames_size,
-                             given->debug_info_size, given->stmt_list_at, given->debug_abbrev_size,
-                             given->debug_line_size};
-    return (struct said){(const char *)old + region->name_at, region->frames, old + region->info_at,
-                         old + region->abbrev_at, old + region->line_at, region->frames_size,
-                         region->info_size, region->stmt_list_at, region->abbrev_size, region->line_size};
+        return (struct said){
+            .name = given->name,
+            .entry_name = given->entry_name,
+            .entry_size = given->entry_size,
+            .frames = region->frames,
+            .frames_size = region->frames_size,
+            .info = given->debug_info,
+            .info_size = given->debug_info_size,
+            .stmt_list_at = given->stmt_list_at,
+            .abbrev = given->debug_abbrev,
+            .abbrev_size = given->debug_abbrev_size,
+            .line = given->debug_line,
+            .line_size = given->debug_line_size,
+        };
+    return (struct said){
+        .name = (const char *)old + region->name_at,
+        .entry_name = (const char *)old + region->entry_name_at,
+        .entry_size = region->entry_size,
+        .frames = region->frames,
+        .frames_size = region->frames_size,
+        .info = old + region->info_at,
+        .info_size = region->info_size,
+        .stmt_list_at = region->stmt_list_at,
+        .abbrev = old + region->abbrev_at,
+        .abbrev_size = region->abbrev_size,
+        .line = old + region->line_at,
+        .line_size = region->line_size,
+    };
 }
 
 static bool same(const unsigned char *one, size_t size, const unsigned char *other, size_t other_size)
@@ -78,12 +99,12 @@ static size_t common_cie(const struct said *said)
 struct part {
     struct said said;
     size_t cie_size;
-    bool shares_cie, shares_abbrev;
+    bool shares_cie, shares_abbrev, shares_entry_name;
 };
 
 static void compare(struct part *parts, unsigned count)
 {
-    const struct said *informed = NULL;
+    const struct said *informed = NULL, *entered = NULL;
     for (unsigned i = 0; i < count; i++) {
         struct said *said = &parts[i].said;
         parts[i].cie_size = common_cie(said);
@@ -93,6 +114,10 @@ static void compare(struct part *parts, unsigned count)
             informed && same(said->abbrev, said->abbrev_size, informed->abbrev, informed->abbrev_size);
         if (said->info_size)
             informed = said;
+        parts[i].shares_entry_name =
+            said->entry_size && entered && !strcmp(said->entry_name, entered->entry_name);
+        if (said->entry_size)
+            entered = said;
     }
 }
 
@@ -104,6 +129,10 @@ static void measure(const struct part *parts, unsigned count, size_t *sizes)
     for (const struct part *part = parts; part < parts + count; part++) {
         sizes[EH_FRAME] += part->said.frames_size - (part->shares_cie ? part->cie_size : 0);
         sizes[STRTAB] += strlen(part->said.name) + 1;
+        if (part->said.entry_size)
+            sizes[SYMTAB] += sizeof(Elf64_Sym);
+        if (part->said.entry_size && !part->shares_entry_name)
+            sizes[STRTAB] += strlen(part->said.entry_name) + 1;
         sizes[INFO] += part->said.info_size;
         sizes[LINE] += part->said.line_size;
         if (part->said.info_size && !part->shares_abbrev)
@@ -139,25 +168,40 @@ static void append_frames(unsigned char **end, const struct part *part, const un
     }
 }
 
+static void append_symbol(unsigned char **end, size_t name, unsigned section, uint64_t start, uint64_t size)
+{
+    Elf64_Sym symbol = {
+        .st_name = (uint32_t)name,
+        .st_info = ELF64_ST_INFO(STB_GLOBAL, STT_FUNC),
+        .st_shndx = (uint16_t)section,
+        .st_value = start,
+        .st_size = size,
+    };
+    append(end, &symbol, sizeof symbol);
+}
+
 static void fill(unsigned char *image, const size_t *offsets, struct jitunwind_publication **regions,
                  const struct part *parts, unsigned count)
 {
-    unsigned char *ends[OTHERS], *cie = NULL, *abbrev = NULL;
+    unsigned char *ends[OTHERS], *cie = NULL, *abbrev = NULL, *entry_name = NULL;
     for (int i = 0; i < OTHERS; i++)
         ends[i] = image + offsets[i];
-    Elf64_Sym *symbols = (Elf64_Sym *)(image + offsets[SYMTAB]);
+    ends[SYMTAB] += sizeof(Elf64_Sym);
     ends[STRTAB]++;
     for (unsigned i = 0; i < count; i++) {
         struct jitunwind_publication *region = regions[i];
         const struct said *said = &parts[i].said;
-        symbols[1 + i] = (Elf64_Sym){
-            .st_name = (uint32_t)(ends[STRTAB] - image - offsets[STRTAB]),
-            .st_info = ELF64_ST_INFO(STB_GLOBAL, STT_FUNC),
-            .st_shndx = (uint16_t)(1 + i),
-            .st_value = region->start,
-            .st_size = region->size,
-        };
-        region->name_at = (uint32_t)(append(&ends[STRTAB], said->name, strlen(said->name) + 1) - image);
+        unsigned char *name = append(&ends[STRTAB], said->name, strlen(said->name) + 1);
+        append_symbol(&ends[SYMTAB], name - image - offsets[STRTAB], 1 + i, region->start + said->entry_size,
+                      region->size - said->entry_size);
+        region->name_at = (uint32_t)(name - image);
+        region->entry_size = (uint32_t)said->entry_size;
+        if (said->entry_size) {
+            if (!parts[i].shares_entry_name)
+                entry_name = append(&ends[STRTAB], said->entry_name, strlen(said->entry_name) + 1);
+            append_symbol(&ends[SYMTAB], entry_name - image - offsets[STRTAB], 1 + i, region->start, said->entry_size);
+            region->entry_name_at = (uint32_t)(entry_name - image);
+        }
         if (!parts[i].shares_cie)
             cie = append(&ends[EH_FRAME], said->frames, parts[i].cie_size);
         if (parts[i].cie_size)

@@ -54,6 +54,9 @@ struct jitunwind_region {
     uint64_t start;
     uint64_t size;
     const char *name;
+    /* The code that it begins with, if that has another name, such as a trampoline's; or NULL and 0. */
+    const char *entry_name;
+    size_t entry_size;
     /* Its unwind table, in one of two forms: rows by rising offset, the first at 0; or, with row_count 0, the
        bytes of .eh_frame entries that cover nothing outside the region, with absolute addresses
        (DW_EH_PE_absptr) and without a terminator. Of AArch64's signed return addresses only the second can tell. */

@@ -22,6 +22,8 @@ class Published(NamedTuple):
     start: int
     size: int
     name: bytes
+    entry_name: bytes
+    entry_size: int
     eh_frame: bytes
     debug_info: bytes
     stmt_list_at: int
@@ -114,6 +116,7 @@ class Agent:
         for each in regions:
             parts = (
                 each.name + b"\0",
+                each.entry_name + b"\0",
                 each.eh_frame,
                 each.debug_info,
                 each.debug_abbrev,
@@ -123,8 +126,9 @@ class Agent:
             for part in parts:
                 places.append(len(data))
                 data += part
-            name, frames, info, abbrev, line = places
-            words += (each.start, each.size, name, 0, 0, frames, len(each.eh_frame))
+            name, entry, frames, info, abbrev, line = places
+            words += (each.start, each.size, name, entry, each.entry_size)
+            words += (0, 0, frames, len(each.eh_frame))
             words += (info, len(each.debug_info), each.stmt_list_at)
             words += (abbrev, len(each.debug_abbrev), line, len(each.debug_line))
         structs = pack(f"={len(words)}Q", *words)

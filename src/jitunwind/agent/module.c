@@ -10,7 +10,7 @@
 #include "python.h"
 
 /* What describes a region in Python: struct jitunwind_region, but that pointers are offsets in a piece of data. */
-enum { REGION_WORDS = 14, NAME = 2, EH_FRAME = 5, INFO = 7, ABBREV = 10, LINE = 12 };
+enum { REGION_WORDS = 16, NAME = 2, ENTRY_NAME = 3, EH_FRAME = 7, INFO = 9, ABBREV = 12, LINE = 14 };
 _Static_assert(sizeof(struct jitunwind_region) == REGION_WORDS * sizeof(uint64_t), "all of its fields are words");
 
 static PyObject *none(void)
@@ -22,7 +22,7 @@ static PyObject *none(void)
 /* The regions in `words`, in memory from malloc, and how many; NULL without memory. */
 static struct jitunwind_region *regions_of(PyObject *words, PyObject *data, size_t *count)
 {
-    static const int pointers[] = {NAME, EH_FRAME, INFO, ABBREV, LINE};
+    static const int pointers[] = {NAME, ENTRY_NAME, EH_FRAME, INFO, ABBREV, LINE};
     size_t size = (size_t)PyBytes_Size(words);
     uint64_t *copy = malloc(size + 1);
     if (!copy)

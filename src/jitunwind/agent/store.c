@@ -176,6 +176,9 @@ static bool sensible(const struct jitunwind_region *region)
 {
     if (!region->name || !region->size || region->start + region->size < region->start)
         return false;
+    size_t entry = region->entry_size;
+    if (entry && (!region->entry_name || entry >= region->size || entry > UINT32_MAX))
+        return false;
     if (region->debug_info_size && !lines_sensible(region))
         return false;
     return region->row_count || (region->eh_frame_size < UINT32_MAX && frames_sensible(region));

@@ -18,16 +18,24 @@ def frames_of(arch: Architecture, start: int, table: UnwindTable) -> bytes:
     return eh_frame(arch, [(start, _in_one_piece(table))])
 
 
-def described(region: Region, frames: bytes, lines: Sequence[Line] = ()) -> Published:
-    """What to publish of `region`, whose `.eh_frame` is `frames`; `lines` count from its start."""
+def described(
+    region: Region, frames: bytes, lines: Sequence[Line] = (), before: Region | None = None
+) -> Published:
+    """What to publish of `region`, whose `.eh_frame` is `frames`; `lines` count from its start.
+
+    `before` is code that ends where it starts, of which `frames` tell, too: they are published as one.
+    """
+    start = before.start if before else region.start
     symbol = symbol_name(region.name)
     # Debuggers take a name from the unit before that of the symbol; where both say the same, it is not needed.
     needs_unit = lines or symbol != region.name
     info = unit(Function(region.name, region.start, region.size, lines)) if needs_unit else NO_UNIT
     return Published(
-        start=region.start,
-        size=region.size,
+        start=start,
+        size=region.end - start,
         name=_bytes(symbol),
+        entry_name=_bytes(symbol_name(before.name)) if before else b"",
+        entry_size=before.size if before else 0,
         eh_frame=frames,
         debug_info=info.info,
         stmt_list_at=info.stmt_list_at,
