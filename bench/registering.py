@@ -28,7 +28,7 @@ from jitunwind.agent.library import GDB, Published, agent
 from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.registers import RBX, RETURN_ADDRESS, RSP, X86_64
 from jitunwind.cpython.layout import read_layout
-from jitunwind.cpython.regions import Regions
+from jitunwind.cpython.regions import SHIM_NAME, Regions
 from jitunwind.dwarf.lines import Line
 from jitunwind.gdbplugin.launch import find_gdb
 from jitunwind.memory.process import LiveProcess
@@ -55,17 +55,21 @@ CALL_AT = 0x13
 
 
 class Known(NamedTuple):
-    """A region, with what is published of it."""
+    """A region, with what is published of it. Its first `entry` bytes are a shim; `lines` count from behind that."""
 
     region: Region
     table: UnwindTable
     lines: Sequence[Line]
+    entry: int = 0
 
     def moved(self, start: int) -> "Known":
         return self._replace(region=self.region._replace(start=start))
 
     def published(self) -> Published:
-        return described(self.region, frames_of(X86_64, self.region.start, self.table), self.lines)
+        start, size = self.region.start, self.region.size
+        body = self.region._replace(start=start + self.entry, size=size - self.entry)
+        shim = Region(start, self.entry, SHIM_NAME) if self.entry else None
+        return described(body, frames_of(X86_64, start, self.table), self.lines, shim)
 
 
 def called_region(number: int) -> Known:
@@ -83,36 +87,27 @@ def called_region(number: int) -> Known:
     return Known(Region(0, PAGE, f"py::called{number}:/tmp/called.py"), table, lines)
 
 
-def real_executors() -> list[list[Known]]:
-    """What there is to publish of a real process, executor by executor."""
+def real_executors() -> list[Known]:
+    """What there is to publish of a real process's executors."""
     with running(VERSION, EXECUTORS) as pid, LiveProcess(pid) as memory:
         regions = Regions(memory, read_layout(memory))
         found = []
         for code in filter(None, map(regions.find, regions.starts)):
+            *_, body = regions.parts(code)
+            lines = [Line(*row) for row in regions.lines_of_part(code, body)]
             table = recover(X86_64, code.code, decode, code.entries(X86_64))
-            parts = []
-            for part in regions.parts(code):
-                first = part.start - code.start
-                lines = [Line(*row) for row in regions.lines_of_part(code, part)]
-                parts.append(Known(part, table.part(first, first + part.size), lines))
-            found.append(parts)
+            found.append(Known(Region(code.start, code.size, body.name), table, lines, code.shim_size))
         return found
 
 
-def laid_out(executors: Sequence[Sequence[Known]], number: int) -> list[Known]:
-    """That many regions, executor by executor and these apart; the first, the last and one amidst them can be
-    called."""
-    parts = [(part, part.region.start - each[0].region.start) for each in executors for part in each]
+def laid_out(executors: Sequence[Known], number: int) -> list[Known]:
+    """That many regions, apart; the first, the last and one amidst them can be called."""
     calls = {0, number // 2, number - 1}
     found: list[Known] = []
     first = FIRST
-    for index, (part, offset) in enumerate(islice(cycle(parts), number)):
-        if index and (offset == 0 or {index - 1, index} & calls):
-            first = (found[-1].region.end + PAGE - 1 & -PAGE) + GAP
-        if index in calls:
-            found.append(called_region(index).moved(first))
-        else:
-            found.append(part.moved(first + offset))
+    for index, each in enumerate(islice(cycle(executors), number)):
+        found.append((called_region(index) if index in calls else each).moved(first))
+        first = (found[-1].region.end + PAGE - 1 & -PAGE) + GAP
     return found
 
 
