@@ -44,6 +44,7 @@ static enum { NONE, RUNS, HAS_ENDED } thread_state;
 static pthread_cond_t ended = PTHREAD_COND_INITIALIZER;
 static _Atomic int pauses;   /* more than 0: paused */
 static _Atomic bool wanted;   /* there is something to do; the attendant's own code waits until there is */
+static bool has_attended;     /* the attendant's own */
 static _Thread_local bool attending;
 
 enum { GATHERING_MS = 30, PATIENCE_MS = 100 };
@@ -148,7 +149,9 @@ static void *attendant(void *unused)
         }
         pthread_mutex_unlock(&lock);
         struct timespec gathering = {0, GATHERING_MS * 1000000};
-        nanosleep(&gathering, NULL); /* code comes in bursts */
+        if (has_attended) /* the first time takes its own time */
+            nanosleep(&gathering, NULL); /* code comes in bursts */
+        has_attended = true;
         atomic_store(&wanted, false);
         void (*function)(void *) = atomic_load(&attend);
         if (function)

@@ -91,6 +91,7 @@ class Follower:
                 self._look()
                 while self._waiting and not self._agent.is_paused():
                     self._publish_some()
+                    self._look()  # what has gone meanwhile needs not be published any more
             except Exception as error:  # there is nobody to tell, and the program must not suffer
                 self._count(error)
             finally:
