@@ -10,7 +10,9 @@ from jitunwind.rows import (
     CfaRule,
     InRegister,
     Row,
+    SameValue,
     SavedAt,
+    Undefined,
     Unknown,
     UnwindTable,
     cfa_of,
@@ -35,6 +37,7 @@ def test_each_rule_gives_the_callers_register():
 def test_rules_of_other_kinds_are_others():
     assert SavedAt(8) == SavedAt(8) != InRegister(8)
     assert InRegister(8) != SavedAt(8)
+    assert SameValue() == SAME_VALUE != UNDEFINED == Undefined()
     assert len({SavedAt(8), InRegister(8), SAME_VALUE, UNDEFINED}) == 4
 
 

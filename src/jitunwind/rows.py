@@ -20,16 +20,25 @@ class CfaRule(NamedTuple):
     offset: int
 
 
-class SameValue:
-    """The caller's register is in that register still (DW_CFA_same_value): `SAME_VALUE`, there is one."""
+class _Alone:
+    """Of a kind whose instances are all the same."""
 
     __slots__ = ()
 
-    def __repr__(self) -> str:
-        return "SAME_VALUE"
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
 
-    def __reduce__(self) -> str:
-        return "SAME_VALUE"
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class SameValue(_Alone):
+    """The caller's register is in that register still (DW_CFA_same_value)."""
+
+    __slots__ = ()
 
 
 class SavedAt(NamedTuple):
@@ -62,16 +71,10 @@ class InRegister(NamedTuple):
         return tuple.__hash__(self)
 
 
-class Undefined:
-    """The caller's register is gone (DW_CFA_undefined): `UNDEFINED`, there is one."""
+class Undefined(_Alone):
+    """The caller's register is gone (DW_CFA_undefined)."""
 
     __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "UNDEFINED"
-
-    def __reduce__(self) -> str:
-        return "UNDEFINED"
 
 
 RegisterRule = SameValue | SavedAt | InRegister | Undefined

@@ -20,7 +20,8 @@ struct jitunwind_publication {
     struct symbol_file *file;     /* for JITUNWIND_GDB */
     /* What its file says of it: as it was given, and from then on NULL and where it is in the file's image. */
     const struct jitunwind_region *given;
-    uint32_t name_at, entry_name_at, entry_size, info_at, info_size, stmt_list_at, abbrev_at, abbrev_size, line_at, line_size;
+    uint32_t name_at, entry_name_at, entry_size;
+    uint32_t info_at, info_size, stmt_list_at, abbrev_at, abbrev_size, line_at, line_size;
     uint32_t frames_size; /* without the terminator */
     uint32_t consumers;
 };

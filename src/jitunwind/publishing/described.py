@@ -25,17 +25,17 @@ def described(
 
     `before` is code that ends where it starts, of which `frames` tell, too: they are published as one.
     """
-    start = before.start if before else region.start
+    entry = before or Region(region.start, 0, "")
     symbol = symbol_name(region.name)
     # Debuggers take a name from the unit before that of the symbol; where both say the same, it is not needed.
     needs_unit = lines or symbol != region.name
     info = unit(Function(region.name, region.start, region.size, lines)) if needs_unit else NO_UNIT
     return Published(
-        start=start,
-        size=region.end - start,
+        start=entry.start,
+        size=region.end - entry.start,
         name=_bytes(symbol),
-        entry_name=_bytes(symbol_name(before.name)) if before else b"",
-        entry_size=before.size if before else 0,
+        entry_name=_bytes(symbol_name(entry.name)),
+        entry_size=entry.size,
         eh_frame=frames,
         debug_info=info.info,
         stmt_list_at=info.stmt_list_at,
