@@ -29,12 +29,11 @@ from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.registers import RBX, RETURN_ADDRESS, RSP, X86_64
 from jitunwind.cpython.layout import read_layout
 from jitunwind.cpython.regions import SHIM_NAME, Regions
-from jitunwind.dwarf.lines import Line
 from jitunwind.gdbplugin.launch import find_gdb
 from jitunwind.memory.process import LiveProcess
 from jitunwind.publishing.described import described, frames_of
 from jitunwind.recover.table import recover
-from jitunwind.region import Region
+from jitunwind.region import Line, Region
 from jitunwind.rows import SAME_VALUE, CfaRule, RegisterRule, Row, SavedAt, Unknown, UnwindTable
 from tests.support.announced import entries
 
@@ -94,7 +93,7 @@ def real_executors() -> list[Known]:
         found = []
         for code in filter(None, map(regions.find, regions.starts)):
             *_, body = regions.parts(code)
-            lines = [Line(*row) for row in regions.lines_of_part(code, body)]
+            lines = regions.lines_of_part(code, body)
             table = recover(X86_64, code.code, decode, code.entries(X86_64))
             found.append(Known(Region(code.start, code.size, body.name), table, lines, code.shim_size))
         return found

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jitunwind.agent.follow import disable, enable, flush, problems
     from jitunwind.agent.library import Statistics, statistics
-    from jitunwind.dwarf.lines import Line
     from jitunwind.errors import JitunwindError
     from jitunwind.publishing.invariant import frame_pointer
     from jitunwind.publishing.publication import Publication, publish
-    from jitunwind.region import Region, RegionKind
+    from jitunwind.region import Line, Region, RegionKind
     from jitunwind.rows import (
         CfaRule,
         InRegister,
@@ -52,7 +51,7 @@ __all__ = [
 
 _ELSEWHERE = {
     "JitunwindError": "errors",
-    "Line": "dwarf.lines",
+    "Line": "region",
     "Publication": "publishing.publication",
     "Region": "region",
     "RegionKind": "region",

@@ -1,4 +1,4 @@
-"""A region: one contiguous range of JIT machine code, and what is known of it."""
+"""A region: one contiguous range of JIT machine code, and what is known of it; the lines of its source."""
 
 from enum import StrEnum
 from typing import NamedTuple
@@ -29,3 +29,11 @@ class Region(NamedTuple):
 
     def __contains__(self, address: object) -> bool:
         return isinstance(address, int) and self.start <= address < self.start + self.size
+
+
+class Line(NamedTuple):
+    """From `offset` in the region on (bytes), to the next one, the code is `line` of `filename`."""
+
+    offset: int
+    filename: str
+    line: int

@@ -63,8 +63,8 @@ static size_t seen(void)
         for (unsigned i = 0; i < header->e_shnum; i++)
             if (section[i].sh_type == SHT_NOBITS) {
                 unsigned index = (unsigned)(section[i].sh_addr / 16 - 1);
-                CHECK(index < REGIONS && section[i].sh_size == 16);
-                count++;
+                CHECK(index < REGIONS && section[i].sh_size % 16 == 0);
+                count += section[i].sh_size / 16; /* regions without a gap between them */
             }
         before = entry;
     }
@@ -137,10 +137,19 @@ static void withdraw_in_need(unsigned there, bool rest)
 int main(void)
 {
     static char names[REGIONS][16];
+    static struct jitunwind_line lines[REGIONS];
     for (unsigned i = 0; i < REGIONS; i++) {
-        snprintf(names[i], sizeof names[i], "at_%u", i);
+        snprintf(names[i], sizeof names[i], "at_%u.c", i);
+        lines[i] = (struct jitunwind_line){0, names[i], i};
         regions[i] = (struct jitunwind_region){
-            .start = 16 * (i + 1), .size = 16, .name = names[i], .rows = &row, .row_count = 1};
+            .start = 16 * (i + 1),
+            .size = 16,
+            .name = names[i],
+            .rows = &row,
+            .row_count = 1,
+            .lines = &lines[i],
+            .line_count = i % 2,
+        };
     }
     publish(0, REGIONS);
     jitunwind_withdraw(handles, REGIONS);

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from jitunwind.cpython.layout import EXECUTORS, Layout, read_layout
-from jitunwind.cpython.lines import LineRow, line_rows
+from jitunwind.cpython.lines import line_rows
 from jitunwind.cpython.objects import CodeObject, Objects
 from jitunwind.cpython.regions import Regions
 from jitunwind.cpython.stencils.x86_64 import stores
 from jitunwind.memory.process import LiveProcess
+from jitunwind.region import Line
 from tests.support.fake_memory import FakeMemory
 from tests.support.processes import VERSIONS, WARM_CHAIN, Program, jitunwind, run
 
@@ -57,10 +58,10 @@ def test_a_line_holds_from_the_store_of_the_instruction_pointer_to_the_next(vers
 
     ends = [len(gap) + sum(len(each) for each in parts[: i + 1]) + i * len(gap) for i in range(4)]
     assert rows == [
-        LineRow(0, "f.py", 10),  # what stands before the first store counts to it
-        LineRow(ends[1], "f.py", 12),
-        LineRow(ends[2], "g.py", 51),  # an inlined callee
-        LineRow(ends[3], "f.py", 12),
+        Line(0, "f.py", 10),  # what stands before the first store counts to it
+        Line(ends[1], "f.py", 12),
+        Line(ends[2], "g.py", 51),  # an inlined callee
+        Line(ends[3], "f.py", 12),
     ]
 
 

@@ -83,14 +83,14 @@ class TestBytes:
             0x40, 0, 0, 0, 0, 0, 0, 0,  # size
             0,  # length of the augmentation data
             0x41,  # DW_CFA_advance_loc 1
+            0x0A,  # DW_CFA_remember_state
             0x0E, 16,  # DW_CFA_def_cfa_offset 16
             0x43,  # DW_CFA_advance_loc 3
             0x0D, 6,  # DW_CFA_def_cfa_register rbp
             0x86, 2,  # DW_CFA_offset rbp, cfa-16
             0x7B,  # DW_CFA_advance_loc 59
-            0x0C, 7, 8,  # DW_CFA_def_cfa rsp, 8
-            0xC6,  # DW_CFA_restore rbp
-            0, 0,  # DW_CFA_nop
+            0x0B,  # DW_CFA_restore_state
+            0, 0, 0, 0,  # DW_CFA_nop
         ])
         # fmt: on
         assert eh_frame(X86_64, [(CODE, table)], SECTION) == expected

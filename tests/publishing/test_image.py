@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from jitunwind.agent.library import Published, agent
 from jitunwind.arch.x86_64.registers import RBP, RBX, RETURN_ADDRESS, RSP, X86_64
-from jitunwind.dwarf.lines import Line
 from jitunwind.publishing.described import described, frames_of
-from jitunwind.region import Region
+from jitunwind.region import Line, Region
 from jitunwind.rows import (
     SAME_VALUE,
     UNDEFINED,

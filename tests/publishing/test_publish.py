@@ -248,12 +248,18 @@ def rows_with(**fields: int) -> RegionStruct:
     return struct
 
 
-def lines_with(**fields: object) -> RegionStruct:
-    struct = struct_of(
-        described(Region(CODE, SIZE, "f"), frames_of(X86_64, CODE, TABLE), [Line(0, "/tmp/f.py", 1)])
-    )
+def lines_with(*lines: tuple[int, int], **fields: object) -> RegionStruct:
+    """A region with lines of a file, given by offset and number."""
+    rows = [Line(offset, "/tmp/f.py", line) for offset, line in lines or [(0, 1)]]
+    struct = struct_of(described(Region(CODE, SIZE, "f"), frames_of(X86_64, CODE, TABLE), rows))
     for name, value in fields.items():
         setattr(struct, name, value)
+    return struct
+
+
+def without_file() -> RegionStruct:
+    struct = lines_with()
+    struct.kept[0].file = None
     return struct
 
 
@@ -287,13 +293,11 @@ SENSELESS = {
     "a CIE before the first entry": lambda: frames(CIE + fde(cie=29)),
     "an entry that is all of it": lambda: lines_with(entry_name=b"e", entry_size=SIZE),
     "an entry without a name": lambda: lines_with(entry_name=None, entry_size=4),
-    "a unit that is cut": lambda: lines_with(debug_info_size=40),
-    "no unit at all": lambda: lines_with(debug_info=bytes(64), debug_info_size=64),
-    "a unit without abbreviations": lambda: lines_with(debug_abbrev_size=0),
-    "a unit without a line program": lambda: lines_with(debug_line_size=0),
-    "a line program's place in the header": lambda: lines_with(stmt_list_at=8),
-    "a line program's place behind the end": lambda: lines_with(stmt_list_at=1 << 20),
-    "a line program's place far behind the end": lambda: lines_with(stmt_list_at=(1 << 64) - 2),
+    "lines in the entry": lambda: lines_with((3, 1), entry_name=b"e", entry_size=4),
+    "lines that fall": lambda: lines_with((1, 1), (0, 2)),
+    "a line behind the end": lambda: lines_with((0, 1), (SIZE, 2)),
+    "a line of no file": without_file,
+    "a line beyond all numbers": lambda: lines_with((0, 1 << 31)),
 }
 
 

@@ -5,6 +5,7 @@ Also the C interface's own structures, for tables that are given as rows.
 
 import ctypes
 import errno
+import os
 from collections.abc import Iterator, Sequence
 
 from jitunwind.agent import library
@@ -62,6 +63,12 @@ class RowStruct(ctypes.Structure):
     )
 
 
+class LineStruct(ctypes.Structure):
+    """struct jitunwind_line."""
+
+    _fields_ = (("offset", ctypes.c_uint64), ("file", ctypes.c_char_p), ("line", ctypes.c_uint64))
+
+
 class RegionStruct(ctypes.Structure):
     """struct jitunwind_region."""
 
@@ -75,23 +82,29 @@ class RegionStruct(ctypes.Structure):
         ("row_count", ctypes.c_size_t),
         ("eh_frame", ctypes.c_char_p),
         ("eh_frame_size", ctypes.c_size_t),
-        ("debug_info", ctypes.c_char_p),
-        ("debug_info_size", ctypes.c_size_t),
-        ("stmt_list_at", ctypes.c_size_t),
-        ("debug_abbrev", ctypes.c_char_p),
-        ("debug_abbrev_size", ctypes.c_size_t),
-        ("debug_line", ctypes.c_char_p),
-        ("debug_line_size", ctypes.c_size_t),
+        ("lines", ctypes.c_void_p),
+        ("line_count", ctypes.c_size_t),
     )
 
 
 def struct_of(region: library.Published) -> RegionStruct:
     """As C gets it."""
-    sizes = {
-        f"{name}_size": len(getattr(region, name))
-        for name in ("eh_frame", "debug_info", "debug_abbrev", "debug_line")
-    }
-    return RegionStruct(**region._asdict(), **sizes)
+    lines = (LineStruct * len(region.lines))(
+        *((region.entry_size + line.offset, os.fsencode(line.filename), line.line) for line in region.lines)
+    )
+    struct = RegionStruct(
+        start=region.start,
+        size=region.size,
+        name=os.fsencode(region.name),
+        entry_name=os.fsencode(region.entry_name),
+        entry_size=region.entry_size,
+        eh_frame=region.eh_frame,
+        eh_frame_size=len(region.eh_frame),
+        lines=ctypes.cast(lines, ctypes.c_void_p),
+        line_count=len(lines),
+    )
+    struct.kept = lines
+    return struct
 
 
 def files() -> list[bytes]:

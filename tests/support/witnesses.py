@@ -197,7 +197,7 @@ def _readelf_can_say(row: Row) -> Row:
     return _row(CfaRule(row.cfa.register, _in_32_bits(row.cfa.offset)), rules)
 
 
-# llvm-dwarfdump: all offsets have 32 bits.
+# llvm-dwarfdump: all offsets have 32 bits, and DW_CFA_restore_state of LLVM 14 forgets the CFA.
 
 
 def _read_by_llvm(path: Path) -> Iterator[Described]:
@@ -236,7 +236,7 @@ def _llvm_can_say(row: Row) -> Row:
         register: SavedAt(_in_32_bits(rule.offset)) if isinstance(rule, SavedAt) else rule
         for register, rule in row.rules
     }
-    return _row(CfaRule(row.cfa.register, _in_32_bits(row.cfa.offset)), rules)
+    return _row(CfaRule(0, 0), rules)
 
 
 def _in_32_bits(offset: int) -> int:

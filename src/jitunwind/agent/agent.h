@@ -20,8 +20,7 @@ struct jitunwind_publication {
     struct symbol_file *file;     /* for JITUNWIND_GDB */
     /* What its file says of it: as it was given, and from then on NULL and where it is in the file's image. */
     const struct jitunwind_region *given;
-    uint32_t name_at, entry_name_at, entry_size;
-    uint32_t info_at, info_size, stmt_list_at, abbrev_at, abbrev_size, line_at, line_size;
+    uint32_t name_at, entry_name_at, entry_size, program_at;
     uint32_t frames_size; /* without the terminator */
     uint32_t consumers;
 };
@@ -36,12 +35,41 @@ struct symbol_file {
     bool listed;  /* debuggers know it */
     bool changed; /* its image is not up to date */
     unsigned count, room;
-    struct jitunwind_publication **regions; /* `room` places */
+    struct jitunwind_publication **regions; /* `room` places, by rising address */
 };
 
 /* image.c: the ELF object that tells of `count` regions, in memory from malloc, and its size; NULL without memory.
    What it says of those that are not new is taken from `old`, where they were before. */
 unsigned char *image_of(struct jitunwind_publication **regions, unsigned count, const unsigned char *old, size_t *size);
+
+/* lines.c: names and lines in DWARF. A program is what a unit's line table is made by; its files have numbers there,
+   and each a number that the program itself says nothing about. */
+enum { LINES_ABBREVIATIONS_SIZE = 29 };
+extern const unsigned char lines_abbreviations[LINES_ABBREVIATIONS_SIZE]; /* of all units */
+bool lines_sensible(const struct jitunwind_region *region);
+/* In memory from malloc; NULL without. A file's number is the first line that has it. */
+unsigned char *lines_program(const struct jitunwind_region *region);
+size_t lines_size(const unsigned char *program);
+unsigned lines_file_count(const unsigned char *program);
+uint32_t lines_file(const unsigned char *program, unsigned index);
+void lines_set_file(unsigned char *program, unsigned index, uint32_t number);
+/* The unit of `size` bytes of code, which has its abbreviations at the begin of their section, and its end. */
+size_t lines_unit_size(uint64_t size);
+unsigned char *lines_put_unit(unsigned char *at, uint64_t start, uint64_t size, uint32_t name, uint32_t file,
+                              uint32_t program_at);
+
+/* strings.c: a table of strings that knows where each is that was added, in memory from malloc. */
+struct strings {
+    char *data;
+    size_t size, room;
+    uint32_t *slots;
+    size_t slot_count, used;
+};
+/* `first` is what it begins with, and not to be found. False without memory. */
+bool strings_begin(struct strings *table, const char *first, size_t size);
+/* Where `text` and `end` in one stand; 0 without memory. */
+uint32_t strings_add(struct strings *table, const char *text, const char *end);
+void strings_end(struct strings *table);
 
 /* debugger.c: the debuggers' list. Its lock is taken first of all. */
 bool debugger_find(void);

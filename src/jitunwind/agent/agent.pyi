@@ -3,7 +3,13 @@
 from collections.abc import Callable
 
 def publish(
-    words: bytes, data: bytes, consumers: int, executors: bytes, code_at: int, registration_at: int
+    words: bytes,
+    lines: bytes,
+    data: bytes,
+    consumers: int,
+    executors: bytes,
+    code_at: int,
+    registration_at: int,
 ) -> int | bytes: ...
 def withdraw(handles: bytes) -> None: ...
 def withdraw_range(start: int, size: int) -> None: ...

@@ -10,7 +10,6 @@ from jitunwind.cpython.executors import Executor
 from jitunwind.cpython.layout import read_layout
 from jitunwind.cpython.newcomers import Newcomers
 from jitunwind.cpython.regions import JitCode, Regions
-from jitunwind.dwarf.lines import Line
 from jitunwind.errors import UnreadableMemory
 from jitunwind.memory.own import OwnProcess
 from jitunwind.publishing.described import described
@@ -62,5 +61,4 @@ class Describer:
     def _published(self, regions: Regions, code: JitCode) -> Published:
         """The shim, where the code has one of its own, and the body in one."""
         *shim, body = regions.parts(code)
-        lines = [Line(*row) for row in regions.lines_of_part(code, body)]
-        return described(body, self._frames.of(code), lines, *shim)
+        return described(body, self._frames.of(code), regions.lines_of_part(code, body), *shim)

@@ -1,15 +1,18 @@
 /* The symbol file: an ELF object that tells debuggers of many regions, without a copy of their code.
 
-   Each region has a .text of its own (SHT_NOBITS, at its address), so that what lies between regions belongs to
-   nobody; and each has a name of its own, since LLDB 14 looks for a symbol's section by name, and so would put all
-   symbols into the first .text. Formats: gABI chapter 4; DWARF 5 section 7.5.1 (unit headers). */
+   What lies between regions belongs to nobody, so there is a .text (SHT_NOBITS, at its address) for each run of
+   regions without a gap; and each has a name of its own, since LLDB 14 looks for a symbol's section by name, and so
+   would put all symbols into the first .text. All names, those of sections, too, stand in one table of strings.
+   Format: gABI chapter 4. */
 
+#include <ctype.h>
 #include <elf.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "agent.h"
+#include "bytes.h"
 
 #if defined(__x86_64__)
 #define MACHINE EM_X86_64
@@ -19,63 +22,133 @@
 #error "unknown architecture"
 #endif
 
-enum { EH_FRAME, SYMTAB, STRTAB, ABBREV, INFO, LINE, SHSTRTAB, OTHERS };
+/* The sections. STRTAB is the first, so that an old image's is found; those from OWN on are other names for it. */
+enum { STRTAB, EH_FRAME, SYMTAB, ABBREV, INFO, LINE, OWN, OTHERS = OWN + 2 };
+enum { STRINGS_AT = sizeof(Elf64_Ehdr) };
 
+/* With these the table of strings begins. */
 static const char section_names[] =
-    "\0.eh_frame\0.symtab\0.strtab\0.debug_abbrev\0.debug_info\0.debug_line\0.shstrtab";
-static const char text_name[] = ".text.%03u";
-enum { TEXT_NAME_SIZE = sizeof ".text.255" };
-_Static_assert(MOST_REGIONS <= 256, "the names of .text sections have room for a byte");
-static const uint8_t name_at[OTHERS] = {1, 11, 19, 27, 41, 53, 65};
-static const uint32_t type_of[OTHERS] = {SHT_PROGBITS, SHT_SYMTAB,   SHT_STRTAB, SHT_PROGBITS,
-                                         SHT_PROGBITS, SHT_PROGBITS, SHT_STRTAB};
-/* In the header of a unit of .debug_info. */
-enum { ABBREV_OFFSET_AT = 8 };
+    "\0.strtab\0.eh_frame\0.symtab\0.debug_abbrev\0.debug_info\0.debug_line\0.debug_str\0.debug_line_str";
+static const uint8_t name_at[OTHERS] = {1, 9, 19, 27, 41, 53, 65, 76};
 
 /* What is to be said of one region, wherever that stands now. */
 struct said {
-    const char *name, *entry_name;
-    const unsigned char *frames, *info, *abbrev, *line;
-    size_t entry_size, frames_size, info_size, stmt_list_at, abbrev_size, line_size;
+    const char *name, *entry_name; /* NULL: it has no entry */
+    const unsigned char *frames, *program;
+    size_t entry_size, frames_size;
+    /* What the program's numbers of files count in: the lines given, or else these strings. */
+    const struct jitunwind_region *given;
+    const char *strings;
 };
 
-static struct said said_of(const struct jitunwind_publication *region, const unsigned char *old)
+/* What an image is made of, and which of it a region shares with the one before. */
+struct part {
+    struct said said;
+    unsigned char *made; /* the program, where it was not in the old image */
+    uint32_t name, symbol_name, entry_name;
+    unsigned section;
+    size_t cie_size;
+    bool shares_cie;
+};
+
+struct image {
+    struct jitunwind_publication **regions;
+    struct part *parts;
+    unsigned count, texts;
+    struct strings strings;
+    size_t sizes[OTHERS], offsets[OTHERS];
+    unsigned char *bytes;
+};
+
+/* Whether GDB would take the end of the name for a compiler's suffix: it tries to decode each ELF symbol as Ada and
+   prints "hot.py" as "hot[py]" (remove_compiler_suffix in gdb/ada-lang.c). */
+static bool seems_to_have_suffix(const char *name)
 {
-    const struct jitunwind_region *given = region->given;
-    if (given)
-        return (struct said){
-            .name = given->name,
-            .entry_name = given->entry_name,
-            .entry_size = given->entry_size,
-            .frames = region->frames,
-            .frames_size = region->frames_size,
-            .info = given->debug_info,
-            .info_size = given->debug_info_size,
-            .stmt_list_at = given->stmt_list_at,
-            .abbrev = given->debug_abbrev,
-            .abbrev_size = given->debug_abbrev_size,
-            .line = given->debug_line,
-            .line_size = given->debug_line_size,
-        };
-    return (struct said){
-        .name = (const char *)old + region->name_at,
-        .entry_name = (const char *)old + region->entry_name_at,
-        .entry_size = region->entry_size,
-        .frames = region->frames,
-        .frames_size = region->frames_size,
-        .info = old + region->info_at,
-        .info_size = region->info_size,
-        .stmt_list_at = region->stmt_list_at,
-        .abbrev = old + region->abbrev_at,
-        .abbrev_size = region->abbrev_size,
-        .line = old + region->line_at,
-        .line_size = region->line_size,
-    };
+    const char *dot = strrchr(name, '.');
+    if (!dot || !dot[1])
+        return false;
+    for (const char *at = dot + 1; *at; at++)
+        if (!isalpha((unsigned char)*at) && !(*at & 0x80))
+            return false;
+    return true;
 }
 
-static bool same(const unsigned char *one, size_t size, const unsigned char *other, size_t other_size)
+/* Debuggers take a name from the unit before that of the symbol; where both say the same, it is not needed. */
+static bool needs_unit(const struct jitunwind_region *region)
 {
-    return size == other_size && !memcmp(one, other, size);
+    return region->line_count || seems_to_have_suffix(region->name);
+}
+
+/* Whether there was memory for it. */
+static bool say(struct part *part, const struct jitunwind_publication *region, const unsigned char *old)
+{
+    const struct jitunwind_region *given = region->given;
+    struct said *said = &part->said;
+    *said = (struct said){.frames = region->frames, .frames_size = region->frames_size, .given = given};
+    if (given) {
+        said->name = given->name;
+        said->entry_size = given->entry_size;
+        said->entry_name = given->entry_size ? given->entry_name : NULL;
+        if (needs_unit(given))
+            said->program = part->made = lines_program(given);
+        return part->made || !needs_unit(given);
+    }
+    said->strings = (const char *)old + STRINGS_AT;
+    said->name = said->strings + region->name_at;
+    said->entry_size = region->entry_size;
+    said->entry_name = region->entry_size ? said->strings + region->entry_name_at : NULL;
+    said->program = region->program_at ? old + region->program_at : NULL;
+    return true;
+}
+
+static const char *path_of(const struct said *said, unsigned number)
+{
+    uint32_t file = lines_file(said->program, number);
+    if (!said->given)
+        return said->strings + file;
+    return said->given->line_count ? said->given->lines[file].file : said->given->name;
+}
+
+/* Where a path stands in the strings: often it is the end of the region's name. 0 without memory. */
+static uint32_t place_of(struct image *image, const struct part *part, const char *path)
+{
+    size_t length = strlen(path), of_name = strlen(part->said.name);
+    if (length <= of_name && !strcmp(part->said.name + of_name - length, path))
+        return part->name + (uint32_t)(of_name - length);
+    return strings_add(&image->strings, path, "");
+}
+
+/* With a space behind it GDB does not take a name for Ada's. */
+static uint32_t add_symbol_name(struct image *image, const char *name)
+{
+    return strings_add(&image->strings, name, seems_to_have_suffix(name) ? " " : "");
+}
+
+static uint32_t text_name(struct image *image, unsigned section)
+{
+    char name[sizeof ".text.4294967295"];
+    snprintf(name, sizeof name, ".text.%u", section);
+    return strings_add(&image->strings, name, "");
+}
+
+/* Whether there was memory for all of them; what has been added is found again. */
+static bool add_names(struct image *image)
+{
+    for (unsigned section = 1; section <= image->texts; section++)
+        if (!text_name(image, section))
+            return false;
+    for (struct part *part = image->parts; part < image->parts + image->count; part++) {
+        part->name = strings_add(&image->strings, part->said.name, "");
+        part->symbol_name = add_symbol_name(image, part->said.name);
+        if (!part->name || !part->symbol_name)
+            return false;
+        if (part->said.entry_name && !(part->entry_name = add_symbol_name(image, part->said.entry_name)))
+            return false;
+        for (unsigned i = 0; part->said.program && i < lines_file_count(part->said.program); i++)
+            if (!place_of(image, part, path_of(&part->said, i)))
+                return false;
+    }
+    return true;
 }
 
 /* The size of the CIE that all frames of a region share; 0, if they do not begin with one that they all have. */
@@ -95,145 +168,120 @@ static size_t common_cie(const struct said *said)
     return cie_size;
 }
 
-/* What an image is made of, and which of it a region shares with the one before. */
-struct part {
-    struct said said;
-    size_t cie_size;
-    bool shares_cie, shares_abbrev, shares_entry_name;
-};
-
-static void compare(struct part *parts, unsigned count)
+/* Regions rise by address: which of them have a .text, and a CIE, together with the one before. */
+static void compare(struct image *image)
 {
-    const struct said *informed = NULL, *entered = NULL;
-    for (unsigned i = 0; i < count; i++) {
-        struct said *said = &parts[i].said;
-        parts[i].cie_size = common_cie(said);
-        parts[i].shares_cie = i && parts[i].cie_size &&
-                              same(said->frames, parts[i].cie_size, parts[i - 1].said.frames, parts[i - 1].cie_size);
-        parts[i].shares_abbrev =
-            informed && same(said->abbrev, said->abbrev_size, informed->abbrev, informed->abbrev_size);
-        if (said->info_size)
-            informed = said;
-        parts[i].shares_entry_name =
-            said->entry_size && entered && !strcmp(said->entry_name, entered->entry_name);
-        if (said->entry_size)
-            entered = said;
+    for (unsigned i = 0; i < image->count; i++) {
+        struct part *part = &image->parts[i], *before = part - 1;
+        struct jitunwind_publication **region = image->regions + i;
+        part->cie_size = common_cie(&part->said);
+        if (!i || region[-1]->start + region[-1]->size != region[0]->start)
+            image->texts++;
+        part->section = image->texts;
+        part->shares_cie = i && part->cie_size && part->cie_size == before->cie_size &&
+                           !memcmp(part->said.frames, before->said.frames, part->cie_size);
     }
 }
 
-static void measure(const struct part *parts, unsigned count, size_t *sizes)
+static size_t measure(struct image *image)
 {
-    sizes[SYMTAB] = (1 + count) * sizeof(Elf64_Sym);
-    sizes[STRTAB] = 1;
-    sizes[SHSTRTAB] = sizeof section_names + count * TEXT_NAME_SIZE;
-    for (const struct part *part = parts; part < parts + count; part++) {
+    size_t *sizes = image->sizes, at = STRINGS_AT;
+    sizes[STRTAB] = image->strings.size;
+    sizes[SYMTAB] = (1 + image->count) * sizeof(Elf64_Sym);
+    sizes[ABBREV] = sizeof lines_abbreviations;
+    for (unsigned i = 0; i < image->count; i++) {
+        const struct part *part = &image->parts[i];
         sizes[EH_FRAME] += part->said.frames_size - (part->shares_cie ? part->cie_size : 0);
-        sizes[STRTAB] += strlen(part->said.name) + 1;
         if (part->said.entry_size)
             sizes[SYMTAB] += sizeof(Elf64_Sym);
-        if (part->said.entry_size && !part->shares_entry_name)
-            sizes[STRTAB] += strlen(part->said.entry_name) + 1;
-        sizes[INFO] += part->said.info_size;
-        sizes[LINE] += part->said.line_size;
-        if (part->said.info_size && !part->shares_abbrev)
-            sizes[ABBREV] += part->said.abbrev_size;
+        if (part->said.program) {
+            sizes[INFO] += lines_unit_size(image->regions[i]->size - part->said.entry_size);
+            sizes[LINE] += lines_size(part->said.program);
+        }
     }
+    for (unsigned i = 0; i < OWN; i++) {
+        image->offsets[i] = at;
+        at = (at + sizes[i] + 7) & ~(size_t)7;
+    }
+    for (unsigned i = OWN; i < OTHERS; i++) {
+        image->offsets[i] = image->offsets[STRTAB];
+        sizes[i] = sizes[STRTAB];
+    }
+    return at;
 }
 
-/* Where what is appended begins. */
-static unsigned char *append(unsigned char **end, const void *data, size_t size)
+/* Copy the FDEs behind a region's CIE to `at`, and have them point to `cie`. */
+static unsigned char *put_frames(unsigned char *at, const struct part *part, const unsigned char *cie)
 {
-    unsigned char *place = *end;
-    if (size)
-        memcpy(place, data, size);
-    *end = place + size;
-    return place;
-}
-
-static void put_u32(unsigned char *place, size_t value)
-{
-    uint32_t word = (uint32_t)value;
-    memcpy(place, &word, sizeof word);
-}
-
-/* Append the FDEs behind a region's CIE, and have them point to `cie`. */
-static void append_frames(unsigned char **end, const struct part *part, const unsigned char *cie)
-{
-    unsigned char *at = append(end, part->said.frames + part->cie_size, part->said.frames_size - part->cie_size);
-    while (at < *end) {
-        uint32_t length;
+    unsigned char *end = put(at, part->said.frames + part->cie_size, part->said.frames_size - part->cie_size);
+    while (part->cie_size && at < end) {
+        uint32_t length, back = (uint32_t)(at + 4 - cie);
         memcpy(&length, at, sizeof length);
-        put_u32(at + 4, (size_t)(at + 4 - cie));
+        put(at + 4, &back, sizeof back);
         at += 4 + (size_t)length;
     }
+    return end;
 }
 
-static void append_symbol(unsigned char **end, size_t name, unsigned section, uint64_t start, uint64_t size)
+static unsigned char *put_symbol(unsigned char *at, uint32_t name, unsigned section, uint64_t start, uint64_t size)
 {
     Elf64_Sym symbol = {
-        .st_name = (uint32_t)name,
+        .st_name = name,
         .st_info = ELF64_ST_INFO(STB_GLOBAL, STT_FUNC),
         .st_shndx = (uint16_t)section,
         .st_value = start,
         .st_size = size,
     };
-    append(end, &symbol, sizeof symbol);
+    return put(at, &symbol, sizeof symbol);
 }
 
-static void fill(unsigned char *image, const size_t *offsets, struct jitunwind_publication **regions,
-                 const struct part *parts, unsigned count)
+static unsigned char *put_program(unsigned char *at, struct image *image, const struct part *part)
 {
-    unsigned char *ends[OTHERS], *cie = NULL, *abbrev = NULL, *entry_name = NULL;
+    unsigned char *end = put(at, part->said.program, lines_size(part->said.program));
+    for (unsigned i = 0; i < lines_file_count(at); i++)
+        lines_set_file(at, i, place_of(image, part, path_of(&part->said, i)));
+    return end;
+}
+
+static void fill(struct image *image)
+{
+    unsigned char *ends[OTHERS], *cie = NULL;
     for (int i = 0; i < OTHERS; i++)
-        ends[i] = image + offsets[i];
+        ends[i] = image->bytes + image->offsets[i];
+    unsigned char *programs = ends[LINE];
+    put(ends[STRTAB], image->strings.data, image->strings.size);
+    put(ends[ABBREV], lines_abbreviations, sizeof lines_abbreviations);
     ends[SYMTAB] += sizeof(Elf64_Sym);
-    ends[STRTAB]++;
-    for (unsigned i = 0; i < count; i++) {
-        struct jitunwind_publication *region = regions[i];
-        const struct said *said = &parts[i].said;
-        unsigned char *name = append(&ends[STRTAB], said->name, strlen(said->name) + 1);
-        append_symbol(&ends[SYMTAB], name - image - offsets[STRTAB], 1 + i, region->start + said->entry_size,
-                      region->size - said->entry_size);
-        region->name_at = (uint32_t)(name - image);
+    for (unsigned i = 0; i < image->count; i++) {
+        struct jitunwind_publication *region = image->regions[i];
+        const struct part *part = &image->parts[i];
+        const struct said *said = &part->said;
+        uint64_t start = region->start + said->entry_size, size = region->size - said->entry_size;
+        ends[SYMTAB] = put_symbol(ends[SYMTAB], part->symbol_name, part->section, start, size);
+        if (said->entry_size)
+            ends[SYMTAB] =
+                put_symbol(ends[SYMTAB], part->entry_name, part->section, region->start, said->entry_size);
+        if (!part->shares_cie)
+            ends[EH_FRAME] = put(cie = ends[EH_FRAME], said->frames, part->cie_size);
+        ends[EH_FRAME] = put_frames(ends[EH_FRAME], part, cie);
+        region->name_at = part->name;
+        region->entry_name_at = part->entry_name;
         region->entry_size = (uint32_t)said->entry_size;
-        if (said->entry_size) {
-            if (!parts[i].shares_entry_name)
-                entry_name = append(&ends[STRTAB], said->entry_name, strlen(said->entry_name) + 1);
-            append_symbol(&ends[SYMTAB], entry_name - image - offsets[STRTAB], 1 + i, region->start, said->entry_size);
-            region->entry_name_at = (uint32_t)(entry_name - image);
+        region->program_at = said->program ? (uint32_t)(ends[LINE] - image->bytes) : 0;
+        if (said->program) {
+            uint32_t program_at = (uint32_t)(ends[LINE] - programs);
+            ends[LINE] = put_program(ends[LINE], image, part);
+            uint32_t path = lines_file(programs + program_at, 0);
+            ends[INFO] = lines_put_unit(ends[INFO], start, size, part->name, path, program_at);
         }
-        if (!parts[i].shares_cie)
-            cie = append(&ends[EH_FRAME], said->frames, parts[i].cie_size);
-        if (parts[i].cie_size)
-            append_frames(&ends[EH_FRAME], &parts[i], cie);
-        else
-            append(&ends[EH_FRAME], said->frames, said->frames_size);
         region->given = NULL;
-        region->info_size = (uint32_t)said->info_size;
-        if (!said->info_size)
-            continue;
-        if (!parts[i].shares_abbrev)
-            abbrev = append(&ends[ABBREV], said->abbrev, said->abbrev_size);
-        unsigned char *info = append(&ends[INFO], said->info, said->info_size);
-        unsigned char *line = append(&ends[LINE], said->line, said->line_size);
-        put_u32(info + ABBREV_OFFSET_AT, (size_t)(abbrev - image) - offsets[ABBREV]);
-        put_u32(info + said->stmt_list_at, (size_t)(line - image) - offsets[LINE]);
-        region->info_at = (uint32_t)(info - image);
-        region->stmt_list_at = (uint32_t)said->stmt_list_at;
-        region->abbrev_at = (uint32_t)(abbrev - image);
-        region->abbrev_size = (uint32_t)said->abbrev_size;
-        region->line_at = (uint32_t)(line - image);
-        region->line_size = (uint32_t)said->line_size;
     }
-    append(&ends[SHSTRTAB], section_names, sizeof section_names);
-    for (unsigned i = 0; i < count; i++, ends[SHSTRTAB] += TEXT_NAME_SIZE)
-        snprintf((char *)ends[SHSTRTAB], TEXT_NAME_SIZE, text_name, (uint8_t)i);
 }
 
-static void write_headers(unsigned char *image, const size_t *offsets, const size_t *sizes, size_t sections,
-                          struct jitunwind_publication **regions, unsigned count)
+static void write_headers(struct image *image, size_t sections)
 {
-    *(Elf64_Ehdr *)image = (Elf64_Ehdr){
+    unsigned count = 1 + image->texts + OTHERS;
+    *(Elf64_Ehdr *)image->bytes = (Elf64_Ehdr){
         .e_ident = {ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3, ELFCLASS64, ELFDATA2LSB, EV_CURRENT},
         .e_type = ET_EXEC,
         .e_machine = MACHINE,
@@ -241,61 +289,65 @@ static void write_headers(unsigned char *image, const size_t *offsets, const siz
         .e_shoff = sections,
         .e_ehsize = sizeof(Elf64_Ehdr),
         .e_shentsize = sizeof(Elf64_Shdr),
-        .e_shnum = (uint16_t)(1 + count + OTHERS),
-        .e_shstrndx = (uint16_t)(1 + count + SHSTRTAB),
+        .e_shnum = (uint16_t)count,
+        .e_shstrndx = (uint16_t)(1 + image->texts + STRTAB),
     };
-    Elf64_Shdr *headers = (Elf64_Shdr *)(image + sections);
-    for (unsigned i = 0; i < count; i++)
-        headers[1 + i] = (Elf64_Shdr){
-            .sh_name = (uint32_t)(sizeof section_names + i * TEXT_NAME_SIZE),
-            .sh_type = SHT_NOBITS,
-            .sh_flags = SHF_ALLOC | SHF_EXECINSTR,
-            .sh_addr = regions[i]->start,
-            .sh_offset = sizeof(Elf64_Ehdr),
-            .sh_size = regions[i]->size,
-            .sh_addralign = 1,
-        };
+    Elf64_Shdr *headers = (Elf64_Shdr *)(image->bytes + sections);
+    for (unsigned i = 0; i < image->count; i++) {
+        const struct jitunwind_publication *region = image->regions[i];
+        Elf64_Shdr *text = &headers[image->parts[i].section];
+        if (!text->sh_type)
+            *text = (Elf64_Shdr){
+                .sh_name = text_name(image, image->parts[i].section),
+                .sh_type = SHT_NOBITS,
+                .sh_flags = SHF_ALLOC | SHF_EXECINSTR,
+                .sh_addr = region->start,
+                .sh_offset = sizeof(Elf64_Ehdr),
+                .sh_addralign = 1,
+            };
+        text->sh_size += region->size;
+    }
     for (unsigned i = 0; i < OTHERS; i++)
-        headers[1 + count + i] = (Elf64_Shdr){
+        headers[1 + image->texts + i] = (Elf64_Shdr){
             .sh_name = name_at[i],
-            .sh_type = type_of[i],
-            .sh_offset = offsets[i],
-            .sh_size = sizes[i],
-            .sh_link = i == SYMTAB ? 1 + count + STRTAB : 0,
+            .sh_type = i == STRTAB ? SHT_STRTAB : i == SYMTAB ? SHT_SYMTAB : SHT_PROGBITS,
+            .sh_offset = image->offsets[i],
+            .sh_size = image->sizes[i],
+            .sh_link = i == SYMTAB ? 1 + image->texts + STRTAB : 0,
             .sh_info = i == SYMTAB,
             .sh_addralign = i == SYMTAB || i == EH_FRAME ? 8 : 1,
             .sh_entsize = i == SYMTAB ? sizeof(Elf64_Sym) : 0,
         };
 }
 
-static unsigned char *made(struct jitunwind_publication **regions, struct part *parts, unsigned count, size_t *size)
+static void make(struct image *image, const unsigned char *old, size_t *size)
 {
-    size_t sizes[OTHERS] = {0}, offsets[OTHERS], at = sizeof(Elf64_Ehdr);
-    compare(parts, count);
-    measure(parts, count, sizes);
-    for (int i = 0; i < OTHERS; i++) {
-        offsets[i] = at;
-        at = (at + sizes[i] + 7) & ~(size_t)7;
-    }
-    *size = at + (1 + count + OTHERS) * sizeof(Elf64_Shdr);
+    for (unsigned i = 0; i < image->count; i++)
+        if (!say(&image->parts[i], image->regions[i], old))
+            return;
+    compare(image);
+    if (!strings_begin(&image->strings, section_names, sizeof section_names) || !add_names(image))
+        return;
+    size_t sections = measure(image);
+    *size = sections + (1 + image->texts + OTHERS) * sizeof(Elf64_Shdr);
     if (*size > UINT32_MAX) /* DWARF's and strings' offsets are 32 bits */
-        return NULL;
-    unsigned char *image = calloc(1, *size);
-    if (!image)
-        return NULL;
-    write_headers(image, offsets, sizes, at, regions, count);
-    fill(image, offsets, regions, parts, count);
-    return image;
+        return;
+    image->bytes = calloc(1, *size);
+    if (!image->bytes)
+        return;
+    write_headers(image, sections);
+    fill(image);
 }
 
 unsigned char *image_of(struct jitunwind_publication **regions, unsigned count, const unsigned char *old, size_t *size)
 {
-    struct part *parts = calloc(count, sizeof *parts);
-    if (!parts)
+    struct image image = {.regions = regions, .count = count, .parts = calloc(count, sizeof *image.parts)};
+    if (!image.parts)
         return NULL;
+    make(&image, old, size);
     for (unsigned i = 0; i < count; i++)
-        parts[i].said = said_of(regions[i], old);
-    unsigned char *image = made(regions, parts, count, size);
-    free(parts);
-    return image;
+        free(image.parts[i].made);
+    free(image.parts);
+    strings_end(&image.strings);
+    return image.bytes;
 }

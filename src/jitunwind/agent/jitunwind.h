@@ -49,6 +49,13 @@ struct jitunwind_row {
     const struct jitunwind_rule *rules;
 };
 
+/* From `offset` in the region on, to the next one, the code is `line` of `file`: best a whole path. */
+struct jitunwind_line {
+    uint64_t offset;
+    const char *file;
+    uint64_t line;
+};
+
 /* What is said of a region. Nothing that it points to is needed after the call. */
 struct jitunwind_region {
     uint64_t start;
@@ -64,15 +71,9 @@ struct jitunwind_region {
     size_t row_count;
     const void *eh_frame;
     size_t eh_frame_size;
-    /* Its lines, for debuggers, or nothing: one unit of DWARF 5 .debug_info, its abbreviations, and its line
-       program. stmt_list_at is where the unit has its DW_AT_stmt_list (a DW_FORM_sec_offset, filled in here). */
-    const void *debug_info;
-    size_t debug_info_size;
-    size_t stmt_list_at;
-    const void *debug_abbrev;
-    size_t debug_abbrev_size;
-    const void *debug_line;
-    size_t debug_line_size;
+    /* Its lines, for debuggers, by rising offset, none of them in the entry; or none. */
+    const struct jitunwind_line *lines;
+    size_t line_count;
 };
 
 struct jitunwind_publication;

@@ -11,24 +11,25 @@ from typing import NamedTuple
 
 from jitunwind.agent.built import check
 from jitunwind.errors import AgentFailed, AgentMissing
+from jitunwind.region import Line
 
 GDB, LIBGCC, LIBUNWIND = 1, 2, 4
 CODE_CAME, CODE_GOES = 1, 2
+_WORDS_OF_LINE = 3
+"""In struct jitunwind_line."""
 
 
 class Published(NamedTuple):
-    """What is published of one region: the fields of struct jitunwind_region, but for rows."""
+    """What is published of one region: the fields of struct jitunwind_region, but for rows; `lines` count from behind
+    the entry."""
 
     start: int
     size: int
-    name: bytes
-    entry_name: bytes
+    name: str
+    entry_name: str
     entry_size: int
     eh_frame: bytes
-    debug_info: bytes
-    stmt_list_at: int
-    debug_abbrev: bytes
-    debug_line: bytes
+    lines: Sequence[Line]
 
 
 class Event(NamedTuple):
@@ -112,27 +113,24 @@ class Agent:
         self, regions: Sequence[Published], consumers: int, executors: bytes, offsets: tuple[int, int]
     ) -> list[int]:
         words: list[int] = []
+        line_words: list[int] = []
         data = bytearray()
+        places: dict[str, int] = {}
+
+        def place(text: str) -> int:
+            if text not in places:
+                places[text] = len(data)
+                data.extend(text.encode("utf-8", "surrogateescape").replace(b"\0", b"?") + b"\0")
+            return places[text]
+
         for each in regions:
-            parts = (
-                each.name + b"\0",
-                each.entry_name + b"\0",
-                each.eh_frame,
-                each.debug_info,
-                each.debug_abbrev,
-                each.debug_line,
-            )
-            places = []
-            for part in parts:
-                places.append(len(data))
-                data += part
-            name, entry, frames, info, abbrev, line = places
-            words += (each.start, each.size, name, entry, each.entry_size)
-            words += (0, 0, frames, len(each.eh_frame))
-            words += (info, len(each.debug_info), each.stmt_list_at)
-            words += (abbrev, len(each.debug_abbrev), line, len(each.debug_line))
-        structs = pack(f"={len(words)}Q", *words)
-        answer = self._c.publish(structs, bytes(data), consumers, executors, *offsets)
+            words += (each.start, each.size, place(each.name), place(each.entry_name), each.entry_size)
+            words += (0, 0, len(data), len(each.eh_frame), len(line_words) // _WORDS_OF_LINE, len(each.lines))
+            data += each.eh_frame
+            for offset, filename, line in each.lines:
+                line_words += (each.entry_size + offset, place(filename), line)
+        structs, lines = (pack(f"={len(each)}Q", *each) for each in (words, line_words))
+        answer = self._c.publish(structs, lines, bytes(data), consumers, executors, *offsets)
         if isinstance(answer, int):
             raise AgentFailed(_REASONS.get(answer) or os.strerror(answer))
         return list(unpack(f"={len(answer) // 8}Q", answer))

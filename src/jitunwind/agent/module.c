@@ -9,9 +9,11 @@
 #include "agent.h"
 #include "python.h"
 
-/* What describes a region in Python: struct jitunwind_region, but that pointers are offsets in a piece of data. */
-enum { REGION_WORDS = 16, NAME = 2, ENTRY_NAME = 3, EH_FRAME = 7, INFO = 9, ABBREV = 12, LINE = 14 };
+/* What describes regions and lines in Python: their structs, but that pointers are offsets in a piece of data, or, that
+   to lines, the index of the first in all of them. */
+enum { REGION_WORDS = 11, NAME = 2, ENTRY_NAME = 3, EH_FRAME = 7, LINES = 9, LINE_WORDS = 3, FILE_NAME = 1 };
 _Static_assert(sizeof(struct jitunwind_region) == REGION_WORDS * sizeof(uint64_t), "all of its fields are words");
+_Static_assert(sizeof(struct jitunwind_line) == LINE_WORDS * sizeof(uint64_t), "all of its fields are words");
 
 static PyObject *none(void)
 {
@@ -19,35 +21,43 @@ static PyObject *none(void)
     return &_Py_NoneStruct;
 }
 
-/* The regions in `words`, in memory from malloc, and how many; NULL without memory. */
-static struct jitunwind_region *regions_of(PyObject *words, PyObject *data, size_t *count)
+/* The regions in `words`, with their lines behind them, in memory from malloc, and how many; NULL without memory. */
+static struct jitunwind_region *regions_of(PyObject *words, PyObject *lines, PyObject *data, size_t *count)
 {
-    static const int pointers[] = {NAME, ENTRY_NAME, EH_FRAME, INFO, ABBREV, LINE};
-    size_t size = (size_t)PyBytes_Size(words);
-    uint64_t *copy = malloc(size + 1);
+    static const int pointers[] = {NAME, ENTRY_NAME, EH_FRAME};
+    size_t size = (size_t)PyBytes_Size(words), of_lines = (size_t)PyBytes_Size(lines);
+    uintptr_t base = (uintptr_t)PyBytes_AsString(data);
+    uint64_t *copy = malloc(size + of_lines + 1);
     if (!copy)
         return NULL;
     memcpy(copy, PyBytes_AsString(words), size);
+    uint64_t *copied_lines = copy + size / sizeof *copy;
+    memcpy(copied_lines, PyBytes_AsString(lines), of_lines);
     *count = size / sizeof(struct jitunwind_region);
-    for (size_t i = 0; i < *count; i++)
-        for (unsigned j = 0; j < sizeof pointers / sizeof *pointers; j++)
-            copy[i * REGION_WORDS + (size_t)pointers[j]] += (uintptr_t)PyBytes_AsString(data);
+    for (uint64_t *region = copy; region < copied_lines; region += REGION_WORDS) {
+        for (unsigned i = 0; i < sizeof pointers / sizeof *pointers; i++)
+            region[pointers[i]] += base;
+        region[LINES] = (uintptr_t)(copied_lines + region[LINES] * LINE_WORDS);
+    }
+    for (uint64_t *line = copied_lines; line < copied_lines + of_lines / sizeof *line; line += LINE_WORDS)
+        line[FILE_NAME] += base;
     return (struct jitunwind_region *)copy;
 }
 
-/* publish(words, data, consumers, executors, code_at, registration_at): an errno, or the handles as bytes. Where there
+/* publish(words, lines, data, consumers, executors, code_at, registration_at): an errno, or the handles as bytes. Where there
    are `executors` (address and start of the code of each), in the place of what CPython has published of them. */
 static PyObject *publish(PyObject *self, PyObject *arguments)
 {
-    PyObject *words, *data, *executors, *result = NULL;
+    PyObject *words, *lines, *data, *executors, *result = NULL;
     unsigned consumers;
     unsigned long long code_at, registration_at;
     size_t count = 0;
     int error;
     (void)self;
-    if (!PyArg_ParseTuple(arguments, "SSISKK", &words, &data, &consumers, &executors, &code_at, &registration_at))
+    if (!PyArg_ParseTuple(arguments, "SSSISKK", &words, &lines, &data, &consumers, &executors, &code_at,
+                          &registration_at))
         return NULL;
-    struct jitunwind_region *regions = regions_of(words, data, &count);
+    struct jitunwind_region *regions = regions_of(words, lines, data, &count);
     struct jitunwind_publication **handles = calloc(count + 1, sizeof *handles);
     size_t executor_count = (size_t)PyBytes_Size(executors) / sizeof(struct executor);
     if (!regions || !handles)

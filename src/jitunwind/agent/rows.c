@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "agent.h"
+#include "bytes.h"
 
 enum {
     DW_CFA_SET_LOC = 0x01,
@@ -17,7 +18,7 @@ enum {
     DW_CFA_OFFSET_EXTENDED_SF = 0x11,
     DW_CFA_DEF_CFA_SF = 0x12,
 };
-enum { LONGEST_LEB128 = 10, WORD = 8 };
+enum { WORD = 8 };
 
 /* Registers that a CFA can be counted from are those below CFA_REGISTERS: libgcc aborts at others. */
 #if defined(__x86_64__)
@@ -26,37 +27,10 @@ enum { CODE_ALIGNMENT = 1, RETURN_ADDRESS = 16, CFA_REGISTERS = 16 };
 enum { CODE_ALIGNMENT = 1, RETURN_ADDRESS = 30, CFA_REGISTERS = 32 };
 #endif
 
-static unsigned char *unsigned_leb128(unsigned char *at, uint64_t value)
-{
-    do
-        *at++ = (unsigned char)((value & 0x7f) | (value > 0x7f ? 0x80 : 0));
-    while (value >>= 7);
-    return at;
-}
-
-static unsigned char *signed_leb128(unsigned char *at, int64_t value)
-{
-    for (;;) {
-        unsigned char byte = value & 0x7f;
-        value >>= 7;
-        if ((value == 0 && !(byte & 0x40)) || (value == -1 && (byte & 0x40))) {
-            *at++ = byte;
-            return at;
-        }
-        *at++ = byte | 0x80;
-    }
-}
-
 /* An offset, factored by the data alignment factor, -1. */
 static unsigned char *factored_leb128(unsigned char *at, int64_t offset)
 {
     return signed_leb128(at, (int64_t)(0 - (uint64_t)offset));
-}
-
-static unsigned char *put(unsigned char *at, const void *data, size_t size)
-{
-    memcpy(at, data, size);
-    return at + size;
 }
 
 /* Fill an entry that begins at `start` to whole words, and write its length. */

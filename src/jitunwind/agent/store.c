@@ -43,7 +43,7 @@ static int insert(struct jitunwind_publication *publication)
     if (at < published_count && published[at]->start < publication->start + publication->size)
         return EEXIST;
     if (published_count == published_room) {
-        size_t room = published_room ? 2 * published_room : 64;
+        size_t room = published_room ? 2 * published_room : 8;
         void *larger = realloc(published, room * sizeof *published);
         if (!larger)
             return ENOMEM;
@@ -96,7 +96,10 @@ static int add_to_file(struct jitunwind_publication *publication)
         file->regions = larger;
         file->room = room;
     }
-    file->regions[file->count++] = publication;
+    unsigned at = file->count++;
+    for (; at && file->regions[at - 1]->start > publication->start; at--)
+        file->regions[at] = file->regions[at - 1];
+    file->regions[at] = publication;
     file->changed = true;
     publication->file = file;
     return 0;
@@ -108,7 +111,8 @@ static void take_from_file(struct jitunwind_publication *publication)
     unsigned at = 0;
     while (file->regions[at] != publication)
         at++;
-    file->regions[at] = file->regions[--file->count];
+    for (file->count--; at < file->count; at++)
+        file->regions[at] = file->regions[at + 1];
     file->changed = true;
     publication->file = NULL;
 }
@@ -157,21 +161,6 @@ static int announce_changes(void)
     return error;
 }
 
-/* One unit, of DWARF 5's 32-bit form, and all that it needs (DWARF 5 section 7.5.1.1). */
-static bool lines_sensible(const struct jitunwind_region *region)
-{
-    enum { HEADER = 12 };
-    struct {
-        uint32_t length;
-        uint16_t version;
-    } unit;
-    if (region->debug_info_size < HEADER + 4 || !region->debug_abbrev_size || !region->debug_line_size ||
-        region->stmt_list_at < HEADER || region->stmt_list_at > region->debug_info_size - 4)
-        return false;
-    memcpy(&unit, region->debug_info, sizeof unit);
-    return unit.version == 5 && (uint64_t)unit.length + 4 == region->debug_info_size;
-}
-
 static bool sensible(const struct jitunwind_region *region)
 {
     if (!region->name || !region->size || region->start + region->size < region->start)
@@ -179,7 +168,7 @@ static bool sensible(const struct jitunwind_region *region)
     size_t entry = region->entry_size;
     if (entry && (!region->entry_name || entry >= region->size || entry > UINT32_MAX))
         return false;
-    if (region->debug_info_size && !lines_sensible(region))
+    if (!lines_sensible(region))
         return false;
     return region->row_count || (region->eh_frame_size < UINT32_MAX && frames_sensible(region));
 }

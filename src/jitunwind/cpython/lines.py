@@ -6,27 +6,19 @@ next one.
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from jitunwind.cpython.objects import CodeObject, Objects
 from jitunwind.cpython.stencils import Store
+from jitunwind.region import Line
 
 
-class LineRow(NamedTuple):
-    """From `offset` in the region on, the code runs `line` of `filename`."""
-
-    offset: int
-    filename: str
-    line: int
-
-
-def line_rows(stores: Iterable[Store], objects: Objects, owner: CodeObject | None) -> list[LineRow]:
+def line_rows(stores: Iterable[Store], objects: Objects, owner: CodeObject | None) -> list[Line]:
     """The lines of one region's machine code, which has these stores, both by rising offset, the first line at 0;
     empty where none is known.
 
     `owner`: the code object that the executor was made for.
     """
-    rows: list[LineRow] = []
+    rows: list[Line] = []
     current = owner
     for offset, address, within in stores:
         if address is not None:
@@ -37,7 +29,7 @@ def line_rows(stores: Iterable[Store], objects: Objects, owner: CodeObject | Non
             continue
         line = current.line_at(address if address is not None else current.bytecode + within)
         if line is not None and (not rows or rows[-1][1:] != (current.filename, line)):
-            rows.append(LineRow(offset, current.filename, line))
+            rows.append(Line(offset, current.filename, line))
     if rows:
         rows[0] = rows[0]._replace(offset=0)
     return rows

@@ -23,12 +23,12 @@ from jitunwind.cpython.executors import (
     read_executor,
 )
 from jitunwind.cpython.layout import Layout
-from jitunwind.cpython.lines import LineRow, first_code, line_rows
+from jitunwind.cpython.lines import first_code, line_rows
 from jitunwind.cpython.objects import CodeObject, Objects
 from jitunwind.cpython.stencils import Store
 from jitunwind.errors import UnreadableMemory
 from jitunwind.memory import Mapping, Memory
-from jitunwind.region import Region, RegionKind
+from jitunwind.region import Line, Region, RegionKind
 
 PAGE = 4096
 _KERNEL = 1 << 63
@@ -83,7 +83,7 @@ class Regions:
         self._verified: set[int] = set()
         self._code_of: dict[int, CodeObject | None] = {}
         self._stores_of: dict[int, list[Store]] = {}
-        self._lines: dict[int, list[LineRow]] = {}
+        self._lines: dict[int, list[Line]] = {}
         self._parts: dict[int, list[Region]] = {}
         self._look()
 
@@ -295,14 +295,14 @@ class Regions:
         path = next((m.path for m in mappings if m.start <= runtime < m.end), "")
         return next((m for m in mappings if m.executable and m.path == path), None) if path else None
 
-    def lines(self, jit_code: JitCode) -> list[LineRow]:
+    def lines(self, jit_code: JitCode) -> list[Line]:
         """The Python lines of an executor's machine code."""
         if jit_code.start not in self._lines:
             owner = self.code_object(jit_code)
             self._lines[jit_code.start] = line_rows(self._stores(jit_code), self.objects, owner)
         return self._lines[jit_code.start]
 
-    def lines_of_part(self, jit_code: JitCode, part: Region) -> list[LineRow]:
+    def lines_of_part(self, jit_code: JitCode, part: Region) -> list[Line]:
         """The Python lines of one of its `parts`, from the part's own start; a shim has none."""
         if part.kind is RegionKind.SHIM:
             return []

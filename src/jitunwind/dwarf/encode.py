@@ -6,7 +6,7 @@ section 6.4.2 (instructions), LSB core 5.0 section 10.6.1 (entries).
 
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -39,6 +39,10 @@ _ABSOLUTE = PointerFormat.ABSPTR
 """How FDEs have their addresses: from their own place, or as they are; 64 bits wide. Four bytes would not do: JIT
 code and the heap, where what is published lies, are often more than 2 GiB apart."""
 _MOST_KNOWN = 1 << 12
+_SOON = 5
+"""Rows from one on, among which it is looked for again."""
+_SHORT_CHANGE = 3
+"""Bytes: what is not longer is not worth remembering a row, which takes two."""
 _CIE_VERSION = 1
 """LSB core 5.0, section 10.6.1.1: the return address's register is one byte."""
 
@@ -177,20 +181,38 @@ class _Common:
         (_, last), *others = piece.rows
         out = bytearray(self._rule_changes(self._cfa, last.cfa, self._initial, self._rules(last)))
         out += _NEGATE if last.signed is not None else b""
-        at = 0
-        for offset, row in others:
-            # By identity, and kept alive: hashing rows would take longer than all else.
-            known = self._changes.get((id(last), id(row)))
-            if known is None:
-                change = self._rule_changes(last.cfa, row.cfa, self._rules(last), self._rules(row))
-                if (last.signed is None) != (row.signed is None):
-                    change += _NEGATE
-                if len(self._changes) > _MOST_KNOWN:
-                    self._changes.clear()
-                known = self._changes[id(last), id(row)] = (change, last, row)
-            out += _advance((offset - at) // self._scale) + known[0]
+        at = back = 0
+        for index, (offset, row) in enumerate(others, 1):
+            out += _advance((offset - at) // self._scale)
+            if index == back:
+                out += _RESTORE_STATE
+            else:
+                if back < index and (back := self._return(piece.rows, index - 1)):
+                    out += _REMEMBER_STATE
+                out += self._change(last, row)
             at, last = offset, row
         return bytes(out)
+
+    def _change(self, last: Row, row: Row) -> bytes:
+        """What makes one row another."""
+        # By identity, and kept alive: hashing rows would take longer than all else.
+        known = self._changes.get((id(last), id(row)))
+        if known is None:
+            change = self._rule_changes(last.cfa, row.cfa, self._rules(last), self._rules(row))
+            if (last.signed is None) != (row.signed is None):
+                change += _NEGATE
+            if len(self._changes) > _MOST_KNOWN:
+                self._changes.clear()
+            known = self._changes[id(last), id(row)] = (change, last, row)
+        return known[0]
+
+    def _return(self, rows: Sequence[tuple[int, Row]], index: int) -> int:
+        """Where soon the row at `index` is come back to, if it is shorter to have it remembered until then; else 0."""
+        row = rows[index][1]
+        for back in range(index + 2, min(index + _SOON, len(rows))):
+            if rows[back][1] is row:
+                return back if len(self._change(rows[back - 1][1], row)) > _SHORT_CHANGE else 0
+        return 0
 
     def _rules(self, row: Row) -> _Rules:
         return {**self._spoken, **dict(row.rules)}
@@ -239,6 +261,7 @@ _common = lru_cache(maxsize=32)(_Common)
 
 
 _NEGATE = bytes([CallFrame.AARCH64_NEGATE_RA_STATE])
+_REMEMBER_STATE, _RESTORE_STATE = bytes([CallFrame.REMEMBER_STATE]), bytes([CallFrame.RESTORE_STATE])
 
 
 def _operation(opcode: CallFrame, *operands: int) -> bytes:

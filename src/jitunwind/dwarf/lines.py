@@ -10,14 +10,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from jitunwind.dwarf.leb128 import signed, unsigned
-
-
-class Line(NamedTuple):
-    """From `offset` in the function on, the code is `line` of `filename`."""
-
-    offset: int
-    filename: str
-    line: int
+from jitunwind.region import Line
 
 
 class Function(NamedTuple):
@@ -112,7 +105,7 @@ def _abbreviation(code: int, tag: _Tag, children: bool, attributes: Sequence[tup
     return unsigned(code) + unsigned(tag) + bytes([children]) + pairs + b"\0\0"
 
 
-ABBREVIATIONS = (
+_ABBREVIATIONS = (
     _abbreviation(1, _Tag.COMPILE_UNIT, True, _COMPILE_UNIT)
     + _abbreviation(2, _Tag.SUBPROGRAM, False, _SUBPROGRAM)
     + b"\0"
@@ -128,35 +121,19 @@ def encode(functions: Sequence[Function]) -> DebugSections:
     """The debugging sections of `functions`, for 64-bit little-endian targets."""
     info, line = bytearray(), bytearray()
     for function in functions:
-        info += _unit(function, len(line))[0]
+        info += _unit(function, len(line))
         line += _line_program(function)
-    return DebugSections(ABBREVIATIONS, bytes(info), bytes(line))
+    return DebugSections(_ABBREVIATIONS, bytes(info), bytes(line))
 
 
-class Unit(NamedTuple):
-    """One function's unit and line program, to be put among others: at `stmt_list_at` in `info` stands where in
-    its section the line program is (4 bytes), and with `ABBREVIATIONS` elsewhere, so does bytes 8 to 11."""
-
-    info: bytes
-    line: bytes
-    stmt_list_at: int
-
-
-def unit(function: Function) -> Unit:
-    """The debugging information of one function, to begin its sections."""
-    info, stmt_list_at = _unit(function, 0)
-    return Unit(info, _line_program(function), stmt_list_at)
-
-
-def _unit(function: Function, line_offset: int) -> tuple[bytes, int]:
-    """The unit, and where in it `line_offset` stands."""
+def _unit(function: Function, line_offset: int) -> bytes:
     extent = struct.pack("<Q", function.start) + unsigned(function.size)
     filename = function.lines[0].filename if function.lines else function.name
     before = b"\x01" + struct.pack("<H", _LANGUAGE_C11) + _string(filename) + extent
     after = b"\x02" + _string(function.name) + extent + b"\0"
     dies = before + struct.pack("<I", line_offset) + after
     header = struct.pack("<HBBI", 5, _UNIT_COMPILE, 8, 0)  # version, unit type, address size, abbreviations
-    return struct.pack("<I", len(header) + len(dies)) + header + dies, 4 + len(header) + len(before)
+    return struct.pack("<I", len(header) + len(dies)) + header + dies
 
 
 def _line_program(function: Function) -> bytes:

@@ -14,7 +14,6 @@ from jitunwind.arch import Architecture
 from jitunwind.dwarf.encode import eh_frame
 from jitunwind.dwarf.lines import Function, encode
 from jitunwind.elf.machine import Machine
-from jitunwind.elf.symbols import symbol_name
 from jitunwind.rows import WORD, UnwindTable
 
 
@@ -66,6 +65,15 @@ class _Strings:
             self._offsets[text] = len(self.data)
             self.data += text.encode("utf-8", "surrogateescape").replace(b"\0", b"?") + b"\0"
         return self._offsets[text]
+
+
+def symbol_name(name: str) -> str:
+    """`name`, so that GDB does not take its end for a compiler's suffix.
+
+    GDB tries to decode each ELF symbol as Ada and prints "hot.py" as "hot[py]" (remove_compiler_suffix in
+    gdb/ada-lang.c); a space behind it stops that. Names in DWARF are left alone by it.
+    """
+    return name + " " if name.rpartition(".")[2].isalpha() and "." in name else name
 
 
 def symbol_file(machine: Machine, functions: Sequence[Function]) -> bytes:

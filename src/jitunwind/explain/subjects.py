@@ -10,11 +10,10 @@ from jitunwind.arch import Architecture, known
 from jitunwind.audit.instructions import Instructions
 from jitunwind.audit.tables import shim_table, shim_table_in
 from jitunwind.cpython.dump import Dump
-from jitunwind.cpython.lines import LineRow
 from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.cpython.uops import MicroOp, MicroOps, Place
 from jitunwind.errors import CorruptState, JitunwindError, UnreadableMemory
-from jitunwind.region import Region
+from jitunwind.region import Line, Region
 from jitunwind.rows import Row, Unknown, UnwindTable
 
 _NO_SHIM = Unknown("this interpreter's _PyJIT_Entry is not to be found")
@@ -50,7 +49,7 @@ class Subject(Protocol):
     def pieces(self, code: JitCode) -> list[Piece] | Unknown:
         """A region's micro-ops, one behind the other."""
 
-    def lines(self, code: JitCode) -> list[LineRow]:
+    def lines(self, code: JitCode) -> list[Line]:
         """The Python lines that a region's machine code tells by itself."""
 
     def shim_row(self) -> Row | Unknown:
@@ -116,7 +115,7 @@ class OfDump:
     def pieces(self, code: JitCode) -> list[Piece] | Unknown:
         return _ONLY_CODE
 
-    def lines(self, code: JitCode) -> list[LineRow]:
+    def lines(self, code: JitCode) -> list[Line]:
         return []
 
     def shim_row(self) -> Row | Unknown:

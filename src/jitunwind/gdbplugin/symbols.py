@@ -17,7 +17,7 @@ import gdb
 
 from jitunwind.arch import Architecture
 from jitunwind.cpython.regions import JitCode, Regions
-from jitunwind.dwarf.lines import Function, Line
+from jitunwind.dwarf.lines import Function
 from jitunwind.elf.image import MOST_FUNCTIONS, symbol_file
 from jitunwind.gdbplugin.inferior import OWN_FILES, Inferior, is_core
 from jitunwind.gdbplugin.session import follow, name_of, session
@@ -89,8 +89,9 @@ def _functions(jit_codes: list[JitCode], shim: Region | None, regions: Regions) 
     functions = []
     for jit_code in sorted(jit_codes, key=lambda each: each.start):
         for part in regions.parts(jit_code):
-            lines = [Line(*row) for row in regions.lines_of_part(jit_code, part)]
-            functions.append(Function(part.name, part.start, part.size, lines))
+            functions.append(
+                Function(part.name, part.start, part.size, regions.lines_of_part(jit_code, part))
+            )
     if shim is not None:
         functions.append(Function(shim.name, shim.start, shim.size, []))
     return functions

@@ -5,12 +5,8 @@ from collections.abc import Sequence
 from jitunwind.agent.library import Published
 from jitunwind.arch import Architecture
 from jitunwind.dwarf.encode import eh_frame
-from jitunwind.dwarf.lines import ABBREVIATIONS, Function, Line, Unit, unit
-from jitunwind.elf.symbols import symbol_name
-from jitunwind.region import Region
+from jitunwind.region import Line, Region
 from jitunwind.rows import Row, Unknown, UnwindTable
-
-NO_UNIT = Unit(b"", b"", 0)
 
 
 def frames_of(arch: Architecture, start: int, table: UnwindTable) -> bytes:
@@ -26,22 +22,8 @@ def described(
     `before` is code that ends where it starts, of which `frames` tell, too: they are published as one.
     """
     entry = before or Region(region.start, 0, "")
-    symbol = symbol_name(region.name)
-    # Debuggers take a name from the unit before that of the symbol; where both say the same, it is not needed.
-    needs_unit = lines or symbol != region.name
-    info = unit(Function(region.name, region.start, region.size, lines)) if needs_unit else NO_UNIT
-    return Published(
-        start=entry.start,
-        size=region.end - entry.start,
-        name=_bytes(symbol),
-        entry_name=_bytes(symbol_name(entry.name)),
-        entry_size=entry.size,
-        eh_frame=frames,
-        debug_info=info.info,
-        stmt_list_at=info.stmt_list_at,
-        debug_abbrev=ABBREVIATIONS if needs_unit else b"",
-        debug_line=info.line,
-    )
+    size = region.end - entry.start
+    return Published(entry.start, size, region.name, entry.name, entry.size, frames, lines)
 
 
 def _in_one_piece(table: UnwindTable) -> UnwindTable:
@@ -59,7 +41,3 @@ def _in_one_piece(table: UnwindTable) -> UnwindTable:
             rows[index] = Row(before.cfa, ())
         before = rows[index]
     return UnwindTable(table.size, table.offsets, [*rows, *table.rows[len(rows) :]])
-
-
-def _bytes(name: str) -> bytes:
-    return name.encode("utf-8", "surrogateescape").replace(b"\0", b"?")

@@ -7,11 +7,10 @@ from typing import Literal
 
 from jitunwind.agent.library import GDB, LIBGCC, LIBUNWIND, agent
 from jitunwind.arch.known import decoder, native
-from jitunwind.dwarf.lines import Line
 from jitunwind.publishing.described import described, frames_of
 from jitunwind.publishing.invariant import FramePointer
 from jitunwind.recover.table import recover
-from jitunwind.region import Region
+from jitunwind.region import Line, Region
 from jitunwind.rows import UnwindTable
 
 CONSUMERS = {"gdb": GDB, "libgcc": LIBGCC, "libunwind": LIBUNWIND}
