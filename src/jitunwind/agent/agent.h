@@ -62,7 +62,9 @@ unsigned char *lines_put_unit(unsigned char *at, uint64_t start, uint64_t size, 
 struct strings {
     char *data;
     size_t size, room;
-    uint32_t *slots;
+    struct slot {
+        uint32_t hash, at; /* 0: empty */
+    } *slots;
     size_t slot_count, used;
 };
 /* `first` is what it begins with, and not to be found. False without memory. */

@@ -149,6 +149,19 @@ void debugger_unregister(struct jit_code_entry *entry)
     tell(JIT_UNREGISTER, entry);
 }
 
+/* Whether a debugger has put a breakpoint where it is told of changes: without one, none listens. */
+static bool has_breakpoint(void)
+{
+#if defined(__x86_64__)
+    static const unsigned char breakpoint[] = {0xcc}; /* int3 */
+#else
+    static const unsigned char breakpoint[] = {0x00, 0x00, 0x20, 0xd4}; /* brk #0 */
+#endif
+    void *function;
+    memcpy(&function, &announce, sizeof function);
+    return !memcmp(function, breakpoint, sizeof breakpoint);
+}
+
 /* Whether the process is being traced by LLDB. */
 static bool is_lldb_attached(void)
 {
@@ -173,7 +186,7 @@ static bool is_lldb_attached(void)
    first. But when LLDB lets go of a file, it forgets what lies at the same addresses in others. */
 void debugger_replace(struct jit_code_entry *old, struct jit_code_entry *new)
 {
-    if (old && new && is_lldb_attached()) {
+    if (old && new && has_breakpoint() && is_lldb_attached()) {
         debugger_unregister(old);
         old = NULL;
     }

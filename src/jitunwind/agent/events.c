@@ -47,7 +47,7 @@ static _Atomic bool wanted;   /* there is something to do; the attendant's own c
 static bool has_attended;     /* the attendant's own */
 static _Thread_local bool attending;
 
-enum { GATHERING_MS = 30, PATIENCE_MS = 100 };
+enum { GATHERING_MS = 50, PATIENCE_MS = 100 };
 
 static bool append(uint64_t kind, uint64_t start, uint64_t size)
 {

@@ -5,6 +5,7 @@ it, which say nothing to an unwinder.
 """
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from jitunwind.arch import Architecture
@@ -15,18 +16,25 @@ from jitunwind.publishing.described import frames_of
 from jitunwind.recover.table import recover
 
 _MOST = 512
-_CONSTANTS = {"x86_64": re.compile(rb"([\x48\x49][\xb8-\xbf]).{8}", re.DOTALL)}
-"""`movabs`: constants that are bytes of their own (AMD64 manual, volume 3, MOV). On AArch64 they are parts of
-instructions."""
+_MOST_OF_A_SIZE = 8
+_HAVE_CONSTANTS = ("x86_64",)
+"""Where constants are bytes of their own, those of `movabs`. On AArch64 they are parts of instructions."""
+_MOVABS = re.compile(rb"[\x48\x49][\xb8-\xbf].{8}", re.DOTALL)
+_CONSTANT_AT, _CONSTANT_SIZE = 2, 8
+"""In a `movabs`: REX.W, B8 + register, the constant (AMD64 manual, volume 3, MOV)."""
 
 
 class _Known(NamedTuple):
-    """The frames of an executor's code, at `start`; whether the constants left out are known to be
-    instructions' own, and no bytes of others that look so."""
+    """The frames of an executor's code, at `start`; the pieces between its constants, and their hash."""
 
     start: int
     frames: bytes
-    is_sure: bool
+    pieces: Sequence[tuple[int, int]]
+    rest: int
+
+    def is_of(self, code: bytes) -> bool:
+        """Whether that code is the same but for the constants."""
+        return _hash_of(code, self.pieces) == self.rest
 
 
 class Frames:
@@ -35,44 +43,43 @@ class Frames:
     def __init__(self, arch: Architecture) -> None:
         self._arch = arch
         self._decode = decoder(arch)
-        self._constants = _CONSTANTS.get(arch.name)
-        self._sizes: set[int] = set()
-        self._known: dict[tuple[int, int, int], _Known] = {}
+        self._of_size: dict[tuple[int, int], list[_Known]] = {}
+        """By the sizes of the shim and of all, padding aside: nothing yet, where one such code has been met."""
 
     def of(self, code: JitCode) -> bytes:
         """Those of all its code, to lie anywhere."""
-        key = self._key(code)
-        if key is None:
+        size = code.shim_size, len(code.code.rstrip(b"\0"))
+        known = self._of_size.get(size)
+        if known is None or self._arch.name not in _HAVE_CONSTANTS:
+            if len(self._of_size) >= _MOST:
+                self._of_size.clear()
+            self._of_size[size] = []
             return self._recovered(code)
-        known = self._known.get(key)
-        if known is not None and not known.is_sure:
-            known = known._replace(is_sure=True) if self._has_only_constants(code) else None
-        if known is None:
-            known = _Known(code.start, self._recovered(code), False)
-        if len(self._known) >= _MOST:
-            self._known.clear()
-        self._known[key] = known
-        return moved(known.frames, code.start - known.start)
+        for each in known:
+            if each.is_of(code.code):
+                return moved(each.frames, code.start - each.start)
+        frames, pieces = self._recovered(code), self._pieces(code)
+        del known[: 1 - _MOST_OF_A_SIZE]
+        known.append(_Known(code.start, frames, pieces, _hash_of(code.code, pieces)))
+        return frames
 
-    def _key(self, code: JitCode) -> tuple[int, int, int] | None:
-        """What is the same in all such code; None, where none of its size has been met."""
-        size = len(code.code.rstrip(b"\0"))
-        if self._constants is None or size not in self._sizes:
-            self._sizes.add(size)
-            return None
-        rest = b"".join(self._constants.split(code.code))
-        return code.shim_size, len(rest), hash(rest)
-
-    def _has_only_constants(self, code: JitCode) -> bool:
-        """Whether all that `_key` leaves out are constants of instructions, or lies behind the last of them. Then so
-        it is in all code of that key: byte by byte the same is decoded there."""
+    def _pieces(self, code: JitCode) -> Sequence[tuple[int, int]]:
+        """What is left of `code` between the constants of instructions, and what looks so behind all that is reached.
+        Other code that is the same there is decoded the same, instruction by instruction."""
         starts: set[int] = set()
         for entry, convention in code.entries(self._arch).items():
             starts.update(self._decode(code.code, entry, convention.kept)[1])
         end = max(starts)
-        places = (match.start() for match in self._constants.finditer(code.code)) if self._constants else ()
-        return all(place in starts or place > end for place in places)
+        places = (match.start() for match in _MOVABS.finditer(code.code))
+        constants = [place + _CONSTANT_AT for place in places if place in starts or place > end]
+        return list(
+            zip([0, *(at + _CONSTANT_SIZE for at in constants)], [*constants, code.size], strict=True)
+        )
 
     def _recovered(self, code: JitCode) -> bytes:
         table = recover(self._arch, code.code, self._decode, code.entries(self._arch))
         return frames_of(self._arch, code.start, table)
+
+
+def _hash_of(code: bytes, pieces: Sequence[tuple[int, int]]) -> int:
+    return hash(b"".join([code[start:end] for start, end in pieces]))

@@ -7,38 +7,49 @@
 
 enum { FIRST_SLOTS = 64 };
 
-static uint64_t hashed(uint64_t hash, const char *text) /* FNV-1a */
+static uint64_t hashed(uint64_t hash, const char *text)
 {
-    for (; *text; text++)
-        hash = (hash ^ (unsigned char)*text) * 0x100000001b3;
-    return hash;
+    enum { FACTOR = 0x9e3779b1 }; /* a prime near 2^32 / 1.618 */
+    size_t length = strlen(text);
+    uint64_t word = 0;
+    for (; length >= sizeof word; text += sizeof word, length -= sizeof word) {
+        memcpy(&word, text, sizeof word);
+        hash = (hash ^ word) * FACTOR;
+        hash ^= hash >> 32;
+    }
+    for (; length; text++, length--)
+        hash = (hash ^ (unsigned char)*text) * FACTOR;
+    return hash ^ hash >> 32;
 }
 
 /* Where `text` and `end` in one are, or belong. */
-static size_t slot_of(const struct strings *table, const char *text, const char *end)
+static struct slot *slot_of(const struct strings *table, uint32_t hash, const char *text, const char *end)
 {
-    uint64_t hash = hashed(hashed(0xcbf29ce484222325, text), end);
-    size_t slot = (size_t)(hash ^ hash >> 32), mask = table->slot_count - 1, length = strlen(text);
-    for (;; slot++) {
-        const char *there = table->data + table->slots[slot & mask];
-        if (!table->slots[slot & mask] || (!strncmp(there, text, length) && !strcmp(there + length, end)))
-            return slot & mask;
+    size_t mask = table->slot_count - 1, length = strlen(text);
+    for (size_t place = hash;; place++) {
+        struct slot *slot = &table->slots[place & mask];
+        const char *there = table->data + slot->at;
+        if (!slot->at || (slot->hash == hash && !strncmp(there, text, length) && !strcmp(there + length, end)))
+            return slot;
     }
 }
 
 static bool make_slots(struct strings *table)
 {
-    uint32_t *old = table->slots;
-    size_t count = table->slot_count;
-    uint32_t *slots = calloc(count ? 2 * count : FIRST_SLOTS, sizeof *slots);
+    size_t count = table->slot_count ? 2 * table->slot_count : FIRST_SLOTS;
+    struct slot *slots = calloc(count, sizeof *slots);
     if (!slots)
         return false;
+    for (const struct slot *old = table->slots; old < table->slots + table->slot_count; old++) {
+        size_t place = old->hash;
+        while (old->at && slots[place & (count - 1)].at)
+            place++;
+        if (old->at)
+            slots[place & (count - 1)] = *old;
+    }
+    free(table->slots);
     table->slots = slots;
-    table->slot_count = count ? 2 * count : FIRST_SLOTS;
-    for (size_t i = 0; i < count; i++)
-        if (old[i])
-            slots[slot_of(table, table->data + old[i], "")] = old[i];
-    free(old);
+    table->slot_count = count;
     return true;
 }
 
@@ -65,17 +76,19 @@ bool strings_begin(struct strings *table, const char *first, size_t size)
 
 uint32_t strings_add(struct strings *table, const char *text, const char *end)
 {
-    size_t slot = slot_of(table, text, end), size = table->size;
-    if (table->slots[slot])
-        return table->slots[slot];
+    uint32_t hash = (uint32_t)hashed(hashed(0, text), end), at = (uint32_t)table->size;
     if (table->used >= table->slot_count / 2 && !make_slots(table))
         return 0;
+    struct slot *slot = slot_of(table, hash, text, end);
+    if (slot->at)
+        return slot->at;
     if (!append(table, text, strlen(text)) || !append(table, end, strlen(end) + 1)) {
-        table->size = size;
+        table->size = at;
         return 0;
     }
     table->used++;
-    return table->slots[slot_of(table, text, end)] = (uint32_t)size; /* the slots may be new */
+    *slot = (struct slot){hash, at};
+    return at;
 }
 
 void strings_end(struct strings *table)

@@ -171,16 +171,30 @@ def _add(memory: Memory, objects: Objects, of: ExecutorLayout, address: int, fou
     return False
 
 
-def exits_of(memory: Memory, layout: ExecutorLayout, executor: Executor) -> list[int] | None:
-    """The addresses of the executors that the side exits of this one lead to; None, if it is not there any more."""
-    begin = layout.exits // WORD
+class Exits:
+    """The side exits of an executor, `begin` bytes behind the start of its `data`."""
+
+    def __init__(self, data: bytes, begin: int) -> None:
+        self._data, self._begin = data, begin
+
+    def may_lead_to(self, address: int) -> bool:
+        """False: none leads to the executor at that address. This is quick."""
+        return self._data.find(address.to_bytes(WORD, "little"), self._begin) >= 0
+
+    @property
+    def targets(self) -> list[int]:
+        """The addresses of the executors that they lead to."""
+        words = struct.unpack(f"<{(len(self._data) - self._begin) // WORD}Q", self._data[self._begin :])
+        return [target for target in words[EXIT_EXECUTOR // WORD :: EXIT_SIZE // WORD] if target]
+
+
+def exits_of(memory: Memory, layout: ExecutorLayout, executor: Executor) -> Exits | None:
+    """The side exits of this one; None, if it is not there any more."""
     try:
-        words = memory.words(executor.address, begin + executor.exit_count * EXIT_SIZE // WORD)
+        data = memory.checked_read(executor.address, layout.exits + executor.exit_count * EXIT_SIZE)
     except UnreadableMemory:
         return None
-    if words[layout.jit_code // WORD] != executor.jit_code:
-        return None
-    return [target for target in words[begin + EXIT_EXECUTOR // WORD :: EXIT_SIZE // WORD] if target]
+    return Exits(data, layout.exits) if _word(data, layout.jit_code)[0] == executor.jit_code else None
 
 
 def code_by_executor(
@@ -195,7 +209,8 @@ def code_by_executor(
     pending = [by_address[address] for address in owner]
     while pending:
         executor = pending.pop()
-        for target in exits_of(memory, layout, executor) or ():
+        exits = exits_of(memory, layout, executor)
+        for target in exits.targets if exits is not None else ():
             if target in by_address and target not in owner:
                 owner[target] = owner[executor.address]
                 pending.append(by_address[target])

@@ -66,10 +66,12 @@ class Newcomers(Regions):
         found = {each.address: each.code for each in new if each.code}
         self._remember(new, found)
         children = {each.address for each in new if not each.code}
-        while children and (known := self._children_of_known(children)):
+        parents = list(self._parents.values())
+        while children and parents and (known := self._children_of(parents, children)):
             found.update(known)
             self._remember(new, known)
             children -= known.keys()
+            parents = [self._parents[address] for address in known]
         return found
 
     def _remember(self, executors: Sequence[Executor], codes: dict[int, int]) -> None:
@@ -81,16 +83,16 @@ class Newcomers(Regions):
         for address in list(self._parents)[:-MOST_PARENTS]:
             del self._parents[address]
 
-    def _children_of_known(self, children: set[int]) -> dict[int, int]:
-        """Those of `children` that an exit of a known executor leads to, with its code object; the newest known
-        are asked first."""
+    def _children_of(self, parents: Sequence[Executor], children: set[int]) -> dict[int, int]:
+        """Those of `children` that an exit of one of `parents` leads to, with its code object; the last are asked
+        first."""
         found: dict[int, int] = {}
-        for parent in reversed(list(self._parents.values())):
+        for parent in reversed(parents):
             if len(found) == len(children):
                 break
             exits = exits_of(self.memory, self.layout.executor, parent)
             if exits is None:
                 del self._parents[parent.address]
-            else:
-                found.update(dict.fromkeys(children.intersection(exits), parent.code))
+            elif any(map(exits.may_lead_to, children)):
+                found.update(dict.fromkeys(children.intersection(exits.targets), parent.code))
         return found

@@ -67,25 +67,25 @@ def frame_register(layout: Layout) -> int:
 class _Stores(NamedTuple):
     """How stencils store the instruction pointer into the frame that one register holds."""
 
-    immediate: re.Pattern[bytes]
-    """movabs $address,%r; mov %r,instr_ptr(%frame)"""
-    computed: re.Pattern[bytes]
-    """movabs $offset,%r … add $co_code_adaptive,%r"""
+    move: re.Pattern[bytes]
+    """Of `mov %r,instr_ptr(%frame)` all but the first byte: a search for a literal one is quick."""
+    base: bytes
+    """Of `add $co_code_adaptive,%r` the immediate."""
+
+
+_MOVABS = re.compile(rb"[\x48\x49][\xb8-\xbf]")
+_MOVABS_SIZE = 10
+_FIRST_OF_MOVE = b"\x49\x4d"
+"""REX.W + REX.B, as the frame is in r12 or r13; + REX.R."""
 
 
 @cache
 def _stores(frame_register: int, instr_ptr: int, bytecode: int) -> _Stores:
     low = frame_register & 7
-    move_to_frame = rb"[\x49\x4d]\x89"  # REX.W + REX.B (the frame is in r12 or r13) 89 /r
     forms = bytes(0x40 | source << 3 | low for source in range(8))  # mod 01: disp8
     index = b"\x24" if low == 4 else b""  # r12 as a base needs a SIB byte
-    store = move_to_frame + b"[" + re.escape(forms) + b"]" + re.escape(index + bytes([instr_ptr]))
-    movabs = rb"[\x48\x49][\xb8-\xbf](.{8})"
-    base = re.escape(bytecode.to_bytes(4, "little"))
-    return _Stores(
-        re.compile(movabs + store, re.DOTALL),
-        re.compile(movabs + b".{0,%d}?" % _LONGEST_COMPUTATION + base, re.DOTALL),
-    )
+    move = rb"\x89[" + re.escape(forms) + rb"]" + re.escape(index + bytes([instr_ptr]))
+    return _Stores(re.compile(move), bytecode.to_bytes(4, "little"))
 
 
 def stores(code: bytes, start: int, layout: Layout) -> Iterator[Store]:
@@ -94,10 +94,17 @@ def stores(code: bytes, start: int, layout: Layout) -> Iterator[Store]:
         layout.offsets["interpreter_frame.instr_ptr"],
         layout.offsets["code_object.co_code_adaptive"],
     )
-    for match in of.immediate.finditer(code):
-        yield Store(match.end(), int.from_bytes(match[1], "little"))
-    for match in of.computed.finditer(code):
-        yield Store(match.end(), None, int.from_bytes(match[1], "little") * CODE_UNIT)
+    for move in of.move.finditer(code):  # movabs $address,%r; mov %r,instr_ptr(%frame)
+        at = move.start() - 1
+        movabs = at - _MOVABS_SIZE
+        if movabs >= 0 and code[at] in _FIRST_OF_MOVE and _MOVABS.match(code, movabs):
+            yield Store(move.end(), int.from_bytes(code[movabs + 2 : at], "little"))
+    base = -1
+    while (base := code.find(of.base, base + 1)) >= 0:  # movabs $offset,%r … add $co_code_adaptive,%r
+        found = _MOVABS.search(code, max(base - _LONGEST_COMPUTATION - _MOVABS_SIZE, 0), base)
+        if found and found.end() + 8 <= base:
+            within = int.from_bytes(code[found.end() : found.end() + 8], "little")
+            yield Store(base + len(of.base), None, within * CODE_UNIT)
 
 
 def names(code: bytes, start: int, begin: int, end: int, value: int, layout: Layout) -> bool:
