@@ -15,14 +15,21 @@
 /* One published region. */
 struct jitunwind_publication {
     uint64_t start, size;
-    unsigned char *frames;        /* .eh_frame entries and a terminator: they stay where they are */
     struct dynamic_info *dynamic; /* for JITUNWIND_LIBUNWIND */
     struct symbol_file *file;     /* for JITUNWIND_GDB */
-    /* What its file says of it: as it was given, and from then on NULL and where it is in the file's image. */
-    const struct jitunwind_region *given;
-    uint32_t name_at, entry_name_at, entry_size, program_at;
-    uint32_t frames_size; /* without the terminator */
-    uint32_t consumers;
+    /* What its file says of it: as it was given, and from then on where it is in the file's image. */
+    union {
+        const struct jitunwind_region *given;
+        struct {
+            uint32_t name_at, entry_name_at;
+        };
+    };
+    bool is_new; /* it is `given` */
+    uint8_t consumers;
+    uint32_t entry_size, program_at;
+    uint32_t frames_size;   /* without the terminator */
+    const struct cie *cie;  /* that all of the frames point to; NULL: they have their own among them */
+    unsigned char frames[]; /* .eh_frame entries and a terminator: they stay where they are */
 };
 
 /* One symbol file, which holds many regions. */
@@ -62,7 +69,7 @@ unsigned char *lines_put_unit(unsigned char *at, uint64_t start, uint64_t size, 
 struct strings {
     char *data;
     size_t size, room;
-    struct slot {
+    struct string_slot {
         uint32_t hash, at; /* 0: empty */
     } *slots;
     size_t slot_count, used;
@@ -80,15 +87,27 @@ void debugger_unlock(int state);
 void debugger_unregister(struct jit_code_entry *entry);
 void debugger_replace(struct jit_code_entry *old, struct jit_code_entry *new); /* either may be NULL */
 
-/* frames.c: unwinders inside the process. `frames` are .eh_frame entries with a terminator behind them, in memory
-   from malloc; libunwind's are freed some time after `libunwind_cancel`. */
+/* frames.c: unwinders inside the process. `frames` are .eh_frame entries with a terminator behind them. */
 bool libgcc_find(void);
 void libgcc_register(void *frames);
 void libgcc_deregister(void *frames);
 bool libunwind_find(void);
 struct dynamic_info *libunwind_register(const struct jitunwind_publication *publication);
-void libunwind_cancel(struct dynamic_info *info);
+void libunwind_cancel(struct jitunwind_publication *publication); /* which is freed some time later */
 bool frames_sensible(const struct jitunwind_region *region);
+
+/* cies.c: the CIEs that frames of many regions point to. They stay for good. */
+struct cie {
+    const struct cie *next;
+    size_t size;
+    unsigned char bytes[];
+};
+const struct cie *cie_first(void);
+/* That with which `frames` begin, if all of them share it; or NULL. */
+const struct cie *cie_of(const unsigned char *frames, size_t size);
+bool cie_reaches(const struct cie *cie, const unsigned char *end); /* from frames that end there */
+/* Put FDEs to `at`, to point to `cie`, or, where that is NULL, entries as they are. */
+unsigned char *cie_put_frames(unsigned char *at, const unsigned char *frames, size_t size, const unsigned char *cie);
 
 /* rows.c: rows as .eh_frame entries with a terminator behind them, in memory from malloc; NULL with errno. */
 unsigned char *frames_of(const struct jitunwind_region *region, size_t *size);

@@ -57,7 +57,7 @@ struct dynamic_info {
     int32_t format, padding;
     uint64_t words[10];
     struct dynamic_info *retired_before;
-    void *frames;
+    struct jitunwind_publication *retired_with;
     time_t retired_at;
     struct entry {
         int32_t start; /* from the info's own start */
@@ -220,7 +220,6 @@ struct dynamic_info *libunwind_register(const struct jitunwind_publication *publ
     if (!info)
         return NULL;
     describe(info, publication->start, publication->start + publication->size, frames, info->entries, count);
-    info->frames = publication->frames;
     at = frames;
     for (size_t i = 0; (frame = next_frame(&at, end)); i++) {
         uint64_t start;
@@ -242,21 +241,22 @@ static void free_retired(time_t until)
     *link = NULL;
     while (old) {
         struct dynamic_info *before = old->retired_before;
-        free(old->frames);
+        free(old->retired_with);
         free(old);
         old = before;
     }
 }
 
-/* Takes back what was registered, and frees its frames later on. */
-void libunwind_cancel(struct dynamic_info *info)
+void libunwind_cancel(struct jitunwind_publication *publication)
 {
+    struct dynamic_info *info = publication->dynamic;
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     dynamic_cancel(info);
     flush_cache(*local_space, 0, 0);
     free_retired(now.tv_sec - KEPT_SECONDS);
     info->retired_at = now.tv_sec;
+    info->retired_with = publication;
     info->retired_before = retired;
     retired = info;
 }

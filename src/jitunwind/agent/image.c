@@ -34,8 +34,8 @@ static const uint8_t name_at[OTHERS] = {1, 9, 19, 27, 41, 53, 65, 76};
 /* What is to be said of one region, wherever that stands now. */
 struct said {
     const char *name, *entry_name; /* NULL: it has no entry */
-    const unsigned char *frames, *program;
-    size_t entry_size, frames_size;
+    const unsigned char *program;
+    size_t entry_size;
     /* What the program's numbers of files count in: the lines given, or else these strings. */
     const struct jitunwind_region *given;
     const char *strings;
@@ -47,7 +47,6 @@ struct part {
     unsigned char *made; /* the program, where it was not in the old image */
     uint32_t name, symbol_name, entry_name;
     unsigned section;
-    size_t cie_size;
     bool shares_cie;
 };
 
@@ -82,10 +81,9 @@ static bool needs_unit(const struct jitunwind_region *region)
 /* Whether there was memory for it. */
 static bool say(struct part *part, const struct jitunwind_publication *region, const unsigned char *old)
 {
-    const struct jitunwind_region *given = region->given;
     struct said *said = &part->said;
-    *said = (struct said){.frames = region->frames, .frames_size = region->frames_size, .given = given};
-    if (given) {
+    if (region->is_new) {
+        const struct jitunwind_region *given = said->given = region->given;
         said->name = given->name;
         said->entry_size = given->entry_size;
         said->entry_name = given->entry_size ? given->entry_name : NULL;
@@ -151,35 +149,16 @@ static bool add_names(struct image *image)
     return true;
 }
 
-/* The size of the CIE that all frames of a region share; 0, if they do not begin with one that they all have. */
-static size_t common_cie(const struct said *said)
-{
-    uint32_t length, back;
-    size_t at = 0, cie_size = 0;
-    while (at < said->frames_size) {
-        memcpy(&length, said->frames + at, sizeof length);
-        memcpy(&back, said->frames + at + 4, sizeof back);
-        if (!back == (at > 0) || (back && back != at + 4))
-            return 0;
-        at += 4 + (size_t)length;
-        if (!back)
-            cie_size = at;
-    }
-    return cie_size;
-}
-
 /* Regions rise by address: which of them have a .text, and a CIE, together with the one before. */
 static void compare(struct image *image)
 {
     for (unsigned i = 0; i < image->count; i++) {
-        struct part *part = &image->parts[i], *before = part - 1;
+        struct part *part = &image->parts[i];
         struct jitunwind_publication **region = image->regions + i;
-        part->cie_size = common_cie(&part->said);
         if (!i || region[-1]->start + region[-1]->size != region[0]->start)
             image->texts++;
         part->section = image->texts;
-        part->shares_cie = i && part->cie_size && part->cie_size == before->cie_size &&
-                           !memcmp(part->said.frames, before->said.frames, part->cie_size);
+        part->shares_cie = i && region[0]->cie == region[-1]->cie;
     }
 }
 
@@ -191,7 +170,8 @@ static size_t measure(struct image *image)
     sizes[ABBREV] = sizeof lines_abbreviations;
     for (unsigned i = 0; i < image->count; i++) {
         const struct part *part = &image->parts[i];
-        sizes[EH_FRAME] += part->said.frames_size - (part->shares_cie ? part->cie_size : 0);
+        const struct cie *cie = image->regions[i]->cie;
+        sizes[EH_FRAME] += image->regions[i]->frames_size + (cie && !part->shares_cie ? cie->size : 0);
         if (part->said.entry_size)
             sizes[SYMTAB] += sizeof(Elf64_Sym);
         if (part->said.program) {
@@ -208,19 +188,6 @@ static size_t measure(struct image *image)
         sizes[i] = sizes[STRTAB];
     }
     return at;
-}
-
-/* Copy the FDEs behind a region's CIE to `at`, and have them point to `cie`. */
-static unsigned char *put_frames(unsigned char *at, const struct part *part, const unsigned char *cie)
-{
-    unsigned char *end = put(at, part->said.frames + part->cie_size, part->said.frames_size - part->cie_size);
-    while (part->cie_size && at < end) {
-        uint32_t length, back = (uint32_t)(at + 4 - cie);
-        memcpy(&length, at, sizeof length);
-        put(at + 4, &back, sizeof back);
-        at += 4 + (size_t)length;
-    }
-    return end;
 }
 
 static unsigned char *put_symbol(unsigned char *at, uint32_t name, unsigned section, uint64_t start, uint64_t size)
@@ -261,9 +228,11 @@ static void fill(struct image *image)
         if (said->entry_size)
             ends[SYMTAB] =
                 put_symbol(ends[SYMTAB], part->entry_name, part->section, region->start, said->entry_size);
-        if (!part->shares_cie)
-            ends[EH_FRAME] = put(cie = ends[EH_FRAME], said->frames, part->cie_size);
-        ends[EH_FRAME] = put_frames(ends[EH_FRAME], part, cie);
+        if (!part->shares_cie) {
+            cie = region->cie ? ends[EH_FRAME] : NULL;
+            ends[EH_FRAME] = cie ? put(cie, region->cie->bytes, region->cie->size) : ends[EH_FRAME];
+        }
+        ends[EH_FRAME] = cie_put_frames(ends[EH_FRAME], region->frames, region->frames_size, cie);
         region->name_at = part->name;
         region->entry_name_at = part->entry_name;
         region->entry_size = (uint32_t)said->entry_size;
@@ -274,7 +243,7 @@ static void fill(struct image *image)
             uint32_t path = lines_file(programs + program_at, 0);
             ends[INFO] = lines_put_unit(ends[INFO], start, size, part->name, path, program_at);
         }
-        region->given = NULL;
+        region->is_new = false;
     }
 }
 

@@ -11,6 +11,8 @@
 
 #include "agent.h"
 
+enum { TERMINATOR_SIZE = 4 };
+
 static struct jitunwind_publication **published; /* by rising address */
 static size_t published_count, published_room;
 static struct symbol_file *files;
@@ -18,9 +20,10 @@ static struct symbol_file *filling; /* that gets the next region */
 static uint64_t bytes_held;
 static bool libunwind_known;
 
+/* What malloc gave for a block, and its own word. */
 static size_t held(const void *block)
 {
-    return block ? malloc_usable_size((void *)block) : 0;
+    return block ? malloc_usable_size((void *)block) + sizeof(size_t) : 0;
 }
 
 /* The first published region that ends behind `address`. */
@@ -176,40 +179,61 @@ static bool sensible(const struct jitunwind_region *region)
 /* Release what unwinders were given, and the publication itself. */
 static void release(struct jitunwind_publication *publication)
 {
-    bytes_held -= held(publication) + held(publication->frames) + held(publication->dynamic);
-    if (publication->frames && publication->consumers & JITUNWIND_LIBGCC)
+    bytes_held -= held(publication) + held(publication->dynamic);
+    if (publication->frames_size && publication->consumers & JITUNWIND_LIBGCC)
         libgcc_deregister(publication->frames);
     if (publication->dynamic)
-        libunwind_cancel(publication->dynamic);
+        libunwind_cancel(publication);
     else
-        free(publication->frames);
-    free(publication);
+        free(publication);
 }
 
-/* The region's frames, with a terminator. */
-static int copy_frames(struct jitunwind_publication *publication)
+/* A publication with these frames; NULL without memory. */
+static struct jitunwind_publication *with_frames(const unsigned char *frames, size_t size)
 {
-    const struct jitunwind_region *given = publication->given;
-    size_t size = given->eh_frame_size;
-    if (given->row_count) {
-        publication->frames = frames_of(given, &size);
-        if (!publication->frames)
-            return errno;
-    } else if (size) {
-        publication->frames = malloc(size + 4);
-        if (!publication->frames)
-            return ENOMEM;
-        memcpy(publication->frames, given->eh_frame, size);
-        memset(publication->frames + size, 0, 4);
+    struct jitunwind_publication *new;
+    const struct cie *cie = cie_of(frames, size);
+    for (;; cie = NULL) { /* one that lies too far off is of no use */
+        size_t of_cie = cie ? cie->size : 0, rest = size - of_cie;
+        new = calloc(1, sizeof *new + rest + TERMINATOR_SIZE);
+        if (!new || !cie || cie_reaches(cie, new->frames + rest)) {
+            if (new)
+                cie_put_frames(new->frames, frames + of_cie, rest, cie ? cie->bytes : NULL);
+            break;
+        }
+        free(new);
     }
-    publication->frames_size = (uint32_t)size;
-    return 0;
+    if (!new)
+        return NULL;
+    new->cie = cie;
+    new->frames_size = (uint32_t)(size - (cie ? cie->size : 0));
+    return new;
+}
+
+/* A publication that nobody knows yet; NULL with errno. */
+static struct jitunwind_publication *made_of(const struct jitunwind_region *region)
+{
+    size_t size = region->eh_frame_size;
+    unsigned char *of_rows = NULL;
+    if (region->row_count && !(of_rows = frames_of(region, &size)))
+        return NULL;
+    struct jitunwind_publication *new = with_frames(of_rows ? of_rows : region->eh_frame, size);
+    free(of_rows);
+    if (!new) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    new->start = region->start;
+    new->size = region->size;
+    new->given = region;
+    new->is_new = true;
+    return new;
 }
 
 /* libunwind counts from the start of a region in 31 bits. */
 static bool is_for_libunwind(const struct jitunwind_publication *publication)
 {
-    return publication->frames && publication->consumers & JITUNWIND_LIBUNWIND && publication->size <= INT32_MAX;
+    return publication->frames_size && publication->consumers & JITUNWIND_LIBUNWIND && publication->size <= INT32_MAX;
 }
 
 /* Have unwinders know the region. */
@@ -218,11 +242,11 @@ static int register_frames(struct jitunwind_publication *publication)
     if (is_for_libunwind(publication) && libunwind_known) {
         publication->dynamic = libunwind_register(publication);
         if (!publication->dynamic) {
-            publication->consumers &= ~JITUNWIND_LIBGCC; /* which was not told */
+            publication->consumers &= (uint8_t)~JITUNWIND_LIBGCC; /* which was not told */
             return ENOMEM;
         }
     }
-    if (publication->frames && publication->consumers & JITUNWIND_LIBGCC)
+    if (publication->frames_size && publication->consumers & JITUNWIND_LIBGCC)
         libgcc_register(publication->frames);
     return 0;
 }
@@ -242,26 +266,21 @@ static void catch_up_with_libunwind(void)
 
 static struct jitunwind_publication *publish_one(const struct jitunwind_region *region, unsigned consumers, int *error)
 {
-    struct jitunwind_publication *publication = calloc(1, sizeof *publication);
+    struct jitunwind_publication *publication = made_of(region);
     if (!publication) {
-        *error = ENOMEM;
+        *error = errno;
         return NULL;
     }
-    publication->start = region->start;
-    publication->size = region->size;
-    publication->given = region;
-    publication->consumers = consumers;
+    publication->consumers = (uint8_t)consumers;
     *error = insert(publication);
     if (*error) {
         free(publication);
         return NULL;
     }
-    *error = copy_frames(publication);
-    if (!*error)
-        *error = register_frames(publication);
+    *error = register_frames(publication);
     if (!*error && consumers & JITUNWIND_GDB)
         *error = add_to_file(publication);
-    bytes_held += held(publication) + held(publication->frames) + held(publication->dynamic);
+    bytes_held += held(publication) + held(publication->dynamic);
     if (*error) {
         take_out(publication);
         release(publication);
@@ -310,9 +329,6 @@ int store_publish(const struct jitunwind_region *regions, size_t count, unsigned
         error = announce_changes();
     if (error)
         withdraw(handles, done);
-    else
-        for (size_t i = 0; i < count; i++)
-            handles[i]->given = NULL;
     return error;
 }
 
@@ -369,6 +385,8 @@ EXPORTED void jitunwind_statistics(struct jitunwind_statistics *statistics)
     debugger_lock(&state);
     *statistics = (struct jitunwind_statistics){.regions = published_count,
                                                 .bytes = bytes_held + held(published)};
+    for (const struct cie *cie = cie_first(); cie; cie = cie->next)
+        statistics->bytes += held(cie);
     for (struct symbol_file *file = files; file; file = file->next)
         statistics->files++;
     debugger_unlock(state);

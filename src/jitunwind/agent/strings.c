@@ -23,11 +23,11 @@ static uint64_t hashed(uint64_t hash, const char *text)
 }
 
 /* Where `text` and `end` in one are, or belong. */
-static struct slot *slot_of(const struct strings *table, uint32_t hash, const char *text, const char *end)
+static struct string_slot *slot_of(const struct strings *table, uint32_t hash, const char *text, const char *end)
 {
     size_t mask = table->slot_count - 1, length = strlen(text);
     for (size_t place = hash;; place++) {
-        struct slot *slot = &table->slots[place & mask];
+        struct string_slot *slot = &table->slots[place & mask];
         const char *there = table->data + slot->at;
         if (!slot->at || (slot->hash == hash && !strncmp(there, text, length) && !strcmp(there + length, end)))
             return slot;
@@ -37,10 +37,10 @@ static struct slot *slot_of(const struct strings *table, uint32_t hash, const ch
 static bool make_slots(struct strings *table)
 {
     size_t count = table->slot_count ? 2 * table->slot_count : FIRST_SLOTS;
-    struct slot *slots = calloc(count, sizeof *slots);
+    struct string_slot *slots = calloc(count, sizeof *slots);
     if (!slots)
         return false;
-    for (const struct slot *old = table->slots; old < table->slots + table->slot_count; old++) {
+    for (const struct string_slot *old = table->slots; old < table->slots + table->slot_count; old++) {
         size_t place = old->hash;
         while (old->at && slots[place & (count - 1)].at)
             place++;
@@ -79,7 +79,7 @@ uint32_t strings_add(struct strings *table, const char *text, const char *end)
     uint32_t hash = (uint32_t)hashed(hashed(0, text), end), at = (uint32_t)table->size;
     if (table->used >= table->slot_count / 2 && !make_slots(table))
         return 0;
-    struct slot *slot = slot_of(table, hash, text, end);
+    struct string_slot *slot = slot_of(table, hash, text, end);
     if (slot->at)
         return slot->at;
     if (!append(table, text, strlen(text)) || !append(table, end, strlen(end) + 1)) {
@@ -87,7 +87,7 @@ uint32_t strings_add(struct strings *table, const char *text, const char *end)
         return 0;
     }
     table->used++;
-    *slot = (struct slot){hash, at};
+    *slot = (struct string_slot){hash, at};
     return at;
 }
 

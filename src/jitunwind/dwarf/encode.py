@@ -121,17 +121,19 @@ def _pieces(start: int, table: UnwindTable) -> Iterator[_Piece]:
     key: str | None = None
     begin = until = 0
     for offset, end, row in table.spans():
-        other_key = isinstance(row, Row) and row.signed is not None and key not in (None, row.signed.key)
         if rows and (
-            isinstance(row, Unknown) or other_key or offset - begin - rows[-1][0] > _LONGEST_ADVANCE
+            isinstance(row, Unknown)
+            or offset - begin - rows[-1][0] > _LONGEST_ADVANCE
+            or (row.signed is not None and key not in (None, row.signed.key))
         ):
             yield _Piece(start + begin, until - begin, rows)
             rows, key = [], None
-        if isinstance(row, Row) and offset < end:
+        if offset < end and not isinstance(row, Unknown):
             if not rows:
                 begin = offset
             rows.append((offset - begin, row))
-            key = row.signed.key if row.signed is not None else key
+            if row.signed is not None:
+                key = row.signed.key
         until = end
     if rows:
         yield _Piece(start + begin, until - begin, rows)
@@ -140,14 +142,15 @@ def _pieces(start: int, table: UnwindTable) -> Iterator[_Piece]:
 def _kind(arch: Architecture, piece: _Piece) -> _Kind:
     """Factors: instructions and words, where all distances and offsets are whole ones; else bytes."""
     rows = {id(row): row for _, row in piece.rows}.values()
-    whole = all(offset % arch.instruction_size == 0 for offset, _ in piece.rows)
+    size = arch.instruction_size
+    whole = size == 1 or all(offset % size == 0 for offset, _ in piece.rows)
     key = next((row.signed.key for row in rows if row.signed is not None), "")
     offsets = [rule.offset for row in rows for _, rule in row.rules if isinstance(rule, SavedAt)]
     offsets += [row.cfa.offset for row in rows]
     if not -(1 << 63) < min(offsets) <= max(offsets) < 1 << 63:  # divided by -1, they still have to fit
         raise ValueError(f"the rows at {piece.start:#x} have an offset that is not signed 64-bit")
     data_alignment = -WORD if all(offset % WORD == 0 for offset in offsets) else -1
-    return _Kind(arch.instruction_size if whole else 1, data_alignment, key)
+    return _Kind(size if whole else 1, data_alignment, key)
 
 
 class _Common:
