@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 /* What a compiler of some language made: a function that keeps its argument in a register, and calls it. And what it
-   knows of that code: where the return address is, and the caller's value of that register. */
+   knows of that code: where the return address is, and the caller's value of that register; and its lines. */
 #if defined(__x86_64__)
 
 enum { RBX = 3, RSP = 7, RIP = 16 }; /* DWARF's numbers: System V ABI for x86_64, figure 3.36 */
@@ -37,6 +37,7 @@ static const struct jitunwind_row rows[] = {
     {14, RSP, 2, 16, saved}, /* behind the add */
     {15, RSP, 1, 8, entry},  /* behind the pop */
 };
+static const struct jitunwind_line lines[] = {{0, "/tmp/f.my_language", 1}, {8, "/tmp/f.my_language", 2}};
 
 #elif defined(__aarch64__)
 
@@ -61,6 +62,7 @@ static const struct jitunwind_row rows[] = {
     {20, SP, 2, 16, saved}, /* behind the add */
     {24, SP, 1, 0, entry},  /* behind the ldp */
 };
+static const struct jitunwind_line lines[] = {{0, "/tmp/f.my_language", 1}, {12, "/tmp/f.my_language", 2}};
 
 #endif
 
@@ -86,6 +88,8 @@ int main(void)
         .name = "my_language::f",
         .rows = rows,
         .row_count = sizeof rows / sizeof *rows,
+        .lines = lines,
+        .line_count = sizeof lines / sizeof *lines,
     };
     struct jitunwind_publication *publication;
     int error = jitunwind_publish(&region, 1, JITUNWIND_GDB | JITUNWIND_LIBGCC, &publication);

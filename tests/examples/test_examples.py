@@ -177,6 +177,7 @@ class TestC:
         said = in_gdb(machine, [*commands, "continue"], program)
         functions = [frame.split(" (")[0] for frame in frames(said)]
         assert functions[:3] == ["stop_here", "my_language::f", "main"], said
+        assert "my_language::f () at /tmp/f.my_language:2" in said
         assert f"my_language::f + {BEHIND_CALL[machine.arch.name]} in section .text" in said
         values = [line.split(" = ")[1] for line in said.splitlines() if line.startswith("$")]
         assert len(set(values)) == 2, "each frame has a value of its own in that register"

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from elftools.dwarf.callframe import CIE
 from elftools.elf.elffile import ELFFile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -181,6 +182,58 @@ def test_files_hold_all_regions_and_tools_find_no_fault(tmp_path: Path, count: i
         check_with_tools(image, tmp_path / "image.elf")
     assert not files()
     assert agent().statistics().regions == before.regions
+
+
+def test_neighbours_share_a_section() -> None:
+    """GIVEN regions of which some lie side by side, THEN a `.text` is for those without a gap, in whatever order they
+    came."""
+    starts = [CODE + FULL.size * index for index in (5, 0, 2, 1, 4, 9)]
+    regions = [Region(start, FULL.size, "f") for start in starts]
+    with Announced([described(each, frames_of(X86_64, each.start, FULL)) for each in regions]):
+        (image,) = files()
+    elf = ELFFile(io.BytesIO(image))
+    texts = [each for each in elf.iter_sections() if each.name.startswith(".text")]
+    assert [((each["sh_addr"] - CODE) // FULL.size, each["sh_size"] // FULL.size) for each in texts] == [
+        (0, 3),
+        (4, 2),
+        (9, 1),
+    ]
+    for each in elf.get_section_by_name(".symtab").iter_symbols():
+        if each.name:
+            text = elf.get_section(each["st_shndx"])
+            assert text["sh_addr"] <= each["st_value"] < text["sh_addr"] + text["sh_size"]
+
+
+def test_what_regions_share_stands_once() -> None:
+    """GIVEN regions of one function, that come one after the other, THEN its names and the CIE are there once."""
+    name = "py::f:/tmp/shared.py"
+    handles = []
+    for index in range(20):
+        one = region(index)._replace(name=name)
+        lines = [Line(0, "/tmp/shared.py", 1), Line(1, "/tmp/other.py", 2)]
+        handles += agent().publish([described(one, frames_of(X86_64, one.start, FULL), lines)], 1)
+    (image,) = files()
+    assert image.count(name.encode() + b"\0") == image.count(name.encode() + b" \0") == 1
+    assert image.count(b"shared.py\0") == image.count(b"/tmp/other.py\0") == 1
+    frames = list(ELFFile(io.BytesIO(image)).get_dwarf_info().EH_CFI_entries())
+    assert [isinstance(each, CIE) for each in frames] == [True, *[False] * 20]
+    agent().withdraw(handles)
+
+
+LINES = st.lists(st.tuples(st.integers(0, 300), st.integers(0, (1 << 31) - 1)), min_size=1, max_size=400)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(lines=LINES, entry=st.integers(0, 200))
+def test_lines_are_read_as_they_were_given(lines: list[tuple[int, int]], entry: int) -> None:
+    """GIVEN up to 301 files, and lines that go up and down as far as they can, and stand still."""
+    rows = [Line(200 * index, f"/tmp/{file}.py", line) for index, (file, line) in enumerate(lines)]
+    size = 200 * len(rows) + 1
+    before = Region(CODE - entry, entry, "entry") if entry else None
+    with Announced([described(Region(CODE, size, "f"), b"", rows, before)]):
+        (image,) = files()
+    found = lines_read(image)[CODE]
+    assert found == [(CODE + offset, file, line) for offset, file, line in rows]
 
 
 def test_a_file_is_replaced_when_regions_come_and_go(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ struct cie {
 const struct cie *cie_first(void);
 /* That with which `frames` begin, if all of them share it; or NULL. */
 const struct cie *cie_of(const unsigned char *frames, size_t size);
-bool cie_reaches(const struct cie *cie, const unsigned char *end); /* from frames that end there */
+bool cie_reaches(const struct cie *cie, const unsigned char *frames, size_t size); /* from all of those */
 /* Put FDEs to `at`, to point to `cie`, or, where that is NULL, entries as they are. */
 unsigned char *cie_put_frames(unsigned char *at, const unsigned char *frames, size_t size, const unsigned char *cie);
 

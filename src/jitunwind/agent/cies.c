@@ -52,17 +52,19 @@ const struct cie *cie_of(const unsigned char *frames, size_t size)
     return new;
 }
 
-/* Readers count back from an FDE, some with a sign. */
-bool cie_reaches(const struct cie *cie, const unsigned char *end)
+/* libgcc (get_cie in unwind-dw2-fde.h) and libunwind (dwarf_extract_proc_info_from_fde) count back from an FDE by 32
+   bits with a sign. */
+bool cie_reaches(const struct cie *cie, const unsigned char *frames, size_t size)
 {
-    return (uintptr_t)cie < (uintptr_t)end && (uintptr_t)end - (uintptr_t)cie <= INT32_MAX;
+    intptr_t first = (intptr_t)frames - (intptr_t)cie, last = first + (intptr_t)size;
+    return INT32_MIN < first && last < INT32_MAX;
 }
 
 unsigned char *cie_put_frames(unsigned char *at, const unsigned char *frames, size_t size, const unsigned char *cie)
 {
     unsigned char *end = put(at, frames, size);
     while (cie && at < end) {
-        uint32_t length, back = (uint32_t)(at + 4 - cie);
+        uint32_t length, back = (uint32_t)((uintptr_t)at + 4 - (uintptr_t)cie);
         memcpy(&length, at, sizeof length);
         put(at + 4, &back, sizeof back);
         at += 4 + (size_t)length;

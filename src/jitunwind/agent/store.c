@@ -196,7 +196,7 @@ static struct jitunwind_publication *with_frames(const unsigned char *frames, si
     for (;; cie = NULL) { /* one that lies too far off is of no use */
         size_t of_cie = cie ? cie->size : 0, rest = size - of_cie;
         new = calloc(1, sizeof *new + rest + TERMINATOR_SIZE);
-        if (!new || !cie || cie_reaches(cie, new->frames + rest)) {
+        if (!new || !cie || cie_reaches(cie, new->frames, rest)) {
             if (new)
                 cie_put_frames(new->frames, frames + of_cie, rest, cie ? cie->bytes : NULL);
             break;
