@@ -1,5 +1,6 @@
 """`publish`, and what the agent refuses."""
 
+import contextlib
 import ctypes
 import mmap
 import re
@@ -15,6 +16,7 @@ from jitunwind.agent.library import GDB, LIBGCC, agent, statistics
 from jitunwind.arch.aarch64.registers import AARCH64, X19, X29, X30
 from jitunwind.arch.known import decoder
 from jitunwind.arch.x86_64.registers import RBP, RBX, RETURN_ADDRESS, RSP, X86_64
+from jitunwind.audit.tables import decoded, sections_in
 from jitunwind.errors import AgentFailed, BrokenInvariant
 from jitunwind.publishing.described import described, frames_of
 from jitunwind.rows import SAME_VALUE, UNDEFINED, CfaRule, Row, SavedAt, Unknown
@@ -90,6 +92,25 @@ class TestPublish:
         assert not found_by_libgcc(CODE)
         publication.withdraw()
         assert statistics().regions == before
+
+    def test_regions_with_few_rows_and_with_very_many(self) -> None:
+        """GIVEN regions that begin with one CIE, one of them with so many rows that malloc puts its frames far from
+        all others', THEN libgcc and debuggers find the frames of each."""
+        pushed = Row(CfaRule(RSP, 16), ENTRY.rules)
+        count = 100_000
+        many = UnwindTable(count, range(count), [ENTRY, pushed] * (count // 2))
+        starts = [CODE, CODE + SIZE, CODE + 2 * SIZE + count]
+        regions = [Region(CODE, SIZE, "f"), Region(CODE + SIZE, count, "g"), Region(starts[2], SIZE, "h")]
+        tables = [TABLE, many, TABLE]
+        with contextlib.ExitStack() as stack:
+            for region, table in zip(regions, tables, strict=True):
+                stack.enter_context(publish(region, table))
+            assert all(found_by_libgcc(start + SIZE - 1) for start in starts)
+            found = {
+                start: table for image in files() for start, _, table in decoded(sections_in(image), X86_64)
+            }
+        assert list(found) == starts
+        assert [len(table.rows) for table in found.values()] == [1, count, 1]
 
     def test_a_publication_is_withdrawn_where_its_block_ends(self) -> None:
         with publish(Region(CODE, SIZE, "f"), TABLE) as publication:

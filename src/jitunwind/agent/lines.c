@@ -160,10 +160,10 @@ unsigned char *lines_program(const struct jitunwind_region *region)
     uint32_t *first_lines = calloc(count + 1, sizeof *first_lines);
     unsigned char *opcodes = malloc(MOST_OF_REST + count * MOST_OF_LINE), *program = NULL;
     if (!first_lines || !opcodes)
-        goto end;
+        goto done;
     unsigned char *end = put_opcodes(opcodes, region, first_lines, &files);
     if (!end)
-        goto end;
+        goto done;
     files += !files; /* without lines it is that of the region's name */
     size_t size = (size_t)(end - opcodes), of_files = files * sizeof *first_lines;
     header.length = (uint32_t)(sizeof header + of_files + size - sizeof header.length);
@@ -173,7 +173,7 @@ unsigned char *lines_program(const struct jitunwind_region *region)
     program = malloc(sizeof header + of_files + size);
     if (program)
         put(put(put(program, &header, sizeof header), first_lines, of_files), opcodes, size);
-end:
+done:
     free(first_lines);
     free(opcodes);
     return program;

@@ -188,25 +188,20 @@ static void release(struct jitunwind_publication *publication)
         free(publication);
 }
 
-/* A publication with these frames; NULL without memory. */
-static struct jitunwind_publication *with_frames(const unsigned char *frames, size_t size)
+/* A publication with these frames, which begin with `cie`, if that is not NULL; NULL without memory. */
+static struct jitunwind_publication *with_frames(const unsigned char *frames, size_t size, const struct cie *cie)
 {
-    struct jitunwind_publication *new;
-    const struct cie *cie = cie_of(frames, size);
-    for (;; cie = NULL) { /* one that lies too far off is of no use */
-        size_t of_cie = cie ? cie->size : 0, rest = size - of_cie;
-        new = calloc(1, sizeof *new + rest + TERMINATOR_SIZE);
-        if (!new || !cie || cie_reaches(cie, new->frames, rest)) {
-            if (new)
-                cie_put_frames(new->frames, frames + of_cie, rest, cie ? cie->bytes : NULL);
-            break;
-        }
-        free(new);
-    }
+    size_t of_cie = cie ? cie->size : 0, rest = size - of_cie;
+    struct jitunwind_publication *new = calloc(1, sizeof *new + rest + TERMINATOR_SIZE);
     if (!new)
         return NULL;
+    if (cie && !cie_reaches(cie, new->frames, rest)) {
+        free(new);
+        return with_frames(frames, size, NULL);
+    }
+    cie_put_frames(new->frames, frames + of_cie, rest, cie ? cie->bytes : NULL);
     new->cie = cie;
-    new->frames_size = (uint32_t)(size - (cie ? cie->size : 0));
+    new->frames_size = (uint32_t)rest;
     return new;
 }
 
@@ -217,7 +212,8 @@ static struct jitunwind_publication *made_of(const struct jitunwind_region *regi
     unsigned char *of_rows = NULL;
     if (region->row_count && !(of_rows = frames_of(region, &size)))
         return NULL;
-    struct jitunwind_publication *new = with_frames(of_rows ? of_rows : region->eh_frame, size);
+    const unsigned char *frames = of_rows ? of_rows : region->eh_frame;
+    struct jitunwind_publication *new = with_frames(frames, size, cie_of(frames, size));
     free(of_rows);
     if (!new) {
         errno = ENOMEM;
