@@ -48,9 +48,11 @@ class Frames:
 
     def of(self, code: JitCode) -> bytes:
         """Those of all its code, to lie anywhere."""
+        if self._arch.name not in _HAVE_CONSTANTS:
+            return self._recovered(code)
         size = code.shim_size, len(code.code.rstrip(b"\0"))
         known = self._of_size.get(size)
-        if known is None or self._arch.name not in _HAVE_CONSTANTS:
+        if known is None:
             if len(self._of_size) >= _MOST:
                 self._of_size.clear()
             self._of_size[size] = []
