@@ -151,6 +151,14 @@ class TestBytes:
         # DW_CFA_offset rax; DW_CFA_same_value r100; advance; DW_CFA_restore rax; DW_CFA_restore_extended r100
         assert_instructions(rows, [0, 1], [0x80, 2, 0x08, 100, 0x41, 0xC0, 0x06, 100])
 
+    def test_only_same_value_is_restored(self) -> None:
+        """libgcc takes DW_CFA_restore for "same value", whatever the CIE says: after it, a return address that the
+        CIE has at CFA-8 led to the same frame again and again."""
+        rules: dict[int, RegisterRule] = {RBX: SavedAt(-16), RETURN_ADDRESS: UNDEFINED}
+        rows = [ENTRY, row(RSP, 8, rules), ENTRY]
+        # advance; DW_CFA_offset rbx; DW_CFA_undefined rip; advance; DW_CFA_restore rbx; DW_CFA_offset rip
+        assert_instructions(rows, [0, 1, 2], [0x41, 0x83, 2, 0x07, 16, 0x41, 0xC3, 0x90, 1])
+
     def test_a_callee_saved_register_that_is_not_listed_is_undefined(self) -> None:
         """Silence would mean, by the convention, that it has kept its value."""
         bare = Row(CfaRule(RSP, 8), ((RETURN_ADDRESS, SavedAt(-8)),))

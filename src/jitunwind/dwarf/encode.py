@@ -14,6 +14,7 @@ from jitunwind.arch import Architecture
 from jitunwind.dwarf.constants import CallFrame, PointerBase, PointerFormat
 from jitunwind.dwarf.leb128 import signed, unsigned
 from jitunwind.rows import (
+    SAME_VALUE,
     UNDEFINED,
     WORD,
     CfaRule,
@@ -227,9 +228,10 @@ class _Common:
             rule = to_rules.get(register)
             if rule == rules.get(register):
                 continue
-            if rule == self._initial.get(register):
+            if rule is None or rule == SAME_VALUE == self._initial.get(register):
+                # Only there: libgcc takes the register for unsaved then, whatever the CIE says.
                 out += _packed(CallFrame.RESTORE, CallFrame.RESTORE_EXTENDED, register)
-            elif rule is not None:
+            else:
                 out += self._rule(register, rule)
         return out
 

@@ -11,7 +11,7 @@ from jitunwind.rows import Row, Unknown, UnwindTable
 
 def frames_of(arch: Architecture, start: int, table: UnwindTable) -> bytes:
     """The `.eh_frame` of a region at `start`, to lie anywhere. ValueError for a table that `eh_frame` refuses."""
-    return eh_frame(arch, [(start, _in_one_piece(table))])
+    return eh_frame(arch, [(start, _in_one_piece(arch, table))])
 
 
 def described(
@@ -26,18 +26,18 @@ def described(
     return Published(entry.start, size, region.name, entry.name, entry.size, frames, lines)
 
 
-def _in_one_piece(table: UnwindTable) -> UnwindTable:
-    """`table` with rows that say that nothing is known in the places of `Unknown`s between others.
+def _in_one_piece(arch: Architecture, table: UnwindTable) -> UnwindTable:
+    """`table` with a row in the place of each `Unknown` between rows: that before it, with no return address.
 
-    That makes one FDE of it: LLDB takes the one that a function begins with for all of it. A return address that is
-    undefined has no recoverable value (DWARF 5 section 6.4.1), so unwinders end there as they would without an FDE.
+    So one FDE describes the region: LLDB uses the FDE at a function's start for all of the function. No path leads to
+    such code. Where the return address is undefined, unwinders end the walk (DWARF 5 section 6.4.4).
     """
     rows = list(table.rows)
     while rows and isinstance(rows[-1], Unknown):
         rows.pop()
-    before: Row | Unknown = table.rows[0]
     for index, row in enumerate(rows):
+        before = rows[index - 1] if index else row
         if isinstance(row, Unknown) and isinstance(before, Row):
-            rows[index] = Row(before.cfa, ())
-        before = rows[index]
+            rules = tuple(each for each in before.rules if each[0] != arch.return_address)
+            rows[index] = Row(before.cfa, rules, before.signed)
     return UnwindTable(table.size, table.offsets, [*rows, *table.rows[len(rows) :]])
