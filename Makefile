@@ -19,7 +19,7 @@ help: ## list the targets
 setup: $(STAMP) ## make .venv, with jitunwind (editable) and what its tests need
 
 # An install, editable or not, builds the shared objects of the agent's C sources.
-$(STAMP): pyproject.toml setup.py tools/setup.sh $(wildcard src/*.pth src/jitunwind/agent/*.[ch] src/jitunwind/arch/x86_64/*.c)
+$(STAMP): pyproject.toml setup.py tools/setup.sh $(wildcard src/*.pth src/jitunwind/agent/*.[ch] src/jitunwind/arch/x86_64/*.c src/jitunwind/audit/readers/*.c)
 	@tools/setup.sh
 	@touch $@
 
@@ -99,5 +99,5 @@ picture: interpreters ## docs/explain.png and docs/explain-phone.png: what expla
 	@$(VENV)/bin/python tools/picture.py
 
 clean: ## remove .venv and what builds and tests leave (fetched interpreters stay)
-	rm -rf $(VENV) build dist src/*.egg-info src/jitunwind/agent/*.so src/jitunwind/arch/x86_64/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist src/*.egg-info src/jitunwind/agent/*.so src/jitunwind/arch/x86_64/*.so src/jitunwind/audit/readers/unwinders .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,12 +1,13 @@
-"""Builds what pyproject.toml cannot say: the shared objects, and the file that JITUNWIND=1 needs.
+"""Builds what pyproject.toml cannot say: the C parts, and the file that JITUNWIND=1 needs.
 
-The shared objects are of C alone: no Python's ABI is in them, so that one wheel serves every Python of an
+The C parts, shared objects and a program, have no Python's ABI in them, so that one wheel serves every Python of an
 architecture. Where they cannot be built the install succeeds all the same: publishing says what is missing, and
 decoding is slower.
 With JITUNWIND_STRICT set (tools/setup.sh does) that is an error, and so are the compiler's warnings.
 """
 
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -21,10 +22,10 @@ SOURCES = sorted(map(str, AGENT.glob("*.c")))
 HEADERS = sorted(map(str, AGENT.glob("*.h")))
 DESCRIPTOR = str(AGENT / "descriptor.c")
 SWEEP = "src/jitunwind/arch/x86_64/sweep.c"
+READERS = ["src/jitunwind/audit/readers/unwinders.c", str(AGENT / "frames.c")]
 START = "src/jitunwind.pth"
 COMPILERS = ("cc", "gcc", "clang")
 CFLAGS = [
-    "-shared",
     "-fPIC",
     "-fvisibility=hidden",
     "-O2",
@@ -35,11 +36,18 @@ CFLAGS = [
     "-pthread",
 ]
 LIBS = ["-ldl"]
+PROGRAMS = ("unwinders",)
+"""The last names of the extensions that are programs. The others are shared objects."""
+_LACKS = {
+    "jitunwind.arch.x86_64.sweep": "decodes x86_64 in Python",
+    "jitunwind.audit.readers.unwinders": "cannot audit with --reader",
+}
+"""What does not work without a shared object."""
 STRICT = bool(os.environ.get("JITUNWIND_STRICT"))
 
 
 class BuildAgent(build_ext):
-    """Each Extension is a shared object, made by one call of the C compiler."""
+    """Each Extension is a shared object or a program, made by one call of the C compiler."""
 
     def run(self) -> None:
         super().run()
@@ -60,13 +68,14 @@ class BuildAgent(build_ext):
         compiler = named or [next(filter(shutil.which, COMPILERS), COMPILERS[0])]
         strict = ["-Werror"] if STRICT else []
         extra = shlex.split(os.environ.get("CFLAGS", ""))
-        command = [*compiler, *CFLAGS, *strict, *extra, "-o", str(target), *ext.sources, *LIBS]
+        form = "-pie" if ext.name.endswith(PROGRAMS) else "-shared"
+        command = [*compiler, form, *CFLAGS, *strict, *extra, "-o", str(target), *ext.sources, *LIBS]
         try:
             subprocess.run(command, check=True)
         except (OSError, subprocess.CalledProcessError) as error:
             if STRICT:
                 raise
-            lacks = "decodes x86_64 in Python" if SWEEP in ext.sources else "will not publish JIT code"
+            lacks = _LACKS.get(ext.name, "will not publish JIT code")
             self.warn(f"{target.name} was not built, so jitunwind {lacks}: {error}")
 
     def copy_extensions_to_source(self) -> None:
@@ -79,7 +88,7 @@ class BuildAgent(build_ext):
                 self.copy_file(str(built), str(target))
 
     def get_ext_filename(self, fullname: str) -> str:
-        return f"{fullname.replace('.', '/')}.so"
+        return fullname.replace(".", "/") + ("" if fullname.endswith(PROGRAMS) else ".so")
 
     def get_outputs(self) -> list[str]:
         return [path for path in super().get_outputs() if Path(path).exists()]
@@ -100,6 +109,11 @@ setup(
         Extension("jitunwind.agent.agent", [path for path in SOURCES if path != DESCRIPTOR]),
         Extension("jitunwind.agent.descriptor", [DESCRIPTOR]),
         Extension("jitunwind.arch.x86_64.sweep", [SWEEP]),
+        *(
+            [Extension("jitunwind.audit.readers.unwinders", READERS)]
+            if platform.machine() == "x86_64"
+            else []
+        ),
     ],
     cmdclass={"build_ext": BuildAgent, "bdist_wheel": AnyPython},
 )

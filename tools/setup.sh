@@ -25,6 +25,7 @@ fi
 can_make_venvs() { "$python" -c 'import ensurepip, venv' 2>/dev/null; }
 venv_package() { "$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'; }
 can_compile() { command -v cc >/dev/null && echo '#include <stdio.h>' | cc -xc -fsyntax-only - 2>/dev/null; }
+can_load() { "$python" -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "$1" 2>/dev/null; }
 has_header() { echo "#include <$1>" | cc -xc -fsyntax-only - 2>/dev/null; }
 
 missing=()
@@ -33,6 +34,7 @@ can_compile || missing+=(gcc libc6-dev)
 command -v g++ >/dev/null || missing+=(g++)
 has_header libunwind.h || missing+=(libunwind-dev)
 has_header elfutils/libdwfl.h || missing+=(libdw-dev)
+can_load libunwind.so.1 || missing+=(libunwind-19) # LLVM's
 command -v readelf >/dev/null || missing+=(binutils)
 command -v llvm-dwarfdump >/dev/null || missing+=(llvm)
 command -v gdb >/dev/null || missing+=(gdb)
@@ -74,6 +76,7 @@ fi
 command -v readelf >/dev/null || say "warning: no readelf: tests that need it are left out; install binutils"
 has_header libunwind.h || say "warning: no libunwind: tests that need it are left out; install libunwind-dev"
 has_header elfutils/libdwfl.h || say "warning: no libdw: tests that need it are left out; install libdw-dev"
+can_load libunwind.so.1 || say "warning: no libunwind of LLVM's: tests that need it are left out; install libunwind-19"
 command -v llvm-dwarfdump >/dev/null || say "warning: no llvm-dwarfdump: tests that need it are left out; install llvm"
 command -v lldb >/dev/null || say "warning: no lldb: tests that need it are left out; install lldb"
 command -v chromium >/dev/null || say "warning: no chromium: tests of the page that explain writes are left out; install chromium"

@@ -130,6 +130,14 @@ class NoEmulator(JitunwindError):
     hint = "pip install 'jitunwind[emulate]' brings it"
 
 
+class NoReader(JitunwindError):
+    """A reader of unwind tables is not on this machine."""
+
+
+class ReaderFailed(JitunwindError):
+    """A reader of unwind tables ended, or does not answer."""
+
+
 class NothingToAudit(JitunwindError):
     """A program that ran, and in which no JIT code did."""
 

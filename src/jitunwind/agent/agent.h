@@ -95,6 +95,20 @@ bool libunwind_find(void);
 struct dynamic_info *libunwind_register(const struct jitunwind_publication *publication);
 void libunwind_cancel(struct jitunwind_publication *publication); /* which is freed some time later */
 bool frames_sensible(const struct jitunwind_region *region);
+/* The same for libunwind of one thread, of any .eh_frame entries, which stay where they are until they are cancelled:
+   the audit's readers. */
+struct frame_entry {
+    int32_t start; /* of the FDE's code, from that of the table */
+    int32_t frame; /* the FDE, from the first entry */
+};
+struct frame_table {
+    uint64_t start, end; /* of all its code */
+    const unsigned char *frames;
+    size_t count;
+    struct frame_entry entries[];
+};
+struct dynamic_info *libunwind_register_table(const struct frame_table *table);
+void libunwind_cancel_table(void *info);
 
 /* cies.c: the CIEs that frames of many regions point to. They stay for good. */
 struct cie {

@@ -59,10 +59,7 @@ struct dynamic_info {
     struct dynamic_info *retired_before;
     struct jitunwind_publication *retired_with;
     time_t retired_at;
-    struct entry {
-        int32_t start; /* from the info's own start */
-        int32_t frame;
-    } entries[];
+    struct frame_entry entries[];
 };
 enum { UNW_INFO_FORMAT_IP_OFFSET = 4, KEPT_SECONDS = 10 };
 
@@ -80,7 +77,7 @@ static struct dynamic_info *retired; /* the newest first */
 #endif
 
 static void describe(struct dynamic_info *info, uint64_t start, uint64_t end, const void *frames,
-                     const struct entry *table, size_t count)
+                     const struct frame_entry *table, size_t count)
 {
     uint64_t *words = info->words + words_before;
     info->start = start;
@@ -102,11 +99,11 @@ static bool layout_works(find_by_address_t find_by_address, unsigned char *page)
                                              0 /* absptr */, 0x0c, 7, 8, 0x90, 1, 0, 0, 24, 0, 0, 0, 28};
     uint64_t code[] = {(uint64_t)(uintptr_t)page + CODE_AT, CODE_SIZE}, answer[64] = {0}; /* begins: start, end */
     struct dynamic_info info = {.next = NULL};
-    struct entry entry = {0, (int32_t)(uintptr_t)(page + FRAME_AT)};
+    struct frame_entry entry = {0, (int32_t)(uintptr_t)(page + FRAME_AT)};
     memcpy(page, frames, sizeof frames);
     memcpy(page + sizeof frames, code, sizeof code);
     memcpy(page + TABLE_AT, &entry, sizeof entry);
-    describe(&info, code[0], code[0] + CODE_SIZE, NULL, (struct entry *)(page + TABLE_AT), 1);
+    describe(&info, code[0], code[0] + CODE_SIZE, NULL, (struct frame_entry *)(page + TABLE_AT), 1);
     dynamic_register(&info);
     bool found = !find_by_address(*local_space, code[0] + 4, answer, NULL) && answer[0] == code[0] &&
                  answer[1] == code[0] + CODE_SIZE;
@@ -206,8 +203,24 @@ bool frames_sensible(const struct jitunwind_region *region)
 
 static int by_start(const void *one, const void *other)
 {
-    int32_t difference = ((const struct entry *)one)->start - ((const struct entry *)other)->start;
+    int32_t difference = ((const struct frame_entry *)one)->start - ((const struct frame_entry *)other)->start;
     return (difference > 0) - (difference < 0);
+}
+
+/* An info that gets `count` entries; NULL without memory. */
+static struct dynamic_info *new_info(size_t count)
+{
+    struct dynamic_info *info = calloc(1, sizeof *info + count * sizeof info->entries[0]);
+    return info;
+}
+
+static struct dynamic_info *registered(struct dynamic_info *info, uint64_t start, uint64_t end, const void *frames,
+                                       size_t count)
+{
+    qsort(info->entries, count, sizeof info->entries[0], by_start);
+    describe(info, start, end, frames, info->entries, count);
+    dynamic_register(info);
+    return info;
 }
 
 struct dynamic_info *libunwind_register(const struct jitunwind_publication *publication)
@@ -216,10 +229,9 @@ struct dynamic_info *libunwind_register(const struct jitunwind_publication *publ
     size_t count = 0;
     while (next_frame(&at, end))
         count++;
-    struct dynamic_info *info = calloc(1, sizeof *info + count * sizeof info->entries[0]);
+    struct dynamic_info *info = new_info(count);
     if (!info)
         return NULL;
-    describe(info, publication->start, publication->start + publication->size, frames, info->entries, count);
     at = frames;
     for (size_t i = 0; (frame = next_frame(&at, end)); i++) {
         uint64_t start;
@@ -227,9 +239,28 @@ struct dynamic_info *libunwind_register(const struct jitunwind_publication *publ
         info->entries[i].start = (int32_t)(start - publication->start);
         info->entries[i].frame = (int32_t)(frame - frames);
     }
-    qsort(info->entries, count, sizeof info->entries[0], by_start);
-    dynamic_register(info);
-    return info;
+    return registered(info, publication->start, publication->start + publication->size, frames, count);
+}
+
+struct dynamic_info *libunwind_register_table(const struct frame_table *table)
+{
+    struct dynamic_info *info = new_info(table->count);
+    if (!info)
+        return NULL;
+    memcpy(info->entries, table->entries, table->count * sizeof table->entries[0]);
+    return registered(info, table->start, table->end, table->frames, table->count);
+}
+
+static void cancel(struct dynamic_info *info)
+{
+    dynamic_cancel(info);
+    flush_cache(*local_space, 0, 0);
+}
+
+void libunwind_cancel_table(void *info)
+{
+    cancel(info);
+    free(info);
 }
 
 static void free_retired(time_t until)
@@ -252,8 +283,7 @@ void libunwind_cancel(struct jitunwind_publication *publication)
     struct dynamic_info *info = publication->dynamic;
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    dynamic_cancel(info);
-    flush_cache(*local_space, 0, 0);
+    cancel(info);
     free_retired(now.tv_sec - KEPT_SECONDS);
     info->retired_at = now.tv_sec;
     info->retired_with = publication;

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
-from jitunwind.audit.verdicts import MOST_EXAMPLES, Findings, Tally
+from jitunwind.audit.findings import MOST_EXAMPLES, Findings, Tally
 from jitunwind.audit.witness import WITNESSES, Place, Witness
 
 MOST_REASONS = 20

@@ -7,6 +7,7 @@ one, and shows it.
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +18,8 @@ from jitunwind.arch.known import decoder, module
 from jitunwind.audit.instructions import Instructions
 from jitunwind.audit.offline import Offline
 from jitunwind.audit.ptrace import Tracee
+from jitunwind.audit.readers import open_reader
+from jitunwind.audit.reading import Reading
 from jitunwind.audit.records import not_judged
 from jitunwind.audit.report import as_data
 from jitunwind.audit.steppable import Steppable
@@ -36,11 +39,17 @@ class Session:
     with what has been done so far. NoEmulator where there is to be one, and there is none."""
 
     def __init__(
-        self, names: Sequence[str], emulate: bool, static: bool, tell: Callable[[str], None]
+        self,
+        names: Sequence[str],
+        emulate: bool,
+        static: bool,
+        tell: Callable[[str], None],
+        readers: Sequence[str] = (),
     ) -> None:
         if emulate:
             _check_emulator()
         self.names, self.emulate, self.static = list(dict.fromkeys(names)), emulate, static
+        self.readers = list(dict.fromkeys(readers))
         self.witnesses: list[Witness] = []
         self.counts: dict[str, int] = {}
         self.warnings: dict[str, None] = {}
@@ -82,9 +91,15 @@ class Session:
         by itself, and not by code that records itself, where there is that."""
         memory = tracee.memory
         arch = self._arch = memory.architecture
-        try:
+        with ExitStack() as opened:
+            opened.callback(tracee.let_go)
             tables = self._tables(arch, lambda: Published(arch, memory))
-            stepped = Stepped(Verdicts(arch, memory, tables), self._keep)
+            readings = [
+                Reading(arch, memory, each, opened.enter_context(closing(open_reader(name, arch))))
+                for each in tables
+                for name in self.readers
+            ]
+            stepped = Stepped(Verdicts(arch, memory, tables, readings), self._keep)
             recorder = None if single_step else _recorder(tracee)
             stepper = Stepper(tracee, arch, stepped, steps, recorder)
             stepper.progress = lambda: self._tell(self._so_far(stepper, stepped.witness))
@@ -95,14 +110,12 @@ class Session:
                 self._take_dump(memory)
             if tracee.ending:
                 self.ended = os.waitstatus_to_exitcode(tracee.ending)
-        finally:
-            tracee.let_go()
         self.witnesses.append(stepped.witness)
         self.counts |= asdict(stepper.counts)
         self.problem = f"no instruction of JIT code was stepped: {stepper.problem}"
-        self._warn_of(tables)
+        self._warn_of([*tables, *readings])
 
-    def _warn_of(self, tables: Sequence[Tables]) -> None:
+    def _warn_of(self, tables: Sequence[Tables | Reading]) -> None:
         for table in tables:
             for warning in getattr(table, "warnings", ()):
                 self.warn(warning)

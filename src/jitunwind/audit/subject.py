@@ -73,7 +73,7 @@ def dump_of_regions(regions: Regions, warn: Warn) -> Dump:
     """All JIT code that `regions` knows, and all frames there are of it."""
     memory = regions.memory
     published = Published(memory.architecture, memory)
-    frames = published.frames()
+    frames = published.encoded()
     if regions.entry_shim is not None:
         frames += _frames_of_shim(regions, warn)
     dump = take(regions, frames)

@@ -19,10 +19,11 @@ from jitunwind.audit.jitdump import frames_in
 from jitunwind.cpython.dump import Dump, Frames
 from jitunwind.cpython.regions import JitCode
 from jitunwind.dwarf.decode import alone, eh_frame, table_of
-from jitunwind.dwarf.encode import eh_frame as encoded
+from jitunwind.dwarf.encode import eh_frame as encode
 from jitunwind.errors import MalformedFrames, NotElf, UnreadableMemory
 from jitunwind.memory import Memory
 from jitunwind.memory.process import dynamic_symbols
+from jitunwind.publishing.described import frames_of
 from jitunwind.recover.table import recover
 from jitunwind.region import Region
 from jitunwind.rows import Row, Unknown, UnwindTable
@@ -44,6 +45,9 @@ class Tables(Protocol):
     def of(self, region: JitCode) -> UnwindTable:
         """The table of a region as it is now."""
 
+    def encoded(self, codes: Iterable[JitCode]) -> list[Frames]:
+        """The bytes that readers of it get: those of `codes` at least, all the JIT code there is."""
+
     def forget(self) -> None:
         """JIT code has come or gone."""
 
@@ -56,6 +60,16 @@ class Recovered:
     def __init__(self, arch: Architecture, decode: Decoder) -> None:
         self._arch, self._decode = arch, decode
         self._known: dict[tuple[int, bytes], UnwindTable] = {}
+        self._encoded: dict[tuple[int, int, bytes], Frames] = {}
+
+    def encoded(self, codes: Iterable[JitCode]) -> list[Frames]:
+        """As they would be published."""
+        keys = {(code.start, code.shim_size, code.code): code for code in codes}
+        self._encoded = {
+            key: self._encoded.get(key) or Frames(0, frames_of(self._arch, code.start, self.of(code)))
+            for key, code in keys.items()
+        }
+        return list(self._encoded.values())
 
     def of(self, region: JitCode) -> UnwindTable:
         key = (region.shim_size, region.code)
@@ -109,12 +123,12 @@ class Published:
             found.setdefault(each[0], each)
         return found.values()
 
-    def frames(self) -> list[Frames]:
+    def encoded(self, codes: Iterable[JitCode] = ()) -> list[Frames]:
         """The bytes of what is published; of a jitdump's, that say the same."""
         found = self._registered()
         for start, size, table in self._jitdump():
             address = start + size + 7 & ~7
-            found.append(Frames(address, encoded(self._arch, [(start, table)], address)))
+            found.append(Frames(address, encode(self._arch, [(start, table)], address)))
         return found
 
     def _registered(self) -> list[Frames]:
@@ -187,10 +201,14 @@ class Published:
 class Given:
     """Rows that lie ready, as FDEs: of a file, or of a dump. `nothing` stands where there is none."""
 
-    def __init__(self, name: str, frames: Iterable[Frame], nothing: Unknown) -> None:
+    def __init__(self, name: str, sections: list[Frames], frames: Iterable[Frame], nothing: Unknown) -> None:
         self.name = name
         self.warnings: list[str] = []
+        self._sections = sections
         self._tables = _Laid(frames, nothing)
+
+    def encoded(self, codes: Iterable[JitCode]) -> list[Frames]:
+        return self._sections
 
     def of(self, region: JitCode) -> UnwindTable:
         return self._tables.over(region.start, region.size)
@@ -205,7 +223,8 @@ def from_file(arch: Architecture, path: Path) -> Given:
     NotElf, MalformedFrames; OSError where it cannot be read.
     """
     try:
-        return Given(str(path), decoded(sections_in(path.read_bytes()), arch), NOTHING_IN_FILE)
+        sections = sections_in(path.read_bytes())
+        return Given(str(path), sections, decoded(sections, arch), NOTHING_IN_FILE)
     except ELFError as error:
         raise NotElf(f"{path}: {error}") from None
 
@@ -213,7 +232,8 @@ def from_file(arch: Architecture, path: Path) -> Given:
 def from_dump(arch: Architecture, dump: Dump) -> Given:
     """What the process that a dump is of had published."""
     warnings: list[str] = []
-    found = Given(Published.name, understood(dump.frames, arch, warnings), NOTHING_PUBLISHED)
+    frames = understood(dump.frames, arch, warnings)
+    found = Given(Published.name, dump.frames, frames, NOTHING_PUBLISHED)
     found.warnings = warnings
     return found
 

@@ -7,14 +7,14 @@ counter, as places in the record of an instruction: the next time there, those p
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from operator import itemgetter, ne
 from typing import Any, NamedTuple
 
 from elftools.common.exceptions import ELFError
 
 from jitunwind.arch import Architecture
-from jitunwind.arch.known import module
+from jitunwind.audit.findings import EXAMPLES_OF_REGION, Findings, Tally, names_of_judged, place_of
+from jitunwind.audit.reading import Reading
 from jitunwind.audit.records import Record, judged_registers
 from jitunwind.audit.stepper import Activation
 from jitunwind.audit.tables import Tables, shim_table
@@ -35,64 +35,7 @@ from jitunwind.rows import (
 
 MOST_FRAMES = 3
 """From a program counter in a body over the shim to whoever called that; one more is too many."""
-MOST_EXAMPLES = 10
-_EXAMPLES_OF_REGION = 2
 _MASK = (1 << 64) - 1
-
-
-@dataclass
-class Tally:
-    """Instructions by verdict. An instruction is wrong when its CFA, its RA or any register is."""
-
-    exact: int = 0
-    wrong: int = 0
-    unknown: int = 0
-
-    @property
-    def instructions(self) -> int:
-        return self.exact + self.wrong + self.unknown
-
-    def add(self, other: "Tally") -> None:
-        self.exact += other.exact
-        self.wrong += other.wrong
-        self.unknown += other.unknown
-
-    def as_json(self) -> dict[str, int]:
-        return {"exact": self.exact, "wrong": self.wrong, "unknown": self.unknown}
-
-
-@dataclass
-class Findings:
-    """What one table was found to be worth. `wrong` and `unknown` count registers, by the names `judged`."""
-
-    judged: tuple[str, ...]
-    total: Tally = field(default_factory=Tally)
-    wrong: Counter[str] = field(default_factory=Counter)
-    unknown: Counter[str] = field(default_factory=Counter)
-    regions: dict[tuple[int, str], Tally] = field(default_factory=dict)
-    reasons: Counter[str] = field(default_factory=Counter)
-    examples: list[dict[str, Any]] = field(default_factory=list)
-
-    def tally_of(self, start: int, name: str) -> Tally:
-        """That of one region."""
-        return self.regions.setdefault((start, name), Tally())
-
-    def cannot_say(self, region: Tally, reason: str, count: int = 1) -> None:
-        """Of so many instructions in a region, whose tally is one of `regions`, there is no answer."""
-        self.total.unknown += count
-        region.unknown += count
-        self.reasons[reason] += count
-        for name in self.judged:
-            self.unknown[name] += count
-
-    @property
-    def registers(self) -> dict[str, Tally]:
-        """By name: at how many instructions the register is exact, wrong or unknown."""
-        whole = self.total.instructions
-        return {
-            name: Tally(whole - self.wrong[name] - self.unknown[name], self.wrong[name], self.unknown[name])
-            for name in self.judged
-        }
 
 
 class _Move(NamedTuple):
@@ -134,15 +77,17 @@ class _Known(NamedTuple):
 
 
 class Verdicts:
-    """Judges instructions by all tables at once."""
+    """Judges instructions by all tables at once, and by `readings` of them."""
 
-    def __init__(self, arch: Architecture, memory: Memory, tables: list[Tables]) -> None:
-        self.arch, self.memory, self.tables = arch, memory, tables
-        names = {arch.stack_pointer: "CFA", arch.return_address: "RA"}
-        self._names = {**names, **{r: arch.register_names[r] for r in judged_registers(arch)}}
+    def __init__(
+        self, arch: Architecture, memory: Memory, tables: list[Tables], readings: Sequence[Reading] = ()
+    ) -> None:
+        self.arch, self.memory, self.tables, self.readings = arch, memory, tables, readings
+        self._names = names_of_judged(arch)
         self._tracked = (*judged_registers(arch), arch.return_address)
         self._pc = arch.program_counter
         self.findings = {each.name: Findings(tuple(self._names.values())) for each in tables}
+        self.findings |= {each.name: each.findings for each in readings}
         self._regions: CodeMap | None = None
         self.shims: dict[Region, UnwindTable | Unknown] = {}
         """The tables of 3.15's one shim, made when they are needed."""
@@ -159,6 +104,8 @@ class Verdicts:
             self._renew(regions)
         for tables in self.tables:
             self._judge(tables, region, records, activation.values)
+        for reading in self.readings:
+            reading.judge(region, records, activation.values, regions)
 
     def _judge(self, tables: Tables, region: JitCode, records: Sequence[Record], truth: list[int]) -> None:
         found, known = self.findings[tables.name], self._known(tables, region)
@@ -186,7 +133,7 @@ class Verdicts:
                         exact += 1
                         continue
                     followed = inside + others[:1]  # another return address might lead elsewhere
-                    if values[: len(followed)] == followed and tally.wrong > _EXAMPLES_OF_REGION:
+                    if values[: len(followed)] == followed and tally.wrong > EXAMPLES_OF_REGION:
                         wrong[(not is_cfa, *map(ne, values[len(inside) :], others))] += 1
                         continue
             self._follow_and_count(tables, known, record, truth)
@@ -212,7 +159,8 @@ class Verdicts:
             found.total.exact += 1
             known.tally.exact += 1
         else:
-            self._count(found, known.tally, known.region, pc, caller, truth)
+            values = [caller[register] for register in self._names]
+            found.count(known.tally, values, truth, lambda: self._place(known.region, pc))
 
     def _renew(self, regions: CodeMap) -> None:
         """JIT code has come or gone."""
@@ -306,46 +254,9 @@ class Verdicts:
             way.note_inside(arch.return_address)
         return Unknown(f"the table does not lead out of JIT code in {MOST_FRAMES} frames"), None
 
-    def _count(
-        self,
-        found: Findings,
-        tally: Tally,
-        region: JitCode,
-        pc: int,
-        caller: list[int | None],
-        truth: list[int],
-    ) -> None:
-        """Of an instruction at which not all is exact."""
-        wrong, lost = [], []
-        for (register, label), true in zip(self._names.items(), truth, strict=True):
-            value = caller[register]
-            if value is None:
-                found.unknown[label] += 1
-                lost.append(label)
-            elif value != true:
-                found.wrong[label] += 1
-                wrong.append((label, value, true))
-        if wrong:
-            found.total.wrong += 1
-            tally.wrong += 1
-            if len(found.examples) < MOST_EXAMPLES and tally.wrong <= _EXAMPLES_OF_REGION:
-                found.examples.append(self._example(region, pc, wrong))
-        else:
-            found.total.unknown += 1
-            tally.unknown += 1
-            found.reasons[f"the table does not say where {', '.join(lost)} is"] += 1
-
-    def _example(self, region: JitCode, pc: int, wrong: list[tuple[str, int, int]]) -> dict[str, Any]:
+    def _place(self, region: JitCode, pc: int) -> dict[str, Any]:
         assert self._regions is not None
-        offset = pc - region.start
-        listed = module(self.arch, "listing").listing(region.code, region.start, offset, region.size)
-        return {
-            "region": self._regions.parts(region)[-1].name,
-            "pc": f"{pc:#x}",
-            "offset": offset,
-            "instruction": " ".join(next(listed).text.split()),
-            "wrong": {label: {"table": f"{value:#x}", "truth": f"{true:#x}"} for label, value, true in wrong},
-        }
+        return place_of(self.arch, self._regions, region, pc)
 
 
 class _Way:

@@ -7,9 +7,10 @@ by the first of them that came to it.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from jitunwind.audit.findings import Findings
 from jitunwind.audit.records import Record
 from jitunwind.audit.stepper import Activation
-from jitunwind.audit.verdicts import Findings, Verdicts
+from jitunwind.audit.verdicts import Verdicts
 from jitunwind.cpython.regions import CodeMap, JitCode, Regions
 
 Place = tuple[int, bytes]

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from jitunwind.audit.ptrace import Tracee, steps_natively
+from jitunwind.audit.readers import READERS
 from jitunwind.audit.remote import RemoteTracee, architecture_of
 from jitunwind.audit.report import as_junit, as_markdown, coverage_of, is_clean
 from jitunwind.audit.session import Session
@@ -40,6 +41,14 @@ _TELL_SECONDS = 0.2
     multiple=True,
     help="What to judge; may be given more than once. FILE: an ELF object whose .eh_frame has the process's "
     "addresses.  [default: recovered and published; with --static alone: published]",
+)
+@click.option(
+    "--reader",
+    "readers",
+    type=click.Choice(READERS),
+    multiple=True,
+    help="Judge the tables also as this program executes them, at every stepped instruction; may be given more than "
+    "once. On x86_64.",
 )
 @click.option(
     "--steps", type=click.IntRange(min=1), metavar="N", help="Step; stop after N judged instructions."
@@ -78,6 +87,7 @@ def audit(
     context: click.Context,
     target: tuple[str, ...],
     names: tuple[str, ...],
+    readers: tuple[str, ...],
     steps: int | None,
     single_step: bool,
     emulate: bool,
@@ -112,7 +122,9 @@ def audit(
         raise click.UsageError(
             "--static compares with what is recovered, and cannot judge that: add --emulate"
         )
-    session = Session(names, emulate, static, _teller())
+    if readers and not is_stepped:
+        raise click.UsageError("--reader judges instructions that are stepped: add --steps")
+    session = Session(names, emulate, static, _teller(), readers)
     with _interruptible(session):
         if is_stepped:
             output = sys.stderr.fileno() if as_json else None

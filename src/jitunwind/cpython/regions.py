@@ -62,6 +62,9 @@ class CodeMap(Protocol):
     @property
     def entry_shim(self) -> Region | None: ...
 
+    @property
+    def codes(self) -> Sequence[JitCode]: ...
+
     def may_hold(self, address: int) -> Mapping | None: ...
 
     def find(self, address: int) -> JitCode | None: ...
@@ -160,6 +163,11 @@ class Regions:
             for mapping in self.ranges:
                 starts.update(self._shims(mapping))
         return sorted(starts)
+
+    @cached_property
+    def codes(self) -> list[JitCode]:
+        """All machine code that can be read, by rising start."""
+        return [code for code in map(self.find, self.starts) if code is not None]
 
     def _shims(self, mapping: Mapping) -> list[int]:
         """The page starts in `mapping` at which a shim stands."""
