@@ -5,9 +5,9 @@
 PYPERFORMANCE is a folder with pyperf and pyperformance in it (`make audit` fetches them). Each of its programs is
 stepped for N instructions inside JIT code, 250,000 unless said otherwise; those of another architecture run in qemu's
 emulation, tens of times slower: there each of some smaller programs (tests/live/programs) for 4,000. All paths of the
-code that it has then are run in the emulator. The recovered tables of x86_64's code
-are encoded, and read back by four readers. With --arch NAME only that architecture is audited, and what FILE says of
-the others stays.
+code that it has then are run in the emulator. The tables of x86_64's code are judged as libgcc and libunwind execute
+them, too, at each stepped instruction; encoded, they are read back by four decoders. With --arch NAME only that
+architecture is audited, and what FILE says of the others stays.
 """
 
 import argparse
@@ -53,10 +53,12 @@ VARIED = ROOT / "tests/live/programs/varied.py"
 FUNCTIONS, STATEMENTS = {"3.14": 14, "3.15": 40}, 40
 """Of that program: enough for 200,000 instructions of JIT code."""
 TABLES = (Recovered.name, Published.name)
+READERS = ("libgcc", "libunwind")
 STEPS, EMULATED_STEPS = 250_000, 4_000
 FOREVER = ("--worker", "--loops=1000000", "--values=1", "--warmups=0")
 SECTION = 0x1000_0000
 """Where the encoded tables are said to lie: the interpreters have nothing there."""
+VERDICTS = ("instructions", "exact", "wrong", "unknown")
 HEAD = (
     *("program", "regions", "stepped", "emulated", "of reachable", "recovered: wrong", "unknown"),
     *("published: wrong", "unknown"),
@@ -78,7 +80,8 @@ def audited(
     if program in SMALL:
         folder = VARIED.parent
         command = [str(folder / f"{program}.py")]
-    session = Session(TABLES, emulate=True, static=False, tell=lambda text: None)
+    readers = READERS if arch is X86_64 is steps_natively() else ()
+    session = Session(TABLES, emulate=True, static=False, tell=lambda text: None, readers=readers)
     with open(os.devnull, "wb") as nowhere:
         tracee = started(arch, [python, *command], folder, nowhere.fileno())
         session.step(tracee, steps, single_step=False)
@@ -109,7 +112,7 @@ def reported(session: Session, program: str) -> tuple[dict[str, Any], Dump]:
 
 
 def read_back(dump: Dump) -> tuple[int, int, list[str]]:
-    """Regions, rows, and where a reader of the encoded tables says something else than they do."""
+    """Regions, rows, and where a decoder of the encoded tables says something else than they do."""
     recovered = Recovered(X86_64, decoder(X86_64))
     tables = [(code.start, recovered.of(code)) for code in dump.codes]
     with tempfile.TemporaryDirectory() as folder:
@@ -157,6 +160,8 @@ def section(arch: Architecture, version: str, folder: Path, steps: int) -> list[
     totals: Counter[str] = Counter()
     sums: Counter[int] = Counter()
     wrong = {name: Counter[str]() for name in TABLES}
+    read: dict[str, Counter[str]] = {}
+    libraries: dict[str, str] = {}
     for program in (*SMALL, VARIED.stem) if emulated else PROGRAMS:
         if program == VARIED.stem:
             report, dump = varied(arch, python, version)
@@ -180,6 +185,10 @@ def section(arch: Architecture, version: str, folder: Path, steps: int) -> list[
         for name in TABLES:
             tallies = report["tables"][name]["registers"]
             wrong[name].update({each: tally["wrong"] for each, tally in tallies.items()})
+        libraries |= report["readers"]
+        for name in (f"{table}/{reader}" for table in TABLES for reader in report["readers"]):
+            verdicts_of = {verdict: report["tables"][name][verdict] for verdict in VERDICTS}
+            read.setdefault(name, Counter()).update(verdicts_of)
     share = f"{totals['covered'] / totals['reachable']:.1%}"
     lines.append(line(["**all**", *(sums[i] for i in range(3)), share, *(sums[i] for i in range(3, 7))]))
     lines += [
@@ -190,6 +199,16 @@ def section(arch: Architecture, version: str, folder: Path, steps: int) -> list[
         line(["---", *["---:"] * len(registers)]),
     ]
     lines += [line([name, *(counts[register] for register in registers)]) for name, counts in wrong.items()]
+    if read:
+        libraries_read = "; ".join(f"{name}: {os.path.basename(path)}" for name, path in libraries.items())
+        lines += [
+            "",
+            f"As unwinders execute the tables, at each stepped instruction ({libraries_read}):",
+            "",
+            line(["table/unwinder", *VERDICTS]),
+            line(["---", *["---:"] * len(VERDICTS)]),
+        ]
+        lines += [line([name, *(counts[verdict] for verdict in VERDICTS)]) for name, counts in read.items()]
     apart = not_judged(arch)
     lines += ["", f"Not judged: {', '.join(apart)}."] if apart else []
     recorded = (
@@ -205,10 +224,10 @@ def section(arch: Architecture, version: str, folder: Path, steps: int) -> list[
         "",
     ]
     if arch is X86_64:
-        readers = ", ".join(witness.name for witness in WITNESSES)
+        decoders = ", ".join(witness.name for witness in WITNESSES)
         lines += [
             f"Encoded as `.eh_frame`, the {totals['rows']:,} recovered rows of all {sums[0]:,} regions were read back "
-            f"by {readers}: {totals['misread']:,} differences.",
+            f"by {decoders}: {totals['misread']:,} differences.",
             "",
         ]
     return lines

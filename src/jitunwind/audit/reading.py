@@ -59,14 +59,21 @@ class Reading:
             if outcome == right:
                 found.total.exact += 1
                 tally.exact += 1
-            elif isinstance(outcome, Unknown):
-                found.cannot_say(tally, outcome.reason)
             else:
                 self._count(tally, region, record, outcome, truth)
 
     def _count(
-        self, tally: Tally, region: JitCode, record: Record, outcome: Outcome, truth: Sequence[int]
+        self,
+        tally: Tally,
+        region: JitCode,
+        record: Record,
+        outcome: Outcome | Unknown,
+        truth: Sequence[int],
     ) -> None:
+        """Of an instruction at which not all is exact."""
+        if isinstance(outcome, Unknown):
+            self.findings.cannot_say(tally, outcome.reason)
+            return
         regions, pc = self._regions, record[self._arch.program_counter]
         assert regions is not None
         caller = [outcome.cfa, outcome.return_address, *outcome.registers]

@@ -18,10 +18,11 @@ def as_data(
     counts: Mapping[str, int],
     reachable: Mapping[Place, Collection[int]],
     not_judged: Sequence[str] = (),
+    readers: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """What `audit --json` prints: see docs/using.md. `witnesses` in the order in which they were asked; `reachable`:
     the offsets of all instructions that can be reached in each region; `not_judged`: callee-saved registers that no
-    witness looks at."""
+    witness looks at; `readers`: the programs that executed the tables, and their versions."""
     names = dict.fromkeys(name for witness in witnesses for name in witness.findings)
     findings = {
         name: together([witness.findings[name] for witness in witnesses if name in witness.findings])
@@ -51,6 +52,7 @@ def as_data(
         "coverage": {name: covered[name] for name in ("reachable", *WITNESSES)},
         "counts": dict(counts),
         "not_judged": list(not_judged),
+        "readers": dict(readers or {}),
         "tables": {
             name: {
                 **_table(found),

@@ -18,7 +18,7 @@ from jitunwind.arch.known import decoder, module
 from jitunwind.audit.instructions import Instructions
 from jitunwind.audit.offline import Offline
 from jitunwind.audit.ptrace import Tracee
-from jitunwind.audit.readers import open_reader
+from jitunwind.audit.readers import Reader, open_reader
 from jitunwind.audit.reading import Reading
 from jitunwind.audit.records import not_judged
 from jitunwind.audit.report import as_data
@@ -49,7 +49,8 @@ class Session:
         if emulate:
             _check_emulator()
         self.names, self.emulate, self.static = list(dict.fromkeys(names)), emulate, static
-        self.readers = list(dict.fromkeys(readers))
+        self.readers: dict[str, str] = dict.fromkeys(readers, "")
+        """Their names, and what they are: a library's file, or a version."""
         self.witnesses: list[Witness] = []
         self.counts: dict[str, int] = {}
         self.warnings: dict[str, None] = {}
@@ -95,7 +96,7 @@ class Session:
             opened.callback(tracee.let_go)
             tables = self._tables(arch, lambda: Published(arch, memory))
             readings = [
-                Reading(arch, memory, each, opened.enter_context(closing(open_reader(name, arch))))
+                Reading(arch, memory, each, self._opened(name, arch, opened))
                 for each in tables
                 for name in self.readers
             ]
@@ -114,6 +115,11 @@ class Session:
         self.counts |= asdict(stepper.counts)
         self.problem = f"no instruction of JIT code was stepped: {stepper.problem}"
         self._warn_of([*tables, *readings])
+
+    def _opened(self, name: str, arch: Architecture, opened: ExitStack) -> Reader:
+        reader = opened.enter_context(closing(open_reader(name, arch)))
+        self.readers[name] = reader.version
+        return reader
 
     def _warn_of(self, tables: Sequence[Tables | Reading]) -> None:
         for table in tables:
@@ -173,7 +179,7 @@ class Session:
             codes |= {place: judged.region for place, judged in witness.judged.items()}
         reachable = {place: self._instructions_of(code).reachable for place, code in codes.items()}
         apart = not_judged(self._arch) if codes else ()
-        return as_data(subject, seconds, self.witnesses, self.counts, reachable, apart)
+        return as_data(subject, seconds, self.witnesses, self.counts, reachable, apart, self.readers)
 
 
 def _recorder(tracee: Steppable) -> SelfRecording | None:

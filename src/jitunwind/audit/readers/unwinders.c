@@ -64,6 +64,8 @@ static bool is_inside(uint64_t address)
 /* One frame further out; whether the walk is over. */
 static bool come_to(uint64_t ip, uint64_t cfa)
 {
+    if (!ip && !walk.frames)
+        return true; /* the return address is undefined: it ENDED */
     walk.answer.ip = ip;
     walk.answer.cfa = cfa;
     if (is_inside(ip - 1) && ++walk.frames < MOST_FRAMES)
