@@ -14,7 +14,7 @@ from jitunwind.audit.readers import Outcome, Table, inprocess, open_reader
 from jitunwind.audit.readers.inprocess import InProcess
 from jitunwind.audit.records import WORDS, Record
 from jitunwind.dwarf.decode import eh_frame
-from jitunwind.errors import NoReader
+from jitunwind.errors import NoReader, ReaderFailed
 from jitunwind.publishing.described import frames_of
 from jitunwind.rows import SAME_VALUE, WORD, CfaRule, RegisterRule, Row, SavedAt, Unknown, UnwindTable
 
@@ -157,6 +157,26 @@ def test_a_helper_that_has_died_is_replaced(reader: InProcess) -> None:
     os.kill(reader._helper.pid, signal.SIGKILL)
     reader._helper.wait()
     assert reader.ask([state(1, 8)] * 3, BACK, ()) == [right(8)] * 3
+
+
+def test_one_that_dies_again_and_again_is_asked_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inprocess, "_MOST_FAILURES", 2)
+    reader = InProcess("libgcc", X86_64)
+    reader.tell([as_table(TABLE)], [(CODE, CODE + SIZE)])
+
+    def die(*arguments: object) -> list[Outcome | Unknown]:
+        raise ReaderFailed("libgcc has crashed")
+
+    monkeypatch.setattr(reader, "_ask", die)
+    reasons = {outcome.reason for outcome in reader.ask([state(1, 8)] * 200, BACK, ())}  # type: ignore[union-attr]
+    assert reasons == {
+        "libgcc has crashed",
+        "libgcc has crashed or hung 2 times, and is asked no more",
+    }
+    monkeypatch.undo()
+    reader.tell([as_table(TABLE)], [(CODE, CODE + SIZE)])
+    assert reader.ask([state(1, 8)], BACK, ()) == [right(8)]
+    reader.close()
 
 
 def test_what_cannot_be_asked_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,8 @@ _PATIENCE = 5.0
 """Seconds that an answer may take: a walk takes microseconds."""
 _MOST_STARTS = 8
 """Addresses are random: where something of the helper lies in the way, the next one is likely to do."""
+_MOST_FAILURES = 20
+"""Of the helper, with the same tables: each costs a start, or `_PATIENCE`."""
 _AT_ONCE = 64
 """Records in one request: requests and answers fit into the pipes, so that neither side waits for the other."""
 _ANSWER = struct.Struct("=11Q")
@@ -43,6 +45,7 @@ class InProcess:
         self.name = name
         self._registers = arch.program_counter + 1
         self._sp, self._below = arch.stack_pointer, arch.red_zone
+        self._failures = 0
         self._start()
         self.version = self._loaded()
 
@@ -71,10 +74,11 @@ class InProcess:
 
     def _restart(self) -> None:
         """With a helper that has other addresses, and whose unwinder is in order."""
-        tables, inside = list(self._tables), self._inside
+        tables, inside, failures = list(self._tables), self._inside, self._failures
         self.close()
         self._start()
         self.tell(tables, inside)
+        self._failures = failures
 
     # Requests
 
@@ -111,6 +115,7 @@ class InProcess:
     # Tables
 
     def tell(self, tables: Sequence[Table], inside: Sequence[tuple[int, int]]) -> None:
+        self._failures = 0
         for _ in range(_MOST_STARTS):
             if self._tell(tables, inside):
                 return
@@ -149,17 +154,22 @@ class InProcess:
         for at in range(0, len(records), _AT_ONCE):
             some = records[at : at + _AT_ONCE]
             try:
-                outcomes += self._ask(some, back, memory)
+                if self._failures < _MOST_FAILURES:
+                    outcomes += self._ask(some, back, memory)
+                    continue
             except ReaderFailed:
-                outcomes += [self._ask_alone(record, back, memory) for record in some]
+                self._restart()
+            outcomes += [self._ask_alone(record, back, memory) for record in some]
         return outcomes
 
     def _ask_alone(self, record: Record, back: int, memory: Sequence[tuple[int, bytes]]) -> Outcome | Unknown:
         """After one of some has made the helper fail: which one, and how."""
-        self._restart()
+        if self._failures >= _MOST_FAILURES:
+            return Unknown(f"{self.name} has crashed or hung {_MOST_FAILURES} times, and is asked no more")
         try:
             return self._ask([record], back, memory)[0]
         except ReaderFailed as error:
+            self._failures += 1
             self._restart()
             return Unknown(str(error))
 
