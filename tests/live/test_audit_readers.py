@@ -45,6 +45,22 @@ def test_unwinders_read_recovered_tables_right(python: Interpreter, program: str
     assert report["status"] == 0
 
 
+def test_the_libgcc_that_is_loaded_first_is_asked(
+    python: Interpreter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interpreter's own, where it has come with one: of a newer GCC than this machine's."""
+    with running(python, "loops") as started:
+        paths = {line.split()[-1] for line in Path(f"/proc/{started.pid}/maps").read_text().splitlines()}
+    libgcc = next((path for path in paths if Path(path).name == "libgcc_s.so.1"), None)
+    own = Path(python.python).parents[1] / "lib/x86_64-linux-gnu/libgcc_s.so.1"
+    library = tmp_path / "libgcc_s.so.1"
+    library.symlink_to(libgcc or own.resolve())
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    report = of_program(python, "calls", "--table", "recovered", "--reader", "libgcc", "--steps", STEPS)
+    assert_exact(report, "recovered/libgcc")
+    assert Path(report["readers"]["libgcc"]).resolve() == library.resolve()
+
+
 @pytest.mark.parametrize("program", ["calls", "recursion"])
 def test_unwinders_read_published_tables_right(python: Interpreter, program: str) -> None:
     with running(python, program, published=True) as started:
