@@ -174,47 +174,54 @@ static union {
 static uint64_t llvm_context[32];
 static int (*cursor_begin)(void *, void *, int);
 static int (*llvm_begin)(void *, void *);
+static int (*llvm_context_here)(void *);
 static int (*cursor_step)(void *);
 static int (*cursor_register)(void *, int, uint64_t *);
 static int ip_register = RIP;
 
+/* At the state that was asked about, or, LLVM's, at this very function. */
+static int begin_cursor(void)
+{
+    if (llvm_begin)
+        return llvm_context_here(llvm_context) || llvm_begin(&cursor, llvm_context);
+    enum { UNW_INIT_SIGNAL_FRAME = 1 };
+    walk.is_below = true;
+    return cursor_begin(&cursor, &frame->context, UNW_INIT_SIGNAL_FRAME);
+}
+
+/* One frame further out; whether the walk is over. */
+static bool step_cursor(void)
+{
+    uint64_t ip = 0, cfa = 0;
+    int step = cursor_step(&cursor);
+    /* LLVM's says that there is no further step when it has come to a frame of which there is no table. */
+    bool is_last = step < 0 || (!step && !llvm_begin);
+    if (is_last || cursor_register(&cursor, ip_register, &ip) || cursor_register(&cursor, RSP, &cfa)) {
+        walk.answer.status = step ? FAILED : ENDED;
+        walk.answer.error = (uint64_t)(int64_t)step;
+        return true;
+    }
+    if (!walk.is_below) {
+        walk.is_below = ip == walk.registers[RIP] && cfa == walk.registers[RSP];
+        return !step;
+    }
+    if ((!step && is_inside(ip)) || !come_to(ip, cfa))
+        return !step;
+    for (unsigned i = 0; i < SAVED && walk.answer.status == CAME_OUT; i++)
+        if (cursor_register(&cursor, saved[i], &walk.answer.values[i]))
+            walk.answer.lost |= (uint64_t)1 << i;
+    return true;
+}
+
 static void walk_by_cursor(void)
 {
-    int result;
-    uint64_t ip = 0, cfa = 0;
-    if (llvm_begin) {
-        static const int order[] = {0, RBX, 2, 1, 5, 4, RBP, RSP, 8, 9, 10, 11, R12, 13, 14, R15, RIP};
-        for (unsigned i = 0; i < REGISTERS; i++) /* class Registers_x86_64 */
-            llvm_context[i] = walk.registers[order[i]];
-        result = llvm_begin(&cursor, llvm_context);
-    } else {
-        enum { UNW_INIT_SIGNAL_FRAME = 1 };
-        result = cursor_begin(&cursor, &frame->context, UNW_INIT_SIGNAL_FRAME);
+    int failed = begin_cursor();
+    while (!failed && !step_cursor())
+        ;
+    if (failed || !walk.is_below) {
+        walk.answer.status = FAILED;
+        walk.answer.error = (uint64_t)(int64_t)failed;
     }
-    walk.answer.status = result ? FAILED : ENDED;
-    while (!result) {
-        int step = cursor_step(&cursor);
-        /* LLVM's says that there is no further step when it has come to a frame of which there is no table. */
-        if (step < 0 || (!step && !llvm_begin)) {
-            walk.answer.status = step ? FAILED : ENDED;
-            result = step;
-            break;
-        }
-        if (cursor_register(&cursor, ip_register, &ip) || cursor_register(&cursor, RSP, &cfa)) {
-            walk.answer.status = FAILED;
-            break;
-        }
-        if (!step && is_inside(ip))
-            break;
-        if (!come_to(ip, cfa))
-            continue;
-        for (unsigned i = 0; i < SAVED && walk.answer.status == CAME_OUT; i++)
-            if (cursor_register(&cursor, saved[i], &walk.answer.values[i]))
-                walk.answer.lost |= (uint64_t)1 << i;
-        break;
-    }
-    if (walk.answer.status == FAILED)
-        walk.answer.error = (uint64_t)(int64_t)result;
     leave();
 }
 
@@ -285,12 +292,12 @@ static bool find_reader(const char *name, const char *path)
         return find_functions(library, names, functions, 3) && libunwind_find();
     }
     static const char *const names[] = {"unw_init_local", "unw_step", "unw_get_reg", "__unw_add_dynamic_fde",
-                                        "__unw_remove_dynamic_fde"};
-    void *functions[] = {&llvm_begin, &cursor_step, &cursor_register, &llvm_add, &llvm_remove};
+                                        "__unw_remove_dynamic_fde", "unw_getcontext"};
+    void *functions[] = {&llvm_begin, &cursor_step, &cursor_register, &llvm_add, &llvm_remove, &llvm_context_here};
     ip_register = -1; /* UNW_REG_IP */
     reader.register_table = register_with_llvm;
     reader.deregister = deregister_from_llvm;
-    return find_functions(library, names, functions, 5);
+    return find_functions(library, names, functions, 6);
 }
 
 /* Memory: the pages that this process has for the other one */
