@@ -7,7 +7,6 @@ makes an `Answer`: each value is known by where it can only come from (enter.S).
 
 import json
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -27,9 +26,10 @@ from tests.readers.cases import BIG, CASES, END, R12, R14, RA, RBP, RBX, RETURN,
 from tests.readers.layout import BASE, STRIDE, arena, laid_out
 from tests.readers.recorded import NOT_ASKED, REFUSED
 from tests.support.live import newest_gdb, newest_lldb
+from tests.support.machines import HERE, Machine
 
-HERE = Path(__file__).parent
-REPOSITORY = HERE.parents[1]
+FOLDER = Path(__file__).parent
+REPOSITORY = FOLDER.parents[1]
 STOCK, SID = "Debian 12", "Debian sid"
 OF_SID = ("libunwind8", "libdw1t64", "llvm-libunwind1", "linux-perf")
 ALL = ("0", str(len(CASES)))
@@ -183,7 +183,7 @@ class Workshop:
         """program.c with ask_NAME.c."""
         path = self.folder / f"ask_{name}"
         if not path.exists():
-            sources = [HERE / "program.c", HERE / "enter.S", HERE / f"ask_{name}.c"]
+            sources = [FOLDER / "program.c", FOLDER / "enter.S", FOLDER / f"ask_{name}.c"]
             options = ["-O1", "-g", "-Wall", "-Wextra", "-Werror"]
             subprocess.run(["gcc", *options, "-o", path, *sources, *libraries], check=True)
         return path
@@ -212,7 +212,8 @@ class Fetched(NamedTuple):
 
     @property
     def libraries(self) -> Path:
-        return self.root / f"usr/lib/{platform.machine()}-linux-gnu"
+        (folder,) = self.root.glob("usr/lib/*-linux-gnu")
+        return folder
 
     @property
     def loader(self) -> list[str]:
@@ -221,9 +222,10 @@ class Fetched(NamedTuple):
         return [str(loader), "--library-path", str(self.libraries)]
 
 
-def fetched(suite: str, *packages: str) -> Fetched:
+def fetched(suite: str, *packages: str, machine: Machine = HERE) -> Fetched:
     """Those packages of a Debian suite, in the private folder."""
-    tool = [sys.executable, str(REPOSITORY / "tools/debian_packages.py"), suite, *packages]
+    script = str(REPOSITORY / "tools/debian_packages.py")
+    tool = [sys.executable, script, suite, *packages, "--arch", machine.arch.name]
     done = subprocess.run(tool, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])
@@ -309,7 +311,7 @@ def _gdb(find: Callable[[], str]) -> "Asking":
 
         def command(program: Path, arena: Path, first: int) -> list[str | Path]:
             early = ["-nx", "-q", "-batch", "-iex", "set auto-load no", "-iex", "set startup-with-shell off"]
-            return [gdb, *early, "-x", HERE / "in_gdb.py", "--args", program, arena, str(first), ALL[1]]
+            return [gdb, *early, "-x", FOLDER / "in_gdb.py", "--args", program, arena, str(first), ALL[1]]
 
         return Reading(_run(gdb, "--version").splitlines()[0].split()[-1], _debugger(command, workshop))
 
