@@ -6,11 +6,11 @@ VENV := .venv
 STAMP := $(VENV)/.jitunwind-set-up
 VERSIONS := 3.14 3.15
 # Benchmarks with targets of their own, and what they run.
-LONG := $(patsubst %,bench/%.py,witness libraries audit testsuite publishing held record)
+LONG := $(patsubst %,bench/%.py,witness libraries audit testsuite publishing held readers record)
 # GDB from PyPI lies in .venv, and is the second choice.
 export PATH := $(PATH):$(CURDIR)/$(VENV)/bin
 
-.PHONY: help setup interpreters guests test thorough stress lint format demo bench witness libraries audit suite speed publishing picture clean
+.PHONY: help setup interpreters guests test thorough stress lint format demo bench witness libraries readers audit suite speed publishing picture clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -74,6 +74,9 @@ witness: interpreters guests ## docs/witness.md: recovered tables against what c
 
 libraries: $(STAMP) ## docs/check.md: jitunwind check over the shared libraries of this machine
 	@$(VENV)/bin/python bench/libraries.py --into docs/check.md
+
+readers: $(STAMP) ## docs/readers.md: what libgcc, libunwind, GDB, perf and others make of call frame information
+	@$(VENV)/bin/python bench/readers.py --into docs/readers.md
 
 build/pyperformance: | $(STAMP)
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps --target $@ pyperf pyperformance
