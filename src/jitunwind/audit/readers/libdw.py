@@ -1,0 +1,283 @@
+"""elfutils' libdw: its unwinder (libdwfl), given states by callbacks as a debugger or a profiler gives them.
+
+libdw takes tables from ELF files, and none may lie between the parts of another. So each FDE under test becomes a file
+of its own, which exists in memory only.
+"""
+
+import os
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from ctypes import (
+    CDLL,
+    CFUNCTYPE,
+    POINTER,
+    Structure,
+    byref,
+    c_bool,
+    c_char_p,
+    c_int,
+    c_uint64,
+    c_void_p,
+)
+from typing import Any, NamedTuple
+
+from jitunwind.arch import Architecture
+from jitunwind.audit.readers import Outcome, Table
+from jitunwind.audit.readers.recorded import Recorded, is_inside
+from jitunwind.audit.records import Record, judged_registers
+from jitunwind.dwarf.decode import alone, eh_frame
+from jitunwind.elf.image import frames_file
+from jitunwind.errors import NoReader, ReaderFailed
+from jitunwind.rows import WORD, Unknown
+
+LIBRARY = "libdw.so.1"
+_PACKAGE = "libdw1"
+"""Debian's."""
+_OK, _ABORT = 0, 1
+"""DWARF_CB_*: libdw.h."""
+_MOST_FRAMES = 64
+_THREAD = 1
+"""Any number: libdw knows the thread by what the callbacks say of it."""
+
+# libdwfl.h
+_FIND_ELF = CFUNCTYPE(c_int, c_void_p, c_void_p, c_char_p, c_uint64, c_void_p, c_void_p)
+_FIND_DEBUGINFO = CFUNCTYPE(
+    c_int, c_void_p, c_void_p, c_char_p, c_uint64, c_char_p, c_char_p, c_uint64, c_void_p
+)
+_NEXT_THREAD = CFUNCTYPE(c_int, c_void_p, c_void_p, c_void_p)
+_GET_THREAD = CFUNCTYPE(c_bool, c_void_p, c_int, c_void_p, c_void_p)
+_MEMORY_READ = CFUNCTYPE(c_bool, c_void_p, c_uint64, POINTER(c_uint64), c_void_p)
+_SET_INITIAL_REGISTERS = CFUNCTYPE(c_bool, c_void_p, c_void_p)
+_VISIT = CFUNCTYPE(c_int, c_void_p, c_void_p)
+
+
+class _Callbacks(Structure):
+    """Dwfl_Callbacks."""
+
+    _fields_ = (
+        ("find_elf", _FIND_ELF),
+        ("find_debuginfo", _FIND_DEBUGINFO),
+        ("section_address", c_void_p),
+        ("debuginfo_path", c_void_p),
+    )
+
+
+class _ThreadCallbacks(Structure):
+    """Dwfl_Thread_Callbacks."""
+
+    _fields_ = (
+        ("next_thread", _NEXT_THREAD),
+        ("get_thread", _GET_THREAD),
+        ("memory_read", _MEMORY_READ),
+        ("set_initial_registers", _SET_INITIAL_REGISTERS),
+        ("detach", c_void_p),
+        ("thread_detach", c_void_p),
+    )
+
+
+_FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "dwfl_begin": (c_void_p, (c_void_p,)),
+    "dwfl_end": (None, (c_void_p,)),
+    "dwfl_errno": (c_int, ()),
+    "dwfl_errmsg": (c_char_p, (c_int,)),
+    "dwfl_version": (c_char_p, (c_void_p,)),
+    "dwfl_report_begin": (None, (c_void_p,)),
+    "dwfl_report_elf": (c_void_p, (c_void_p, c_char_p, c_char_p, c_int, c_uint64, c_bool)),
+    "dwfl_report_module": (c_void_p, (c_void_p, c_char_p, c_uint64, c_uint64)),
+    "dwfl_report_end": (c_int, (c_void_p, c_void_p, c_void_p)),
+    "dwfl_attach_state": (c_bool, (c_void_p, c_void_p, c_int, c_void_p, c_void_p)),
+    "dwfl_getthread_frames": (c_int, (c_void_p, c_int, _VISIT, c_void_p)),
+    "dwfl_thread_state_registers": (c_bool, (c_void_p, c_int, c_int, c_void_p)),
+    "dwfl_thread_state_register_pc": (None, (c_void_p, c_uint64)),
+    "dwfl_frame_pc": (c_bool, (c_void_p, POINTER(c_uint64), c_void_p)),
+    "dwfl_frame_reg": (c_int, (c_void_p, c_int, POINTER(c_uint64))),
+}
+"""Results and arguments."""
+
+
+class Libdw:
+    """A `Reader`."""
+
+    def __init__(self, name: str, arch: Architecture) -> None:
+        self.name = name
+        self._arch = arch
+        self._library = _loaded()
+        self.version = self._library.dwfl_version(None).decode()
+        self._wanted = (arch.stack_pointer, *judged_registers(arch))
+        self._files: dict[_Fde, bytes] = {}
+        """The name that libdw has each FDE's file by."""
+        self._fdes: dict[Table, list[_Fde]] = {}
+        self._made = 0
+        self._inside: Sequence[tuple[int, int]] = ()
+        # What the callbacks answer with, and what they found.
+        self._recorded = Recorded(arch)
+        self._frames = 0
+        self._outcome: Outcome | None = None
+        # Referred to for as long as libdw has their addresses.
+        self._callbacks = _Callbacks(_FIND_ELF(_find_no_elf), _FIND_DEBUGINFO(_find_no_debuginfo))
+        self._thread_callbacks = _ThreadCallbacks(
+            _NEXT_THREAD(_no_thread),
+            _GET_THREAD(lambda dwfl, number, argument, thread: number == _THREAD),
+            _MEMORY_READ(self._read),
+            _SET_INITIAL_REGISTERS(self._set_registers),
+        )
+        self._visit = _VISIT(self._come_to)
+        self._is_attached = False
+        self._dwfl = c_void_p(self._library.dwfl_begin(byref(self._callbacks)))
+
+    def close(self) -> None:
+        self._library.dwfl_end(self._dwfl)
+        self._dwfl = c_void_p()
+
+    def _failure(self) -> str:
+        said = self._library.dwfl_errmsg(-1)
+        return f"{self.name}: {said.decode()}" if said else f"{self.name} does not say why it failed"
+
+    # Tables
+
+    def tell(self, tables: Sequence[Table], inside: Sequence[tuple[int, int]]) -> None:
+        self._inside = inside
+        self._fdes = {table: self._fdes.get(table) or _alone(table) for table in tables}
+        wanted = _apart(fde for fdes in self._fdes.values() for fde in fdes)
+        if wanted.keys() == self._files.keys():
+            return
+        library, dwfl, known = self._library, self._dwfl, self._files
+        self._files = {}
+        library.dwfl_report_begin(dwfl)
+        # What is reported again as it was stays as it is; the rest goes.
+        for fde in wanted.keys() & known.keys():
+            library.dwfl_report_module(dwfl, known[fde], fde.start, fde.start + fde.size)
+            self._files[fde] = known[fde]
+        for fde in wanted.keys() - known.keys():
+            self._files[fde] = self._report(fde)
+        if library.dwfl_report_end(dwfl, None, None):
+            raise ReaderFailed(self._failure())
+        if self._files and not self._is_attached:
+            attached = library.dwfl_attach_state(dwfl, None, _THREAD, byref(self._thread_callbacks), None)
+            if not attached:
+                raise ReaderFailed(self._failure())
+            self._is_attached = True
+
+    def _report(self, fde: "_Fde") -> bytes:
+        """Give libdw the file of one FDE."""
+        self._made += 1
+        name = b"fde-%d" % self._made
+        file = os.memfd_create(name.decode())
+        with open(file, "wb", closefd=False) as written:
+            written.write(frames_file(self._arch.elf_machine, [(fde.start, fde.size)], fde.data, fde.address))
+        # libdw closes the file, if it takes it.
+        if not self._library.dwfl_report_elf(self._dwfl, name, name, file, 0, False):
+            os.close(file)
+            raise ReaderFailed(self._failure())
+        return name
+
+    # States
+
+    def ask(
+        self, records: Sequence[Record], back: int, memory: Sequence[tuple[int, bytes]]
+    ) -> list[Outcome | Unknown]:
+        return [self._ask(record, memory) for record in records]
+
+    def _ask(self, record: Record, memory: Sequence[tuple[int, bytes]]) -> Outcome | Unknown:
+        if not self._is_attached:
+            return Unknown(f"{self.name} has no table")
+        self._recorded.turn_to(record, memory)
+        self._frames, self._outcome = 0, None
+        ended = self._library.dwfl_getthread_frames(self._dwfl, _THREAD, self._visit, None)
+        if self._outcome is not None:
+            return self._outcome
+        return Unknown(self._failure() if ended else f"{self.name} ends the walk in JIT code")
+
+    def _set_registers(self, thread: int, argument: int) -> bool:
+        *registers, pc = self._recorded.registers
+        count = len(registers)
+        # Where the program counter has a DWARF number, it is that of the return address.
+        self._library.dwfl_thread_state_register_pc(thread, pc)
+        done: bool = self._library.dwfl_thread_state_registers(
+            thread, 0, count, (c_uint64 * count)(*registers)
+        )
+        return done
+
+    def _read(self, dwfl: int, address: int, result: Any, argument: int) -> bool:
+        data = self._recorded.read(address, WORD)
+        if data is not None:
+            result[0] = int.from_bytes(data, "little")
+        return data is not None
+
+    def _come_to(self, state: int, argument: int) -> int:
+        """One frame further out."""
+        self._frames += 1
+        if self._frames == 1:
+            return _OK
+        value = c_uint64()
+        frame_reg = self._library.dwfl_frame_reg
+        if not self._library.dwfl_frame_pc(state, byref(value), None):
+            return _ABORT
+        pc = value.value
+        if is_inside(self._inside, pc - 1) and self._frames < _MOST_FRAMES:
+            return _OK
+        found = [
+            value.value if not frame_reg(state, number, byref(value)) else None for number in self._wanted
+        ]
+        cfa, *registers = found
+        if cfa is not None:
+            self._outcome = Outcome(cfa, pc, tuple(registers))
+        return _ABORT
+
+
+class _Fde(NamedTuple):
+    """An FDE of [start, start + size), as the `.eh_frame` `data`, which lies at `address`."""
+
+    start: int
+    size: int
+    address: int
+    data: bytes
+
+
+def _alone(table: Table) -> list[_Fde]:
+    """Each FDE of a table."""
+    fdes = eh_frame(table.data, table.address)
+    return [_Fde(fde.start, fde.size, *alone(table.data, table.address, fde)) for fde in fdes]
+
+
+def _apart(fdes: Iterable[_Fde]) -> dict[_Fde, None]:
+    """Those that share no code with one that comes before."""
+    found: dict[_Fde, None] = {}
+    starts: list[int] = []
+    ends: list[int] = []
+    for fde in fdes:
+        at, end = bisect_right(starts, fde.start), fde.start + fde.size
+        if (at == 0 or ends[at - 1] <= fde.start) and (at == len(starts) or end <= starts[at]):
+            starts.insert(at, fde.start)
+            ends.insert(at, end)
+            found[fde] = None
+    return found
+
+
+def _find_no_elf(*arguments: Any) -> int:
+    return -1
+
+
+def _find_no_debuginfo(*arguments: Any) -> int:
+    return -1
+
+
+def _no_thread(*arguments: Any) -> int:
+    return 0
+
+
+def _loaded() -> CDLL:
+    try:
+        library = CDLL(LIBRARY)
+    except OSError:
+        raise NoReader("libdw is not on this machine", f"Debian's package is {_PACKAGE}") from None
+    for name, (result, arguments) in _FUNCTIONS.items():
+        try:
+            function = getattr(library, name)
+        except AttributeError:
+            raise NoReader(f"this machine's libdw has no {name}", "0.188 and later have it") from None
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+open_reader = Libdw
