@@ -122,8 +122,11 @@ class Libdw:
             _SET_INITIAL_REGISTERS(self._set_registers),
         )
         self._visit = _VISIT(self._come_to)
-        self._is_attached = False
         self._dwfl = c_void_p(self._library.dwfl_begin(byref(self._callbacks)))
+        self._report_all([])
+        process = byref(self._thread_callbacks)
+        if not self._library.dwfl_attach_state(self._dwfl, None, _THREAD, process, None):
+            raise ReaderFailed(self._failure())
 
     def close(self) -> None:
         self._library.dwfl_end(self._dwfl)
@@ -139,24 +142,22 @@ class Libdw:
         self._inside = inside
         self._fdes = {table: self._fdes.get(table) or _alone(table) for table in tables}
         wanted = _apart(fde for fdes in self._fdes.values() for fde in fdes)
-        if wanted.keys() == self._files.keys():
-            return
-        library, dwfl, known = self._library, self._dwfl, self._files
+        if wanted.keys() | {_NOWHERE} != self._files.keys():
+            self._report_all(wanted)
+
+    def _report_all(self, wanted: Iterable["_Fde"]) -> None:
+        """Have libdw know these FDEs, and that one which takes no part: what machine it is, it learns from a file."""
+        library, known = self._library, self._files
         self._files = {}
-        library.dwfl_report_begin(dwfl)
-        # What is reported again as it was stays as it is; the rest goes.
-        for fde in wanted.keys() & known.keys():
-            library.dwfl_report_module(dwfl, known[fde], fde.start, fde.start + fde.size)
-            self._files[fde] = known[fde]
-        for fde in wanted.keys() - known.keys():
-            self._files[fde] = self._report(fde)
-        if library.dwfl_report_end(dwfl, None, None):
+        library.dwfl_report_begin(self._dwfl)
+        for fde in (_NOWHERE, *wanted):
+            if fde in known:  # it stays, if it is reported as it was
+                library.dwfl_report_module(self._dwfl, known[fde], fde.start, fde.start + fde.size)
+                self._files[fde] = known[fde]
+            else:
+                self._files[fde] = self._report(fde)
+        if library.dwfl_report_end(self._dwfl, None, None):
             raise ReaderFailed(self._failure())
-        if self._files and not self._is_attached:
-            attached = library.dwfl_attach_state(dwfl, None, _THREAD, byref(self._thread_callbacks), None)
-            if not attached:
-                raise ReaderFailed(self._failure())
-            self._is_attached = True
 
     def _report(self, fde: "_Fde") -> bytes:
         """Give libdw the file of one FDE."""
@@ -179,8 +180,6 @@ class Libdw:
         return [self._ask(record, memory) for record in records]
 
     def _ask(self, record: Record, memory: Sequence[tuple[int, bytes]]) -> Outcome | Unknown:
-        if not self._is_attached:
-            return Unknown(f"{self.name} has no table")
         self._recorded.turn_to(record, memory)
         self._frames, self._outcome = 0, None
         ended = self._library.dwfl_getthread_frames(self._dwfl, _THREAD, self._visit, None)
@@ -232,6 +231,10 @@ class _Fde(NamedTuple):
     size: int
     address: int
     data: bytes
+
+
+_NOWHERE = _Fde(1, 1, 8, b"")
+"""Code that there cannot be, without an FDE."""
 
 
 def _alone(table: Table) -> list[_Fde]:

@@ -19,17 +19,20 @@ class Recorded:
         self._parts: list[tuple[int, bytes]] = []
 
     def turn_to(self, record: Record, more: Sequence[tuple[int, bytes]]) -> None:
-        """`more` is memory besides the record's own, by its address."""
+        """`more` is memory besides the record's own, by rising address: what lies behind it."""
         self.registers, words = record[: self._count], record[self._count :]
         own = (self.registers[self._sp] - self._red_zone, struct.pack(f"={len(words)}Q", *words))
         self._parts = [own, *more]
 
     def read(self, address: int, size: int) -> bytes | None:
         """None where not all of it is known."""
+        found = b""
         for start, data in self._parts:
-            at = address - start
-            if 0 <= at <= len(data) - size:
-                return data[at : at + size]
+            at = address + len(found) - start
+            if 0 <= at < len(data):
+                found += data[at : at + size - len(found)]
+                if len(found) == size:
+                    return found
         return None
 
 
