@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from jitunwind.arch.aarch64.registers import AARCH64, PC, SP, X29, X30
 from jitunwind.arch.x86_64.registers import R13, RBX, RETURN_ADDRESS, RSP, X86_64
 from jitunwind.audit import session as sessions
 from jitunwind.audit.ptrace import Tracee
@@ -24,7 +25,8 @@ from jitunwind.cpython.regions import JitCode
 from jitunwind.errors import NoReader, ReaderFailed
 from jitunwind.publishing.described import frames_of
 from jitunwind.rows import SAME_VALUE, WORD, CfaRule, Row, SavedAt, Unknown, UnwindTable
-from tests.support.live import PATIENCE, VERSIONS, Interpreter, interpreter, newest_gdb
+from tests.support.live import PATIENCE, PROGRAMS, VERSIONS, Interpreter, interpreter, newest_gdb
+from tests.support.machines import EMULATED
 
 CODE, SIZE = 0x10000, 0x100
 BACK = 0x5000
@@ -36,13 +38,13 @@ CASES = ["libdw", "gdb-system", "gdb-newest"]
 
 @pytest.fixture(params=CASES)
 def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A reader, where $JITUNWIND_GDB says which GDB it is."""
+    """A reader; of GDB the machine's own, or the newest by $JITUNWIND_GDB."""
     reader, _, gdb = request.param.partition("-")
-    if gdb:
-        path = newest_gdb() if gdb == "newest" else shutil.which("gdb")
-        if path is None:
-            pytest.skip("there is no gdb")
-        monkeypatch.setenv("JITUNWIND_GDB", path)
+    monkeypatch.delenv("JITUNWIND_GDB", raising=False)
+    if gdb == "newest":
+        monkeypatch.setenv("JITUNWIND_GDB", newest_gdb())
+    elif gdb and shutil.which("gdb") is None:
+        pytest.skip("there is no gdb")
     return str(reader)
 
 
@@ -73,6 +75,17 @@ def test_what_is_recovered_is_exact_as_the_reader_executes_it(python: Interprete
     tables = json.loads(done.stdout)["tables"]
     assert tables["recovered"]["exact"] == steps
     assert tables[f"recovered/{name}"]["exact"] == steps
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_both_read_aarch64(version: str) -> None:
+    python = interpreter(version, EMULATED.needed("gdb"))
+    command = [sys.executable, "-m", "jitunwind", "audit", "--json", "--table", "recovered", "--steps", "100"]
+    command += ["--reader", "libdw", "--reader", "gdb", "--", python.python, str(PROGRAMS / "calls.py")]
+    done = subprocess.run(command, env=python.environment(), capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    tables = json.loads(done.stdout)["tables"]
+    assert [found["exact"] for found in tables.values()] == [100] * 3
 
 
 class WrongInPart(Recovered):
@@ -222,6 +235,32 @@ def test_what_a_table_does_not_mention(reader: Reader) -> None:
     (outcome,) = reader.ask([record], BACK, [])
     rbx = {"rbx": None} if reader.name == "libdw" else {}
     assert outcome == Outcome(STACK + 16, BACK, of_kept(record, **rbx))
+
+
+def test_rows_of_aarch64(name: str) -> None:
+    """
+    0: stp x29, x30, [sp, #-16]!    the return address is in x30 before, then at CFA - 8
+    4: …
+    """
+    kept = judged_registers(AARCH64)
+    rules = dict.fromkeys((*kept, X30), SAME_VALUE)
+    rows = [
+        Row(CfaRule(SP, 0), tuple(rules.items())),
+        Row(CfaRule(SP, 16), tuple((rules | {X29: SavedAt(-16), X30: SavedAt(-8)}).items())),
+    ]
+    frames = frames_of(AARCH64, CODE, UnwindTable(SIZE, [0, 4], rows))
+    registers = [*range(0x100, 0x100 + PC), CODE]
+    registers[SP], registers[X30] = STACK, BACK
+    first = (*registers, *[0] * WORDS)
+    registers[PC], registers[X30] = CODE + 8, CODE + 8
+    second = (*registers, 0x77, BACK, *[0] * (WORDS - 2))
+    values = tuple(registers[number] for number in kept)
+    with closing(open_reader(name, AARCH64)) as reader:
+        reader.tell([Table(0, frames, ((CODE, SIZE, 0),))], INSIDE)
+        assert reader.ask([first, second], BACK, []) == [
+            Outcome(STACK, BACK, values),
+            Outcome(STACK + 16, BACK, (*values[:-1], 0x77)),
+        ]
 
 
 def test_a_gdb_that_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from jitunwind.arch import Architecture
 from jitunwind.audit.readers import Outcome, Table
-from jitunwind.audit.readers.recorded import Recorded
+from jitunwind.audit.readers.recorded import Recorded, is_inside
 from jitunwind.audit.records import Record, judged_registers
 from jitunwind.elf.image import frames_file
 from jitunwind.errors import GdbMissing, NoReader, ReaderFailed
@@ -81,6 +81,7 @@ class Gdb:
         self._recorded = Recorded(arch)
         self._files: dict[Table, Path] = {}
         self._made = 0
+        self._inside: Sequence[tuple[int, int]] = ()
         self._received = b""
         self._acknowledges = True
         with contextlib.ExitStack() as opened:
@@ -180,11 +181,18 @@ class Gdb:
             return b"".join(registers[number].to_bytes(WORD, "little") for number in order).hex().encode()
         wanted = _MEMORY.fullmatch(packet)
         if wanted is not None:
-            data = self._recorded.read(int(wanted[1], 16), int(wanted[2], 16))
+            data = self._memory(int(wanted[1], 16), int(wanted[2], 16))
             return b"E01" if data is None else data.hex().encode()
         if packet == b"QStartNoAckMode":
             self._acknowledges = False
         return next((reply for name, reply in _REPLIES.items() if packet.startswith(name)), b"")
+
+    def _memory(self, address: int, size: int) -> bytes | None:
+        """The stack; and zeros for code, which there has to be: GDB looks for no table of AArch64 code that it cannot
+        read. Nor for one of a return or of a signal's trampoline, which it knows by their bytes: zeros are neither."""
+        if is_inside(self._inside, address) and is_inside(self._inside, address + size - 1):
+            return bytes(size)
+        return self._recorded.read(address, size)
 
     # Tables
 
@@ -197,6 +205,7 @@ class Gdb:
         for table in wanted:
             if table not in self._files:
                 self._files[table] = self._add(table)
+        self._inside = inside
         names = [self._arch.register_names[number] for number in self._wanted()]
         self._do("inside", ranges=list(inside), registers=names)
 
