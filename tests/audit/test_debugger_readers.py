@@ -17,7 +17,7 @@ from jitunwind.arch.aarch64.registers import AARCH64, PC, SP, X29, X30
 from jitunwind.arch.x86_64.registers import R13, RBX, RETURN_ADDRESS, RSP, X86_64
 from jitunwind.audit import session as sessions
 from jitunwind.audit.ptrace import Tracee
-from jitunwind.audit.readers import Outcome, Reader, Table, open_reader
+from jitunwind.audit.readers import Outcome, Reader, Table, libdw, open_reader
 from jitunwind.audit.records import WORDS, Record, judged_registers
 from jitunwind.audit.session import Session
 from jitunwind.audit.tables import Recovered
@@ -263,6 +263,12 @@ def test_rows_of_aarch64(name: str) -> None:
         ]
 
 
+def test_a_machine_without_libdw(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libdw, "LIBRARY", "libdw.so.0")
+    with pytest.raises(NoReader, match="libdw is not on this machine"):
+        open_reader("libdw", X86_64)
+
+
 def test_a_gdb_that_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for gdb in (tmp_path / "gdb", Path(shutil.which("true") or "/bin/true")):
         monkeypatch.setenv("JITUNWIND_GDB", str(gdb))
@@ -282,13 +288,19 @@ def test_a_gdb_that_cannot_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         open_reader("gdb", X86_64)
 
 
-def test_a_gdb_that_is_killed_is_reported() -> None:
-    before = children()
-    with closing(open_reader("gdb", X86_64)) as reader:
-        (gdb,) = children() - before
-        os.kill(gdb, signal.SIGKILL)
-        with pytest.raises(ReaderFailed, match="ended"):
-            reader.tell([table_of(CODE, (0, row(8)))], INSIDE)
+def test_a_reader_that_is_killed_is_opened_anew(name: str) -> None:
+    before, record = children(), state(CODE + 4, {8: BACK})
+    right = Outcome(STACK + 16, BACK, of_kept(record))
+    with closing(open_reader(name, X86_64)) as reader:
+        reader.tell([table_of(CODE, (0, row(16)))], INSIDE)
+        for _ in range(2):
+            assert reader.ask([record] * 100, BACK, []) == [right] * 100
+            (process,) = children() - before
+            os.kill(process, signal.SIGKILL)
+        (process,) = children() - before
+        os.kill(process, signal.SIGKILL)
+        with pytest.raises(ReaderFailed, match=r"crashed|ended"):
+            reader.tell([], INSIDE)
     assert children() == before
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from jitunwind.arch import Architecture
-from jitunwind.audit.readers import Outcome, Table
+from jitunwind.audit.readers import Outcome, Reader, Table
+from jitunwind.audit.readers.guarded import Guarded
 from jitunwind.audit.readers.recorded import Recorded, is_inside
 from jitunwind.audit.records import Record, judged_registers
 from jitunwind.elf.image import frames_file
@@ -236,4 +237,5 @@ class Gdb:
         return Outcome(cfa, pc, tuple(registers))
 
 
-open_reader = Gdb
+def open_reader(name: str, arch: Architecture) -> Reader:
+    return Guarded(lambda: Gdb(name, arch))

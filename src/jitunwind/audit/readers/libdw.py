@@ -1,10 +1,11 @@
 """elfutils' libdw: its unwinder (libdwfl), given states by callbacks as a debugger or a profiler gives them.
 
 libdw takes tables from ELF files, and none may lie between the parts of another. So each FDE under test becomes a file
-of its own, which exists in memory only.
+of its own, which exists in memory only. All that runs in a child process: libdw may crash on what it is given.
 """
 
 import os
+import signal
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from ctypes import (
@@ -19,16 +20,21 @@ from ctypes import (
     c_uint64,
     c_void_p,
 )
-from typing import Any, NamedTuple
+from multiprocessing import Pipe, get_context
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jitunwind.arch import Architecture
-from jitunwind.audit.readers import Outcome, Table
+from jitunwind.audit.readers import Outcome, Reader, Table
+from jitunwind.audit.readers.guarded import Guarded
 from jitunwind.audit.readers.recorded import Recorded, is_inside
 from jitunwind.audit.records import Record, judged_registers
 from jitunwind.dwarf.decode import alone, eh_frame
 from jitunwind.elf.image import frames_file
-from jitunwind.errors import NoReader, ReaderFailed
+from jitunwind.errors import JitunwindError, NoReader, ReaderFailed
 from jitunwind.rows import WORD, Unknown
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 LIBRARY = "libdw.so.1"
 _PACKAGE = "libdw1"
@@ -36,6 +42,8 @@ _PACKAGE = "libdw1"
 _OK, _ABORT = 0, 1
 """DWARF_CB_*: libdw.h."""
 _MOST_FRAMES = 64
+_PATIENCE = 30.0
+"""Seconds that the child may take to answer: it takes milliseconds."""
 _THREAD = 1
 """Any number: libdw knows the thread by what the callbacks say of it."""
 
@@ -95,8 +103,8 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
 """Results and arguments."""
 
 
-class Libdw:
-    """A `Reader`."""
+class _Libdw:
+    """A `Reader`, in this process."""
 
     def __init__(self, name: str, arch: Architecture) -> None:
         self.name = name
@@ -283,4 +291,68 @@ def _loaded() -> CDLL:
     return library
 
 
-open_reader = Libdw
+class Libdw:
+    """A `Reader`: that in a child process."""
+
+    def __init__(self, name: str, arch: Architecture) -> None:
+        self.name = name
+        self._connection, theirs = Pipe()
+        self._child = get_context("fork").Process(target=_serve, args=(theirs, name, arch), daemon=True)
+        self._child.start()
+        theirs.close()
+        try:
+            self.version: str = self._answer()
+        except JitunwindError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._child.kill()
+        self._child.join()
+        self._connection.close()
+
+    def tell(self, tables: Sequence[Table], inside: Sequence[tuple[int, int]]) -> None:
+        self._request("tell", tables, inside)
+
+    def ask(
+        self, records: Sequence[Record], back: int, memory: Sequence[tuple[int, bytes]]
+    ) -> list[Outcome | Unknown]:
+        outcomes: list[Outcome | Unknown] = self._request("ask", records, back, memory)
+        return outcomes
+
+    def _request(self, method: str, *arguments: Any) -> Any:
+        try:
+            self._connection.send((method, arguments))
+        except OSError:
+            raise ReaderFailed(f"{self.name} has crashed") from None
+        return self._answer()
+
+    def _answer(self) -> Any:
+        try:
+            if not self._connection.poll(_PATIENCE):
+                raise ReaderFailed(f"{self.name} has not come to an end in {_PATIENCE:.0f} s")
+            answer = self._connection.recv()
+        except (EOFError, OSError):
+            raise ReaderFailed(f"{self.name} has crashed") from None
+        if isinstance(answer, JitunwindError):
+            raise answer
+        return answer
+
+
+def _serve(connection: "Connection[Any, Any]", name: str, arch: Architecture) -> None:
+    """In the child, which ends with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the audit
+    try:
+        reader = _Libdw(name, arch)
+        connection.send(reader.version)
+        while True:
+            method, arguments = connection.recv()
+            connection.send(getattr(reader, method)(*arguments))
+    except JitunwindError as error:
+        connection.send(error)
+    except (EOFError, OSError):
+        pass
+
+
+def open_reader(name: str, arch: Architecture) -> Reader:
+    return Guarded(lambda: Libdw(name, arch))
