@@ -207,7 +207,9 @@ def thrown_anywhere(
     found = folder / "found"
     arguments = [str(build_caught(python, folder)), str(functions), str(found)]
     done = ended(python, "unwinds_anywhere", arguments, published)
-    return done.returncode, [(is_right, pc) for is_right, pc in json.loads(found.read_text() or "[]")]
+    return done.returncode, [
+        (is_right, pc) for is_right, pc in json.loads(found.read_text() if not done.returncode else "[]")
+    ]
 
 
 @dataclass(frozen=True)
