@@ -6,11 +6,11 @@ VENV := .venv
 STAMP := $(VENV)/.jitunwind-set-up
 VERSIONS := 3.14 3.15
 # Benchmarks with targets of their own, and what they run.
-LONG := $(patsubst %,bench/%.py,witness libraries audit testsuite publishing held readers record)
+LONG := $(patsubst %,bench/%.py,witness libraries audit testsuite publishing held readers record unwinders upstream)
 # GDB from PyPI lies in .venv, and is the second choice.
 export PATH := $(PATH):$(CURDIR)/$(VENV)/bin
 
-.PHONY: help setup interpreters guests test thorough stress lint format demo bench witness libraries readers audit suite speed publishing picture clean
+.PHONY: help setup interpreters guests test thorough stress lint format demo bench witness libraries readers unwinders audit suite upstream speed publishing picture clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -97,6 +97,9 @@ publishing: interpreters build/pyperformance ## docs/speed.md: what publishing c
 			--measures work --versions $$version || exit; done
 	@$(VENV)/bin/python bench/record.py docs/speed.md bytes bench/publishing.py build/pyperformance \
 		--measures bytes --versions $(VERSIONS)
+
+unwinders: interpreters ## docs/unwinders.md: what unwinders inside the process find, with publishing and without
+	@$(VENV)/bin/python bench/unwinders.py --into docs/unwinders.md
 
 picture: interpreters ## docs/explain.png and docs/explain-phone.png: what explain shows of tools/hot.py
 	@$(VENV)/bin/python tools/picture.py

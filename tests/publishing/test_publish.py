@@ -19,6 +19,7 @@ from jitunwind.arch.x86_64.registers import RBP, RBX, RETURN_ADDRESS, RSP, X86_6
 from jitunwind.audit.tables import decoded, sections_in
 from jitunwind.errors import AgentFailed, BrokenInvariant
 from jitunwind.publishing.described import described, frames_of
+from jitunwind.recover.table import recover
 from jitunwind.rows import SAME_VALUE, UNDEFINED, CfaRule, Row, SavedAt, Unknown
 from tests.support.announced import Announced, RegionStruct, files, struct_of, with_rows
 from tests.support.assembly import assemble, check_rows
@@ -55,6 +56,26 @@ over:
     leave
     ret
 """
+
+
+UNREACHED = """
+    sub rsp, 8
+    jmp over
+    nop
+over:
+    call rdi
+    add rsp, 8
+    ret
+"""
+
+
+@pytest.fixture
+def page_to_run() -> Iterator[int]:
+    """A page for code that is run."""
+    with mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC) as page:
+        place = ctypes.c_char.from_buffer(page)
+        yield ctypes.addressof(place)
+        del place
 
 
 @pytest.fixture
@@ -143,6 +164,32 @@ class TestPublish:
         with publish(put(memory, code.bytes)) as publication:
             check_rows(code, publication.table)
             assert found_by_libgcc(memory)
+
+    def test_a_walk_behind_code_that_no_path_leads_to_ends(self, page_to_run: int) -> None:
+        """GIVEN a function with an instruction that is never reached, and a call behind it, WHEN backtrace() is called
+        there, THEN it comes to the process's outermost frame, and to the function once. (libgcc has no rule of a CIE's
+        to go back to: what is said of the unreached instruction must not hold behind it.)"""
+        walks: list[list[int]] = []
+
+        def walk() -> None:
+            pcs = (ctypes.c_void_p * 2000)()
+            count = ctypes.CDLL(None).backtrace(pcs, len(pcs))
+            walks.append([pc or 0 for pc in pcs[:count]])
+
+        code = assemble(UNREACHED).bytes
+        region, found = put(page_to_run, code), recover(X86_64, code, decoder(X86_64), {0: X86_64.platform})
+        rows = [
+            Row(*row) if isinstance(row, Row) else row for row in found.rows
+        ]  # none is another's own self
+        called = ctypes.CFUNCTYPE(None)(walk)
+        function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(region.start)
+        assert any(isinstance(row, Unknown) for row in rows)
+        with publish(region, UnwindTable(found.size, found.offsets, rows)):
+            walk()
+            function(ctypes.cast(called, ctypes.c_void_p))
+        outside, inside = walks
+        assert sum(region.start <= pc < region.end for pc in inside) == 1
+        assert inside[-8:] == outside[-8:]
 
     def test_names_with_any_characters(self) -> None:
         name = "py::f:/tmp/\udcff\0é\n.py"

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -144,11 +144,13 @@ def running(
     *arguments: str,
     cwd: Path | None = None,
     published: bool = False,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[Program]:
-    """`program` (a path, or the name of one of `PROGRAMS`), warm; killed at the end."""
+    """`program` (a path, or the name of one of `PROGRAMS`), warm; killed at the end. `settings`: more of its
+    environment."""
     process = subprocess.Popen(
         python.command(program, *arguments, published=published),
-        env=python.environment(),
+        env={**python.environment(), **(settings or {})},
         cwd=cwd,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -219,26 +221,33 @@ def _kept() -> Path:
     return Path(os.environ.get("JITUNWIND_CACHE") or Path.home() / ".cache/jitunwind")
 
 
-@cache
-def newest_lldb() -> str:
-    """LLDB 19, out of packages of Debian 12 that are unpacked in a folder of their own: they may wait for one that a
-    mirror lacks, and that is not needed here. Skips where apt does not have them."""
-    folder = _kept() / "lldb-19"
-    program = folder / "lldb"
-    if not program.exists():
+def fetched(folder_name: str, *packages: str) -> Path:
+    """A folder with what those packages of Debian hold, unpacked: they may wait for a package that a mirror lacks and
+    that is not needed here, or must not be there together with others. Skips where apt does not have them."""
+    folder = _kept() / folder_name
+    if not (folder / ".complete").exists():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        names = ("lldb-19", "liblldb-19", "libllvm19", "libclang-cpp19")
-        download = ["apt-get", "download", *names]
+        download = ["apt-get", "download", *packages]
         done = subprocess.run(download, cwd=folder, capture_output=True, text=True)
         if done.returncode:  # without a list of packages, or with an old one
             subprocess.run(["apt-get", "update"], capture_output=True)
             done = subprocess.run(download, cwd=folder, capture_output=True, text=True)
         if done.returncode:
-            pytest.skip(f"LLDB 19 cannot be fetched: {done.stderr.strip()[-200:]}")
+            pytest.skip(f"{packages[0]} cannot be fetched: {done.stderr.strip()[-200:]}")
         for package in folder.glob("*.deb"):
             subprocess.run(["dpkg-deb", "-x", package, folder], check=True)
             package.unlink()
+        (folder / ".complete").touch()
+    return folder
+
+
+@cache
+def newest_lldb() -> str:
+    """LLDB 19."""
+    folder = fetched("lldb-19", "lldb-19", "liblldb-19", "libllvm19", "libclang-cpp19")
+    program = folder / "lldb"
+    if not program.exists():
         libraries = f"{folder}/usr/lib/llvm-19/lib:{next(folder.glob('usr/lib/*/liblldb-19.so.1')).parent}"
         script = f'#!/bin/sh\nLD_LIBRARY_PATH={libraries} exec {folder}/usr/lib/llvm-19/bin/lldb "$@"\n'
         made = folder / "made"
