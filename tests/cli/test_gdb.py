@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from jitunwind.gdbplugin.launch import attached_to
 from tests.support.live import newest_gdb
 from tests.support.processes import (
     PATIENCE,
@@ -186,6 +187,25 @@ def test_every_argument_is_handed_on_as_it_is(tmp_path: Path) -> None:
     assert rest[-len(arguments) :] == arguments
     assert all(word == "-iex" or "environment PYTHON" in word for word in rest[: -len(arguments)])
     assert line == jitunwind("gdb", "--print-init").stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "processes"),
+    [
+        (["-batch", "-p", "12", "-ex", "bt"], [12]),
+        (["--pid=12"], [12]),
+        (["-pid", "12"], [12]),
+        (["python", "12"], [12]),
+        (["-ex", "attach 12", "--eval-command=att  34", "-ex", "bt 56"], [12, 34]),
+        (["-ex", "attach 12", "-p", "12"], [12]),
+        (["-b", "9600", "-l", "5", "-ex", "print 7", "core.12"], []),
+        (["--args", "python", "12"], []),
+        (["-p", "१२"], []),
+    ],
+    ids=str,
+)
+def test_the_processes_that_arguments_attach_to(arguments: list[str], processes: list[int]) -> None:
+    assert attached_to(arguments) == processes
 
 
 def test_help_is_jitunwinds_own_and_gdbs_behind_two_dashes() -> None:
