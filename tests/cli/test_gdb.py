@@ -103,7 +103,7 @@ def test_bt_is_whole_and_named(said: dict[str, str]) -> None:
 
 
 def test_the_selected_jit_frame(said: dict[str, str]) -> None:
-    assert re.match(rf"#\d+ +0x[0-9a-f]+ in {NAMED}", said["frame"], re.MULTILINE)
+    assert re.search(rf"^#\d+ +0x[0-9a-f]+ in {NAMED}", said["frame"], re.MULTILINE)
     assert "os.read(fd, 1)" in said["frame"]
 
 
@@ -132,14 +132,14 @@ def test_symbol_instruction_and_line_of_the_program_counter(said: dict[str, str]
     name = re.escape(f"py::f:{LOOP}")
     # on 3.15, GDB knows another name besides, which CPython itself publishes
     assert re.search(rf"^{name} +\+ \d+ in section \.text", said["info symbol $pc"], re.MULTILINE)
-    assert re.match(rf"=> 0x[0-9a-f]+ <{name}\+\d+>:\t\w+", said["x/i $pc"])
-    assert re.match(rf'Line {READ} of "{re.escape(WAITING)}" ', said["info line *$pc"])
+    assert re.search(rf"^=> 0x[0-9a-f]+ <{name}\+\d+>:\t\w+", said["x/i $pc"], re.MULTILINE)
+    assert re.search(rf'^Line {READ} of "{re.escape(WAITING)}" ', said["info line *$pc"], re.MULTILINE)
 
 
 def test_up_and_down(said: dict[str, str]) -> None:
     assert "py::jit_shim:<jit>" in said["up"]
     assert "py::f:" in said["down"]
-    assert re.match(r"#\d+ +0x[0-9a-f]+ in ", said["up 2"])
+    assert re.search(r"^#\d+ +0x[0-9a-f]+ in ", said["up 2"], re.MULTILINE)
 
 
 def test_registers_of_outer_frames(said: dict[str, str]) -> None:
@@ -403,7 +403,7 @@ def started(version: str, *commands: str, what: str = "", path: str | None = Non
 
 
 def assert_in(function: str, backtrace: str) -> None:
-    assert "in getsid ()" in backtrace.splitlines()[0], backtrace
+    assert re.search(r"^#0 .*\bin getsid \(\)", backtrace, re.MULTILINE), backtrace
     name = rf"in py::{function}:{re.escape(RARE)} \(\) at {re.escape(RARE)}:\d+$"
     assert re.search(name, backtrace, re.MULTILINE), backtrace
     assert re.search(r"in _start \(\)$", backtrace, re.MULTILINE), backtrace

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -225,12 +226,12 @@ class Gate:
         os.write(self._go, b"go\n")
 
 
-def begun(verb: str, pid: int, gate: Gate) -> subprocess.Popen[str]:
+def begun(verb: str, pid: int, gate: Gate, **more: Any) -> subprocess.Popen[str]:
     """A look at a process by the GDB of a gate."""
     name, *rest = looking(verb, pid)
     arguments = command(name, "--gdb", gate.path, *rest)
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(arguments, env=plain_environment(), **options)  # type: ignore[call-overload,no-any-return]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **more}
+    return subprocess.Popen(arguments, env=plain_environment(), **options)  # type: ignore[no-any-return]
 
 
 def assert_let_alone(pid: int) -> None:
@@ -323,6 +324,22 @@ def guardian_of(jitunwind: int, gdb: int) -> int:
             if "anon_inode:[pidfd]" in links and any(f"Pid:\t{gdb}\n" in info for info in infos):
                 return int(name)
     raise AssertionError(f"nobody guards {gdb}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_ignored_signal_stays_ignored(number: int, tmp_path: Path) -> None:
+    """As nohup(1) and a shell's background jobs expect it."""
+    with run("3.15", "loop.py") as program:
+        program.warm()
+        gate = Gate(tmp_path, program.pid, holding=True)
+        running = begun("bt", program.pid, gate, preexec_fn=lambda: signal.signal(number, signal.SIG_IGN))
+        gate.wait()
+        running.send_signal(number)
+        gate.open()
+        said, complaint = running.communicate(timeout=PATIENCE)
+        assert (running.returncode, complaint) == (0, "")
+        assert "all stacks are whole" in said
+        assert program.goes_on()
 
 
 @pytest.mark.parametrize("verb", ["bt", "gdb"])

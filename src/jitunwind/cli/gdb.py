@@ -4,7 +4,7 @@ import os
 
 import click
 
-from jitunwind.cli.handing_on import HandsOn
+from jitunwind.cli.handing_on import HandsOn, become
 from jitunwind.errors import GdbFailed
 from jitunwind.gdbplugin.guardian import guard_this_process
 from jitunwind.gdbplugin.launch import attached_to, find_gdb, load_line, why_unfit
@@ -44,7 +44,7 @@ def gdb(print_init: bool, gdb_path: str | None, arguments: tuple[str, ...]) -> N
     for pid in processes:
         check_can_stop(pid)
     guardian = guard_this_process([Standing(pid) for pid in processes]) if processes else None
-    os.execv(path, [path, "-iex", load_line(guardian=guardian), *_as_it_is_here(), *arguments])
+    become(path, ["-iex", load_line(guardian=guardian), *_as_it_is_here(), *arguments])
 
 
 def _as_it_is_here() -> list[str]:
