@@ -50,15 +50,16 @@ class Guarded:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for descriptor in (self._control, self._result):
-            os.close(descriptor)
+        self.kill()
+        os.close(self._result)
         with contextlib.suppress(ChildProcessError):  # SIGCHLD is ignored: nobody needs to wait
             os.waitpid(self._guardian, 0)
 
     def kill(self) -> None:
         """End GDB at once; `wait` returns soon."""
-        with contextlib.suppress(BrokenPipeError):  # the guardian has ended
-            os.write(self._control, b".")
+        if self._control >= 0:
+            os.close(self._control)
+            self._control = -1
 
     def wait(self) -> int | None:
         """GDB's exit status, negative for a signal; None if the guardian has not lived to see it. OSError where GDB
@@ -75,26 +76,28 @@ class Guarded:
         return int(status)
 
 
-def guard_this_process(targets: Sequence[Standing]) -> int:
+def guard_this_process(targets: Sequence[Standing]) -> int | None:
     """Let `targets` go on when this process, which becomes a GDB by execve(2), has ended.
 
-    Gives the descriptor on which the GDB tells that it ends by itself: `load.py` writes a byte to it.
+    Gives the eventfd(2) on which the GDB tells that it ends by itself (`load.py`). None where this cannot be done:
+    some containers forbid pidfd_open(2).
     """
-    told, tell = os.pipe()
-    ended = os.pidfd_open(os.getpid())
+    try:
+        ended = os.pidfd_open(os.getpid())
+    except OSError:
+        return None
+    told = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
     child = _fork_guardian(targets, {told, ended})
     if child == 0:
         with _ending_here():
             if os.fork() == 0:  # no child of GDB's, which waits for any
                 select.select([ended], [], [])
-                os.set_blocking(told, False)
-                _let_go_on(targets, 0 if _has_byte(told) else None)
+                _let_go_on(targets, 0 if _is_set(told) else None)
     with contextlib.suppress(ChildProcessError):
         os.waitpid(child, 0)
-    os.close(told)
     os.close(ended)
-    os.set_inheritable(tell, True)
-    return tell
+    os.set_inheritable(told, True)
+    return told
 
 
 def _fork_guardian(targets: Sequence[Standing], kept: Collection[int]) -> int:
@@ -103,22 +106,28 @@ def _fork_guardian(targets: Sequence[Standing], kept: Collection[int]) -> int:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     child = os.fork()
     if child == 0:
-        os.setsid()
-        for number in _ENDING:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, _stay)  # which GDB, unlike SIG_IGN, does not inherit
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it is ignored, nobody learns how GDB ended
-        null = os.open(os.devnull, os.O_RDWR)
-        for descriptor in range(3):
-            if descriptor not in kept:
-                os.dup2(null, descriptor)
-        kept = {0, 1, 2, *kept, *(target.descriptor for target in targets)}
-        for name in os.listdir("/proc/self/fd"):
-            if int(name) not in kept:
-                with contextlib.suppress(OSError):  # that of the folder itself
-                    os.close(int(name))
+        try:
+            _stand_apart({0, 1, 2, *kept, *(target.descriptor for target in targets)}, kept)
+        except BaseException:
+            os._exit(1)  # this is no second jitunwind
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return child
+
+
+def _stand_apart(open_here: Collection[int], kept: Collection[int]) -> None:
+    os.setsid()
+    for number in _ENDING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stay)  # which GDB, unlike SIG_IGN, does not inherit
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it is ignored, nobody learns how GDB ended
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(3):
+        if descriptor not in kept:
+            os.dup2(null, descriptor)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) not in open_here:
+            with contextlib.suppress(OSError):  # that of the folder itself
+                os.close(int(name))
 
 
 def _stay(number: int, frame: FrameType | None) -> None:
@@ -163,7 +172,7 @@ def _serve(
 
 
 def _kill_if_told(gdb: "subprocess.Popen[bytes]", control: int) -> None:
-    """Wait until GDB has ended. A byte from jitunwind, or jitunwind's end, kills it and all that it has started.
+    """Wait until GDB has ended. If jitunwind closes its end of `control`, or ends, kill GDB and what it has started.
 
     The kernel detaches it then. It is not told to end by a SIGTERM: while it attaches, it makes a SIGINT for the
     process of that, or ends without detaching (GDB 13.1, default_quit_handler).
@@ -178,8 +187,8 @@ def _let_go_on(targets: Sequence[Standing], status: int | None) -> None:
         target.undo(status)
 
 
-def _has_byte(descriptor: int) -> bool:
+def _is_set(event: int) -> bool:
     try:
-        return bool(os.read(descriptor, 1))
+        return os.eventfd_read(event) > 0
     except BlockingIOError:
         return False

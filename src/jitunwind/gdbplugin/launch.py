@@ -121,7 +121,7 @@ _NUMBERED = ("-b", "-l")
 
 def load_line(start: str = PLUGIN, guardian: int | None = None) -> str:
     """The GDB command that loads the plugin, or another part of it that has an `install()`. `guardian`: the
-    descriptor of `guard_this_process`."""
+    eventfd of `guard_this_process`."""
     names: dict[str, object] = {"SEARCH": search_folders(), "START": start}
     if guardian is not None:
         names["GUARDIAN"] = guardian

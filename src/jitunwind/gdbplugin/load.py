@@ -1,7 +1,7 @@
 """What GDB sources: makes jitunwind importable in GDB's own Python, and starts a part of the plugin.
 
 GDB's Python is not the user's. A finder of our own gives jitunwind and what it needs from the folders in `SEARCH`
-(set by whoever runs this file; else where this file is). `START` is the module to start, `GUARDIAN` the descriptor of
+(set by whoever runs this file; else where this file is). `START` is the module to start, `GUARDIAN` the eventfd of
 `guardian.guard_this_process`, if there is one.
 """
 
@@ -37,12 +37,12 @@ def start(search: list[str], module: str) -> None:
 
 
 def tell_ending(guardian: int) -> None:
-    """Write a byte to `guardian` when GDB ends by itself, so not by a signal that kills it."""
+    """Set `guardian`, an eventfd(2), when GDB ends by itself, and not by a signal that kills it."""
     import gdb
 
     def tell(event: object) -> None:
         with contextlib.suppress(OSError):
-            os.write(guardian, b".")
+            os.eventfd_write(guardian, 1)
 
     os.set_inheritable(guardian, False)
     gdb.events.gdb_exiting.connect(tell)

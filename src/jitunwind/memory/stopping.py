@@ -6,6 +6,7 @@ an uninterruptible wait and a process in a frozen cgroup take no signal, so that
 """
 
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -47,15 +48,18 @@ def check_can_stop(pid: int) -> None:
 class Standing:
     """Whether a process stood still before a debugger came, to leave it so.
 
-    NoSuchProcess. The process is held by a descriptor: another one with its number gets no signal.
+    NoSuchProcess. The process is held by a descriptor, so that another one with its number gets no signal; -1 where a
+    container forbids pidfd_open(2).
     """
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
         try:
             self.descriptor = os.pidfd_open(pid)
-        except OSError:
-            raise NoSuchProcess(f"there is no process {pid}") from None
+        except OSError as error:
+            if error.errno == errno.ESRCH:
+                raise NoSuchProcess(f"there is no process {pid}") from None
+            self.descriptor = -1
         threads = list(task_status(pid))
         self._stood = any(
             fields.get("State", "").startswith(_STOPPED) or _is_pending(fields, "SigPnd", "ShdPnd")
@@ -81,10 +85,14 @@ class Standing:
         is_stopped = bool(status) and any(fields.get("State", "").startswith(_STOPPED) for fields in threads)
         if was_killed or is_stopped or any(_is_pending(fields, "SigPnd") for fields in threads):
             with contextlib.suppress(OSError):  # it has ended, or is not ours any more
-                signal.pidfd_send_signal(self.descriptor, signal.SIGCONT)
+                if self.descriptor < 0:
+                    os.kill(self.pid, signal.SIGCONT)
+                else:
+                    signal.pidfd_send_signal(self.descriptor, signal.SIGCONT)
 
     def close(self) -> None:
-        os.close(self.descriptor)
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
 
 
 def _is_pending(fields: dict[str, str], *names: str) -> bool:
