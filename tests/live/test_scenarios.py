@@ -387,7 +387,13 @@ def test_gdb_without_iced_x86_shows_the_same_stack_and_rows(python: Interpreter,
     }
     assert "decoded by iced-x86" in views[True], views[True]
     assert "decoded by GDB's disassembler" in views[False], views[False]
-    stacks = {packages: view[view.index("#0") :].partition("decoded by") for packages, view in views.items()}
-    assert stacks[True][0] == stacks[False][0]
-    rows = {packages: rest.partition("\n")[2] for packages, (_, _, rest) in stacks.items()}
+    stacks = {packages: frames_in(view) for packages, view in views.items()}
+    assert stacks[True]
+    assert stacks[True] == stacks[False]
+    rows = {packages: _ROW.findall(view) for packages, view in views.items()}
+    assert rows[True]
     assert rows[True] == rows[False]
+
+
+_ROW = re.compile(r"^(?:=>|  ) 0x[0-9a-f]+ <\+\d+>:\t.*$", re.MULTILINE)
+"""A line of `jit-rows`."""
