@@ -165,6 +165,19 @@ static PyObject *resume(PyObject *self, PyObject *arguments)
     return none();
 }
 
+static PyObject *call_soon(PyObject *self, PyObject *unused)
+{
+    (void)self, (void)unused;
+    jitunwind_call();
+    return none();
+}
+
+static PyObject *events(PyObject *self, PyObject *unused)
+{
+    (void)self, (void)unused;
+    return PyLong_FromSsize_t((ssize_t)jitunwind_events());
+}
+
 static PyObject *is_paused(PyObject *self, PyObject *unused)
 {
     (void)self, (void)unused;
@@ -265,6 +278,8 @@ static struct PyMethodDef methods[] = {
     {"attend", attend, METH_VARARGS, NULL},
     {"pause", pause, METH_NOARGS, NULL},
     {"resume", resume, METH_VARARGS, NULL},
+    {"call", call_soon, METH_NOARGS, NULL},
+    {"events", events, METH_NOARGS, NULL},
     {"is_paused", is_paused, METH_NOARGS, NULL},
     {"take", take, METH_NOARGS, NULL},
     {"lost", lost, METH_NOARGS, NULL},
