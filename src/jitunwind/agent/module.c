@@ -237,15 +237,17 @@ static PyObject *read_memory(PyObject *self, PyObject *arguments)
     return none();
 }
 
-/* exchange(address, old, other, new): whether the byte there was `old` or `other`, and is `new` now. With the GIL held. */
+/* exchange(object, offset, old, other, new): whether the byte there was `old` or `other`, and is `new` now. With the GIL
+   held. */
 static PyObject *exchange(PyObject *self, PyObject *arguments)
 {
-    unsigned long long address;
+    PyObject *object;
+    unsigned long long offset;
     unsigned char old, other, new;
     (void)self;
-    if (!PyArg_ParseTuple(arguments, "Kbbb", &address, &old, &other, &new))
+    if (!PyArg_ParseTuple(arguments, "OKbbb", &object, &offset, &old, &other, &new))
         return NULL;
-    unsigned char *byte = (unsigned char *)(uintptr_t)address;
+    unsigned char *byte = (unsigned char *)object + offset;
     bool is_there = *byte == old || *byte == other;
     if (is_there)
         *byte = new;

@@ -1,6 +1,6 @@
 """The user's breakpoints do not stop in the thread by which a process publishes its JIT code.
 
-That thread (agent/events.c) executes Python, so a breakpoint in the interpreter is hit there for each new piece of code.
+That thread (agent/events.c) executes Python: there a breakpoint in the interpreter is hit for each new region.
 Each breakpoint that is made gets a condition, which GDB shows and evaluates as any other: a stop that is undone
 afterwards would end the `next` or `finish` that is under way. What the user makes of the condition stays.
 """
@@ -40,28 +40,28 @@ _pending: set[int] = set()
 a condition as soon as a file is loaded that has no place for it, either."""
 
 
-def _made(breakpoint: gdb.Breakpoint) -> None:
+def _made(made: gdb.Breakpoint) -> None:
     """A breakpoint is there: it gets the condition, with the user's own behind it."""
     try:
-        if breakpoint.type not in _KINDS or not breakpoint.visible or breakpoint.thread is not None:
+        if made.type not in _KINDS or not made.visible or made.thread is not None:
             return
-        if breakpoint.pending:
-            _pending.add(breakpoint.number)
+        if made.pending:
+            _pending.add(made.number)
             return
-        _pending.discard(breakpoint.number)
-        own = breakpoint.condition
-        breakpoint.condition = f"{_CONDITION} && ({own})" if own else _CONDITION
+        _pending.discard(made.number)
+        own = made.condition
+        made.condition = f"{_CONDITION} && ({own})" if own else _CONDITION
     except (gdb.error, RuntimeError):  # it has a condition in Python, or is gone: then it stops everywhere
         pass
 
 
-def _changed(breakpoint: gdb.Breakpoint) -> None:
-    if breakpoint.number in _pending:
+def _changed(made: gdb.Breakpoint) -> None:
+    if made.number in _pending:
         _made(breakpoint)
 
 
-def _deleted(breakpoint: gdb.Breakpoint) -> None:
-    _pending.discard(breakpoint.number)
+def _deleted(made: gdb.Breakpoint) -> None:
+    _pending.discard(made.number)
 
 
 _KINDS = {getattr(gdb, name) for name in ("BP_BREAKPOINT", "BP_HARDWARE_BREAKPOINT") if hasattr(gdb, name)}
