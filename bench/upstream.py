@@ -118,12 +118,12 @@ def gdb_script(place: Path, gdb: str, symbols: Path, way: str) -> None:
 def sample(python: Path, place: Path) -> Path:
     """The program of test_jit, which has its code published before it is looked at, where it is published at all."""
     text = (Path(paths(python)["stdlib"]) / "test/test_gdb/gdb_jit_sample.py").read_text()
-    flushed = (
-        "import sys\nif 'jitunwind' in sys.modules:\n    assert sys.modules['jitunwind'].flush(60) == 0\n"
-    )
+    flushed = "if 'jitunwind' in sys.modules:\n    assert sys.modules['jitunwind'].flush(60) == 0\n"
     before, last, after = text.rpartition("jit_bt_hot(1)")
     path = place / "gdb_jit_sample.py"
-    path.write_text(before + flushed + last + after)
+    path.write_text(
+        f"import sys\n{before}{flushed}{last}{after}"
+    )  # a new global name later would drop the code
     return path
 
 
@@ -133,7 +133,8 @@ def run(python: Path, module: str, program: Path, names: dict[str, str], gdb: Pa
     environment = {**kept, "PYTHON_JIT": "1", "PATH": f"{gdb}{os.pathsep}{os.environ['PATH']}"}
     told = gdb / "told.json"
     command = [python, "-c", RUN, module, str(program), json.dumps(names), told]
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=SECONDS, cwd=gdb)
+    with (gdb / "log").open("ab") as log:
+        subprocess.run(command, env=environment, check=True, stdout=log, stderr=log, timeout=SECONDS, cwd=gdb)
     answer: dict[str, list[str]] = json.loads(told.read_text())
     return answer
 
