@@ -87,6 +87,9 @@ audit: interpreters build/pyperformance ## docs/audit.md: millions of instructio
 suite: $(STAMP) ## CPython's own tests with publishing off and on; VERSIONS=3.14 for one version
 	@$(VENV)/bin/python bench/testsuite.py --versions $(VERSIONS)
 
+upstream: $(STAMP) ## docs/upstream.md: CPython's own tests of unwinding, plain, with the plugin and published
+	@$(VENV)/bin/python bench/upstream.py --into docs/upstream.md
+
 speed: interpreters guests ## docs/speed.md: the benchmarks' ratios, but for publishing's
 	@for name in recovery bt stepping registering; do \
 		$(VENV)/bin/python bench/record.py docs/speed.md $$name bench/$$name.py || exit; done

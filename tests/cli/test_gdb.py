@@ -16,6 +16,7 @@ from tests.support.processes import (
     PATIENCE,
     PROGRAMS,
     ROOT,
+    SHIMS,
     Done,
     Program,
     command,
@@ -72,7 +73,7 @@ def answers(done: Done) -> dict[str, str]:
 def assert_named(backtrace: str) -> None:
     """Names and lines of the JIT frame and its shim, and no frame without a name between it and _start."""
     assert re.search(rf"^#\d+ +(0x[0-9a-f]+ in )?{NAMED}", backtrace, re.MULTILINE), backtrace
-    shims = re.findall(r"in py::jit_shim:<jit> \(\)", backtrace)
+    shims = re.findall(rf"in (?:{'|'.join(SHIMS.values())}) \(\)", backtrace)
     assert len(shims) == 1, backtrace
     assert re.search(r"in _start \(\)$", backtrace, re.MULTILINE), backtrace
 
@@ -136,16 +137,16 @@ def test_symbol_instruction_and_line_of_the_program_counter(said: dict[str, str]
     assert re.search(rf'^Line {READ} of "{re.escape(WAITING)}" ', said["info line *$pc"], re.MULTILINE)
 
 
-def test_up_and_down(said: dict[str, str]) -> None:
-    assert "py::jit_shim:<jit>" in said["up"]
+def test_up_and_down(said: dict[str, str], version: str) -> None:
+    assert SHIMS[version] in said["up"]
     assert "py::f:" in said["down"]
     assert re.search(r"^#\d+ +0x[0-9a-f]+ in ", said["up 2"], re.MULTILINE)
 
 
-def test_registers_of_outer_frames(said: dict[str, str]) -> None:
+def test_registers_of_outer_frames(said: dict[str, str], version: str) -> None:
     in_jit, in_shim = said["info registers rip rbx r12"], said["info registers rip rsp rbp"]
     assert f"<py::f:{LOOP}+" in in_jit
-    assert "<py::jit_shim:<jit>+" in in_shim
+    assert f"<{SHIMS[version]}+" in in_shim
     assert "<not saved>" not in in_shim
     assert re.search(r"Saved registers:\n.*rip at 0x", said["info frame"])
 

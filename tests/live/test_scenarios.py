@@ -397,3 +397,21 @@ def test_gdb_without_iced_x86_shows_the_same_stack_and_rows(python: Interpreter,
 
 _ROW = re.compile(r"^(?:=>|  ) 0x[0-9a-f]+ <\+\d+>:\t.*$", re.MULTILINE)
 """A line of `jit-rows`."""
+
+
+STOPS = 200
+
+
+@pytest.mark.parametrize("newest", [False, True], ids=["system", "newest"])
+@pytest.mark.parametrize("plugin", [False, True], ids=["plain", "plugin"])
+def test_breakpoints_do_not_stop_in_the_thread_that_publishes(
+    python: Interpreter, tmp_path: Path, plugin: bool, newest: bool
+) -> None:
+    """GIVEN a process that makes code all the time, THEN with the plugin a breakpoint in the interpreter stops in the
+    program's own thread only; in plain GDB in that which publishes, too, which has a name."""
+    way = Way(plugin=plugin, published=True, newest=newest)
+    threads, _ = inside(
+        python, way, tmp_path, "makes", "stopped_threads", function="_PyEval_EvalFrameDefault", stops=STOPS
+    )
+    own = Path(python.python).name
+    assert threads == ([own] if plugin else ["jitunwind", own])
