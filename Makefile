@@ -6,11 +6,11 @@ VENV := .venv
 STAMP := $(VENV)/.jitunwind-set-up
 VERSIONS := 3.14 3.15
 # Benchmarks with targets of their own, and what they run.
-LONG := $(patsubst %,bench/%.py,witness libraries audit testsuite publishing held record unwinders)
+LONG := $(patsubst %,bench/%.py,witness libraries audit testsuite publishing held readers record unwinders upstream)
 # GDB from PyPI lies in .venv, and is the second choice.
 export PATH := $(PATH):$(CURDIR)/$(VENV)/bin
 
-.PHONY: help setup interpreters guests test thorough stress lint format demo bench witness libraries audit suite speed publishing unwinders picture clean
+.PHONY: help setup interpreters guests test thorough stress lint format demo bench witness libraries readers unwinders audit suite upstream speed publishing picture clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -75,6 +75,9 @@ witness: interpreters guests ## docs/witness.md: recovered tables against what c
 libraries: $(STAMP) ## docs/check.md: jitunwind check over the shared libraries of this machine
 	@$(VENV)/bin/python bench/libraries.py --into docs/check.md
 
+readers: $(STAMP) ## docs/readers.md: what libgcc, libunwind, GDB, perf and others make of call frame information
+	@$(VENV)/bin/python bench/readers.py --into docs/readers.md
+
 build/pyperformance: | $(STAMP)
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps --target $@ pyperf pyperformance
 
@@ -83,6 +86,9 @@ audit: interpreters build/pyperformance ## docs/audit.md: millions of instructio
 
 suite: $(STAMP) ## CPython's own tests with publishing off and on; VERSIONS=3.14 for one version
 	@$(VENV)/bin/python bench/testsuite.py --versions $(VERSIONS)
+
+upstream: $(STAMP) ## docs/upstream.md: CPython's own tests of unwinding, plain, with the plugin and published
+	@$(VENV)/bin/python bench/upstream.py --into docs/upstream.md
 
 speed: interpreters guests ## docs/speed.md: the benchmarks' ratios, but for publishing's
 	@for name in recovery bt stepping registering; do \

@@ -94,7 +94,7 @@ def held_by_jitunwind() -> dict[str, float]:
     from jitunwind.cpython.regions import Regions
     from jitunwind.memory.own import OwnProcess
 
-    jitunwind.flush()
+    jitunwind.flush(60)
     memory = OwnProcess()
     executors = Regions(memory, read_layout(memory)).starts
     unpublished = [start for start in executors if not agent().knows(start)]

@@ -5,7 +5,8 @@
 PYPERFORMANCE is a folder with pyperf and pyperformance in it (`make audit` fetches them). A program does the same
 work in each of its runs, as much as takes --seconds without publishing.
 
-The work is the processor time that publishing took in a run, its start included, against all the rest of the run. It
+The work is the processor time that publishing took in a run, its start included, against all the rest of the run: in
+all, for each region that is published at the end, and for each second of the rest. It
 is measured in the process itself, so no machine's noise hides it. For the time, a round runs the program with
 publishing and without in turns, each time in a process of its own; the ratios are of wall time and of the CPU time of
 all threads. --startup gives Python source to run at the start instead of `jitunwind.enable()`: with an empty file
@@ -109,6 +110,16 @@ class Work:
     @property
     def ratio(self) -> float:
         return self.all / (self.all - self.publishing)
+
+    @property
+    def each(self) -> float:
+        """Seconds for each region that is published at the end."""
+        return self.publishing / max(self.regions, 1)
+
+    @property
+    def per_second(self) -> float:
+        """Seconds in each second that the program itself computes."""
+        return self.ratio - 1
 
 
 @dataclass(frozen=True)
@@ -246,7 +257,10 @@ def run_time(bench: Bench, programs: Sequence[str], rounds: int, seconds: float)
 
 def run_work(bench: Bench, programs: Sequence[str], rounds: int, seconds: float) -> None:
     """Prints a row for each program, and the mean."""
-    print(f"{'':16}{'loops':>8}{'processor time':>18}{'publishing':>14}{'regions':>9}   ratio")
+    print(
+        f"{'':16}{'loops':>8}{'processor time':>18}{'publishing':>14}{'regions':>9}"
+        f"{'a region':>12}{'a second':>12}   ratio"
+    )
     ratios = []
     for program in programs:
         loops = bench.loops(program, seconds)
@@ -256,7 +270,8 @@ def run_work(bench: Bench, programs: Sequence[str], rounds: int, seconds: float)
         middle = sorted(works, key=lambda each: each.ratio)[len(works) // 2]
         print(
             f"{program:16}{loops:>8,}{middle.all:>16.2f} s{middle.publishing:>12.3f} s"
-            f"{middle.regions:>9,}   {spread(ratios[-1])}",
+            f"{middle.regions:>9,}{1e3 * middle.each:>9.2f} ms{1e3 * middle.per_second:>9.2f} ms"
+            f"   {spread(ratios[-1])}",
             flush=True,
         )
     mean, margin = mean_and_margin(ratios)

@@ -219,9 +219,11 @@ def gdb_command(gdb: str, pid: int, *commands: str) -> list[str]:
 
 def check(backtrace: str, regions: Sequence[Known]) -> None:
     """Figures of a GDB that has understood nothing are none."""
-    called = [re.escape(each.name) for each in reversed(callable_of(regions))]
-    frames = r" \(\) at /tmp/called.py:2\n.* in ".join(called)
-    if not re.search(frames + r" \(\) at /tmp/called.py:2\n(.*\n)+.* in main \(", backtrace):
+    called = [f"{each.name} () at /tmp/called.py:2" for each in reversed(callable_of(regions))]
+    frames = re.findall(r"^#\d+ +(?:0x\w+ in )?(.*)", backtrace, re.MULTILINE)
+    at = frames.index(called[0]) if called[0] in frames else 0
+    callers = frames[at + len(called) :]
+    if frames[at : at + len(called)] != called or not any(frame.startswith("main (") for frame in callers):
         raise SystemExit(f"a wrong backtrace:\n{backtrace}")
 
 

@@ -48,7 +48,7 @@ for number in range(100_000):
 jitunwind = sys.modules.get("jitunwind")
 publishes = jitunwind is None or not sys._jit.is_enabled()
 if not publishes:
-    jitunwind.flush()
+    jitunwind.flush(60)
     publishes = jitunwind.statistics().regions > 0
 print("STARTUP" in sys.modules and publishes)
 """.replace("STARTUP", STARTUP)

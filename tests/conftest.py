@@ -1,12 +1,23 @@
 """What holds for all tests."""
 
 import os
+import tempfile
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import HALF
+from tests.support import HALF, NOISY_GDB, noisy
+from tests.support.dispositions import default_for_children
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    default_for_children()
+    if NOISY_GDB and noisy.FOLDER not in os.environ:  # those of pytest-xdist inherit it
+        folder = tempfile.TemporaryDirectory(prefix="jitunwind-noisy-")
+        config.add_cleanup(folder.cleanup)
+        noisy.put_on_path(Path(folder.name))
 
 
 @pytest.hookimpl(wrapper=True)

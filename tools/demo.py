@@ -26,8 +26,9 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from interpreters import DEBIAN_NAMES, Interpreter, Request, find
-from interpreters import CannotError as NoInterpreter
+from debian_packages import DEBIAN_NAMES
+from debian_packages import CannotError as NoInterpreter
+from interpreters import Interpreter, Request, find
 from jitunwind.errors import JitunwindError
 from jitunwind.gdbplugin.launch import find_gdb, load_line
 

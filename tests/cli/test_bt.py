@@ -19,6 +19,7 @@ from jitunwind.memory.process import LiveProcess
 from tests.support.processes import (
     PATIENCE,
     PROGRAMS,
+    SHIMS,
     VERSIONS,
     WARM_CHAIN,
     Program,
@@ -130,8 +131,8 @@ def test_a_jit_frame_has_its_functions_name_and_the_line_it_runs(text: str) -> N
     assert re.search(rf" jit +py::f:{re.escape(LOOP)} at {re.escape(at)}$", text, re.MULTILINE), text
 
 
-def test_the_shim_is_a_frame_of_its_own(text: str) -> None:
-    assert re.search(r" shim +py::jit_shim:<jit>$", text, re.MULTILINE), text
+def test_the_shim_is_a_frame_of_its_own(text: str, version: str) -> None:
+    assert re.search(rf" shim +{SHIMS[version]}$", text, re.MULTILINE), text
 
 
 def test_native_code_without_a_symbol_is_an_offset_into_its_file(text: str, version: str) -> None:

@@ -221,7 +221,7 @@ def test_not_permitted(python: str, left_over: dict[str, str]) -> None:
 
 BECOMES_NOBODY = """
 import jitunwind, os, signal, sys
-jitunwind.enable(), jitunwind.flush(), jitunwind.disable()  # all is imported while its files can be read
+jitunwind.enable(), jitunwind.flush(60), jitunwind.disable()  # all is imported while its files can be read
 os.setgroups([]), os.setgid(65534), os.setuid(65534)
 exec(open(0).read())
 """

@@ -142,6 +142,17 @@ def test_how_a_program_ends(code: str, python: str, tmp_path: Path) -> None:
     assert_same(python, "-c", code, cwd=tmp_path)
 
 
+def test_ignored_signals_stay_ignored(python: str) -> None:
+    code = "import signal; print([n for n in (1, 2, 15, 17) if signal.getsignal(n) is signal.SIG_IGN])"
+    assert_same(python, "-c", code, preexec_fn=ignore_signals)
+    assert under_run(python, "-c", code, preexec_fn=ignore_signals).stdout == "[1, 2, 15, 17]\n"
+
+
+def ignore_signals() -> None:
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def test_a_script_that_is_not_there(python: str, tmp_path: Path) -> None:
     assert under_run(python, "missing.py", cwd=tmp_path).returncode == 2
     assert_same(python, "missing.py", cwd=tmp_path)

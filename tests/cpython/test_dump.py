@@ -11,7 +11,7 @@ import pytest
 
 from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.cpython.dump import Dump, Frames, load, save
-from jitunwind.cpython.regions import SHIM_NAME, JitCode
+from jitunwind.cpython.regions import ENTRY_NAME, JitCode
 from jitunwind.cpython.stencils.x86_64 import SHIM
 from jitunwind.errors import BadDump
 from jitunwind.region import Region, RegionKind
@@ -30,7 +30,7 @@ OF_3_15 = Dump(
     [JitCode(0x7F00_0000_0000, RET, 0, 0)],
     ["py::weigh:/tmp/hot.py"],
     [Frames(0x7F00_0000_1002, b"\0" * 4), Frames(0x1234, b"\0" * 8)],
-    Region(0x87F384, 52, SHIM_NAME, RegionKind.SHIM),
+    Region(0x87F384, 52, ENTRY_NAME, RegionKind.SHIM),
     b"\x55" * 52,
 )
 BOTH = pytest.mark.parametrize("dump", [OF_3_14, OF_3_15], ids=["3.14", "3.15"])

@@ -185,6 +185,27 @@ def test_an_interrupt_gives_the_report_so_far(python: Interpreter, tmp_path: Pat
         assert_runs(started.pid)
 
 
+def test_ignored_signals_stay_ignored(python: Interpreter) -> None:
+    """As nohup(1) and a shell's background jobs expect it."""
+    ignored = (signal.SIGINT, signal.SIGTERM)
+
+    def ignore() -> None:
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+
+    with running(python, "loops") as started:
+        command = [*JITUNWIND, "audit", "--table", "recovered", "--steps", str(STEPS), str(started.pid)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=ignore)
+        deadline = time.monotonic() + 60
+        while fields(started.pid)["TracerPid"] == "0":
+            assert time.monotonic() < deadline
+        for number in ignored:
+            process.send_signal(number)
+        assert "instructions stepped" in process.communicate(timeout=60)[0]
+        assert process.returncode == 0
+        assert_runs(started.pid)
+
+
 def test_reports_for_machines(python: Interpreter, tmp_path: Path) -> None:
     from xml.etree import ElementTree
 

@@ -4,6 +4,7 @@ AArch64's code, too."""
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -54,8 +55,9 @@ def executable(python: Interpreter) -> Iterator[str]:
         yield str(script)
 
 
-def course(python: Interpreter, name: str, *options: str) -> dict[str, Any]:
-    """What the program tells of that course of its life; it must end well, and say nothing else."""
+def course(python: Interpreter, name: str, *options: str, calm: bool = True) -> dict[str, Any]:
+    """What the program tells of that course of its life; it must end well, and say nothing else. With `calm`, nothing
+    is a problem at its end."""
     with executable(python) as path:
         command = [*RUN, path, *options, str(COURSES), name]
         # What of jitunwind is for the interpreter comes from where `run` itself was found.
@@ -63,7 +65,8 @@ def course(python: Interpreter, name: str, *options: str) -> dict[str, Any]:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     told: dict[str, Any] = json.loads(done.stdout)
-    assert told.pop("problems") == {}
+    told["end"] = time.monotonic() - told["told_at"]
+    assert not calm or told["problems"] == {}
     return told
 
 
@@ -119,6 +122,79 @@ def test_signals_are_the_main_threads(python: Interpreter) -> None:
     assert told["signals"] > 0
     assert told["in_main"]
     assert told["published"] >= told["made"]
+
+
+def test_the_thread_that_publishes_has_a_name_and_blocks_all_signals(python: Interpreter) -> None:
+    told = course(python, "named")
+    assert told["name"] == Path(python.python).name
+    assert len(told["blocked"]) == 1
+    assert signals_in(told["blocked"][0]) == set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}
+
+
+def signals_in(mask: int) -> set[int]:
+    """Those of a mask in /proc/PID/status (proc(5)) that a program can use: not the C library's own."""
+    return {number for number in signal.valid_signals() if mask >> (number - 1) & 1}
+
+
+SLACK = 5.0
+"""Seconds by which a thread may be late on a busy machine. Undone, the work of these tests takes longer."""
+
+
+def test_flushes_end_in_time_and_say_what_they_left(python: Interpreter) -> None:
+    """GIVEN code that takes seconds to be described, THEN neither flush nor the end of the process waits for it."""
+    told = course(python, "slow", calm=False)
+    (all_left, no_time), (some_left, some_time) = told["flushes"]
+    assert all_left >= told["made"]
+    assert no_time < SLACK
+    assert 0 < some_left < all_left
+    assert some_time < told["some"] + SLACK
+    assert told["would_take"] > 2 * SLACK
+    assert told["waiting"].keys() == {"regions wait to be described"}
+    assert 0 < told["waiting"]["regions wait to be described"] <= some_left
+    assert told["asking"] < SLACK
+    assert told["end"] < SLACK
+
+
+def test_flushes_end_where_other_threads_make_code_for_ever(python: Interpreter) -> None:
+    told = course(python, "endless")
+    for left, seconds in told["flushes"]:
+        assert left >= 0
+        assert seconds < told["limit"] + SLACK
+    assert told["published"] > 0
+
+
+def test_nothing_is_a_problem_only_where_all_code_is_described(python: Interpreter) -> None:
+    told = course(python, "problems", calm=False)
+    found = told["found"]
+    pages = "pages of executable memory are not described"
+    assert found["none"] == [{}]
+    assert found["waits"] == [{"regions wait to be described": 1}, {}]
+    assert found["other"] == [{pages: 1}, {}]
+    assert list(found["lost"][0]) == [pages]
+    assert found["lost"][1] == {}
+    assert list(found["withdrawn"][0]) == [pages]
+    assert found["off"] == [{"publishing is off": 1}, {}]
+    assert found["fails"] == [{"ValueError: cannot be described": 1}]
+
+
+def test_a_program_of_a_second_is_described_before_its_last_third(
+    python: Interpreter, tmp_path: Path
+) -> None:
+    """GIVEN a program that computes for a second from its first line on, THEN all stacks that its own C code walks
+    in the last third lead through JIT code to the C library that has called main."""
+    library, source = tmp_path / "look.so", REPOSITORY / "tests/support/look.c"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O2", "-o", library, source], check=True)
+    command = [*RUN, python.python, str(PROGRAMS / "second.py"), str(library)]
+    warm = subprocess.run(command, env=python.environment(), capture_output=True, text=True, timeout=PATIENCE)
+    assert warm.returncode == 0, warm.stderr  # its imports are compiled now
+    for _ in range(5):
+        done = subprocess.run(
+            command, env=python.environment(), capture_output=True, text=True, timeout=PATIENCE
+        )
+        told = json.loads(done.stdout)
+        assert told["regions"] > 0
+        assert told["walks"] > 10
+        assert told["whole"] == told["walks"], told
 
 
 def test_the_development_mode_has_nothing_to_say(python: Interpreter) -> None:

@@ -510,6 +510,16 @@ def described(function: str, steps: int) -> dict[str, Any]:
     return {"regions": found, "seen": seen, "same": same}
 
 
+def stopped_threads(function: str, stops: int) -> list[str]:
+    """The names of the threads in which a breakpoint there stops."""
+    say(f"break {function}")
+    found = set()
+    for _ in range(stops):
+        say("continue")
+        found.add(gdb.selected_thread().name)
+    return sorted(found)
+
+
 SCENARIOS: tuple[Callable[..., Any], ...] = (
     *(
         interrupted,
@@ -523,6 +533,7 @@ SCENARIOS: tuple[Callable[..., Any], ...] = (
         stopped_in,
         looked_over,
         watched,
+        stopped_threads,
     ),
     *(ended, other_process, damaged, described, several),
 )

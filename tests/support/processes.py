@@ -24,6 +24,8 @@ from tests.support import live
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / "tests/cli/programs"
 VERSIONS = ("3.14", "3.15")
+SHIMS = {"3.14": "py::jit_shim:<jit>", "3.15": "_PyJIT_Entry"}
+"""What the frame is called by which each version enters JIT code."""
 PATIENCE = 60.0
 """Seconds until a condition that has to come counts as one that never does."""
 WARM = 6000

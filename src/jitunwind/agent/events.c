@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -136,6 +137,7 @@ static void *attendant(void *unused)
 {
     (void)unused;
     attending = true;
+    prctl(PR_SET_NAME, "jitunwind");
     for (;;) {
         uint32_t heard = atomic_load(&bell);
         if (!there_is_work() && !atomic_load(&pauses))
@@ -257,7 +259,14 @@ void jitunwind_resume(int now)
     int count = atomic_load(&pauses);
     while (count && !atomic_compare_exchange_weak(&pauses, &count, count - 1))
         ;
-    if (atomic_load(&attend) && (now || atomic_load(&wanted)))
+    if (now || atomic_load(&wanted))
+        jitunwind_call();
+}
+
+/* There is something to do, even if there are no events. While paused, it is done afterwards. */
+void jitunwind_call(void)
+{
+    if (atomic_load(&attend))
         call_attendant();
 }
 
@@ -279,6 +288,13 @@ void jitunwind_attend(void (*function)(void *), void *argument)
             let_go(event.start, event.size);
         else
             atomic_store(&lost, true);
+}
+
+/* How many have not been taken. */
+size_t jitunwind_events(void)
+{
+    uint64_t read = atomic_load(&next_read), written = atomic_load(&next_write);
+    return written > read ? (size_t)(written - read) : 0;
 }
 
 size_t jitunwind_take(struct jitunwind_event *events, size_t room)

@@ -6,9 +6,12 @@ afterwards. The thread is there only while there is something to do.
 
 import _thread
 import atexit
+import math
 import os
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from jitunwind.agent.library import CODE_CAME, GDB, LIBGCC, LIBUNWIND, agent
@@ -18,9 +21,21 @@ if TYPE_CHECKING:
     from jitunwind.agent.describing import Described, Describer
 
 _CONSUMERS = GDB | LIBGCC | LIBUNWIND
-_MOST_AT_ONCE = 64
+_LEAST_AT_ONCE, _MOST_AT_ONCE = 4, 64
 _AT_ONCE_SECONDS = 0.03
 """After so much work what is ready is published, the rest later: new code should not wait for a tenth of a second."""
+
+
+_SHORT_TURN_SECONDS = 0.0005
+_LOOK_SECONDS = 1.0
+FLUSH_SECONDS = 1.0
+_PAGE = 4096
+"""Of the smallest size that there is."""
+_WORDS_OF_NAMELESS = 4
+"""Behind the addresses in a line of /proc/PID/maps that has no path (proc(5))."""
+_WAIT = "regions wait to be described"
+_UNKNOWN = "pages of executable memory are not described"
+_OFF = "publishing is off"
 
 
 class Follower:
@@ -30,12 +45,18 @@ class Follower:
         self._agent = agent()
         self._lock = _thread.allocate_lock()
         """Held while something is looked at and published."""
+        self._asking = 0
+        """How many threads want the lock, which the attendant lets go of then."""
         self._attending = 0
         """The thread that attends, while it does."""
         self._waiting: dict[int, int] = {}
         """Code that has come and has not been looked at: start to size, the oldest first."""
+        self._at_once = _MOST_AT_ONCE
+        """Regions that are looked at together: not many more than can be described in the time for that."""
         self._describer: Describer | None = None
-        self.problems: dict[str, int] = {}
+        self._failed: dict[int, int] = {}
+        """Code that is there and could not be described or published: start to size."""
+        self._errors: dict[str, int] = {}
         """What went wrong, and how often."""
 
     def start(self) -> None:
@@ -44,17 +65,67 @@ class Follower:
             raise AgentFailed("the calls by which this Python makes code executable cannot be followed")
         self._agent.attend(self._attend)
         self._agent.resume(False)
-        if _may_have_jit_code():
+        if _executable_memory():
             with self._lock:
                 self._note_all()
-            self.flush()
+            self.flush(FLUSH_SECONDS)
 
-    def flush(self) -> None:
-        """Have all JIT code published that there is now, before this returns."""
-        with self._lock:
+    def flush(self, seconds: float) -> int:
+        """Publish the code that there is now, for `seconds` and the rest of the region that is then in the making.
+        How many regions are left: the attendant publishes them. What comes meanwhile is not counted."""
+        until = time.monotonic() + seconds
+        if not self._acquire(seconds):
+            return self._most_waiting()
+        try:
             self._look()
-            while self._waiting:
-                self._publish_some()
+            left = set(self._waiting)
+            while left and time.monotonic() < until:
+                self._publish_some(until)
+                self._look()
+                left.intersection_update(self._waiting)
+            return len(left)
+        finally:
+            self._release()
+
+    def problems(self) -> dict[str, int]:
+        """What went wrong so far, and what is executable now and is not published, each with how often."""
+        found = dict(self._errors)
+        if not self._acquire(_LOOK_SECONDS):
+            return {**found, _WAIT: max(self._most_waiting(), 1)}
+        try:
+            self._look()
+            waiting = {start: size for start, size in self._waiting.items() if not self._agent.knows(start)}
+            explained = set(_pages([*waiting.items(), *self._failed.items()]))
+            unknown = [
+                page
+                for page in _pages(_executable_memory())
+                if page not in explained and not self._agent.knows(page)
+            ]
+        finally:
+            self._release()
+        counts = {_WAIT: len(waiting), _UNKNOWN: len(unknown)}
+        return {**found, **{what: count for what, count in counts.items() if count}}
+
+    def _acquire(self, seconds: float) -> bool:
+        """Whether the lock could be had within that time. Never in the attendant's own thread, which has it: it may
+        execute a finalizer of the program's."""
+        if self._attending == _thread.get_ident():
+            return False
+        self._asking += 1
+        try:
+            return self._lock.acquire(timeout=min(max(seconds, 0), _thread.TIMEOUT_MAX))
+        finally:
+            self._asking -= 1
+
+    def _release(self) -> None:
+        """After `_acquire`."""
+        self._lock.release()
+        if self._waiting:
+            self._agent.call()
+
+    def _most_waiting(self) -> int:
+        """How many regions wait, and events that tell of others perhaps; without the lock."""
+        return len(self._waiting) + self._agent.events()
 
     def stop(self) -> None:
         """Follow no more; what is published stays so until it is freed."""
@@ -66,6 +137,7 @@ class Follower:
         """Take back all that is published of executors."""
         with self._lock:
             self._waiting.clear()
+            self._failed.clear()
             for start, size in self._describe().everything():
                 self._agent.withdraw_range(start, size)
 
@@ -89,8 +161,8 @@ class Follower:
             self._attending = _thread.get_ident()
             try:
                 self._look()
-                while self._waiting and not self._agent.is_paused():
-                    self._publish_some()
+                while self._waiting and not self._agent.is_paused() and not self._asking:
+                    self._publish_some(math.inf)
                     self._look()  # what has gone meanwhile needs not be published any more
             except Exception as error:  # there is nobody to tell, and the program must not suffer
                 self._count(error)
@@ -99,7 +171,11 @@ class Follower:
 
     def _count(self, error: Exception) -> None:
         problem = f"{type(error).__name__}: {error}"
-        self.problems[problem] = self.problems.get(problem, 0) + 1
+        self._errors[problem] = self._errors.get(problem, 0) + 1
+
+    def _fail(self, start: int, error: Exception) -> None:
+        self._failed[start] = self._waiting[start]
+        self._count(error)
 
     def _look(self) -> None:
         """Note what has come, and let go of what is to go."""
@@ -108,6 +184,7 @@ class Follower:
                 self._waiting[event.start] = event.size
             else:
                 self._waiting.pop(event.start, None)
+                self._failed.pop(event.start, None)
                 self._agent.unmap(event.start, event.size)
         if self._agent.lost():
             self._note_all()
@@ -120,37 +197,44 @@ class Follower:
     def _describe(self) -> "Describer":
         """Made, and what it needs imported, when the first code has come: most processes make none."""
         if self._describer is None:
-            from jitunwind.agent.describing import Describer
+            with _short_turns():
+                from jitunwind.agent.describing import Describer
 
-            self._describer = Describer()
+                self._describer = Describer()
         return self._describer
 
-    def _publish_some(self) -> None:
-        """Publish what waits, or as much of it as can be made ready in some time."""
+    def _publish_some(self, until: float) -> None:
+        """Publish what waits, or as much of it as can be made ready in some time, before time.monotonic() is
+        `until`; one region at least."""
         some = []
-        for start, size in list(self._waiting.items())[:_MOST_AT_ONCE]:
+        for start, size in list(self._waiting.items())[: self._at_once]:
             if self._agent.knows(start):
                 del self._waiting[start]
             else:
                 some.append((start, size))
-        until = time.monotonic() + _AT_ONCE_SECONDS
+        until = min(until, time.monotonic() + _AT_ONCE_SECONDS)
         ready: list[Described] = []
+        done: list[int] = []
         for start, outcome in self._describe().described(some):
-            del self._waiting[start]
+            done.append(start)
             if isinstance(outcome, Exception):
-                self._count(outcome)
+                self._fail(start, outcome)
             else:
+                self._failed.pop(start, None)
                 ready.append(outcome)
             if time.monotonic() > until:
                 break
+        self._at_once = min(2 * len(done) + _LEAST_AT_ONCE, _MOST_AT_ONCE)
         try:
             self._publish(ready)
-        except AgentFailed:  # one of them: somebody else has published what overlaps it
+        except Exception:  # for one of them: somebody else has published what overlaps it, say
             for each in ready:
                 try:
                     self._publish([each])
-                except AgentFailed as error:
-                    self._count(error)
+                except Exception as error:
+                    self._fail(each.region.start, error)
+        for start in done:  # only now: who asks what waits shall not be told that nothing does
+            del self._waiting[start]
 
     def _publish(self, ready: "list[Described]") -> None:
         regions = [each.region for each in ready]
@@ -162,10 +246,38 @@ class Follower:
             self._agent.replace(regions, _CONSUMERS, executors, offsets)
 
 
-def _may_have_jit_code() -> bool:
-    """Whether memory is mapped that may be JIT code: executable, and of no file."""
+@contextmanager
+def _short_turns() -> Iterator[None]:
+    """Have threads that compute let others have the GIL sooner than after the usual 5 ms, for as long as this lasts.
+
+    An import lets go of the GIL some ten times for each module, and waits for it each time: a quarter of a second
+    where the program computes, in place of a twentieth. What the program sets meanwhile stays."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(before, _SHORT_TURN_SECONDS))
+    short = sys.getswitchinterval()
+    try:
+        yield
+    finally:
+        if sys.getswitchinterval() == short:
+            sys.setswitchinterval(before)
+
+
+def _executable_memory() -> list[tuple[int, int]]:
+    """Start and size of each mapping that may be JIT code: executable, not writable, and of no file."""
+    found = []
     with open("/proc/self/maps", "rb") as file:
-        return any(b"r-xp 00000000 00:00 0" in line and b"[v" not in line for line in file)
+        for line in file:
+            addresses, *what = line.split()
+            if what[0] == b"r-xp" and what[3] == b"0" and len(what) == _WORDS_OF_NAMELESS:
+                start, end = (int(address, 16) for address in addresses.split(b"-"))
+                found.append((start, end - start))
+    return found
+
+
+def _pages(places: Iterable[tuple[int, int]]) -> Iterator[int]:
+    """Where the pages begin of `places`, each a start and a size."""
+    for start, size in places:
+        yield from range(start, start + size, _PAGE)
 
 
 _follower: Follower | None = None
@@ -209,15 +321,26 @@ def disable() -> None:
         follower.withdraw()
 
 
-def flush() -> None:
-    """Have all JIT code that there is now published before this returns, if publishing is enabled."""
-    if _follower is not None:
-        _follower.flush()
+def flush(timeout: float = FLUSH_SECONDS) -> int:
+    """Publish the JIT code that there is now, if publishing is enabled, and return how many regions of it are left.
+
+    It takes `timeout` seconds at most, and as long as the region takes that is being described then (a few
+    milliseconds, and some 50 the first time). What is left is published later, as all new code is; 0 says that all
+    that there was is published. Code that other threads make meanwhile is neither waited for nor counted.
+    """
+    return _follower.flush(timeout) if _follower is not None else 0
 
 
 def problems() -> dict[str, int]:
-    """What could not be published, and how often: none, if all goes well."""
-    return dict(_follower.problems) if _follower is not None else {}
+    """What keeps JIT code of this process from being described, and what went wrong before, each with how often.
+
+    Empty only where every page of executable memory that is no file's belongs to a published region. Else it says
+    how many regions wait to be described (`flush` does it), how many pages are unknown (no executor owns them: they may
+    be another JIT's), what errors there were, or that publishing is off in a process that has such memory.
+    """
+    if _follower is not None:
+        return _follower.problems()
+    return {_OFF: 1} if hasattr(sys, "_jit") and sys._jit.is_available() and _executable_memory() else {}
 
 
 _paused: dict[int, Follower] = {}

@@ -75,6 +75,10 @@ class Agent:
         """Call the attendant no more; its thread has ended when this returns."""
         self.resume = agent.resume
         """(now) Go on calling the attendant; `now`: soon, even where there are no events."""
+        self.call = agent.call
+        """Call the attendant soon, even where there are no events."""
+        self.events = agent.events
+        """How many events have not been taken."""
         self.is_paused = agent.is_paused
         """Whether the attendant should return soon."""
         self.lost = agent.lost

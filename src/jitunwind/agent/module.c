@@ -165,6 +165,19 @@ static PyObject *resume(PyObject *self, PyObject *arguments)
     return none();
 }
 
+static PyObject *call_soon(PyObject *self, PyObject *unused)
+{
+    (void)self, (void)unused;
+    jitunwind_call();
+    return none();
+}
+
+static PyObject *events(PyObject *self, PyObject *unused)
+{
+    (void)self, (void)unused;
+    return PyLong_FromSsize_t((ssize_t)jitunwind_events());
+}
+
 static PyObject *is_paused(PyObject *self, PyObject *unused)
 {
     (void)self, (void)unused;
@@ -224,15 +237,17 @@ static PyObject *read_memory(PyObject *self, PyObject *arguments)
     return none();
 }
 
-/* exchange(address, old, other, new): whether the byte there was `old` or `other`, and is `new` now. With the GIL held. */
+/* exchange(object, offset, old, other, new): whether the byte there was `old` or `other`, and is `new` now. With the GIL
+   held. */
 static PyObject *exchange(PyObject *self, PyObject *arguments)
 {
-    unsigned long long address;
+    PyObject *object;
+    unsigned long long offset;
     unsigned char old, other, new;
     (void)self;
-    if (!PyArg_ParseTuple(arguments, "Kbbb", &address, &old, &other, &new))
+    if (!PyArg_ParseTuple(arguments, "OKbbb", &object, &offset, &old, &other, &new))
         return NULL;
-    unsigned char *byte = (unsigned char *)(uintptr_t)address;
+    unsigned char *byte = (unsigned char *)object + offset;
     bool is_there = *byte == old || *byte == other;
     if (is_there)
         *byte = new;
@@ -265,6 +280,8 @@ static struct PyMethodDef methods[] = {
     {"attend", attend, METH_VARARGS, NULL},
     {"pause", pause, METH_NOARGS, NULL},
     {"resume", resume, METH_VARARGS, NULL},
+    {"call", call_soon, METH_NOARGS, NULL},
+    {"events", events, METH_NOARGS, NULL},
     {"is_paused", is_paused, METH_NOARGS, NULL},
     {"take", take, METH_NOARGS, NULL},
     {"lost", lost, METH_NOARGS, NULL},

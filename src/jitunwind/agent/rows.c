@@ -9,7 +9,6 @@
 #include "bytes.h"
 
 enum {
-    DW_CFA_SET_LOC = 0x01,
     DW_CFA_ADVANCE_LOC4 = 0x04,
     DW_CFA_UNDEFINED = 0x07,
     DW_CFA_SAME_VALUE = 0x08,
@@ -18,7 +17,7 @@ enum {
     DW_CFA_OFFSET_EXTENDED_SF = 0x11,
     DW_CFA_DEF_CFA_SF = 0x12,
 };
-enum { WORD = 8 };
+enum { WORD = 8, LONGEST_ADVANCE = 5 };
 
 /* Registers that a CFA can be counted from are those below CFA_REGISTERS: libgcc aborts at others. */
 #if defined(__x86_64__)
@@ -80,16 +79,16 @@ static bool has_rule(const struct jitunwind_row *row, uint32_t number)
     return false;
 }
 
-static unsigned char *put_location(unsigned char *at, uint64_t start, uint64_t offset, uint64_t offset_before)
+/* Not by DW_CFA_set_loc: GDB crashes at it, and others read it wrong. */
+static unsigned char *put_advance(unsigned char *at, uint64_t distance)
 {
-    uint32_t advance = (uint32_t)(offset - offset_before);
-    if (advance == offset - offset_before) {
+    while (distance) {
+        uint32_t advance = distance < UINT32_MAX ? (uint32_t)distance : UINT32_MAX;
         *at++ = DW_CFA_ADVANCE_LOC4;
-        return put(at, &advance, sizeof advance);
+        at = put(at, &advance, sizeof advance);
+        distance -= advance;
     }
-    uint64_t location = start + offset;
-    *at++ = DW_CFA_SET_LOC;
-    return put(at, &location, sizeof location);
+    return at;
 }
 
 static unsigned char *put_row(unsigned char *at, const struct jitunwind_row *row, const struct jitunwind_row *before)
@@ -116,7 +115,7 @@ unsigned char *frames_of(const struct jitunwind_region *region, size_t *size)
         errno = EINVAL;
         return NULL;
     }
-    size_t room = 64 + sizeof cie;
+    size_t room = 64 + sizeof cie + region->rows[region->row_count - 1].offset / UINT32_MAX * LONGEST_ADVANCE;
     for (size_t i = 0; i < region->row_count; i++) /* its own rules, and those of the row before that it ends */
         room += (3 + 4 * (size_t)region->rows[i].rule_count) * LONGEST_LEB128;
     unsigned char *frames = room <= UINT32_MAX ? malloc(room) : NULL; /* entries' lengths are 32 bits */
@@ -133,7 +132,7 @@ unsigned char *frames_of(const struct jitunwind_region *region, size_t *size)
     for (size_t i = 0; i < region->row_count; i++) {
         const struct jitunwind_row *row = &region->rows[i], *before = i ? row - 1 : NULL;
         if (before)
-            at = put_location(at, region->start, row->offset, before->offset);
+            at = put_advance(at, row->offset - before->offset);
         at = put_row(at, row, before);
     }
     at = finish(frame, at);

@@ -32,8 +32,8 @@ _DECISIONS = (
 )
 """Names of instructions: undecided, to be compiled, and not."""
 
-_met: set[int] = set()
-"""The functions and classes that have been seen to, by id: they live as long as their modules."""
+_met: set[object] = set()
+"""The functions and classes that have been seen to."""
 
 
 class _Decision(NamedTuple):
@@ -75,7 +75,7 @@ def _decide(code: CodeType, decisions: list[_Decision], bytecode_at: int) -> Non
     for undecided, compiled, uncompiled in decisions:
         at = opcodes.find(undecided)
         while at != -1:
-            agent.exchange(id(code) + bytecode_at + 2 * at, undecided, compiled, uncompiled)
+            agent.exchange(code, bytecode_at + 2 * at, undecided, compiled, uncompiled)
             at = opcodes.find(undecided, at + 1)
     for each in code.co_consts:
         if isinstance(each, CodeType):
@@ -92,8 +92,8 @@ def _functions(module: ModuleType) -> Iterator[FunctionType]:
             pending.append(getattr(value, _WRAPPED[kind]))
         elif not isinstance(value, (type, FunctionType)):
             continue
-        elif value.__module__ == module.__name__ and id(value) not in _met:
-            _met.add(id(value))
+        elif value.__module__ == module.__name__ and value not in _met:
+            _met.add(value)
             if isinstance(value, type):
                 pending += vars(value).values()
             else:

@@ -241,12 +241,14 @@ def _is_shown() -> bool:
 
 @contextmanager
 def _interruptible(session: Session) -> Iterator[None]:
-    """A signal interrupts the session, which can report all the same."""
+    """A signal interrupts the session, which can report all the same. One that is ignored stays ignored: nohup(1),
+    or a shell's background job."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         session.interrupt()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heeded}
     try:
         yield
     finally:

@@ -72,7 +72,8 @@ def check(
     checked = Checked()
     began = time.monotonic()
     bar = _Bar(len(files))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for number, path in enumerate(files, 1):
             try:

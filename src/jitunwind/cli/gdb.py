@@ -4,9 +4,12 @@ import os
 
 import click
 
-from jitunwind.cli.handing_on import HandsOn
+from jitunwind.cli.handing_on import HandsOn, become
 from jitunwind.errors import GdbFailed
-from jitunwind.gdbplugin.launch import find_gdb, load_line, why_unfit
+from jitunwind.gdbplugin.guardian import guard_this_process
+from jitunwind.gdbplugin.launch import attached_to, find_gdb, load_line, why_unfit
+from jitunwind.memory.live import is_alive
+from jitunwind.memory.stopping import Standing, check_can_stop
 
 
 @click.command(cls=HandsOn, context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,16 +29,22 @@ def gdb(print_init: bool, gdb_path: str | None, arguments: tuple[str, ...]) -> N
     jitunwind gdb -p PID
     jitunwind gdb -batch -p PID -ex bt
     jitunwind gdb python3.14 core
+
+    A process named in GDB's arguments (-p PID, PYTHON PID, -ex 'attach PID') goes on when GDB has ended, even if GDB
+    was killed. One that cannot be stopped now is refused: exit status 2.
     """
-    line = load_line()
     if print_init:
-        click.echo(line)
+        click.echo(load_line())
         return
     path = find_gdb(gdb_path)
     unfit = why_unfit(path)
     if unfit is not None:
         raise GdbFailed(unfit)
-    os.execv(path, [path, "-iex", line, *_as_it_is_here(), *arguments])
+    processes = [pid for pid in attached_to(arguments) if is_alive(pid)]
+    for pid in processes:
+        check_can_stop(pid)
+    guardian = guard_this_process([Standing(pid) for pid in processes]) if processes else None
+    become(path, ["-iex", load_line(guardian=guardian), *_as_it_is_here(), *arguments])
 
 
 def _as_it_is_here() -> list[str]:

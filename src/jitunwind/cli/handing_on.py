@@ -1,6 +1,19 @@
-"""Commands that hand their arguments on to another program."""
+"""Commands that hand their arguments on to another program, and become it."""
+
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import click
+
+from jitunwind.cli import INHERITED_SIGCHLD
+
+
+def become(path: str, arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> NoReturn:
+    """Have this process execute the program at `path` instead. OSError as os.execve."""
+    signal.signal(signal.SIGCHLD, INHERITED_SIGCHLD)
+    os.execve(path, [path, *arguments], environment)
 
 
 class HandsOn(click.Command):

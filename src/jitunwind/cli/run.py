@@ -8,7 +8,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from jitunwind.agent import built
-from jitunwind.cli.handing_on import HandsOn
+from jitunwind.cli.handing_on import HandsOn, become
 from jitunwind.errors import CannotStart
 from jitunwind.startup.launch import check_arguments, environment
 
@@ -51,7 +51,7 @@ def run(python: str | None, arguments: tuple[str, ...]) -> None:
     built.check()
     path = _python(python)
     try:
-        os.execve(path, [path, *arguments], environment(os.environ))
+        become(path, arguments, environment(os.environ))
     except OSError as error:
         raise CannotStart(f"{path} cannot be run: {error.strerror}") from None
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from jitunwind.arch import Architecture
 from jitunwind.arch.known import ARCHITECTURES, of_machine
-from jitunwind.cpython.regions import SHIM_NAME, JitCode, Regions
+from jitunwind.cpython.regions import ENTRY_NAME, SHIM_NAME, JitCode, Regions
 from jitunwind.elf.image import Code, code_file
 from jitunwind.errors import BadDump
 from jitunwind.memory import ADDRESS_LIMIT, Mapping
@@ -159,12 +159,12 @@ def _loaded(data: bytes) -> Dump:
             if not here or not code or start + len(code) > ADDRESS_LIMIT:
                 raise BadDump(f"is damaged: the code at {start:#x} has no name, or is none")
             first, size, name = here[0]
-            if name != SHIM_NAME:
+            if name not in (SHIM_NAME, ENTRY_NAME):
                 found.append((JitCode(start, code, 0, 0), name))
             elif len(here) > 1 and first == start and 0 < size < len(code):
                 found.append((JitCode(start, code, size, 0), here[1][2]))
             else:
-                dump.entry_shim = Region(start, len(code), SHIM_NAME, RegionKind.SHIM)
+                dump.entry_shim = Region(start, len(code), ENTRY_NAME, RegionKind.SHIM)
                 dump.shim_code = code
     found.sort(key=lambda each: each[0].start)
     if any(one.start + one.size > other.start for (one, _), (other, _) in pairwise(found)):

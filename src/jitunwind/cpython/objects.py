@@ -156,8 +156,14 @@ def _lines(line_table: bytes, first_line: int) -> tuple[list[int], list[int | No
     return [*(start for start, _, _ in entries), end], [*(line for _, _, line in entries), None]
 
 
+_LAST_LINE = (1 << 31) - 1
+"""CPython counts lines in an int."""
+
+
 def _entries(table: bytes, first_line: int) -> Iterator[tuple[int, int, int | None]]:
-    """(start, end, line) of each entry of a location table (CPython InternalDocs/code_objects.md); bytes."""
+    """(start, end, line) of each entry of a location table (CPython InternalDocs/code_objects.md); bytes.
+
+    A code object may have been freed, and its memory hold anything: a line that cannot be is none."""
     line, end, index = first_line, 0, 0
     while index < len(table):
         head = table[index]
@@ -171,7 +177,7 @@ def _entries(table: bytes, first_line: int) -> Iterator[tuple[int, int, int | No
             line += delta
         elif 10 <= kind <= 12:  # one-line forms
             line += kind - 10
-        yield start, end, None if kind == 15 else line
+        yield start, end, line if kind != 15 and 0 <= line <= _LAST_LINE else None
         while index < len(table) and not table[index] & 0x80:
             index += 1
 

@@ -35,6 +35,10 @@ _KERNEL = 1 << 63
 _LONGEST_ENTRY = 256
 UNKNOWN_NAME = "py::jit_executor:<jit>"
 SHIM_NAME = "py::jit_shim:<jit>"
+"""Of 3.14's shims, which are made with each executor and have no name of their own."""
+ENTRY_NAME = "_PyJIT_Entry"
+"""Of 3.15's one shim, a function of the interpreter (Tools/jit/shim.c): so it is called also where the interpreter's
+symbols are missing, and it is found by its code."""
 
 
 class JitCode(NamedTuple):
@@ -263,7 +267,7 @@ class Regions:
         """That shim, and the address that its call comes back to."""
         if self.layout.executor.shim_in_region:
             return None
-        named, mapping = self.memory.symbol("_PyJIT_Entry"), None
+        named, mapping = self.memory.symbol(ENTRY_NAME), None
         found = self._entry_in(named, named + _LONGEST_ENTRY) if named else None
         if found is None and (mapping := self.interpreter_code()) is not None:
             found = self._entry_in(mapping.start, mapping.end)
@@ -277,7 +281,7 @@ class Regions:
         found = self.stencils.entry_shim(code, self.layout.executor.jit_code)
         if found is None:
             return None
-        shim = Region(start + found.start, found.end - found.start, SHIM_NAME, RegionKind.SHIM)
+        shim = Region(start + found.start, found.end - found.start, ENTRY_NAME, RegionKind.SHIM)
         return shim, start + found.returns
 
     def body_frame(self, frame_pointer: int) -> tuple[int, int] | None:

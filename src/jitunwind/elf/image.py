@@ -30,10 +30,12 @@ class _Type(IntEnum):
 
 _ALLOC, _EXECINSTR = 0x2, 0x4
 """SHF_*: gABI, figure 4-11."""
+_PT_LOAD, _READ_AND_EXECUTE = 1, 0x4 | 0x1
+"""p_type and p_flags: gABI, figures 5-1 and 5-3."""
 _ET_EXEC = 2
 _GLOBAL_FUNCTION = 1 << 4 | 2
 """STB_GLOBAL, STT_FUNC."""
-_HEADER_SIZE, _SECTION_SIZE, _SYMBOL_SIZE = 64, 64, 24
+_HEADER_SIZE, _SEGMENT_SIZE, _SECTION_SIZE, _SYMBOL_SIZE = 64, 56, 64, 24
 _FIRST_RESERVED_INDEX = 0xFF00
 """SHN_LORESERVE: section numbers from here on need the extended numbering, which is not used."""
 MOST_FUNCTIONS = _FIRST_RESERVED_INDEX - 16
@@ -163,22 +165,26 @@ def unwind_file(
     `address`, a multiple of 8, is what the `.eh_frame` section has for its own: a place where the process has
     no code.
     """
-    return _layout(
-        machine,
-        [
-            _Section("", _Type.NULL),
-            *_texts([(start, table.size) for start, table in tables]),
-            _Section(
-                ".eh_frame",
-                _Type.PROGBITS,
-                eh_frame(arch, tables, address),
-                address,
-                flags=_ALLOC,
-                alignment=WORD,
-            ),
-            _Section(".shstrtab", _Type.STRTAB),
-        ],
-    )
+    texts = _texts([(start, table.size) for start, table in tables])
+    return _layout(machine, _with_frames(texts, eh_frame(arch, tables, address), address))
+
+
+def frames_file(machine: Machine, codes: Sequence[tuple[int, int]], frames: bytes, address: int) -> bytes:
+    """The bytes of an ELF object with the `.eh_frame` entries `frames`, which lie at `address`, of code given as
+    (start, size), in at most `MOST_FUNCTIONS` pieces; ValueError for more.
+
+    Each piece of code is a segment too: libdw takes from segments where a file lies.
+    """
+    return _layout(machine, _with_frames(_texts(codes), frames, address), codes)
+
+
+def _with_frames(texts: Sequence[_Section], frames: bytes, address: int) -> list[_Section]:
+    return [
+        _Section("", _Type.NULL),
+        *texts,
+        _Section(".eh_frame", _Type.PROGBITS, frames, address, flags=_ALLOC, alignment=WORD),
+        _Section(".shstrtab", _Type.STRTAB),
+    ]
 
 
 def _texts(ranges: Sequence[tuple[int, int]]) -> list[_Section]:
@@ -188,11 +194,14 @@ def _texts(ranges: Sequence[tuple[int, int]]) -> list[_Section]:
     return [_Section(".text", _Type.NOBITS, b"", start, size, flags) for start, size in ranges]
 
 
-def _layout(machine: Machine, sections: list[_Section]) -> bytes:
+def _layout(machine: Machine, sections: list[_Section], segments: Sequence[tuple[int, int]] = ()) -> bytes:
+    """`segments`, given as (start, size), have nothing in the file."""
     strings = _Strings()
     name_offsets = [strings.add(section.name) for section in sections]
     sections[-1].data = bytes(strings.data)
     body, headers = bytearray(), bytearray()
+    for start, size in segments:
+        body += struct.pack("<IIQQQQQQ", _PT_LOAD, _READ_AND_EXECUTE, 0, start, start, 0, size, 1)
     for section, name in zip(sections, name_offsets, strict=True):
         offset = _HEADER_SIZE + len(body) if section.type != _Type.NULL else 0
         headers += struct.pack(
@@ -217,12 +226,12 @@ def _layout(machine: Machine, sections: list[_Section]) -> bytes:
         machine,
         1,
         0,
-        0,
+        _HEADER_SIZE if segments else 0,
         _HEADER_SIZE + len(body),
         0,
         _HEADER_SIZE,
-        0,
-        0,
+        _SEGMENT_SIZE if segments else 0,
+        len(segments),
         _SECTION_SIZE,
         len(sections),
         len(sections) - 1,

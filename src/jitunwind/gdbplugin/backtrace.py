@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -15,14 +14,10 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from jitunwind.errors import GdbFailed, NoSuchProcess, NotPermitted
+from jitunwind.gdbplugin.guardian import Guarded
 from jitunwind.gdbplugin.launch import STACK, load_line, why_unfit
-from jitunwind.memory.live import (
-    check_process,
-    is_alive,
-    is_stopped_by_signal,
-    is_stopped_by_tracer,
-    let_go_on,
-)
+from jitunwind.memory.live import check_process, is_alive, is_stopped_by_tracer
+from jitunwind.memory.stopping import Standing, check_can_stop
 
 _QUIET = (
     "set auto-load no",
@@ -35,8 +30,6 @@ _QUIET = (
     "set print thread-events off",
 )
 _POLL_SECONDS = 0.002
-_GRACE_SECONDS = 5.0
-"""How long an interrupted GDB has for letting go of the process, before it is killed."""
 
 
 class Wanted(NamedTuple):
@@ -59,21 +52,17 @@ class Report(NamedTuple):
 def of_process(gdb: str, pid: int, wanted: Wanted) -> Report:
     """The stacks of a live process, which goes on afterwards, whatever happens here.
 
-    NoSuchProcess, NotPermitted, AlreadyTraced, NotPython, GdbFailed; KeyboardInterrupt for SIGINT.
+    NoSuchProcess, NotPermitted, AlreadyTraced, NotPython, CannotStop, GdbFailed; KeyboardInterrupt for SIGINT.
     """
     check_process(pid)
-    stood_before = is_stopped_by_signal(pid)
-    try:
-        with StopWatch(pid) as watch:
-            answer = _run(gdb, ["-p", str(pid)], wanted)
-    finally:
-        if not stood_before:
-            let_go_on(pid)
+    check_can_stop(pid)
+    with contextlib.closing(Standing(pid)) as target:
+        answer = _run(gdb, ["-p", str(pid)], wanted, target)
     if (answer.stacks is None or not answer.stacks["complete"]) and not is_alive(pid):
         raise NoSuchProcess(f"process {pid} has ended while its stacks were being read")
     if answer.stacks is None and "Operation not permitted" in answer.said:
         raise NotPermitted(f"process {pid} may not be traced: GDB says: Operation not permitted")
-    return Report(answer.checked(gdb), watch.stopped_seconds, answer.said)
+    return Report(answer.checked(gdb), answer.stopped_seconds, answer.said)
 
 
 def of_core(gdb: str, core: Path, program: str | None, wanted: Wanted) -> Report:
@@ -88,11 +77,13 @@ def of_core(gdb: str, core: Path, program: str | None, wanted: Wanted) -> Report
 
 
 class _Answer(NamedTuple):
-    """What a GDB gave: the report, if it made one, all it said, and its exit status."""
+    """What a GDB gave: the report, if it made one; all it said; its last error, or how it ended; and how long it
+    held its process."""
 
     stacks: dict[str, Any] | None
     said: str
     complaint: str
+    stopped_seconds: float
 
     def checked(self, gdb: str) -> dict[str, Any]:
         """The report. GdbFailed, if there is none."""
@@ -104,53 +95,65 @@ class _Answer(NamedTuple):
         raise GdbFailed(f"{gdb} ended without an answer: {self.complaint}")
 
 
-def _run(gdb: str, target: list[str], wanted: Wanted) -> _Answer:
-    with open(os.memfd_create("jitunwind-stacks"), "w+b", buffering=0) as answer:
+def _run(gdb: str, arguments: list[str], wanted: Wanted, target: Standing | None = None) -> _Answer:
+    """`target`: the process that GDB attaches to; it goes on afterwards."""
+    with _Channel() as answer, _Channel() as stdout, _Channel() as stderr:
         report = (
             "python import json; from jitunwind.gdbplugin import stack; "
-            f"open({answer.fileno()}, 'w').write(json.dumps(stack.report{tuple(wanted)!r}))"
+            f"open({answer.descriptor}, 'w').write(json.dumps(stack.report{tuple(wanted)!r}))"
         )
         early = [part for line in (*_QUIET, load_line(STACK)) for part in ("-iex", line)]
-        command = [gdb, "-nx", "-batch", *early, *target, "-ex", report]
-        with _Interruptible() as running:
-            try:
-                process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                    errors="replace",
-                    pass_fds=[answer.fileno()],
-                    start_new_session=True,  # a terminal's Ctrl-C comes here, and GDB is told by us
-                )
-            except OSError as error:
-                raise GdbFailed(f"{gdb} cannot be run: {error.strerror}") from None
-            running.watch(process)
-            stdout, stderr = process.communicate()
+        command = [gdb, "-nx", "-batch", *early, *arguments, "-ex", report]
+        targets = [] if target is None else [target]
+        channels = stdout.descriptor, stderr.descriptor, [answer.descriptor]
+        with _Interruptible() as running, Guarded(command, targets, *channels) as guarded:
+            running.watch(guarded)
+            with StopWatch(target.pid) if target else contextlib.nullcontext() as watch:
+                try:
+                    status = guarded.wait()
+                except OSError as error:
+                    raise GdbFailed(f"{gdb} cannot be run: {error.strerror}") from None
         try:
-            answer.seek(0)
             stacks = json.loads(answer.read())
         except ValueError:
             stacks = None
-    errors = [line for line in stderr.splitlines() if line.strip() and not line.startswith("warning:")]
-    return _Answer(stacks, stdout + stderr, errors[-1] if errors else f"exit status {process.returncode}")
+        complaints = stderr.read()
+        said = stdout.read() + complaints
+    errors = [line for line in complaints.splitlines() if line.strip() and not line.startswith("warning:")]
+    complaint = errors[-1] if errors else f"exit status {status}"
+    stood = watch.stopped_seconds if watch else 0.0
+    return _Answer(stacks, said, complaint, stood)
+
+
+class _Channel:
+    """A file in memory that GDB writes to. Unlike a pipe it needs no reader meanwhile."""
+
+    def __enter__(self) -> "_Channel":
+        self.descriptor = os.memfd_create("jitunwind-gdb")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self.descriptor)
+
+    def read(self) -> str:
+        """All that was written."""
+        size = os.stat(self.descriptor).st_size
+        return os.pread(self.descriptor, size, 0).decode(errors="replace")
 
 
 class _Interruptible:
-    """While a GDB runs, SIGINT, SIGTERM and SIGHUP make it let go of the process first, and end us then.
+    """While a GDB runs, SIGINT, SIGTERM and SIGHUP end it first, and us then.
 
-    GDB detaches when it gets SIGTERM; a second signal, or five seconds, kill it. Leaving raises
-    KeyboardInterrupt for SIGINT, SystemExit for the others. Does nothing outside the main thread.
+    Leaving raises KeyboardInterrupt for SIGINT, SystemExit for the others. A signal that is ignored stays ignored. Does
+    nothing outside the main thread.
     """
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
+        self._gdb: Guarded | None = None
         self._signal: int | None = None
         self._before: dict[int, Any] = {}
-        self._killer: threading.Timer | None = None
 
     def __enter__(self) -> "_Interruptible":
         if threading.current_thread() is threading.main_thread():
@@ -159,14 +162,12 @@ class _Interruptible:
                     self._before[number] = signal.signal(number, self._interrupt)
         return self
 
-    def watch(self, process: "subprocess.Popen[str]") -> None:
-        self._process = process
+    def watch(self, gdb: Guarded) -> None:
+        self._gdb = gdb
         if self._signal is not None:
-            self._end()
+            gdb.kill()
 
     def __exit__(self, *exception: object) -> None:
-        if self._killer is not None:
-            self._killer.cancel()
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self._signal == signal.SIGINT:
@@ -175,23 +176,9 @@ class _Interruptible:
             raise SystemExit(128 + self._signal)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        again, self._signal = self._signal is not None, number
-        if again:
-            self._send(signal.SIGKILL)
-        elif self._process is not None:
-            self._end()
-
-    def _end(self) -> None:
-        self._send(signal.SIGTERM)
-        self._killer = threading.Timer(_GRACE_SECONDS, self._send, (signal.SIGKILL,))
-        self._killer.daemon = True
-        self._killer.start()
-
-    def _send(self, number: signal.Signals) -> None:
-        """To GDB and what it has started: it leads a session of its own."""
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(OSError):  # it has ended
-                os.killpg(self._process.pid, number)
+        self._signal = number
+        if self._gdb is not None:
+            self._gdb.kill()
 
 
 class StopWatch:

@@ -1,13 +1,15 @@
 """Starting a GDB with the plugin: which GDB, and the line that loads the plugin there.
 
-The one module of this folder, besides `backtrace`, that runs outside GDB, in the user's Python.
+Runs outside GDB, in the user's Python, as `backtrace` and `guardian` do.
 """
 
+import itertools
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,7 +102,27 @@ def _say(*command: str) -> str:
     return done.stdout
 
 
-def load_line(start: str = PLUGIN) -> str:
-    """The GDB command that loads the plugin, or another part of it that has an `install()`."""
-    names = {"SEARCH": search_folders(), "START": start}
+def attached_to(arguments: Sequence[str]) -> list[int]:
+    """The processes that GDB attaches to, given these arguments: `-p 1`, `--pid=1`, `python 1`, `-ex 'attach 1'`."""
+    found: dict[int, None] = {}
+    for before, argument in itertools.pairwise(["", *arguments]):
+        if argument in ("-args", "--args"):
+            break
+        process = _PROCESS.search(argument)
+        if process is not None and before not in _NUMBERED:
+            found[int(process[1])] = None
+    return list(found)
+
+
+_PROCESS = re.compile(r"(?:^|^--?p(?:id)?=|(?:^|=)\s*att?(?:a|ac|ach)?\s+)([0-9]+)\s*$")
+_NUMBERED = ("-b", "-l")
+"""GDB's options whose value is a number, and no process."""
+
+
+def load_line(start: str = PLUGIN, guardian: int | None = None) -> str:
+    """The GDB command that loads the plugin, or another part of it that has an `install()`. `guardian`: the
+    eventfd of `guard_this_process`."""
+    names: dict[str, object] = {"SEARCH": search_folders(), "START": start}
+    if guardian is not None:
+        names["GUARDIAN"] = guardian
     return f"python import runpy; runpy.run_path({str(LOAD)!r}, {names!r})"

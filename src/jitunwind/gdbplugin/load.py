@@ -1,9 +1,11 @@
 """What GDB sources: makes jitunwind importable in GDB's own Python, and starts a part of the plugin.
 
 GDB's Python is not the user's. A finder of our own gives jitunwind and what it needs from the folders in `SEARCH`
-(set by whoever runs this file; else where this file is). `START` is the module to start.
+(set by whoever runs this file; else where this file is). `START` is the module to start, `GUARDIAN` the eventfd of
+`guardian.guard_this_process`, if there is one.
 """
 
+import contextlib
 import importlib
 import os
 import re
@@ -34,6 +36,20 @@ def start(search: list[str], module: str) -> None:
     part.install()
 
 
+def tell_ending(guardian: int) -> None:
+    """Set `guardian`, an eventfd(2), when GDB ends by itself, and not by a signal that kills it."""
+    import gdb
+
+    def tell(event: object) -> None:
+        with contextlib.suppress(OSError):
+            os.eventfd_write(guardian, 1)
+
+    os.set_inheritable(guardian, False)
+    gdb.events.gdb_exiting.connect(tell)
+
+
+if "GUARDIAN" in globals():
+    tell_ending(globals()["GUARDIAN"])
 start(
     globals().get("SEARCH") or [os.path.dirname(PACKAGE)],
     globals().get("START", "jitunwind.gdbplugin.plugin"),

@@ -3,7 +3,7 @@
 import gdb
 import gdb.unwinder
 
-from jitunwind.gdbplugin import commands, session, symbols
+from jitunwind.gdbplugin import commands, publisher, session, symbols
 from jitunwind.gdbplugin.unwinder import JitUnwinder
 
 
@@ -13,5 +13,6 @@ def install() -> None:
     session.watch()
     symbols.install()
     commands.install()
+    publisher.install()
     gdb.invalidate_cached_frames()
     symbols.synchronize()  # the process may stand still already

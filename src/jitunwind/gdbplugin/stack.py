@@ -12,7 +12,7 @@ import gdb
 import gdb.unwinder
 
 from jitunwind.cpython.frames import Stretch, frame_at, stretches
-from jitunwind.cpython.regions import SHIM_NAME, JitCode, Regions
+from jitunwind.cpython.regions import ENTRY_NAME, JitCode, Regions
 from jitunwind.gdbplugin.session import Session, is_general, name_of, session, watch
 from jitunwind.gdbplugin.unwinder import JitUnwinder
 from jitunwind.region import RegionKind
@@ -173,7 +173,7 @@ class _Stacks:
             return
         shim = regions.entry_shim
         if shim is None or pc in shim:
-            described.update(kind="shim", name=SHIM_NAME)
+            described.update(kind="shim", name=ENTRY_NAME)
         if shim is not None and pc in shim:
             described["region"] = {"start": f"{shim.start:#x}", "size": shim.size}
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import gdb
 
 from jitunwind.arch import Architecture
-from jitunwind.cpython.regions import JitCode, Regions
+from jitunwind.cpython.regions import ENTRY_NAME, JitCode, Regions
 from jitunwind.dwarf.lines import Function
 from jitunwind.elf.image import MOST_FUNCTIONS, symbol_file
 from jitunwind.gdbplugin.inferior import OWN_FILES, Inferior, is_core
@@ -39,6 +39,8 @@ class SymbolFile:
         self._count = 0
         self._loaded: dict[int, JitCode] = {}
         self._shim: Region | None = None
+        self._has_shim: bool | None = None
+        """Whether the interpreter's own symbols have 3.15's shim: asked before these files may have it."""
         self.expired = False
         """What GDB holds is of a process that has gone."""
 
@@ -46,7 +48,9 @@ class SymbolFile:
         """Have GDB know `wanted`, besides what it knows already and what is true still."""
         now = {start: jit_code for start, jit_code in self._loaded.items() if regions.find(start) == jit_code}
         now.update((jit_code.start, jit_code) for jit_code in wanted)
-        shim = regions.entry_shim if now else None
+        if self._has_shim is None:
+            self._has_shim = regions.memory.symbol(ENTRY_NAME) is not None
+        shim = regions.entry_shim if now and not self._has_shim else None
         if now == self._loaded and shim == self._shim:
             return
         self._replace(_functions(list(now.values()), shim, regions), regions.arch)
@@ -63,7 +67,7 @@ class SymbolFile:
 
     def drop(self) -> None:
         """Take everything back."""
-        self._loaded, self._shim, self.expired = {}, None, False
+        self._loaded, self._shim, self._has_shim, self.expired = {}, None, None, False
         self._remove()
 
     def _replace(self, functions: list[Function], arch: Architecture) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import errno
 import os
-import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 from jitunwind.errors import AlreadyTraced, NoSuchProcess, NotPermitted, NotPython
@@ -62,21 +62,25 @@ def is_stopped_by_signal(pid: int) -> bool:
     return _state(pid) == _STOPPED_BY_SIGNAL
 
 
-def let_go_on(pid: int) -> None:
-    """Continue a process that a debugger has left standing: one that died while it attached (ptrace(2):
-    the SIGSTOP of PTRACE_ATTACH stays). Does nothing to one that is being traced, or runs."""
-    fields = _status(pid)
-    if fields.get("State", "")[:1] == _STOPPED_BY_SIGNAL and fields.get("TracerPid") == "0":
-        with contextlib.suppress(OSError):  # it has ended, or is not ours any more
-            os.kill(pid, signal.SIGCONT)
+def task_status(pid: int) -> Iterator[dict[str, str]]:
+    """/proc/PID/task/TID/status (proc(5)) of each thread; of those that have gone meanwhile, none."""
+    with contextlib.suppress(OSError):
+        for tid in os.listdir(f"/proc/{pid}/task"):
+            fields = _fields(f"/proc/{pid}/task/{tid}/status")
+            if fields:
+                yield fields
 
 
 def _status(pid: int) -> dict[str, str]:
     """/proc/PID/status (proc(5)); empty, where there is no such process."""
     if not 0 < pid <= LARGEST_PID:
         return {}
+    return _fields(f"/proc/{pid}/status")
+
+
+def _fields(file: str) -> dict[str, str]:
     try:
-        text = Path(f"/proc/{pid}/status").read_text(errors="replace")
+        text = Path(file).read_text(errors="replace")
     except OSError:
         return {}
     return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}

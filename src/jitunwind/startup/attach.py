@@ -34,6 +34,7 @@ from jitunwind.errors import (
 )
 from jitunwind.memory.live import check_process, is_alive, is_stopped_by_signal, is_stopped_by_tracer
 from jitunwind.memory.process import LiveProcess
+from jitunwind.memory.stopping import frozen_by
 from jitunwind.startup.launch import search_folders
 
 _FINDER = Path(__file__).with_name("finder.py")
@@ -114,6 +115,9 @@ def _look(pid: int) -> Target:
         raise NoSafePoint(
             f"a debugger has stopped process {pid}", "let it go on, or call jitunwind.enable() in it"
         )
+    frozen = frozen_by(pid)
+    if frozen is not None:
+        raise NoSafePoint(f"process {pid} is frozen, with its cgroup {frozen.group}", frozen.hint)
     try:
         with LiveProcess(pid) as memory:
             read_layout(memory)
@@ -305,7 +309,11 @@ def _no_safe_point(pid: int, seconds: float) -> NoSafePoint:
         state = Path(f"/proc/{pid}/task/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
     except (OSError, IndexError):
         state = ""
-    doing = {"R": "runs C code", "S": "waits in a system call", "D": "waits in a system call"}.get(state)
+    doing = {
+        "R": "runs C code",
+        "S": "waits in a system call",
+        "D": "is in an uninterruptible wait (state D)",
+    }.get(state)
     return NoSafePoint(
         f"in {seconds:g} s process {pid} has come to no place where Python can execute something"
         + (f": its main thread {doing}" if doing else ""),

@@ -15,10 +15,10 @@ def calls(rounds: int) -> None:
 
 
 calls(3 * WARM)
-jitunwind.flush()
+jitunwind.flush(60)
 ready()
 made = []
 while True:
     calls(300)
     made.append(make())
-    jitunwind.flush()
+    jitunwind.flush(60)

@@ -31,7 +31,7 @@ def publish_all() -> int:
     publisher = sys.modules.get("jitunwind")
     if publisher is None:
         return 0
-    publisher.flush()
+    assert publisher.flush(LONGEST_LIFE) == 0
     assert not publisher.problems(), publisher.problems()
     return publisher.statistics().regions
 

@@ -1,26 +1,42 @@
 """What happens in the life of a process that publishes: one course by its name, told in one line of JSON."""
 
 import _thread
+import contextlib
+import ctypes
 import gc
 import json
+import mmap
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from made import make
 
 import jitunwind
+from jitunwind.agent import follow
+from jitunwind.agent.describing import Describer
+from jitunwind.agent.library import agent
 from jitunwind.cpython.layout import read_layout
 from jitunwind.cpython.regions import Regions
 from jitunwind.memory.own import OwnProcess
 
+PATIENCE = 120.0
+"""Seconds: far more than anything takes."""
+FLUSH = 2.0
+"""Seconds that one is given where there is always more to publish."""
+SLOW = 0.3
+"""Seconds that a region takes where describing is made slow."""
+
 
 def published() -> int:
-    jitunwind.flush()
+    assert jitunwind.flush(PATIENCE) == 0
     return jitunwind.statistics().regions
 
 
@@ -50,7 +66,7 @@ def many() -> dict[str, Any]:
     kept = []
     for _ in range(150):
         kept.append(make())
-        jitunwind.flush()
+        jitunwind.flush(PATIENCE)
     memory = OwnProcess()
     regions = Regions(memory, read_layout(memory))
     codes = [code for start in regions.starts if (code := regions.find(start)) is not None]
@@ -134,8 +150,131 @@ def signalled() -> dict[str, Any]:
     return {"signals": len(seen), "in_main": all(seen), "published": published(), "made": len(functions)}
 
 
+def named() -> dict[str, Any]:
+    """The thread that publishes, as the kernel knows it: how often it was there, and the signals that it blocks."""
+    blocked = []
+    functions = []
+    deadline = time.monotonic() + PATIENCE
+    while not blocked and time.monotonic() < deadline:
+        functions.append(make())
+        for task in os.listdir("/proc/self/task"):
+            with contextlib.suppress(OSError):  # it may have ended
+                status = Path(f"/proc/self/task/{task}/status").read_text()
+                if "Name:\tjitunwind\n" in status:
+                    blocked.append(int(status.partition("SigBlk:")[2].split()[0], 16))
+    return {"blocked": blocked, "name": Path("/proc/self/comm").read_text().strip()}
+
+
+def slow() -> dict[str, Any]:
+    """Each region takes a third of a second to be described: so long flushes are asked to take, and the end."""
+    published()
+    described = Describer.described
+
+    def slowly(self: Describer, some: Sequence[tuple[int, int]]) -> Iterator[Any]:
+        for each in described(self, list(some)):
+            threading.Event().wait(SLOW)
+            yield each
+
+    Describer.described = slowly  # type: ignore[assignment, method-assign]
+    functions = [make() for _ in range(40)]
+    flushes = [timed(lambda: jitunwind.flush(0)), timed(lambda: jitunwind.flush(2 * SLOW))]
+    waiting, asking = timed(jitunwind.problems)
+    made = len(functions)
+    times = {"some": 2 * SLOW, "would_take": made * SLOW}
+    return {"flushes": flushes, "made": made, "waiting": waiting, "asking": asking, **times}
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    began = time.monotonic()
+    return work(), time.monotonic() - began
+
+
+def endless() -> dict[str, Any]:
+    """Threads that make code for as long as the process lives."""
+    ends = threading.Event()
+
+    def work() -> None:
+        while not ends.is_set():
+            make()
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for each in threads:
+        each.start()
+    try:
+        flushes = [timed(lambda: jitunwind.flush(FLUSH)) for _ in range(3)]
+    finally:
+        ends.set()
+        for each in threads:
+            each.join()
+    return {"flushes": flushes, "limit": FLUSH, "published": published()}
+
+
+def problems() -> dict[str, Any]:
+    """After all is published, each kind of code that is not described: what `problems` says then, and when all is
+    right again."""
+    found: dict[str, Any] = {}
+    kept = [make()]
+    jitunwind.flush(PATIENCE)
+    found["none"] = [jitunwind.problems()]
+
+    agent().pause()  # so that what comes goes on waiting
+    kept.append(make())
+    found["waits"] = [jitunwind.problems()]
+    agent().resume(False)
+    jitunwind.flush(PATIENCE)
+    found["waits"].append(jitunwind.problems())
+
+    with mmap.mmap(-1, 2 * mmap.PAGESIZE, mmap.MAP_PRIVATE) as memory:  # another JIT's code, say
+        start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        readable, executable = mmap.PROT_READ | mmap.PROT_WRITE, mmap.PROT_READ | mmap.PROT_EXEC
+        protect(start, mmap.PAGESIZE, executable)
+        found["other"] = [jitunwind.problems()]
+        protect(start, mmap.PAGESIZE, readable)
+        found["other"].append(jitunwind.problems())
+
+    agent().pause()  # events that are lost: the code of executors that nobody has told of
+    kept.append(make())
+    lost = list(agent().take())
+    found["lost"] = [jitunwind.problems()]
+    for event in lost:
+        assert follow._follower is not None
+        follow._follower._waiting[event.start] = event.size
+    agent().resume(True)
+    jitunwind.flush(PATIENCE)
+    found["lost"].append(jitunwind.problems())
+
+    start, _ = next(iter(Describer().everything()))
+    agent().withdraw_range(start, 1)
+    found["withdrawn"] = [jitunwind.problems()]
+    jitunwind.disable()
+    found["off"] = [jitunwind.problems()]
+    jitunwind.enable()
+    jitunwind.flush(PATIENCE)
+    found["off"].append(jitunwind.problems())
+
+    made = Describer._published
+
+    def fails(self: Describer, *arguments: Any) -> Any:
+        raise ValueError("cannot be described")
+
+    Describer._published = fails  # type: ignore[method-assign]
+    kept.append(make())
+    jitunwind.flush(PATIENCE)
+    found["fails"] = [jitunwind.problems()]
+    Describer._published = made  # type: ignore[method-assign]
+    return {"found": found, "made": len(kept)}
+
+
+def protect(start: int, size: int, protection: int) -> None:
+    """mprotect(2), called by libffi and not by the interpreter."""
+    done = ctypes.CDLL(None).mprotect(ctypes.c_void_p(start), ctypes.c_size_t(size), protection)
+    assert done == 0
+
+
 if __name__ == "__main__":
     warnings.simplefilter("error")
     told = globals()[sys.argv[1]]()
-    print(json.dumps({**told, "problems": jitunwind.problems()}))
+    if sys.argv[1:] != ["slow"]:
+        jitunwind.flush(PATIENCE)
+    print(json.dumps({**told, "problems": jitunwind.problems(), "told_at": time.monotonic()}))
     kept = [make() for _ in range(20)]  # which the interpreter frees at its end
