@@ -16,6 +16,7 @@ EMULATED = 4_000
 PUBLISHES = 100_000 if THOROUGH else 5_000
 """`make stress` has them all."""
 CYCLES = 5
+WALKS = 5_000
 PATIENCE = 600
 ADDRESS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 THREAD = ("-fsanitize=thread",)
@@ -85,6 +86,11 @@ def test_memory_that_runs_out_on_aarch64(tmp_path: Path) -> None:
     wrapped = ("-Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc",)
     program = harness("shortage.c", tmp_path, wrapped, machine=machine)
     run(program, environment=OPTIONS, timeout=PATIENCE, machine=machine)
+
+
+def test_a_handler_that_walks_may_interrupt_publishing(tmp_path: Path) -> None:
+    program = harness("walks.c", tmp_path)
+    run(program, WALKS, environment=OPTIONS, timeout=PATIENCE / 10)
 
 
 @pytest.fixture(scope="module", params=[(), THREAD], ids=["plain", "thread"])

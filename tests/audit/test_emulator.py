@@ -81,7 +81,7 @@ def rows_of(region: JitCode) -> UnwindTable:
 
 def given(region: JitCode, table: UnwindTable) -> Given:
     laid: Frame = (region.start, region.size, table)
-    return Given("given", [laid], NOWHERE)
+    return Given("given", [], [laid], NOWHERE)
 
 
 def with_row(region: JitCode, label: str, row: Row) -> UnwindTable:
@@ -162,7 +162,7 @@ def test_what_another_region_left_on_the_stack_is_nowhere() -> None:
     laid: list[Frame] = [(code.start, code.size, table) for code in twice.codes]
     offline = offline_of(region)
     offline.dump = twice
-    emulator, tables = Emulator(X86_64, EMULATED, decode, twice), [Given("given", laid, NOWHERE)]
+    emulator, tables = Emulator(X86_64, EMULATED, decode, twice), [Given("given", [], laid, NOWHERE)]
     found = offline.emulate(emulator, tables, [], tables).findings["given"]
     assert (found.total.wrong, found.wrong["rbx"]) == (2, 2), found.examples
 

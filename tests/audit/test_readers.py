@@ -11,6 +11,7 @@ import pytest
 from jitunwind.arch.aarch64.registers import AARCH64
 from jitunwind.arch.x86_64.registers import RAX, RBP, RBX, RETURN_ADDRESS, RSP, X86_64
 from jitunwind.audit.readers import Outcome, Table, inprocess, open_reader
+from jitunwind.audit.readers.guarded import Guarded
 from jitunwind.audit.readers.inprocess import InProcess
 from jitunwind.audit.records import WORDS, Record
 from jitunwind.dwarf.decode import eh_frame
@@ -86,7 +87,8 @@ def reader(
         )
     reader = InProcess(name, X86_64)
     yield reader
-    assert reader._helper.poll() is None, "the helper has ended by itself"
+    if reader._helper.poll() is not None:
+        assert reader._helper.returncode == -signal.SIGABRT, "the sanitizers have found something"
     reader.close()
 
 
@@ -138,7 +140,12 @@ def test_a_table_that_leads_nowhere_harms_nobody(reader: InProcess) -> None:
     """Its CFA is counted from a register that holds no address."""
     nowhere = UnwindTable(SIZE, [0], [row(0, register=RAX)])
     reader.tell([as_table(nowhere)], [(CODE, CODE + SIZE)])
-    (found,) = reader.ask([state(4, 8, rax=0xDEAD_BEEF_DEAD_BEE8)], BACK, ())
+    nowhere_at = state(4, 8, rax=0xDEAD_BEEF_DEAD_BEE8)
+    if reader.name == "llvm-libunwind":  # it aborts, and a new one has to be opened
+        with pytest.raises(ReaderFailed, match="crashed"):
+            reader.ask([nowhere_at], BACK, ())
+        return
+    (found,) = reader.ask([nowhere_at], BACK, ())
     assert isinstance(found, Unknown)
     reader.tell([as_table(TABLE)], [(CODE, CODE + SIZE)])
     assert reader.ask([state(1, 8)], BACK, ()) == [right(8)]
@@ -152,30 +159,18 @@ def test_tables_come_and_go(reader: InProcess) -> None:
         assert reader.ask([state(1, cfa)], BACK, ()) == [right(cfa)]
 
 
-def test_a_helper_that_has_died_is_replaced(reader: InProcess) -> None:
+def test_a_helper_that_has_died_is_replaced() -> None:
+    helpers: list[InProcess] = []
+
+    def start() -> InProcess:
+        helpers.append(InProcess("libgcc", X86_64))
+        return helpers[-1]
+
+    reader = Guarded(start)
     reader.tell([as_table(TABLE)], [(CODE, CODE + SIZE)])
-    os.kill(reader._helper.pid, signal.SIGKILL)
-    reader._helper.wait()
+    os.kill(helpers[0]._helper.pid, signal.SIGKILL)
+    helpers[0]._helper.wait()
     assert reader.ask([state(1, 8)] * 3, BACK, ()) == [right(8)] * 3
-
-
-def test_one_that_dies_again_and_again_is_asked_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inprocess, "_MOST_FAILURES", 2)
-    reader = InProcess("libgcc", X86_64)
-    reader.tell([as_table(TABLE)], [(CODE, CODE + SIZE)])
-
-    def die(*arguments: object) -> list[Outcome | Unknown]:
-        raise ReaderFailed("libgcc has crashed")
-
-    monkeypatch.setattr(reader, "_ask", die)
-    reasons = {outcome.reason for outcome in reader.ask([state(1, 8)] * 200, BACK, ())}  # type: ignore[union-attr]
-    assert reasons == {
-        "libgcc has crashed",
-        "libgcc has crashed or hung 2 times, and is asked no more",
-    }
-    monkeypatch.undo()
-    reader.tell([as_table(TABLE)], [(CODE, CODE + SIZE)])
-    assert reader.ask([state(1, 8)], BACK, ()) == [right(8)]
     reader.close()
 
 

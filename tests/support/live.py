@@ -68,6 +68,7 @@ class Interpreter:
             "PYTHONPATH": str(PROGRAMS),
             "JITUNWIND_TEST_PACKAGES": PACKAGES,
             "JITUNWIND_TEST_SOURCE": str(packages(self.machine)),
+            "JITUNWIND_TEST_EMULATED": str(int(self.machine.is_emulated)),
         }
 
     @property

@@ -93,14 +93,12 @@ class Follower:
         if not self._acquire(_LOOK_SECONDS):
             return {**found, _WAIT: max(self._most_waiting(), 1)}
         try:
-            self._look()
+            pages = set(_pages(_executable_memory()))
+            self._look()  # behind that: of all these pages it knows by now what they hold
             waiting = {start: size for start, size in self._waiting.items() if not self._agent.knows(start)}
             explained = set(_pages([*waiting.items(), *self._failed.items()]))
-            unknown = [
-                page
-                for page in _pages(_executable_memory())
-                if page not in explained and not self._agent.knows(page)
-            ]
+            pages.intersection_update(_pages(_executable_memory()))  # some may have gone since
+            unknown = [page for page in pages - explained if not self._agent.knows(page)]
         finally:
             self._release()
         counts = {_WAIT: len(waiting), _UNKNOWN: len(unknown)}

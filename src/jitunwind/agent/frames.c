@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -38,14 +39,24 @@ bool libgcc_find(void)
     return register_frame != NULL;
 }
 
+/* Without signals: libgcc holds a lock meanwhile, and a handler that walks the stack would wait for it for ever. */
+static void without_signals(void (*function)(void *), void *frames)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    function(frames);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
 void libgcc_register(void *frames)
 {
-    register_frame(frames);
+    without_signals(register_frame, frames);
 }
 
 void libgcc_deregister(void *frames)
 {
-    deregister_frame(frames);
+    without_signals(deregister_frame, frames);
 }
 
 /* unw_dyn_info_t, in the form that refers to frames by their addresses. What follows `padding` is: name, base (what

@@ -48,7 +48,7 @@ _TELL_SECONDS = 0.2
     type=click.Choice(READERS),
     multiple=True,
     help="Judge the tables also as this program executes them, at every stepped instruction; may be given more than "
-    "once. On x86_64.",
+    "once. The unwinders of processes read x86_64 code only.",
 )
 @click.option(
     "--steps", type=click.IntRange(min=1), metavar="N", help="Step; stop after N judged instructions."

@@ -47,6 +47,10 @@ _SHORT_CHANGE = 3
 _CIE_VERSION = 1
 """LSB core 5.0, section 10.6.1.1: the return address's register is one byte."""
 
+_identity = object.__hash__
+"""As `id`, of rows. A program that publishes runs this: a breakpoint on `builtin_id`, which people set in GDB to stop
+in their own Python code, should not stop here."""
+
 _Rules = Mapping[int, RegisterRule]
 
 
@@ -142,7 +146,7 @@ def _pieces(start: int, table: UnwindTable) -> Iterator[_Piece]:
 
 def _kind(arch: Architecture, piece: _Piece) -> _Kind:
     """Factors: instructions and words, where all distances and offsets are whole ones; else bytes."""
-    rows = {id(row): row for _, row in piece.rows}.values()
+    rows = {_identity(row): row for _, row in piece.rows}.values()
     size = arch.instruction_size
     whole = size == 1 or all(offset % size == 0 for offset, _ in piece.rows)
     key = next((row.signed.key for row in rows if row.signed is not None), "")
@@ -200,14 +204,14 @@ class _Common:
     def _change(self, last: Row, row: Row) -> bytes:
         """What makes one row another."""
         # By identity, and kept alive: hashing rows would take longer than all else.
-        known = self._changes.get((id(last), id(row)))
+        known = self._changes.get((_identity(last), _identity(row)))
         if known is None:
             change = self._rule_changes(last.cfa, row.cfa, self._rules(last), self._rules(row))
             if (last.signed is None) != (row.signed is None):
                 change += _NEGATE
             if len(self._changes) > _MOST_KNOWN:
                 self._changes.clear()
-            known = self._changes[id(last), id(row)] = (change, last, row)
+            known = self._changes[_identity(last), _identity(row)] = (change, last, row)
         return known[0]
 
     def _return(self, rows: Sequence[tuple[int, Row]], index: int) -> int:

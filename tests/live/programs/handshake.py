@@ -6,6 +6,7 @@ never inlined into a trace of the driving loop. An alarm ends a program that nob
 
 import collections
 import itertools
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -34,6 +35,8 @@ def publish_all() -> int:
     assert publisher.flush(LONGEST_LIFE) == 0
     problems = publisher.problems()
     problems.pop("regions wait to be described", None)  # other threads may have gone on compiling since
+    if os.environ.get("JITUNWIND_TEST_EMULATED") == "1":  # qemu-user has a page of its own in the process
+        problems.pop("pages of executable memory are not described", None)
     assert not problems, problems
     return publisher.statistics().regions
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from jitunwind.arch import Architecture
 from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.audit.readers import Outcome, Table
+from jitunwind.audit.readers.guarded import Guarded
 from jitunwind.audit.records import Record
 from jitunwind.errors import NoReader, ReaderFailed
 from jitunwind.rows import WORD, Unknown
@@ -26,8 +27,6 @@ _PATIENCE = 5.0
 """Seconds that an answer may take: a walk takes microseconds."""
 _MOST_STARTS = 8
 """Addresses are random: where something of the helper lies in the way, the next one is likely to do."""
-_MOST_FAILURES = 20
-"""Of the helper, with the same tables: each costs a start, or `_PATIENCE`."""
 _AT_ONCE = 64
 """Records in one request: requests and answers fit into the pipes, so that neither side waits for the other."""
 _ANSWER = struct.Struct("=11Q")
@@ -35,7 +34,7 @@ _ANSWER = struct.Struct("=11Q")
 
 
 class InProcess:
-    """A `Reader`."""
+    """A `Reader`, but that it is of no use any more when it has failed."""
 
     def __init__(self, name: str, arch: Architecture) -> None:
         if arch is not X86_64:
@@ -45,7 +44,6 @@ class InProcess:
         self.name = name
         self._registers = arch.program_counter + 1
         self._sp, self._below = arch.stack_pointer, arch.red_zone
-        self._failures = 0
         self._start()
         self.version = self._loaded()
 
@@ -71,14 +69,6 @@ class InProcess:
     def close(self) -> None:
         self._helper.kill()
         self._helper.communicate()
-
-    def _restart(self) -> None:
-        """With a helper that has other addresses, and whose unwinder is in order."""
-        tables, inside, failures = list(self._tables), self._inside, self._failures
-        self.close()
-        self._start()
-        self.tell(tables, inside)
-        self._failures = failures
 
     # Requests
 
@@ -115,7 +105,6 @@ class InProcess:
     # Tables
 
     def tell(self, tables: Sequence[Table], inside: Sequence[tuple[int, int]]) -> None:
-        self._failures = 0
         for _ in range(_MOST_STARTS):
             if self._tell(tables, inside):
                 return
@@ -152,26 +141,8 @@ class InProcess:
     ) -> list[Outcome | Unknown]:
         outcomes: list[Outcome | Unknown] = []
         for at in range(0, len(records), _AT_ONCE):
-            some = records[at : at + _AT_ONCE]
-            try:
-                if self._failures < _MOST_FAILURES:
-                    outcomes += self._ask(some, back, memory)
-                    continue
-            except ReaderFailed:
-                self._restart()
-            outcomes += [self._ask_alone(record, back, memory) for record in some]
+            outcomes += self._ask(records[at : at + _AT_ONCE], back, memory)
         return outcomes
-
-    def _ask_alone(self, record: Record, back: int, memory: Sequence[tuple[int, bytes]]) -> Outcome | Unknown:
-        """After one of some has made the helper fail: which one, and how."""
-        if self._failures >= _MOST_FAILURES:
-            return Unknown(f"{self.name} has crashed or hung {_MOST_FAILURES} times, and is asked no more")
-        try:
-            return self._ask([record], back, memory)[0]
-        except ReaderFailed as error:
-            self._failures += 1
-            self._restart()
-            return Unknown(str(error))
 
     def _ask(
         self, records: Sequence[Record], back: int, memory: Sequence[tuple[int, bytes]]
@@ -212,4 +183,7 @@ _ENDINGS = {
     _NO_MEMORY: "reads memory that there cannot be",
 }
 
-open_reader = InProcess
+
+def open_reader(name: str, arch: Architecture) -> Guarded:
+    """A `Reader`. NoReader."""
+    return Guarded(lambda: InProcess(name, arch))
