@@ -1,7 +1,7 @@
 """Unwinders in a signal's handler, which a timer interrupts anywhere: does every walk through published code end?
 
 `sampler.c` walks in the handler by glibc's backtrace(), libgcc's _Unwind_Backtrace, nongnu libunwind's unw_step and
-LLVM's libunwind. LLVM's is given the published tables by the test: the agent does not tell it.
+LLVM's libunwind.
 """
 
 from pathlib import Path

@@ -7,7 +7,6 @@ import ctypes
 import errno
 import os
 from collections.abc import Iterator, Sequence
-from struct import unpack_from
 
 from jitunwind.agent import library
 from jitunwind.agent.built import AGENT, DESCRIPTOR
@@ -113,23 +112,10 @@ def files() -> list[bytes]:
     return [ctypes.string_at(entry.symbol_file, entry.symbol_file_size) for entry in entries()]
 
 
-def frames_of_file(file: bytes) -> bytes:
-    """The `.eh_frame` of a symbol file (ELF, 64 bits: the header's e_shoff is at 0x28, e_shentsize at 0x3a)."""
-    table, (size, count, names) = unpack_from("<Q", file, 0x28)[0], unpack_from("<HHH", file, 0x3A)
-    sections = [unpack_from("<IIQQQQ", file, table + index * size) for index in range(count)]
-    strings = sections[names][4]
-    for name, _, _, _, offset, length in sections:
-        if file[strings + name :].startswith(b".eh_frame\0"):
-            return file[offset : offset + length]
-    return b""
-
-
 def entries() -> Iterator[Entry]:
     """The list's entries, the newest first."""
     agent()
-    own = ctypes.CDLL(None)  # CPython 3.15 has the list itself; else it is in a file beside the agent
-    holder = own if hasattr(own, "__jit_debug_descriptor") else ctypes.CDLL(DESCRIPTOR)
-    descriptor = _Descriptor.in_dll(holder, "__jit_debug_descriptor")
+    descriptor = _Descriptor.in_dll(ctypes.CDLL(DESCRIPTOR), "__jit_debug_descriptor")
     entry = descriptor.first
     while entry:
         yield entry.contents

@@ -1,6 +1,6 @@
 /* A walker for sampler.c: LLVM's libunwind, in the file that SAMPLER_LLVM names. Its functions have the same names as
    those of nongnu libunwind; so they are looked up in that one object, and declared here (libunwind.h of LLVM 14 to 19).
-   Of JIT code it knows what __unw_add_dynamic_eh_frame_section has told it (sampled.py).
+   Of JIT code it knows what the agent has told it.
 
    It takes each program counter for a return address, so a row of a table does not hold for it at the very instruction
    that it begins with (parseFDEInstructions of DwarfParser.hpp). To begin behind a byte of the interrupted instruction

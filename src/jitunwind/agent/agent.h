@@ -25,6 +25,7 @@ struct jitunwind_publication {
         };
     };
     bool is_new; /* it is `given` */
+    bool in_llvm; /* LLVM's libunwind knows its frames */
     uint8_t consumers;
     uint32_t entry_size, program_at;
     uint32_t frames_size;   /* without the terminator */
@@ -94,6 +95,9 @@ void libgcc_deregister(void *frames);
 bool libunwind_find(void);
 struct dynamic_info *libunwind_register(const struct jitunwind_publication *publication);
 void libunwind_cancel(struct jitunwind_publication *publication); /* which is freed some time later */
+bool llvm_find(void);
+void llvm_register(const struct jitunwind_publication *publication);
+void llvm_deregister(const struct jitunwind_publication *publication);
 bool frames_sensible(const struct jitunwind_region *region);
 /* The same for libunwind of one thread, of any .eh_frame entries, which stay where they are until they are cancelled:
    the audit's readers. */

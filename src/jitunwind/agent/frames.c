@@ -1,6 +1,6 @@
-/* Unwinders inside the process: libgcc, and nongnu libunwind where it is loaded.
+/* Unwinders inside the process: libgcc, and nongnu libunwind and LLVM's where they are loaded.
 
-   libgcc takes .eh_frame bytes as they are. libunwind takes a search table over them (unw_dyn_info_t of
+   libgcc takes .eh_frame bytes as they are, LLVM's libunwind each FDE. nongnu libunwind takes a search table over them (unw_dyn_info_t of
    libunwind-dynamic.h, in the form UNW_INFO_FORMAT_IP_OFFSET, since 1.2); its readers take no lock, so what it was
    given is kept for a while after it was taken back. */
 
@@ -39,24 +39,33 @@ bool libgcc_find(void)
     return register_frame != NULL;
 }
 
-/* Without signals: libgcc holds a lock meanwhile, and a handler that walks the stack would wait for it for ever. */
-static void without_signals(void (*function)(void *), void *frames)
+/* While libgcc or LLVM's libunwind learns of frames it holds a lock, and a handler that walks the stack would wait for
+   that for ever, if it has interrupted the same thread. */
+static sigset_t block_signals(void)
 {
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    function(frames);
+    return before;
+}
+
+static void unblock_signals(sigset_t before)
+{
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 void libgcc_register(void *frames)
 {
-    without_signals(register_frame, frames);
+    sigset_t before = block_signals();
+    register_frame(frames);
+    unblock_signals(before);
 }
 
 void libgcc_deregister(void *frames)
 {
-    without_signals(deregister_frame, frames);
+    sigset_t before = block_signals();
+    deregister_frame(frames);
+    unblock_signals(before);
 }
 
 /* unw_dyn_info_t, in the form that refers to frames by their addresses. What follows `padding` is: name, base (what
@@ -183,6 +192,46 @@ static const unsigned char *next_frame(const unsigned char **at, const unsigned 
             return entry;
     }
     return NULL;
+}
+
+/* LLVM's libunwind: __unw_add_dynamic_fde and __unw_remove_dynamic_fde (libunwind.cpp), since LLVM 5. */
+static void (*llvm_add)(uint64_t);
+static void (*llvm_remove)(uint64_t);
+
+bool llvm_find(void)
+{
+    static bool tried;
+    if (tried)
+        return llvm_add != NULL;
+    void *library = dlopen("libunwind.so.1", RTLD_LAZY | RTLD_NOLOAD); /* it stays, then */
+    if (!library)
+        return false;
+    tried = true;
+    void *functions[] = {dlsym(library, "__unw_add_dynamic_fde"), dlsym(library, "__unw_remove_dynamic_fde")};
+    if (functions[0] && functions[1]) {
+        memcpy(&llvm_add, &functions[0], sizeof(void *));
+        memcpy(&llvm_remove, &functions[1], sizeof(void *));
+    }
+    return llvm_add != NULL;
+}
+
+static void for_each_frame(const struct jitunwind_publication *publication, void (*function)(uint64_t))
+{
+    const unsigned char *at = publication->frames, *end = at + publication->frames_size, *frame;
+    sigset_t before = block_signals();
+    while ((frame = next_frame(&at, end)))
+        function((uint64_t)(uintptr_t)frame);
+    unblock_signals(before);
+}
+
+void llvm_register(const struct jitunwind_publication *publication)
+{
+    for_each_frame(publication, llvm_add);
+}
+
+void llvm_deregister(const struct jitunwind_publication *publication)
+{
+    for_each_frame(publication, llvm_remove);
 }
 
 /* Whether the region's .eh_frame entries are whole, and cover nothing but the region. */

@@ -1,7 +1,7 @@
 /* Describe JIT code to debuggers and unwinders: the C interface of jitunwind's agent.
 
    A region is a range of machine code with a name. What is published of it can be read by GDB and LLDB (through
-   GDB's JIT interface), by libgcc (C++ exceptions, backtrace, pthread_cancel) and by nongnu libunwind. Publish a
+   GDB's JIT interface), by libgcc (C++ exceptions, backtrace, pthread_cancel), by nongnu libunwind and by LLVM's. Publish a
    region when its code is complete; withdraw it before its memory is freed or written to again.
 
    All functions may be called from any thread, and in the child of a fork. None may be called in a signal
@@ -22,7 +22,8 @@ extern "C" {
 /* Who is told. */
 #define JITUNWIND_GDB 1u       /* GDB and LLDB */
 #define JITUNWIND_LIBGCC 2u    /* __register_frame */
-#define JITUNWIND_LIBUNWIND 4u /* _U_dyn_register; nothing, where that library is not loaded */
+#define JITUNWIND_LIBUNWIND 4u /* nongnu libunwind's _U_dyn_register, LLVM's __unw_add_dynamic_fde; nothing, where
+                                  neither library is loaded */
 
 /* A register rule: in the caller the register has ... */
 enum jitunwind_kind {

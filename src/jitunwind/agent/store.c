@@ -18,7 +18,7 @@ static size_t published_count, published_room;
 static struct symbol_file *files;
 static struct symbol_file *filling; /* that gets the next region */
 static uint64_t bytes_held;
-static bool libunwind_known;
+static bool libunwind_known, llvm_known;
 
 /* What malloc gave for a block, and its own word. */
 static size_t held(const void *block)
@@ -182,6 +182,8 @@ static void release(struct jitunwind_publication *publication)
     bytes_held -= held(publication) + held(publication->dynamic);
     if (publication->frames_size && publication->consumers & JITUNWIND_LIBGCC)
         libgcc_deregister(publication->frames);
+    if (publication->in_llvm)
+        llvm_deregister(publication);
     if (publication->dynamic)
         libunwind_cancel(publication);
     else
@@ -232,6 +234,13 @@ static bool is_for_libunwind(const struct jitunwind_publication *publication)
     return publication->frames_size && publication->consumers & JITUNWIND_LIBUNWIND && publication->size <= INT32_MAX;
 }
 
+static void tell_llvm(struct jitunwind_publication *publication)
+{
+    publication->in_llvm = llvm_known && publication->consumers & JITUNWIND_LIBUNWIND;
+    if (publication->in_llvm)
+        llvm_register(publication);
+}
+
 /* Have unwinders know the region. */
 static int register_frames(struct jitunwind_publication *publication)
 {
@@ -244,10 +253,11 @@ static int register_frames(struct jitunwind_publication *publication)
     }
     if (publication->frames_size && publication->consumers & JITUNWIND_LIBGCC)
         libgcc_register(publication->frames);
+    tell_llvm(publication);
     return 0;
 }
 
-/* libunwind may have been loaded since: then it is told what others were told before. */
+/* A libunwind may have been loaded since: then it is told what others were told before. */
 static void catch_up_with_libunwind(void)
 {
     if (libunwind_known || !libunwind_find())
@@ -258,6 +268,15 @@ static void catch_up_with_libunwind(void)
         if (is_for_libunwind(each) && !each->dynamic && (each->dynamic = libunwind_register(each)))
             bytes_held += held(each->dynamic);
     }
+}
+
+static void catch_up_with_llvm(void)
+{
+    if (llvm_known || !llvm_find())
+        return;
+    llvm_known = true;
+    for (size_t i = 0; i < published_count; i++)
+        tell_llvm(published[i]);
 }
 
 static struct jitunwind_publication *publish_one(const struct jitunwind_region *region, unsigned consumers, int *error)
@@ -317,8 +336,10 @@ int store_publish(const struct jitunwind_region *regions, size_t count, unsigned
 {
     int error = 0;
     size_t done = 0;
-    if (consumers & JITUNWIND_LIBUNWIND)
+    if (consumers & JITUNWIND_LIBUNWIND) {
         catch_up_with_libunwind();
+        catch_up_with_llvm();
+    }
     while (done < count && (handles[done] = publish_one(&regions[done], consumers, &error)))
         done++;
     if (!error)

@@ -21,24 +21,6 @@ import sampler
 from pages import jit_code, published
 
 _, _, program, count, microseconds, alternate, path, *gate = sys.argv
-LLVM = "SAMPLER_LLVM"
-
-
-def tell_llvm() -> None:
-    """Register with LLVM's libunwind what debuggers see of the published tables: the agent does not."""
-    import ctypes
-
-    sys.path.append(str(Path(__file__).parents[3]))
-    from tests.support.announced import files, frames_of_file
-
-    tell = ctypes.CDLL(os.environ[LLVM])["__unw_add_dynamic_eh_frame_section"]
-    for file in files():
-        kept.append(ctypes.create_string_buffer(frames_of_file(file) + bytes(4)))
-        tell(kept[-1])
-
-
-kept: list[object] = []
-"""What LLVM's libunwind reads."""
 
 
 def sampled(work: Callable[[], object], rounds: int = 400, settles: bool = True) -> None:
@@ -51,8 +33,6 @@ def sampled(work: Callable[[], object], rounds: int = 400, settles: bool = True)
         with open(each, "rb", buffering=0) as pipe:
             pipe.read(1)
     before = published()
-    if LLVM in os.environ and "jitunwind" in sys.modules:
-        tell_llvm()
     sampler.start()
     while not sampler.is_full():
         sampler.hold(lambda: handshake.warm(work, 20))
