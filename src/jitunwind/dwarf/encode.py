@@ -40,6 +40,7 @@ _ABSOLUTE = PointerFormat.ABSPTR
 """How FDEs have their addresses: from their own place, or as they are; 64 bits wide. Four bytes would not do: JIT
 code and the heap, where what is published lies, are often more than 2 GiB apart."""
 _MOST_KNOWN = 1 << 12
+_MOST_COMMONS = 32
 _SOON = 5
 """Rows from one on, among which it is looked for again."""
 _SHORT_CHANGE = 3
@@ -91,7 +92,8 @@ def eh_frame(
     out = bytearray()
     for kind, pieces in by_kind.items():
         # A CIE's row is what most of its FDEs begin with: those need not say it.
-        usual = Counter(piece.rows[0][1] for piece in pieces).most_common(1)[0][0]
+        firsts = [piece.rows[0][1] for piece in pieces]
+        usual = Counter(firsts).most_common(1)[0][0] if len(firsts) > 1 else firsts[0]
         common = _common(arch, kind, usual, _ABSOLUTE if address is None else _RELATIVE)
         cie = len(out)
         out += common.cie
@@ -124,21 +126,24 @@ def _pieces(start: int, table: UnwindTable) -> Iterator[_Piece]:
         raise ValueError(f"{table.size:#x} bytes at {start:#x} are not 64-bit address space")
     rows: list[tuple[int, Row]] = []
     key: str | None = None
-    begin = until = 0
+    begin = until = last = 0
     for offset, end, row in table.spans():
+        known = None if isinstance(row, Unknown) else row
+        signed = known.signed if known is not None else None
         if rows and (
-            isinstance(row, Unknown)
-            or offset - begin - rows[-1][0] > _LONGEST_ADVANCE
-            or (row.signed is not None and key not in (None, row.signed.key))
+            known is None
+            or offset - last > _LONGEST_ADVANCE
+            or (signed is not None and key not in (None, signed.key))
         ):
             yield _Piece(start + begin, until - begin, rows)
             rows, key = [], None
-        if offset < end and not isinstance(row, Unknown):
+        if offset < end and known is not None:
             if not rows:
                 begin = offset
-            rows.append((offset - begin, row))
-            if row.signed is not None:
-                key = row.signed.key
+            rows.append((offset - begin, known))
+            last = offset
+            if signed is not None:
+                key = signed.key
         until = end
     if rows:
         yield _Piece(start + begin, until - begin, rows)
@@ -146,16 +151,39 @@ def _pieces(start: int, table: UnwindTable) -> Iterator[_Piece]:
 
 def _kind(arch: Architecture, piece: _Piece) -> _Kind:
     """Factors: instructions and words, where all distances and offsets are whole ones; else bytes."""
-    rows = {_identity(row): row for _, row in piece.rows}.values()
+    rows = {_identity(row): row for _, row in piece.rows}
     size = arch.instruction_size
     whole = size == 1 or all(offset % size == 0 for offset, _ in piece.rows)
-    key = next((row.signed.key for row in rows if row.signed is not None), "")
-    offsets = [rule.offset for row in rows for _, rule in row.rules if isinstance(rule, SavedAt)]
-    offsets += [row.cfa.offset for row in rows]
-    if not -(1 << 63) < min(offsets) <= max(offsets) < 1 << 63:  # divided by -1, they still have to fit
+    key = next((row.signed.key for row in rows.values() if row.signed is not None), "")
+    ranges = [_range(identity, row) for identity, row in rows.items()]
+    lowest, highest = min(each.lowest for each in ranges), max(each.highest for each in ranges)
+    if not -(1 << 63) < lowest <= highest < 1 << 63:  # divided by -1, they still have to fit
         raise ValueError(f"the rows at {piece.start:#x} have an offset that is not signed 64-bit")
-    data_alignment = -WORD if all(offset % WORD == 0 for offset in offsets) else -1
-    return _Kind(size if whole else 1, data_alignment, key)
+    return _Kind(size if whole else 1, -WORD if all(each.is_words for each in ranges) else -1, key)
+
+
+class _Range(NamedTuple):
+    """The offsets in a row, and whether all of them are whole words."""
+
+    lowest: int
+    highest: int
+    is_words: bool
+    row: Row
+
+
+def _range(identity: int, row: Row) -> _Range:
+    known = _ranges.get(identity)
+    if known is None:
+        if len(_ranges) >= _MOST_KNOWN:
+            _ranges.clear()
+        offsets = [row.cfa.offset, *(rule.offset for _, rule in row.rules if isinstance(rule, SavedAt))]
+        is_words = all(offset % WORD == 0 for offset in offsets)
+        known = _ranges[identity] = _Range(min(offsets), max(offsets), is_words, row)
+    return known
+
+
+_ranges: dict[int, _Range] = {}
+"""By the identity of their rows, which are kept alive."""
 
 
 class _Common:
@@ -186,18 +214,25 @@ class _Common:
 
     def instructions(self, piece: _Piece) -> bytes:
         """What makes the CIE's row the first of `piece`, then each row the next."""
-        (_, last), *others = piece.rows
+        rows, changes, scale = piece.rows, self._changes, self._scale
+        at, last = rows[0]
         out = bytearray(self._rule_changes(self._cfa, last.cfa, self._initial, self._rules(last)))
         out += _NEGATE if last.signed is not None else b""
-        at = back = 0
-        for index, (offset, row) in enumerate(others, 1):
-            out += _advance((offset - at) // self._scale)
+        identities = [_identity(row) for _, row in rows]
+        back = 0
+        for index in range(1, len(rows)):
+            offset, row = rows[index]
+            out += _advance((offset - at) // scale)
             if index == back:
                 out += _RESTORE_STATE
             else:
-                if back < index and (back := self._return(piece.rows, index - 1)):
-                    out += _REMEMBER_STATE
-                out += self._change(last, row)
+                before = identities[index - 1]
+                if back < index:
+                    comes_back = before in identities[index + 1 : index - 1 + _SOON]
+                    back = self._return(rows, index - 1) if comes_back else 0
+                    out += _REMEMBER_STATE if back else b""
+                known = changes.get((before, identities[index]))
+                out += known[0] if known is not None else self._change(last, row)
             at, last = offset, row
         return bytes(out)
 
@@ -265,8 +300,19 @@ class _Common:
         return _packed(CallFrame.OFFSET, CallFrame.OFFSET_EXTENDED, register) + unsigned(factored)
 
 
-_common = lru_cache(maxsize=32)(_Common)
-"""What the same CIE stands for in one section after the other: recovery gives the same rows again and again."""
+def _common(arch: Architecture, kind: _Kind, usual: Row, pointers: int) -> _Common:
+    """One of those made before, where there is one: recovery gives the same rows, as the same objects, again and again.
+    By identity, and kept alive: hashing what it is made of would take a fifth of the time of encoding a region."""
+    key = _identity(arch), kind, _identity(usual), pointers
+    known = _commons.get(key)
+    if known is None:
+        if len(_commons) >= _MOST_COMMONS:
+            _commons.clear()
+        known = _commons[key] = (_Common(arch, kind, usual, pointers), arch, usual)
+    return known[0]
+
+
+_commons: dict[tuple[int, _Kind, int, int], tuple[_Common, Architecture, Row]] = {}
 
 
 _NEGATE = bytes([CallFrame.AARCH64_NEGATE_RA_STATE])
@@ -282,6 +328,7 @@ def _packed(opcode: CallFrame, extended: CallFrame, register: int) -> bytes:
     return bytes([opcode | register]) if register <= _IN_OPCODE else _operation(extended, register)
 
 
+@lru_cache(maxsize=1024)
 def _advance(delta: int) -> bytes:
     """The shortest instruction that goes on by `delta` units of code (DWARF 5 section 6.4.2.1)."""
     if delta <= _IN_OPCODE:
