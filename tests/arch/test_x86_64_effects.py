@@ -71,7 +71,7 @@ def test_any_bytes_are_decoded_as_one_by_one(code):
 
 
 def test_real_code_cut_off_anywhere_is_decoded_as_one_by_one():
-    program = Path(shutil.which("gdb") or pytest.fail("needs gdb"))
+    program = Path(shutil.which("gcc") or pytest.fail("needs gcc"))
     with open(program, "rb") as file:
         text = ELFFile(file).get_section_by_name(".text").data()
     for index in range(STRETCHES):

@@ -174,9 +174,23 @@ def test_a_helper_that_has_died_is_replaced() -> None:
     reader.close()
 
 
+def test_helpers_that_cannot_be_run_or_never_answer_say_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "helper"
+    program.write_text("#!/bin/sh\nexec cat >/dev/null\n")
+    monkeypatch.setattr(inprocess, "PROGRAM", str(program))
+    with pytest.raises(NoReader, match="cannot be run"):
+        open_reader("libgcc", X86_64)
+    program.chmod(0o755)
+    monkeypatch.setattr(inprocess, "_PATIENCE", 0.1)
+    with pytest.raises(ReaderFailed, match="has not come to an end"):
+        open_reader("libgcc", X86_64)
+
+
 def test_what_cannot_be_asked_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NoReader, match="x86_64"):
         open_reader("libgcc", AARCH64)
     monkeypatch.setitem(inprocess.LIBRARIES, "libunwind", "libthere-is-none.so.1")
-    with pytest.raises(NoReader, match="not on this machine"):
+    with pytest.raises(NoReader, match="there is no libthere"):
         open_reader("libunwind", X86_64)

@@ -86,8 +86,13 @@ class Vforking(Program):
         return self.blocked()[0]
 
     def blocked(self) -> list[int]:
-        states = {tid: Path(f"/proc/{self.pid}/task/{tid}/stat").read_text() for tid in self.tids()}
-        return [tid for tid, text in states.items() if text.rpartition(")")[2].split()[0] == "D"]
+        found = []
+        for tid in self.tids():
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                text = Path(f"/proc/{self.pid}/task/{tid}/stat").read_text()
+                if text.rpartition(")")[2].split()[0] == "D":
+                    found.append(tid)
+        return found
 
     def release(self) -> None:
         os.write(self._release, b".")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jitunwind.arch.known import decoder
-from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.arch.x86_64.registers import RETURN_ADDRESS, RSP, X86_64
 from jitunwind.audit.ptrace import Tracee
 from jitunwind.audit.readers import READERS
 from jitunwind.audit.reading import Reading
@@ -18,8 +18,10 @@ from jitunwind.audit.tables import Recovered
 from jitunwind.cpython.dump import load
 from jitunwind.cpython.regions import JitCode
 from jitunwind.dwarf.decode import eh_frame
+from jitunwind.dwarf.encode import eh_frame as eh_frame_of
 from jitunwind.elf.image import code_file
 from jitunwind.elf.machine import Machine
+from jitunwind.rows import CfaRule, Row, SavedAt, UnwindTable
 from tests.live.test_audit import JITUNWIND, audit, of_program
 from tests.support.live import PROGRAMS, Interpreter, case, running
 from tests.support.machines import HERE
@@ -123,6 +125,24 @@ def test_a_table_that_libgcc_reads_otherwise_is_found(python: Interpreter, tmp_p
     assert report["status"] == 1
 
 
+FAR = UnwindTable(16, [0], [Row(CfaRule(RSP, 8), ((RETURN_ADDRESS, SavedAt(-8)),))])
+STRANGE = UnwindTable(1 << 40, [0], [Row(CfaRule(999, 8), ((RETURN_ADDRESS, SavedAt(-8)),))])
+
+
+@pytest.mark.parametrize(
+    "tables", [[(0x1000, FAR), (1 << 46, FAR)], [(1 << 46, STRANGE)]], ids=["far apart", "strange register"]
+)
+def test_tables_of_no_use_end_no_audit(
+    python: Interpreter, tmp_path: Path, tables: list[tuple[int, UnwindTable]]
+) -> None:
+    path = tmp_path / "tables.elf"
+    frames = eh_frame_of(X86_64, tables)
+    path.write_bytes(code_file(Machine.X86_64, [], [(0, frames)], ("tests", b"")))
+    report = of_program(python, "loops", "--table", path, "--reader", "libgcc", "--steps", 300)
+    assert report["status"] == 1
+    assert report["tables"][str(path)]["unknown"] == 300
+
+
 def refused(*arguments: object) -> str:
     done = subprocess.run(
         [*JITUNWIND, "audit", *map(str, arguments)], capture_output=True, text=True, stdin=subprocess.DEVNULL
@@ -136,3 +156,4 @@ def test_a_reader_that_is_none_and_one_that_has_nothing_to_read_are_refused() ->
     said = refused("--reader", "libgc", "true")
     assert all(reader in said for reader in READERS)
     assert "add --steps" in refused("--reader", "libgcc", "--static", "1")
+    assert "options go before it" in refused("1", "--static")

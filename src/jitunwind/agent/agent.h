@@ -92,6 +92,7 @@ void debugger_replace(struct jit_code_entry *old, struct jit_code_entry *new); /
 bool libgcc_find(void);
 void libgcc_register(void *frames);
 void libgcc_deregister(void *frames);
+bool libunwind_loaded(void);
 bool libunwind_find(void);
 struct dynamic_info *libunwind_register(const struct jitunwind_publication *publication);
 void libunwind_cancel(struct jitunwind_publication *publication); /* which is freed some time later */

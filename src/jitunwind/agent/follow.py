@@ -28,6 +28,8 @@ _AT_ONCE_SECONDS = 0.03
 
 _SHORT_TURN_SECONDS = 0.0005
 _LOOK_SECONDS = 1.0
+_END_SECONDS = 2.0
+_TURN_SECONDS = 0.05
 FLUSH_SECONDS = 1.0
 _PAGE = 4096
 """Of the smallest size that there is."""
@@ -43,8 +45,9 @@ class Follower:
 
     def __init__(self) -> None:
         self._agent = agent()
-        self._lock = _thread.allocate_lock()
-        """Held while something is looked at and published."""
+        self._lock = _thread.RLock()
+        """Held while something is looked at and published. A handler of a signal and a finalizer may run in the thread
+        that has it: they get it as well, but leave alone what is half done."""
         self._asking = 0
         """How many threads want the lock, which the attendant lets go of then."""
         self._attending = 0
@@ -65,9 +68,11 @@ class Follower:
             raise AgentFailed("the calls by which this Python makes code executable cannot be followed")
         self._agent.attend(self._attend)
         self._agent.resume(False)
-        if _executable_memory():
-            with self._lock:
+        if _executable_memory() and self._acquire(FLUSH_SECONDS):
+            try:
                 self._note_all()
+            finally:
+                self._release()
             self.flush(FLUSH_SECONDS)
 
     def flush(self, seconds: float) -> int:
@@ -84,6 +89,9 @@ class Follower:
                 self._look()
                 left.intersection_update(self._waiting)
             return len(left)
+        except Exception as error:  # as `problems` then says
+            self._count(error)
+            return max(self._most_waiting(), 1)
         finally:
             self._release()
 
@@ -105,15 +113,18 @@ class Follower:
         return {**found, **{what: count for what, count in counts.items() if count}}
 
     def _acquire(self, seconds: float) -> bool:
-        """Whether the lock could be had within that time. Never in the attendant's own thread, which has it: it may
-        execute a finalizer of the program's."""
-        if self._attending == _thread.get_ident():
+        """Whether the lock could be had in that time. Never in a thread that has it: there something is half done."""
+        if self._is_mine():
             return False
         self._asking += 1
         try:
             return self._lock.acquire(timeout=min(max(seconds, 0), _thread.TIMEOUT_MAX))
         finally:
             self._asking -= 1
+
+    def _is_mine(self) -> bool:
+        """Whether this thread has the lock."""
+        return bool(self._lock._is_owned())  # type: ignore[attr-defined]  # threading.Condition asks so, too
 
     def _release(self) -> None:
         """After `_acquire`."""
@@ -125,25 +136,41 @@ class Follower:
         """How many regions wait, and events that tell of others perhaps; without the lock."""
         return len(self._waiting) + self._agent.events()
 
-    def stop(self) -> None:
-        """Follow no more; what is published stays so until it is freed."""
-        self._agent.pause()
-        with self._lock:
-            self._agent.attend(None)
+    def end(self, withdraws: bool) -> None:
+        """Follow no more; what is published stays so until it is freed, or is withdrawn now.
 
-    def withdraw(self) -> None:
-        """Take back all that is published of executors."""
-        with self._lock:
-            self._waiting.clear()
-            self._failed.clear()
-            for start, size in self._describe().everything():
-                self._agent.withdraw_range(start, size)
+        In the attendant's own thread, where a finalizer may ask for it, another thread does it later."""
+        if self._attending == _thread.get_ident():
+            _thread.start_new_thread(self.end, (withdraws,))
+            return
+        self._agent.pause()
+        # At the end of a process too: not without a bound, whatever has become of the lock.
+        has_lock = self._lock.acquire(timeout=_END_SECONDS)
+        try:
+            self._agent.attend(None)
+            if withdraws:
+                self._waiting.clear()
+                self._failed.clear()
+                for start, size in self._describe().everything():
+                    self._agent.withdraw_range(start, size)
+        finally:
+            if has_lock:
+                self._lock.release()
 
     def pause(self) -> None:
-        """Before a fork: no thread of ours, and nothing half done."""
-        if self._attending != _thread.get_ident():
+        """Before a fork: no thread of ours, and nothing half done but by this thread itself. All or nothing: a handler
+        of a signal may raise here."""
+        if self._attending == _thread.get_ident():
+            return
+        was_mine = self._is_mine()
+        try:
             self._agent.pause()
             self._lock.acquire()
+        except BaseException:
+            if self._is_mine() and not was_mine:
+                self._lock.release()
+            self._agent.resume(bool(self._waiting))
+            raise
 
     def resume(self, in_child: bool) -> None:
         """After a fork."""
@@ -155,24 +182,27 @@ class Follower:
 
     def _attend(self) -> None:
         """What the agent calls, in its thread, when there is something to do."""
-        with self._lock:
-            self._attending = _thread.get_ident()
-            try:
-                self._look()
-                while self._waiting and not self._agent.is_paused() and not self._asking:
-                    self._publish_some(math.inf)
-                    self._look()  # what has gone meanwhile needs not be published any more
-            except Exception as error:  # there is nobody to tell, and the program must not suffer
-                self._count(error)
-            finally:
-                self._attending = 0
+        while not self._lock.acquire(timeout=_TURN_SECONDS):
+            if self._agent.is_paused():  # by the thread that has the lock, perhaps
+                return
+        self._attending = _thread.get_ident()
+        try:
+            self._look()
+            while self._waiting and not self._agent.is_paused() and not self._asking:
+                self._publish_some(math.inf)
+                self._look()  # what has gone meanwhile needs not be published any more
+        except Exception as error:  # there is nobody to tell, and the program must not suffer
+            self._count(error)
+        finally:
+            self._attending = 0
+            self._lock.release()
 
     def _count(self, error: Exception) -> None:
         problem = f"{type(error).__name__}: {error}"
         self._errors[problem] = self._errors.get(problem, 0) + 1
 
     def _fail(self, start: int, error: Exception) -> None:
-        self._failed[start] = self._waiting[start]
+        self._failed[start] = self._waiting.get(start, 0)
         self._count(error)
 
     def _look(self) -> None:
@@ -232,7 +262,7 @@ class Follower:
                 except Exception as error:
                     self._fail(each.region.start, error)
         for start in done:  # only now: who asks what waits shall not be told that nothing does
-            del self._waiting[start]
+            self._waiting.pop(start, None)
 
     def _publish(self, ready: "list[Described]") -> None:
         regions = [each.region for each in ready]
@@ -261,12 +291,12 @@ def _short_turns() -> Iterator[None]:
 
 
 def _executable_memory() -> list[tuple[int, int]]:
-    """Start and size of each mapping that may be JIT code: executable, not writable, and of no file."""
+    """Start and size of each mapping that may be JIT code: executable, and of no file."""
     found = []
     with open("/proc/self/maps", "rb") as file:
         for line in file:
             addresses, *what = line.split()
-            if what[0] == b"r-xp" and what[3] == b"0" and len(what) == _WORDS_OF_NAMELESS:
+            if b"x" in what[0] and what[3] == b"0" and len(what) == _WORDS_OF_NAMELESS:
                 start, end = (int(address, 16) for address in addresses.split(b"-"))
                 found.append((start, end - start))
     return found
@@ -279,23 +309,30 @@ def _pages(places: Iterable[tuple[int, int]]) -> Iterator[int]:
 
 
 _follower: Follower | None = None
+_switch = _thread.RLock()
+"""Held while publishing is switched on or off."""
 _is_guarded = False
 
 
 def enable() -> None:
     """Publish, from now on, all JIT code of the CPython that this runs in, and withdraw it when it is freed.
 
-    Nothing is done where it has no JIT, and in other interpreters than the main one, whose JIT is off.
-    GDB, LLDB, libgcc (C++ exceptions, `backtrace`) and nongnu libunwind then know it. Enabled twice is enabled once.
+    Nothing is done where it has no JIT, and in other interpreters than the main one, whose JIT is off. GDB, LLDB,
+    libgcc (C++ exceptions, `backtrace`), nongnu libunwind and LLVM's then know it. Enabled twice is enabled once.
     UnsupportedVersion for another CPython than 3.14 and 3.15; AgentMissing, if the agent was not built;
     AgentFailed, if it cannot work in this process.
     """
-    global _follower, _is_guarded
-    if _follower is not None:
-        return
     if not hasattr(sys, "_jit"):
         raise UnsupportedVersion(f"CPython {sys.version_info[0]}.{sys.version_info[1]} is not known here")
     if not sys._jit.is_available() or not agent().in_main_interpreter():
+        return
+    with _switch:
+        _enable()
+
+
+def _enable() -> None:
+    global _follower, _is_guarded
+    if _follower is not None:
         return
     follower = Follower()
     follower.start()
@@ -313,10 +350,10 @@ def enable() -> None:
 def disable() -> None:
     """Withdraw what `enable` has published, and publish no more. CPython 3.15's own entries do not come back."""
     global _follower
-    follower, _follower = _follower, None
-    if follower is not None:
-        follower.stop()
-        follower.withdraw()
+    with _switch:
+        follower, _follower = _follower, None
+        if follower is not None:
+            follower.end(withdraws=True)
 
 
 def flush(timeout: float = FLUSH_SECONDS) -> int:
@@ -326,7 +363,7 @@ def flush(timeout: float = FLUSH_SECONDS) -> int:
     milliseconds, and some 50 the first time). What is left is published later, as all new code is; 0 says that all
     that there was is published. Code that other threads make meanwhile is neither waited for nor counted.
     """
-    return _follower.flush(timeout) if _follower is not None else 0
+    return _follower.flush(float(timeout)) if _follower is not None else 0
 
 
 def problems() -> dict[str, int]:
@@ -346,12 +383,16 @@ _paused: dict[int, Follower] = {}
 
 
 def _before_fork() -> None:
-    if _follower is not None:
-        _paused[_thread.get_ident()] = _follower
-        _follower.pause()
+    follower = _follower
+    if follower is not None:
+        follower.pause()
+        _paused[_thread.get_ident()] = follower
 
 
 def _after_fork(in_child: bool) -> None:
+    global _switch
+    if in_child:
+        _switch = _thread.RLock()  # the thread that had it may not be there
     follower = _paused.pop(_thread.get_ident(), None)
     if follower is not None:
         follower.resume(in_child)
@@ -360,4 +401,4 @@ def _after_fork(in_child: bool) -> None:
 def _at_exit() -> None:
     """Code that is freed from now on is withdrawn by the agent alone."""
     if _follower is not None:
-        _follower.stop()
+        _follower.end(withdraws=False)

@@ -6,6 +6,7 @@
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <link.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -152,6 +153,27 @@ static bool find_layout(find_by_address_t find_by_address)
     }
     syscall(SYS_munmap, page, PAGE); /* `munmap` may be our own */
     return found;
+}
+
+static int is_libunwind(struct dl_phdr_info *info, size_t size, void *adds)
+{
+    (void)size;
+    const char *name = strrchr(info->dlpi_name, '/');
+    *(unsigned long long *)adds = info->dlpi_adds;
+    return !strncmp(name ? name + 1 : info->dlpi_name, "libunwind", strlen("libunwind"));
+}
+
+/* Whether a libunwind may have been loaded since the last time. dlopen would wait for a library that another thread
+   loads until its constructors have ended, and they may wait for us. */
+bool libunwind_loaded(void)
+{
+    static unsigned long long adds_before;
+    unsigned long long adds = 0;
+    if (!dl_iterate_phdr(is_libunwind, &adds))
+        return false;
+    bool is_new = adds != adds_before;
+    adds_before = adds;
+    return is_new;
 }
 
 bool libunwind_find(void)

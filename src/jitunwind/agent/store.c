@@ -336,7 +336,7 @@ int store_publish(const struct jitunwind_region *regions, size_t count, unsigned
 {
     int error = 0;
     size_t done = 0;
-    if (consumers & JITUNWIND_LIBUNWIND) {
+    if (consumers & JITUNWIND_LIBUNWIND && libunwind_loaded()) {
         catch_up_with_libunwind();
         catch_up_with_llvm();
     }

@@ -19,6 +19,7 @@ from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.audit.steppable import Stop
 from jitunwind.errors import NoSuchProcess, NotPermitted, UnreadableMemory
 from jitunwind.memory.process import LiveProcess
+from jitunwind.memory.stopping import check_can_stop
 
 _CONT, _SINGLESTEP, _GETREGS, _SETREGS, _DETACH = 7, 9, 12, 13, 17
 _GETEVENTMSG, _SEIZE, _INTERRUPT = 0x4201, 0x4206, 0x4207
@@ -156,7 +157,8 @@ class Tracee:
 
     @classmethod
     def attach(cls, pid: int) -> "Tracee":
-        """Take over a running process and all of its threads, which stand still when this returns."""
+        """Take over a running process and all of its threads, which stand still when this returns. CannotStop."""
+        check_can_stop(pid)
         try:
             tracee = cls(pid, started_here=False)
         except PermissionError:

@@ -22,6 +22,8 @@ from jitunwind.memory import Memory
 from jitunwind.region import Region
 from jitunwind.rows import WORD, Unknown
 
+_FARTHEST = (1 << 31) - 1
+"""From the first to the last byte that one table describes: libunwind's search tables count in 32 bits."""
 _MOST_BEHIND = 1 << 16
 """Bytes of the stack behind a record."""
 
@@ -118,6 +120,12 @@ class Reading:
             self.warnings[f"the frames published at {frames.address:#x} are not understood: {error}"] = None
             return None
         if not fdes:
+            return None
+        end = max(fde.start + fde.size for fde in fdes)
+        if end - min(fde.start for fde in fdes) > _FARTHEST or end > 1 << 64:
+            self.warnings[
+                f"the frames published at {frames.address:#x} are of code too far apart for {self._reader.name}"
+            ] = None
             return None
         is_placed = any(not _is_absolute(fde.cie.pointer_encoding) for fde in fdes)
         places = tuple((fde.start, fde.size, fde.offset) for fde in fdes)

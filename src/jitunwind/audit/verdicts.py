@@ -208,6 +208,10 @@ class Verdicts:
         move = self._moves.get(row)
         if move is None:
             rules = dict(row.rules)
+            others = [rule.register for rule in rules.values() if isinstance(rule, InRegister)]
+            strange = [number for number in (row.cfa.register, *others) if number > self._pc]
+            if strange:
+                return Unknown(f"the table counts on register {strange[0]}, which is not one of the state")
             said = {register: rules.get(register, UNDEFINED) for register in self._tracked}
             move = self._moves[row] = _Move(
                 row.cfa.register,

@@ -48,7 +48,7 @@ _TELL_SECONDS = 0.2
     type=click.Choice(READERS),
     multiple=True,
     help="Judge the tables also as this program executes them, at every stepped instruction; may be given more than "
-    "once. The unwinders of processes read x86_64 code only.",
+    "once. libgcc and the libunwinds read x86_64 code only.",
 )
 @click.option(
     "--steps", type=click.IntRange(min=1), metavar="N", help="Step; stop after N judged instructions."
@@ -177,6 +177,8 @@ def _kind(target: Sequence[str], remote: str | None) -> _Kind:
     if len(target) == 1 and is_number(target[0]):
         return _Kind.PROCESS
     path = Path(target[0])
+    if is_number(target[0]) and not path.is_file():
+        raise click.UsageError(f"{target[0]} is a process: options go before it, and nothing follows it")
     is_data = path.is_file() and (is_core(path) or (len(target) == 1 and not os.access(path, os.X_OK)))
     return _Kind.FILE if is_data else _Kind.COMMAND
 
@@ -277,6 +279,10 @@ def _text(data: dict[str, Any]) -> str:
         line = f"{name:<{width}} {table['instructions']:>13,}{numbers}   {by_register}"
         lines.append(click.style(line.rstrip(), fg="green" if clean else "red"))
         lines += [f"  unknown, {count:,} times: {reason}" for reason, count in table["reasons"].items()]
+        if name.endswith("/llvm-libunwind") and not clean:
+            lines.append(
+                "  llvm-libunwind takes the row before at each row's first instruction, with every table"
+            )
         if data["witnesses"][STATIC] and name == Recovered.name:
             lines.append("  static compares with these rows, and has not judged them")
     if data["not_judged"]:

@@ -209,6 +209,75 @@ def endless() -> dict[str, Any]:
     return {"flushes": flushes, "limit": FLUSH, "published": published()}
 
 
+def reentered() -> dict[str, Any]:
+    """While `flush` describes a region, a signal's handler or a finalizer in the same thread does each of these."""
+
+    def fork() -> None:
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        codes.append(exit_code(child))
+
+    def switch() -> None:
+        jitunwind.disable()
+        jitunwind.enable()
+
+    made, todo, codes, counts = Describer._published, [], [], []
+
+    def enters(self: Describer, *arguments: Any) -> Any:
+        while todo:
+            todo.pop()()
+        return made(self, *arguments)
+
+    Describer._published = enters  # type: ignore[method-assign]
+    kept = []
+    for each in (fork, lambda: counts.append(jitunwind.flush()), jitunwind.problems, switch):
+        agent().pause()  # the attendant leaves it to `flush`
+        kept.append(make())
+        todo.append(each)
+        jitunwind.flush(PATIENCE)
+        agent().resume(True)
+    left = jitunwind.flush(PATIENCE)
+    found = {
+        "left": left,
+        "undone": len(todo),
+        "codes": codes,
+        "counts": len(counts),
+        "paused": agent().is_paused(),
+    }
+    return found | {"errors": {name: n for name, n in jitunwind.problems().items() if "Error" in name}}
+
+
+def interrupted_fork() -> dict[str, Any]:
+    """A handler of a signal raises while a fork has the publisher pause."""
+    kept = [make()]
+    jitunwind.flush(PATIENCE)
+    follower = follow._follower
+    assert follower is not None
+
+    class Raises:
+        """In the place of the agent: it pauses, and then the handler of a signal raises."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(agent(), name)
+
+        def pause(self) -> None:
+            agent().pause()
+            raise KeyboardInterrupt
+
+    follower._agent = Raises()  # type: ignore[assignment]
+    interrupts = 0
+    try:
+        follow._before_fork()
+    except KeyboardInterrupt:
+        interrupts += 1
+    follower._agent = agent()
+    follow._after_fork(False)
+    kept.append(make())
+    left = jitunwind.flush(PATIENCE)
+    return {"interrupts": interrupts, "paused": agent().is_paused(), "left": left}
+
+
 def problems() -> dict[str, Any]:
     """After all is published, each kind of code that is not described: what `problems` says then, and when all is
     right again."""

@@ -7,8 +7,8 @@ from jitunwind.audit.records import Record
 from jitunwind.errors import ReaderFailed
 from jitunwind.rows import Unknown
 
-_MOST_FAILURES = 20
-"""With the same tables: each costs a start, or a wait."""
+_MOST_FAILURES = 5
+"""With the same tables: each costs a start, or a wait of some seconds."""
 _AT_ONCE = 64
 
 
@@ -25,7 +25,9 @@ class Guarded:
         self._reader.close()
 
     def tell(self, tables: Sequence[Table], inside: Sequence[tuple[int, int]]) -> None:
-        self._told, self._failures = (tables, inside), 0
+        if set(tables) != set(self._told[0]):
+            self._failures = 0
+        self._told = tables, inside
         self._reader.tell(tables, inside)
 
     def _restart(self) -> None:

@@ -23,7 +23,7 @@ LIBRARIES = {"libgcc": "libgcc_s.so.1", "libunwind": "libunwind.so.8", "llvm-lib
 _PACKAGES = {"libgcc": "libgcc-s1", "libunwind": "libunwind8", "llvm-libunwind": "libunwind-19"}
 """Debian's."""
 _CAME_OUT, _ENDED, _NO_MEMORY, _FAILED = range(4)
-_PATIENCE = 5.0
+_PATIENCE = 3.0
 """Seconds that an answer may take: a walk takes microseconds."""
 _MOST_STARTS = 8
 """Addresses are random: where something of the helper lies in the way, the next one is likely to do."""

@@ -280,8 +280,8 @@ def _no_thread(*arguments: Any) -> int:
 def _loaded() -> CDLL:
     try:
         library = CDLL(LIBRARY)
-    except OSError:
-        raise NoReader("libdw is not on this machine", f"Debian's package is {_PACKAGE}") from None
+    except OSError as error:
+        raise NoReader(f"libdw cannot be loaded: {error}", f"Debian's package is {_PACKAGE}") from None
     for name, (result, arguments) in _FUNCTIONS.items():
         try:
             function = getattr(library, name)
