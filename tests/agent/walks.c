@@ -1,5 +1,6 @@
 /* A signal's handler that walks the stack, in a thread that publishes. libgcc's lock is no recursive one: a handler that
-   interrupts __register_frame would wait for it for ever. Argument: how many walks. */
+   interrupts __register_frame would wait for it for ever. And the first look among new frames calls malloc, which the
+   handler may have interrupted. Argument: how many walks. */
 
 #include <execinfo.h>
 #include <signal.h>

@@ -16,6 +16,7 @@
 struct jitunwind_publication {
     uint64_t start, size;
     struct dynamic_info *dynamic; /* for JITUNWIND_LIBUNWIND */
+    unsigned char *llvm;          /* for LLVM's libunwind: `frames`, or a copy of them */
     struct symbol_file *file;     /* for JITUNWIND_GDB */
     /* What its file says of it: as it was given, and from then on where it is in the file's image. */
     union {
@@ -25,7 +26,6 @@ struct jitunwind_publication {
         };
     };
     bool is_new; /* it is `given` */
-    bool in_llvm; /* LLVM's libunwind knows its frames */
     uint8_t consumers;
     uint32_t entry_size, program_at;
     uint32_t frames_size;   /* without the terminator */
@@ -90,15 +90,15 @@ void debugger_replace(struct jit_code_entry *old, struct jit_code_entry *new); /
 
 /* frames.c: unwinders inside the process. `frames` are .eh_frame entries with a terminator behind them. */
 bool libgcc_find(void);
-void libgcc_register(void *frames);
+void libgcc_register(void *frames, size_t size);
 void libgcc_deregister(void *frames);
 bool libunwind_loaded(void);
 bool libunwind_find(void);
 struct dynamic_info *libunwind_register(const struct jitunwind_publication *publication);
 void libunwind_cancel(struct jitunwind_publication *publication); /* which is freed some time later */
 bool llvm_find(void);
-void llvm_register(const struct jitunwind_publication *publication);
-void llvm_deregister(const struct jitunwind_publication *publication);
+void llvm_register(struct jitunwind_publication *publication); /* sets its `llvm`; NULL without memory */
+void llvm_deregister(struct jitunwind_publication *publication);
 bool frames_sensible(const struct jitunwind_region *region);
 /* The same for libunwind of one thread, of any .eh_frame entries, which stay where they are until they are cancelled:
    the audit's readers. */

@@ -53,11 +53,11 @@ const struct cie *cie_of(const unsigned char *frames, size_t size)
 }
 
 /* libgcc (get_cie in unwind-dw2-fde.h) and nongnu libunwind (dwarf_extract_proc_info_from_fde) count back from an FDE by
-   32 bits with a sign, LLVM's libunwind (decodeFDE) without one: so a CIE has to lie before its FDEs. */
+   32 bits with a sign. */
 bool cie_reaches(const struct cie *cie, const unsigned char *frames, size_t size)
 {
     intptr_t first = (intptr_t)frames - (intptr_t)cie, last = first + (intptr_t)size;
-    return 0 < first && last < INT32_MAX;
+    return INT32_MIN < first && last < INT32_MAX;
 }
 
 unsigned char *cie_put_frames(unsigned char *at, const unsigned char *frames, size_t size, const unsigned char *cie)

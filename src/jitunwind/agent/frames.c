@@ -17,19 +17,23 @@
 #include <unistd.h>
 
 #include "agent.h"
+#include "bytes.h"
 
 static void (*register_frame)(void *);
 static void (*deregister_frame)(void *);
+static const void *(*find_fde)(void *, void *);
 
 static void find(void)
 {
     void *libgcc = dlopen("libgcc_s.so.1", RTLD_LAZY); /* the one that is loaded, if one is; it stays */
     if (!libgcc)
         return;
-    void *functions[] = {dlsym(libgcc, "__register_frame"), dlsym(libgcc, "__deregister_frame")};
-    if (functions[0] && functions[1]) {
+    void *functions[] = {dlsym(libgcc, "__register_frame"), dlsym(libgcc, "__deregister_frame"),
+                         dlsym(libgcc, "_Unwind_Find_FDE")};
+    if (functions[0] && functions[1] && functions[2]) {
         memcpy(&register_frame, &functions[0], sizeof(void *));
         memcpy(&deregister_frame, &functions[1], sizeof(void *));
+        memcpy(&find_fde, &functions[2], sizeof(void *));
     }
 }
 
@@ -53,20 +57,6 @@ static sigset_t block_signals(void)
 static void unblock_signals(sigset_t before)
 {
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-}
-
-void libgcc_register(void *frames)
-{
-    sigset_t before = block_signals();
-    register_frame(frames);
-    unblock_signals(before);
-}
-
-void libgcc_deregister(void *frames)
-{
-    sigset_t before = block_signals();
-    deregister_frame(frames);
-    unblock_signals(before);
 }
 
 /* unw_dyn_info_t, in the form that refers to frames by their addresses. What follows `padding` is: name, base (what
@@ -216,6 +206,28 @@ static const unsigned char *next_frame(const unsigned char **at, const unsigned 
     return NULL;
 }
 
+/* The first look for an address among new frames sorts them, in memory from malloc (init_object in unwind-dw2-fde.c). That
+   is done here: a handler that has interrupted malloc must not come to it. */
+void libgcc_register(void *frames, size_t size)
+{
+    const unsigned char *at = frames, *frame = next_frame(&at, at + size);
+    void *start, *bases[3];
+    sigset_t before = block_signals();
+    register_frame(frames);
+    if (frame) {
+        memcpy(&start, frame + 8, sizeof start);
+        find_fde(start, bases);
+    }
+    unblock_signals(before);
+}
+
+void libgcc_deregister(void *frames)
+{
+    sigset_t before = block_signals();
+    deregister_frame(frames);
+    unblock_signals(before);
+}
+
 /* LLVM's libunwind: __unw_add_dynamic_fde and __unw_remove_dynamic_fde (libunwind.cpp), since LLVM 5. */
 static void (*llvm_add)(uint64_t);
 static void (*llvm_remove)(uint64_t);
@@ -237,23 +249,45 @@ bool llvm_find(void)
     return llvm_add != NULL;
 }
 
-static void for_each_frame(const struct jitunwind_publication *publication, void (*function)(uint64_t))
+static void for_each_frame(const unsigned char *at, size_t size, void (*function)(uint64_t))
 {
-    const unsigned char *at = publication->frames, *end = at + publication->frames_size, *frame;
+    const unsigned char *end = at + size, *frame;
     sigset_t before = block_signals();
     while ((frame = next_frame(&at, end)))
         function((uint64_t)(uintptr_t)frame);
     unblock_signals(before);
 }
 
-void llvm_register(const struct jitunwind_publication *publication)
+/* It counts back from an FDE to its CIE without a sign (decodeFDE): where a shared CIE lies behind, it gets a copy of
+   both. */
+static size_t size_for_llvm(const struct jitunwind_publication *publication)
 {
-    for_each_frame(publication, llvm_add);
+    const struct cie *cie = publication->cie;
+    bool is_copy = cie && (uintptr_t)cie > (uintptr_t)publication->frames;
+    return publication->frames_size + (is_copy ? cie->size : 0);
 }
 
-void llvm_deregister(const struct jitunwind_publication *publication)
+void llvm_register(struct jitunwind_publication *publication)
 {
-    for_each_frame(publication, llvm_remove);
+    size_t size = size_for_llvm(publication);
+    unsigned char *frames = publication->frames;
+    if (size > publication->frames_size) {
+        const struct cie *cie = publication->cie;
+        frames = malloc(size);
+        if (!frames)
+            return;
+        cie_put_frames(put(frames, cie->bytes, cie->size), publication->frames, publication->frames_size, frames);
+    }
+    publication->llvm = frames;
+    for_each_frame(frames, size, llvm_add);
+}
+
+void llvm_deregister(struct jitunwind_publication *publication)
+{
+    for_each_frame(publication->llvm, size_for_llvm(publication), llvm_remove);
+    if (publication->llvm != publication->frames)
+        free(publication->llvm);
+    publication->llvm = NULL;
 }
 
 /* Whether the region's .eh_frame entries are whole, and cover nothing but the region. */

@@ -176,14 +176,21 @@ static bool sensible(const struct jitunwind_region *region)
     return region->row_count || (region->eh_frame_size < UINT32_MAX && frames_sensible(region));
 }
 
+static size_t held_for_llvm(const struct jitunwind_publication *publication)
+{
+    return publication->llvm != publication->frames ? held(publication->llvm) : 0;
+}
+
 /* Release what unwinders were given, and the publication itself. */
 static void release(struct jitunwind_publication *publication)
 {
     bytes_held -= held(publication) + held(publication->dynamic);
     if (publication->frames_size && publication->consumers & JITUNWIND_LIBGCC)
         libgcc_deregister(publication->frames);
-    if (publication->in_llvm)
+    if (publication->llvm) {
+        bytes_held -= held_for_llvm(publication);
         llvm_deregister(publication);
+    }
     if (publication->dynamic)
         libunwind_cancel(publication);
     else
@@ -236,9 +243,10 @@ static bool is_for_libunwind(const struct jitunwind_publication *publication)
 
 static void tell_llvm(struct jitunwind_publication *publication)
 {
-    publication->in_llvm = llvm_known && publication->consumers & JITUNWIND_LIBUNWIND;
-    if (publication->in_llvm)
-        llvm_register(publication);
+    if (!llvm_known || !publication->frames_size || !(publication->consumers & JITUNWIND_LIBUNWIND))
+        return;
+    llvm_register(publication);
+    bytes_held += held_for_llvm(publication);
 }
 
 /* Have unwinders know the region. */
@@ -252,7 +260,7 @@ static int register_frames(struct jitunwind_publication *publication)
         }
     }
     if (publication->frames_size && publication->consumers & JITUNWIND_LIBGCC)
-        libgcc_register(publication->frames);
+        libgcc_register(publication->frames, publication->frames_size);
     tell_llvm(publication);
     return 0;
 }

@@ -52,11 +52,23 @@ class InProcess:
         self._inside: Sequence[tuple[int, int]] = ()
         self._readable: set[int] = set()
         command = [PROGRAM, self.name, LIBRARIES[self.name]]
-        self._helper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
-        if not self._result():
-            self.close()
+        try:
+            self._helper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        except OSError as error:
             raise NoReader(
-                f"{self.name} is not on this machine", f"Debian's package is {_PACKAGES[self.name]}"
+                f"{PROGRAM} cannot be run: {error.strerror}", "install jitunwind once more"
+            ) from None
+        try:
+            is_there = self._result()
+        except ReaderFailed:
+            self.close()
+            raise
+        if not is_there:
+            self.close()
+            library = LIBRARIES[self.name]
+            raise NoReader(
+                f"{self.name} cannot be asked: there is no {library}, or it is of no use here",
+                f"Debian's package is {_PACKAGES[self.name]}",
             )
 
     def _loaded(self) -> str:

@@ -162,7 +162,7 @@ static void walk_by_libgcc(void)
 
 static void *register_with_libgcc(const struct frame_table *table)
 {
-    libgcc_register((void *)table->frames);
+    libgcc_register((void *)table->frames, 0);
     return (void *)table->frames;
 }
 
