@@ -43,6 +43,8 @@ DEEP = 40
 MOST_TRIES = 10
 LONGEST_STOP = 120
 """Seconds: if `finish` comes back to a place where the process never is, GDB would wait for ever."""
+SHIMS = ("py::jit_shim", "_PyJIT_Entry")
+"""3.14's and 3.15's, as the plugin names them."""
 REGISTERS = ("rip", "rsp", "rbx", "rbp", "r12", "r13", "r14", "r15")
 PR_SET_PDEATHSIG = 1
 PR_SET_PTRACER, ANY_PROCESS = 0x59616D61, ctypes.c_ulong(-1)
@@ -200,7 +202,7 @@ def stop(gdb: str, pid: int, symbols: str | None) -> Stop:
             for name, text in parts.items()
         }
         ours = frames.get("jitunwind", [])
-        if "end" in parts and len(ours) > 1 and "jit_shim" in ours[1]:
+        if "end" in parts and len(ours) > 1 and any(shim in ours[1] for shim in SHIMS):
             return Stop(
                 frames["plain"],
                 ours,
