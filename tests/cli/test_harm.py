@@ -68,6 +68,11 @@ def is_let_alone(pid: int) -> bool:
     return now["TracerPid"] == "0" and now["State"][0] != "T" and not has_pending_stop(pid)
 
 
+def is_stopped_and_untraced(pid: int) -> bool:
+    now = status(pid)
+    return (now["State"][0], now["TracerPid"]) == ("T", "0")
+
+
 # --- processes that cannot be stopped
 
 
@@ -403,8 +408,9 @@ def test_interrupted_at_any_moment(version: str, stands: bool) -> None:
                 wait_until(lambda: status(program.pid)["State"][0] == "T", "the stop")
             hit += interrupted(program.pid, INTERRUPTIONS[turn % 3], moments.uniform(0, longest))
             if stands:
-                now = status(program.pid)
-                assert (now["State"][0], now["TracerPid"]) == ("T", "0"), turn
+                wait_until(
+                    lambda: is_stopped_and_untraced(program.pid), f"the stop after interruption {turn}"
+                )
                 program.kill(signal.SIGCONT)
             assert is_let_alone(program.pid), (turn, status(program.pid))
             assert program.goes_on(), turn

@@ -18,7 +18,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
+from jitunwind.arch.aarch64.registers import AARCH64
 from tests.support.live import PATIENCE, REPOSITORY, Interpreter, fetched, gdb_command, run_gdb, running
 from tests.support.unwinders import FLAGS, KEPT, has_header, run
 
@@ -69,6 +71,8 @@ class Verdicts:
     """Walks that came to `hold`, and had all its registers."""
     late: int = 0
     """Through JIT code that was not published all the while."""
+    untold: int = 0
+    """Interrupted in the interpreter's PLT, of which its file has no table (AArch64's)."""
     wrong: Counter[str] = field(default_factory=Counter)
     examples: Sequence[str] = ()
 
@@ -79,6 +83,7 @@ class Verdicts:
             self.through_jit_code + other.through_jit_code,
             self.held + other.held,
             self.late + other.late,
+            self.untold + other.untold,
             self.wrong + other.wrong,
             [*self.examples, *other.examples],
         )
@@ -86,15 +91,17 @@ class Verdicts:
     def __str__(self) -> str:
         said = (
             f"{self.count} samples, {self.in_jit_code} in JIT code, {self.through_jit_code} through it, "
-            f"{self.held} with the registers of `hold`, {self.late} through code not published yet"
+            f"{self.held} with the registers of `hold`, {self.late} through code not published yet, "
+            f"{self.untold} in a PLT without a table"
         )
         return "\n".join([said, *(f"{count} × {what}" for what, count in self.wrong.items()), *self.examples])
 
 
 class Samples:
-    """What sampled.py wrote to `path` and beside it."""
+    """What sampled.py wrote to `path` and beside it. `plt`: code that has no table in its file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, plt: range = range(0)) -> None:
+        self._plt = plt
         words = array("Q")
         words.frombytes(path.read_bytes())
         self.hold, self.start = range(words[0], words[1]), range(words[2], words[3])
@@ -117,7 +124,7 @@ class Samples:
 
     def judged(self) -> Verdicts:
         ends = {each.thread: each.frames[-1] for each in self.samples if each.is_first}
-        count = inside = through = held = late = 0
+        count = inside = through = held = late = untold = 0
         wrong: Counter[str] = Counter()
         examples = []
         for sample in self.samples:
@@ -127,6 +134,9 @@ class Samples:
             if not self.is_judged(sample):
                 late += 1
                 continue
+            if sample.pc in self._plt:
+                untold += 1
+                continue
             inside += self.is_jit(sample.pc)
             through += any(self.is_jit(frame.pc) for frame in sample.frames)
             problem = self._problem(sample, ends[sample.thread])
@@ -135,7 +145,7 @@ class Samples:
                     examples.append("\n".join([problem, *map(str, sample.frames[:40])]))
                 wrong[problem] += 1
             held += bool(self._held(sample))
-        return Verdicts(count, inside, through, held, late, wrong, examples)
+        return Verdicts(count, inside, through, held, late, untold, wrong, examples)
 
     def _held(self, sample: Sample) -> bool:
         return any(frame.pc in self.hold and any(frame.kept) for frame in sample.frames[1:])
@@ -221,7 +231,16 @@ def sampled(
         timeout=PATIENCE,
     )
     assert done.returncode == 0, f"{program} ended with {done.returncode}: {done.stderr}"
-    return Samples(found)
+    return Samples(found, plt_of(python) if python.machine.arch is AARCH64 else range(0))
+
+
+def plt_of(python: Interpreter) -> range:
+    """The PLT of the interpreter's file, which lies where the file says (ET_EXEC)."""
+    with open(python.python, "rb") as file:
+        elf = ELFFile(file)
+        section = elf.get_section_by_name(".plt")
+        assert elf["e_type"] == "ET_EXEC"
+        return range(section["sh_addr"], section["sh_addr"] + section["sh_size"])
 
 
 def words(how: Sampling) -> list[str]:
