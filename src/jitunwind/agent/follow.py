@@ -24,8 +24,6 @@ _CONSUMERS = GDB | LIBGCC | LIBUNWIND
 _LEAST_AT_ONCE, _MOST_AT_ONCE = 4, 64
 _AT_ONCE_SECONDS = 0.03
 """After so much work what is ready is published, the rest later: new code should not wait for a tenth of a second."""
-
-
 _SHORT_TURN_SECONDS = 0.0005
 _LOOK_SECONDS = 1.0
 _END_SECONDS = 2.0

@@ -24,7 +24,7 @@
 #include "../../agent/agent.h"
 
 enum { RBX = 3, RBP = 6, RSP = 7, R12 = 12, R15 = 15, RIP = 16, REGISTERS };
-enum { PAGE = 4096, MOST_FRAMES = 64, MOST_FOUND_PAGES = 16, STACK_SIZE = 1 << 18, RED_ZONE = 128, WORD = 8 };
+enum { PAGE = 4096, MOST_FRAMES = 64, MOST_FOUND_PAGES = 16, STACK_SIZE = 1 << 18, WORD = 8 };
 static const int saved[] = {RBX, RBP, R12, 13, 14, R15};
 enum { SAVED = sizeof saved / sizeof saved[0] };
 
