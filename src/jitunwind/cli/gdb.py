@@ -5,10 +5,12 @@ import os
 import click
 
 from jitunwind.cli.handing_on import HandsOn, become
+from jitunwind.cli.options import debug_dir
 from jitunwind.errors import GdbFailed
+from jitunwind.gdbplugin.debugfiles import debug_folders, setting
 from jitunwind.gdbplugin.guardian import guard_this_process
 from jitunwind.gdbplugin.launch import attached_to, find_gdb, load_line, why_unfit
-from jitunwind.memory.live import is_alive
+from jitunwind.memory.live import executable_here, is_alive
 from jitunwind.memory.stopping import Standing, check_can_stop
 
 
@@ -17,8 +19,11 @@ from jitunwind.memory.stopping import Standing, check_can_stop
     "--print-init", is_flag=True, help="Print the line for ~/.gdbinit that loads the plugin, and end."
 )
 @click.option("--gdb", "gdb_path", metavar="GDB", help="The GDB to run.  [default: $JITUNWIND_GDB, or gdb]")
+@debug_dir
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[--] [GDB ARGS]...")
-def gdb(print_init: bool, gdb_path: str | None, arguments: tuple[str, ...]) -> None:
+def gdb(
+    print_init: bool, gdb_path: str | None, debug_dirs: tuple[str, ...], arguments: tuple[str, ...]
+) -> None:
     """Run GDB with jitunwind's plugin loaded; every argument is handed on.
 
     In it bt, up, finish, info frame, info symbol and x/i are right and named in JIT code; commands of its
@@ -44,7 +49,10 @@ def gdb(print_init: bool, gdb_path: str | None, arguments: tuple[str, ...]) -> N
     for pid in processes:
         check_can_stop(pid)
     guardian = guard_this_process([Standing(pid) for pid in processes]) if processes else None
-    become(path, ["-iex", load_line(guardian=guardian), *_as_it_is_here(), *arguments])
+    programs = [argument for argument in arguments if os.path.isfile(argument)]
+    programs += filter(None, map(executable_here, processes))
+    where = setting(debug_folders(debug_dirs, map(os.path.realpath, programs)))
+    become(path, ["-iex", load_line(guardian=guardian), "-iex", where, *_as_it_is_here(), *arguments])
 
 
 def _as_it_is_here() -> list[str]:
