@@ -220,6 +220,12 @@ def test_a_path_is_a_files_name_and_a_packages_folder() -> None:
     assert [line.split()[4] for line in shown[-3:]] == ["file.py:7", "json/__init__.py:7", "<string>:7"]
 
 
+def test_a_trace_that_has_returned_from_its_function_is_not_called_inlined() -> None:
+    form = Form(lambda text, **style: text, None, full_paths=False)
+    stacks = MADE | {"threads": [{**THREAD, "frames": [made(inlined=False)]}]}
+    assert list(lines(stacks, form))[-1].endswith(" jit    f  file.py:7  (in a trace of outer)")
+
+
 @pytest.mark.parametrize(
     ("width", "shown"),
     [
@@ -237,22 +243,24 @@ def test_what_does_not_fit_has_a_line_of_its_own(width: int, shown: list[str]) -
 
 
 @pytest.mark.parametrize(
-    ("distribution", "line"),
+    ("distribution", "program", "line"),
     [
-        ({"ID": "ubuntu", "ID_LIKE": "debian"}, "apt-get install env-dbg"),
-        ({"ID": "fedora"}, "dnf debuginfo-install env"),
-        (
-            {"ID": "arch"},
-            "install the debug symbols of env (Debian: env-dbg; Fedora: dnf debuginfo-install env)",
-        ),
+        ("ubuntu", "/usr/bin/python3.14", "apt-get install python3.14-dbg"),
+        ("fedora", "/usr/lib64/libpython3.15.so.1.0", "dnf debuginfo-install python3.15"),
+        ("ubuntu", "/opt/python3.14", "install the debug symbols of python3.14 (Debian: python3.14-dbg; "),
+        ("arch", "/usr/bin/python3.14", "install the debug symbols of python3.14 (Debian: python3.14-dbg; "),
+        ("ubuntu", "/usr/bin/blender", "install the debug symbols of blender"),
     ],
-    ids=str,
 )
 def test_what_to_install_is_said_as_the_distribution_has_it(
-    distribution: dict[str, str], line: str, monkeypatch: pytest.MonkeyPatch
+    distribution: str, program: str, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("platform.freedesktop_os_release", lambda: distribution)
-    assert what_to_install("/usr/bin/env") == line
+    release = {"ID": distribution, "ID_LIKE": "debian" if distribution == "ubuntu" else ""}
+    monkeypatch.setattr("platform.freedesktop_os_release", lambda: release)
+    monkeypatch.setattr("pathlib.Path.is_file", lambda path: True)
+    said = what_to_install(program)
+    assert said.startswith(line)
+    assert said == line or line.endswith("; ")
 
 
 @pytest.mark.parametrize(

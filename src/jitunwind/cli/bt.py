@@ -153,6 +153,8 @@ def _plain(text: str, **style: Any) -> str:
 
 def _missing_names(stacks: dict[str, Any]) -> str:
     """What brings the names of the interpreter's functions, where frames have none; else empty."""
+    if stacks["problem_kind"] == NotPython.__name__:
+        return ""
     for path in stacks["nameless"]:
         if path == stacks["executable"] or os.path.basename(path).startswith("libpython"):
             return f"names of C functions: {what_to_install(path)}, or --debug-dir DIR"

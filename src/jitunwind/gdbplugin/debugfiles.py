@@ -5,6 +5,7 @@ Runs outside GDB, in the user's Python; `setting` and `WITHOUT` are lines that G
 
 import os
 import platform
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ ASK = f"python import gdb; own_debug_folders = gdb.parameter({_OPTION!r})"
 WITHOUT = f"set {_OPTION}"
 """The GDB command that has it read no debug files."""
 _USUAL = "/usr/lib/debug"
+_INTERPRETER = re.compile(r"python3\.\d+")
+"""What an interpreter is called, and its packages on Debian and Fedora begin with."""
 
 
 def debug_folders(named: Sequence[str], programs: Iterable[str]) -> list[str]:
@@ -29,11 +32,13 @@ def setting(folders: Sequence[str]) -> str:
 
 
 def what_to_install(program: str) -> str:
-    """What brings the debug files of the interpreter at `program`: as this distribution has it, where that is where
-    the interpreter is from."""
+    """What brings the debug files of the interpreter at `program`, or of a program that has one in it: as this
+    distribution has it, where that is where the interpreter is from."""
     name = os.path.basename(program)
     if name.startswith("libpython"):
         name = name.partition(".so")[0].removeprefix("lib")
+    if not _INTERPRETER.fullmatch(name):
+        return f"install the debug symbols of {name}"
     debian, fedora = f"apt-get install {name}-dbg", f"dnf debuginfo-install {name}"
     if program.startswith(("/usr/bin/", "/usr/lib")) and Path(program).is_file():
         known = _distribution()
