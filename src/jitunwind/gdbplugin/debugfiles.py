@@ -27,7 +27,8 @@ def debug_folders(named: Sequence[str], programs: Iterable[str]) -> list[str]:
 
 def setting(folders: Sequence[str]) -> str:
     """The GDB command that has it look for debug files in `folders`, and then in its own."""
-    joined = f"{os.pathsep!r}.join(filter(None, [*{list(folders)!r}, gdb.parameter({_OPTION!r})]))"
+    both = f"[*{list(folders)!r}, *gdb.parameter({_OPTION!r}).split({os.pathsep!r})]"
+    joined = f"{os.pathsep!r}.join(filter(None, dict.fromkeys({both})))"
     return f"python import gdb; gdb.execute('set {_OPTION} ' + {joined})"
 
 
