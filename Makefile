@@ -6,11 +6,11 @@ VENV := .venv
 STAMP := $(VENV)/.jitunwind-set-up
 VERSIONS := 3.14 3.15
 # Benchmarks with targets of their own, and what they run.
-LONG := $(patsubst %,bench/%.py,witness libraries audit testsuite publishing held readers record unwinders upstream)
+LONG := $(patsubst %,bench/%.py,witness libraries audit testsuite publishing held readers record unwinders upstream forms)
 # GDB from PyPI lies in .venv, and is the second choice.
 export PATH := $(PATH):$(CURDIR)/$(VENV)/bin
 
-.PHONY: help setup interpreters guests test thorough stress lint format demo bench witness libraries readers unwinders audit suite upstream speed publishing picture clean
+.PHONY: help setup interpreters guests test thorough stress lint format demo bench witness libraries readers unwinders audit suite upstream forms speed publishing picture clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -80,6 +80,9 @@ readers: $(STAMP) ## docs/readers.md: what libgcc, libunwind, GDB, perf and othe
 
 build/pyperformance: | $(STAMP)
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps --target $@ pyperf pyperformance
+
+forms: interpreters build/pyperformance ## the forms of instructions that JIT code has, known by heart: known_forms.py
+	@$(VENV)/bin/python bench/forms.py build/pyperformance
 
 audit: interpreters build/pyperformance ## docs/audit.md: millions of instructions of JIT code judged, x86_64's and AArch64's
 	@$(VENV)/bin/python bench/audit.py build/pyperformance --into docs/audit.md

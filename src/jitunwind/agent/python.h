@@ -70,6 +70,8 @@ OF_PYTHON PyObject *PyTuple_GetItem(PyObject *, ssize_t);
 OF_PYTHON int PyTuple_SetItem(PyObject *, ssize_t, PyObject *);
 OF_PYTHON ssize_t PyTuple_Size(PyObject *);
 OF_PYTHON PyObject *PyDict_GetItemWithError(PyObject *, PyObject *);
+OF_PYTHON PyObject *PyCapsule_New(void *, const char *, void (*)(PyObject *));
+OF_PYTHON void *PyCapsule_GetPointer(PyObject *, const char *);
 OF_PYTHON PyObject *PyErr_Occurred(void);
 OF_PYTHON char *PyBytes_AsString(PyObject *);
 OF_PYTHON ssize_t PyBytes_Size(PyObject *);

@@ -11,6 +11,7 @@ loses the CFA, or every place of a register that the convention keeps, the paths
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterable, Mapping
 from heapq import heappop, heappush
+from operator import attrgetter
 from typing import NamedTuple
 
 from jitunwind.arch import Architecture
@@ -130,6 +131,7 @@ class _Sweep(NamedTuple):
 
 _NONE = 1 << 64
 """An offset behind all."""
+_target_of = attrgetter("target")
 
 
 class _Sweeps:
@@ -190,9 +192,8 @@ class _Sweeps:
         return self._sweeps[-1]
 
     def _laid(self, starts: list[int], steps: list[Step], goes_on: int | None) -> _Sweep:
-        leaders = {target for _, _, _, _, target in steps if target is not None}
-        leaders |= self._also_leaders
-        leaders.intersection_update(starts)
+        leaders = {*map(_target_of, steps), *self._also_leaders}
+        leaders.intersection_update(starts)  # that has no None
         return _Sweep(starts, steps, goes_on, leaders, [*sorted(leaders), _NONE])
 
 
