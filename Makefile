@@ -19,7 +19,7 @@ help: ## list the targets
 setup: $(STAMP) ## make .venv, with jitunwind (editable) and what its tests need
 
 # An install, editable or not, builds the shared objects of the agent's C sources.
-$(STAMP): pyproject.toml setup.py tools/setup.sh $(wildcard src/*.pth src/jitunwind/agent/*.[ch] src/jitunwind/arch/x86_64/*.c src/jitunwind/audit/readers/*.c)
+$(STAMP): pyproject.toml setup.py tools/setup.sh $(wildcard src/*.pth src/jitunwind/agent/*.[ch] src/jitunwind/arch/x86_64/*.c src/jitunwind/recover/*.c src/jitunwind/audit/readers/*.c)
 	@tools/setup.sh
 	@touch $@
 

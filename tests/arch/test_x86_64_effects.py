@@ -1,6 +1,5 @@
 """The sweep knows instructions by their first bytes: here, against iced decoding each by itself."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from jitunwind.arch.x86_64.forms import LONGEST, Form, Forms
 from jitunwind.arch.x86_64.known_forms import EFFECTS, FORMS
 from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.arch.x86_64.sweep import sweep
-from tests.support.agent import WARNINGS
+from tests.support.sanitized import run_sanitized
 
 FOLLOWED = (X86_64.stack_pointer, *X86_64.callee_saved)
 STRETCHES, LENGTH = 60, 3000
@@ -83,12 +82,8 @@ def test_real_code_cut_off_anywhere_is_decoded_as_one_by_one():
 
 SANITIZED = """
 import sys
-from importlib.machinery import ExtensionFileLoader, ModuleSpec
 from random import Random
-loader = ExtensionFileLoader("sweep", sys.argv[1])
-module = loader.create_module(ModuleSpec("sweep", loader, origin=sys.argv[1]))
-loader.exec_module(module)
-sys.modules["jitunwind.arch.x86_64.sweep"] = module
+module = load("jitunwind.arch.x86_64.sweep")
 from jitunwind.arch.x86_64 import effects
 random = Random(1)
 with open(sys.executable, "rb") as file:
@@ -107,18 +102,7 @@ print("the same")
 
 def test_the_sweep_in_c_reads_nothing_but_the_code(tmp_path):
     """Under AddressSanitizer and UndefinedBehaviorSanitizer."""
-    library = tmp_path / "sweep.so"
-    flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-shared", "-fPIC", "-O1", "-g")
-    source = Path(effects.__file__).with_name("sweep.c")
-    subprocess.run(["gcc", *WARNINGS, *flags, "-o", library, source], check=True)
-    asan = subprocess.run(["gcc", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True)
-    settings = {"LD_PRELOAD": asan.stdout.strip(), "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"}
-    done = subprocess.run(
-        [sys.executable, "-c", SANITIZED, library],
-        env={**os.environ, **settings},
-        capture_output=True,
-        text=True,
-    )
+    done = run_sanitized(Path(effects.__file__).with_name("sweep.c"), tmp_path, SANITIZED)
     assert (done.stdout, done.stderr, done.returncode) == ("the same\n", "", 0)
 
 
