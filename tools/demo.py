@@ -89,7 +89,9 @@ def source(console: Console) -> None:
 
 def answer(console: Console, said: Answer) -> None:
     console.print()
-    console.print(Text.assemble((f"$ {said.command}", "bold"), (f"    # {said.tool} {said.version}", "dim")))
+    console.print(
+        Text.assemble((f"$ {said.command}", "bold"), (f"    # {said.tool} {said.version}".rstrip(), "dim"))
+    )
     for line in map(without_folders, said.lines):
         style = "red" if LOST.search(line) else "bold green" if re.search(r"\bjit +\w", line) else ""
         console.print(Text(line, style))
