@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.forked import BROKEN_PIPE, CLOSED, Forked
-from tests.support.processes import command, interpreter, jitunwind, plain_environment, run
+from tests.support.processes import PROGRAMS, Program, command, interpreter, jitunwind, plain_environment
 
 ENCODINGS = {
     "C": ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "ascii"),
@@ -64,7 +64,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(
         ["cc", "-xc", "-c", "-", "-o", folder / ODD], input=b"int f(void) { return 1; }", check=True
     )
-    with run("3.14", "loop.py") as program:
+    script = folder / "ěščř.py"
+    script.write_bytes((PROGRAMS / "loop.py").read_bytes())
+    environment = {"PYTHONPATH": str(PROGRAMS), "PYTHONUTF8": "1"}
+    with Program([interpreter("3.14"), script], environment=environment) as program:
         program.warm()
         done = jitunwind("dump", program.pid, "-o", folder / "DUMP")
         assert done.returncode == 0, done.stderr
@@ -148,7 +151,9 @@ def test_stacks_in_another_encoding(encoded: tuple[str, Forked]) -> None:
     encoding, forked = encoded
     done = forked("bt", "CORE", columns=60)
     assert done.returncode == 0, done
-    assert "_start" in done.stdout.decode(encoding)
+    text = done.stdout.decode(encoding)
+    assert "_start" in text
+    assert {"utf-8": "ěščř.py", "iso-8859-1": r"\u011b\u0161\u010d\u0159.py"}.get(encoding, ".py") in text
 
 
 def test_a_closed_stdout_is_told_before_the_work(forked: Forked) -> None:
