@@ -208,6 +208,8 @@ class GdbFailed(JitunwindError):
 class CannotStart(JitunwindError):
     """A Python that cannot be started, or not with publishing switched on."""
 
+    hint = "name another Python with --python"
+
 
 class RemoteDebuggingOff(JitunwindError):
     """The process lets nobody execute code in it."""

@@ -285,3 +285,17 @@ def test_a_file_that_stdout_leads_to_is_not_parted_from_it(forked: Forked, folde
     text = (folder / "all").read_text()
     assert text.startswith("| file | ")
     assert "FDEs/s" in text.splitlines()[-1]
+
+
+# --- tables
+
+
+def test_a_table_that_is_none(forked: Forked, folder: Path) -> None:
+    text, cut = folder / "table.py", folder / "cut"
+    text.write_text("print(1)\n")
+    data = (folder / ODD).read_bytes()
+    cut.write_bytes(data[:70])
+    for verb in (["audit", "--static"], ["explain"]):
+        assert error_of(forked(*verb, "--table", text, "DUMP").stderr).endswith("table.py is no ELF object")
+        assert "cut" in error_of(forked(*verb, "--table", cut, "DUMP").stderr)
+        assert "neither " in error_of(forked(*verb, "--table", "nowhere", "DUMP").stderr)

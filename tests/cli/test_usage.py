@@ -5,6 +5,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import click
@@ -51,7 +52,11 @@ def test_a_process_can_be_named_by_an_option(forked: Forked) -> None:
 
 
 def test_help_and_version_by_every_name(forked: Forked) -> None:
-    assert forked("-V").stdout == forked("--version").stdout == b"jitunwind, version 0.1.0\n"
+    assert (
+        forked("-V").stdout
+        == forked("--version").stdout
+        == f"jitunwind, version {version('jitunwind')}\n".encode()
+    )
     assert forked("-h").stdout == forked("--help").stdout == forked("help").stdout
     for verb in VERBS:
         text = forked("help", verb).stdout

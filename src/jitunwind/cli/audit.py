@@ -225,7 +225,10 @@ def _take(kind: _Kind, target: Sequence[str], remote: str | None, output: int | 
     try:
         return Tracee.start(target, environment, output)
     except OSError as error:
-        raise JitunwindError(f"{target[0]} cannot be run: {error.strerror}") from None
+        raise JitunwindError(
+            f"{target[0]} cannot be run: {error.strerror}",
+            "name a PID, a program, a core or a dump, behind all options",
+        ) from None
 
 
 def _connected(remote: str, target: Sequence[str]) -> RemoteTracee:

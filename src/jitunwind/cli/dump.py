@@ -42,8 +42,6 @@ def dump(target: str, output: Output, exe: Path | None) -> None:
     with progress(f"reading the JIT code of {target}"):
         found = dump_of(target, exe, print_warning)
     output.write(save(found))
-    click.echo(
-        f"{output}: {len(found.codes)} regions, {sum(code.size for code in found.codes):,} bytes of machine code, "
-        f"CPython {found.version}",
-        err=True,
-    )
+    regions = f"{len(found.codes):,} region{'s'[: len(found.codes) != 1]}"
+    size = sum(code.size for code in found.codes)
+    click.echo(f"{output}: {regions}, {size:,} bytes of machine code, CPython {found.version}", err=True)

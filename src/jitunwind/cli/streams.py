@@ -23,7 +23,18 @@ _STDIN, _STDOUT, _STDERR = 0, 1, 2
 _ASCII = "jitunwind_ascii"
 """ASCII, by a name that click does not know: for a stream of ASCII click would write UTF-8."""
 _REPLACED = "jitunwind_replaced"
-_LOOK_ALIKES = {"…": "...", "→": "->", "←": "<-", "×": "x", "·": ".", "–": "-", "—": "-", "─": "-", "│": "|"}
+_LOOK_ALIKES = {
+    "…": "...",
+    "→": "->",
+    "←": "<-",
+    "×": "x",
+    "·": ".",
+    "–": "-",
+    "—": "-",
+    "─": "-",
+    "│": "|",
+    "≠": "!=",
+}
 
 
 def take() -> None:
