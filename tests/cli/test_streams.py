@@ -1,18 +1,30 @@
 """Every verb, whatever its stdout and its files are: no traceback, and a status that is documented."""
 
 import errno
+import fcntl
+import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.forked import BROKEN_PIPE, CLOSED, Forked
-from tests.support.processes import PROGRAMS, Program, command, interpreter, jitunwind, plain_environment
+from tests.support.processes import (
+    PROGRAMS,
+    Program,
+    command,
+    interpreter,
+    jitunwind,
+    plain_environment,
+    wait_until,
+)
 
 ENCODINGS = {
     "C": ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "ascii"),
@@ -191,6 +203,26 @@ def test_a_program_of_run_finds_stdout_closed_as_it_was() -> None:
         env=plain_environment(),
     )
     assert (done.returncode, done.stderr) == (0, b"[None, None]")
+
+
+def test_a_pipe_that_does_not_block_is_waited_for(folder: Path) -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    capacity = fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ)
+    arguments = command("explain", "DUMP", "--region", "0", "--json")
+    with (
+        open(reader, "rb") as stream,
+        subprocess.Popen(arguments, cwd=folder, env=plain_environment(), stdout=writer) as process,
+    ):
+        os.close(writer)
+        wait_until(lambda: unread(reader) == capacity or process.poll() is not None, "a full pipe")
+        assert process.poll() is None
+        assert len(json.loads(stream.read())["regions"]) == 1
+        assert process.wait() == 0
+
+
+def unread(descriptor: int) -> int:
+    return int(struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))[0])
 
 
 # --- files

@@ -12,6 +12,7 @@ import click
 import pytest
 
 from jitunwind import errors
+from jitunwind.cli import app
 from jitunwind.cli.app import cli
 from jitunwind.cli.usage import in_words
 from jitunwind.cli.verb import Context
@@ -126,6 +127,28 @@ def test_without_a_verb_the_verbs_are_shown(forked: Forked) -> None:
 def test_clicks_own_errors_are_sentences() -> None:
     assert in_words(click.UsageError("Something is wrong.")) == ("something is wrong", "jitunwind --help")
     assert in_words(click.ClickException("JSON is no YAML.")) == ("JSON is no YAML", "jitunwind --help")
+
+
+def test_a_fault_of_its_own_is_no_verdict(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Status 1 says that something is wrong in what was looked at."""
+    for error, said in (
+        (ZeroDivisionError("by zero"), "error: jitunwind itself has failed: ZeroDivisionError: by zero"),
+        (FileNotFoundError(2, "No such file", "/x"), "error: /x: No such file"),
+    ):
+
+        def fail(error: Exception = error, **options: object) -> None:
+            raise error
+
+        monkeypatch.setattr(app, "cli", fail)
+        assert app.run() == 2
+        *before, what, hint = capsys.readouterr().err.splitlines()
+        assert (what, hint[:7], any("Traceback" in line for line in before)) == (
+            said,
+            "  try: ",
+            isinstance(error, ZeroDivisionError),
+        )
 
 
 # --- what --help says

@@ -18,7 +18,8 @@ _ASK = (
     "import sys; jit = getattr(sys, '_jit', None); "
     "print('Python', *sys.version_info[:3], bool(jit and jit.is_available()))"
 )
-_SAYS = re.compile(r"Python (\d+) (\d+) (\d+) (True|False)\s*")
+_SAYS = re.compile(r"^Python (\d+) (\d+) (\d+) (True|False)$", re.MULTILINE)
+"""One line: where `python` is a script of somebody's, that may say more."""
 _PATIENCE_SECONDS = 30
 _FIRST_LINE_BYTES = 256
 """As much as the kernel reads of it (BINPRM_BUF_SIZE, include/uapi/linux/binfmts.h)."""
@@ -48,7 +49,7 @@ def ask(path: str) -> Python:
         raise CannotStart(f"{path} did not say within {_PATIENCE_SECONDS} s what it is") from None
     except OSError as error:
         raise CannotStart(f"{path} cannot be run: {error.strerror}") from None
-    said = _SAYS.fullmatch(done.stdout.decode(errors="replace"))
+    said = _SAYS.search(done.stdout.decode(errors="replace"))
     if said is None:
         raise CannotStart(f"{path} is no Python", "name one with --python: CPython 3.14 or later has a JIT")
     return Python(path, (int(said[1]), int(said[2]), int(said[3])), said[4] == "True")
