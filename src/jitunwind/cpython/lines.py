@@ -19,9 +19,11 @@ def line_rows(stores: Iterable[Store], objects: Objects, owner: CodeObject | Non
     `owner`: the code object that the executor was made for.
     """
     rows: list[Line] = []
+    last = None
     for offset, code, line in _places(stores, objects, owner):
-        if not rows or rows[-1][1:] != (code.filename, line):
+        if line != last or code.filename != rows[-1].filename:
             rows.append(Line(offset, code.filename, line))
+            last = line
     if rows:
         rows[0] = rows[0]._replace(offset=0)
     return rows
@@ -46,7 +48,8 @@ def _places(
     current = owner
     for offset, address, within in stores:
         if address is not None:
-            current = objects.code_of_instruction(address) or current
+            if current is None or not current.holds(address):  # nearly always it does
+                current = objects.code_of_instruction(address) or current
         elif owner is not None and within < owner.bytecode_size:
             current = owner
         if current is None:
