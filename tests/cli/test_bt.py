@@ -550,8 +550,8 @@ class Death(NamedTuple):
 
 DEATHS = {
     "3.14": Death(
-        *(b"n", "_read_null()", signal.SIGSEGV),
-        "Signal SIGSEGV in thread {pid} at address 0x0 (nothing is mapped there)",
+        *(b"n", "from_address(16)", signal.SIGSEGV),
+        "Signal SIGSEGV in thread {pid} at address 0x10 (nothing is mapped there)",
     ),
     "3.15": Death(
         b"a", "os.abort()", signal.SIGABRT, "Signal SIGABRT in thread {pid}, sent by process {pid}"

@@ -161,7 +161,7 @@ def test_stacks_for_a_stdout_that_is_full_or_closed(forked: Forked) -> None:
 
 def test_stacks_in_another_encoding(encoded: tuple[str, Forked]) -> None:
     encoding, forked = encoded
-    done = forked("bt", "CORE", columns=60)
+    done = forked("bt", "--python", "CORE", columns=60)
     assert done.returncode == 0, done
     text = done.stdout.decode(encoding)
     assert "_start" in text

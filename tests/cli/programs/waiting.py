@@ -31,9 +31,9 @@ def answer(byte: bytes) -> None:
     elif byte == b"a":
         os.abort()
     elif byte == b"n":
-        import faulthandler
+        import ctypes
 
-        faulthandler._read_null()
+        print(ctypes.c_char.from_address(16).value)
     elif not byte:
         os._exit(0)
 
