@@ -20,8 +20,10 @@ _PF_X = 1
 _MOST_HEADERS = 1 << 20
 _PN_XNUM = 0xFFFF
 """With more headers than this, e_phnum is this, and the number stands in the first section's sh_info."""
+_NT_PRPSINFO, _NT_AUXV = 3, 6
 _NT_FILE = 0x46494C45
-_NT_AUXV = 6
+_ARGUMENTS, _LONGEST_ARGUMENTS = 56, 80
+"""Of struct elf_prpsinfo: pr_psargs, which the kernel cuts there."""
 _AT_ENTRY, _AT_EXECFN = 9, 31
 _LONGEST_PATH = 4096
 _MOST_NOTES = 1 << 26
@@ -167,6 +169,15 @@ def program_of(path: Path) -> Program:
     return Program(next((file.path for file in files if file.start <= entry < file.end), None), entry)
 
 
+def arguments_of(path: Path) -> str:
+    """The command line that the core at `path` names, cut after 79 bytes by who wrote it; empty where it names none.
+    BadCore, OSError."""
+    with path.open("rb") as file:
+        info = _first_notes(file).get(_NT_PRPSINFO, b"")
+    text = info[_ARGUMENTS : _ARGUMENTS + _LONGEST_ARGUMENTS].partition(b"\0")[0].strip()
+    return text.decode(errors="replace") + " …" * (len(text) == _LONGEST_ARGUMENTS - 1)
+
+
 def program_here(core: Path, named: str | None) -> Path | None:
     """The program that left the core, on this machine: the one `named`, or the one that the core names; None
     where it names none. BadCore, where it is not here, or is another one."""
@@ -236,6 +247,14 @@ def _notes(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
             start = at + 12 + (name_size + 3 & ~3)
             yield note, data[start : start + content_size]
             at = start + (content_size + 3 & ~3)
+
+
+def _first_notes(file: BinaryIO) -> dict[int, bytes]:
+    """The first note of each kind: of those that each thread has, that of the one that got the signal."""
+    found: dict[int, bytes] = {}
+    for kind, content in _notes(file):
+        found.setdefault(kind, content)
+    return found
 
 
 def _auxiliary(auxv: bytes, wanted: int) -> int:

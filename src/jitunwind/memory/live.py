@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +61,15 @@ def is_stopped_by_tracer(pid: int) -> bool:
 def is_stopped_by_signal(pid: int) -> bool:
     """Whether the process stands still because of a SIGSTOP, or the like, until a SIGCONT."""
     return _state(pid) == _STOPPED_BY_SIGNAL
+
+
+def command_line(pid: int) -> str:
+    """The arguments that the process was started with, quoted as for a shell; empty where it has none."""
+    try:
+        text = Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
+    return shlex.join(text.rstrip("\0").split("\0")) if text else ""
 
 
 def task_status(pid: int) -> Iterator[dict[str, str]]:
