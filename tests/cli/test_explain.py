@@ -181,7 +181,7 @@ def test_text_shows_what_the_page_does(text: str, data: dict[str, Any], version:
     file, number, line = line_of(LOOP, "total += take(fd)")
     assert f"{file}:{number}  {line.strip()}" in text
     assert "CFA=rsp+8 ra=c-8 rbp=s" in text
-    said = "published: rbx, r12 to r15 differ at every instruction"
+    said = "published: rbx and r12 to r15 differ at every instruction"
     assert (said in text and "rbx=s for c-56" in text) == (version == "3.15")
     assert "≠" not in text  # nothing differs besides
 

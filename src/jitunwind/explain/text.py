@@ -18,6 +18,7 @@ from jitunwind.explain.model import Answer, Block, Comparison, Explained, Instru
 from jitunwind.explain.notation import Parts, defined, line
 from jitunwind.explain.origin import Origin
 from jitunwind.explain.words import about_running, differing_everywhere, everywhere_text
+from jitunwind.wording import counted
 
 UNBOUNDED = 1 << 20
 """Columns of what is no terminal."""
@@ -133,9 +134,9 @@ def _wrapped(text: str, width: int, indent: int = 0) -> list[str]:
 
 def summary_lines(summary: Summary, width: int) -> Iterator[str]:
     """The figures, and where tables differ."""
-    said = f"{_count(summary.regions, 'region')}, {_count(summary.micro_ops, 'micro-op')}, "
-    said += f"{_count(summary.instructions, 'instruction')}, {_count(summary.rows, 'row')}"
-    said += f"; without a row: {_count(summary.unknown, 'instruction')}" if summary.unknown else ""
+    said = f"{counted(summary.regions, 'region')}, {counted(summary.micro_ops, 'micro-op')}, "
+    said += f"{counted(summary.instructions, 'instruction')}, {counted(summary.rows, 'row')}"
+    said += f"; without a row: {counted(summary.unknown, 'instruction')}" if summary.unknown else ""
     said += f"; {summary.unreached:,} more that no path reaches" if summary.unreached else ""
     yield from _wrapped(said, width, 2)
     for name, found in summary.tables.items():
@@ -158,17 +159,13 @@ def _compared(found: Comparison) -> str:
         if register not in found.everywhere
     )
     if not found.differing:
-        said = f"says the same at {_count(found.compared, 'instruction')}"
+        said = f"says the same at {counted(found.compared, 'instruction')}"
     elif found.everywhere:
         said = differing_everywhere(found)
         said += f"; besides: {registers}" if registers else ""
     else:
-        said = f"differs at {found.differing:,} of {_count(found.compared, 'instruction')} ({registers})"
+        said = f"differs at {found.differing:,} of {counted(found.compared, 'instruction')} ({registers})"
     return said + (f"; says nothing at {found.unknown:,}" if found.unknown else "")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def region_lines(region: Explained, summary: Summary, width: int = UNBOUNDED) -> Iterator[str]:
