@@ -18,7 +18,7 @@ from jitunwind.explain.differences import Difference
 from jitunwind.explain.model import Answer, Block, Explained, Instruction, Listed, Source, Summary
 from jitunwind.explain.notation import Parts, defined, legend, line, registers
 from jitunwind.explain.origin import Origin
-from jitunwind.explain.words import about_running, differing_everywhere, everywhere_text
+from jitunwind.explain.words import ROWS_SHOW, about_running, differing_everywhere, everywhere_pairs
 
 
 def page(origin: Origin, summary: Summary, regions: Sequence[Explained], warnings: Sequence[str]) -> str:
@@ -101,7 +101,7 @@ def _tables(summary: Summary) -> list[str]:
         f"<thead><tr>{heads}</tr></thead><tbody>{''.join(found)}</tbody></table></div>",
         *(
             f'<p class="everywhere"><strong>{html.escape(name)}: {differing_everywhere(each)}.</strong> '
-            f"{html.escape(everywhere_text(each))}</p>"
+            f"{', '.join(f'<span>{html.escape(pair)}</span>' for pair in everywhere_pairs(each))}. {ROWS_SHOW}</p>"
             for name, each in summary.tables.items()
             if each.everywhere
         ),

@@ -17,12 +17,14 @@ from jitunwind.explain.jumps import Jump
 from jitunwind.explain.model import Answer, Block, Comparison, Explained, Instruction, Listed, Source, Summary
 from jitunwind.explain.notation import Parts, defined, line
 from jitunwind.explain.origin import Origin
-from jitunwind.explain.words import about_running, differing_everywhere, everywhere_text
+from jitunwind.explain.words import ROWS_SHOW, about_running, differing_everywhere, everywhere_pairs
 from jitunwind.wording import counted
 
 UNBOUNDED = 1 << 20
 """Columns of what is no terminal."""
 _UNREACHED = "no path reaches this"
+_JOINS = "\xa0"
+"""For a space at which no line is broken."""
 _TEXT = 44
 _OFFSET = 8
 _INDENT = 4
@@ -148,8 +150,9 @@ def summary_lines(summary: Summary, width: int) -> Iterator[str]:
         for each in _wrapped(f"{shown}: {_compared(found)}", width, 2):
             yield click.style(each, fg=colour)
         if found.everywhere:
-            for each in _wrapped(everywhere_text(found), width - 2):
-                yield click.style(f"  {each}", fg=colour)
+            pairs = ", ".join(each.replace(" ", _JOINS) for each in everywhere_pairs(found))
+            for each in _wrapped(f"{pairs}. {ROWS_SHOW}", width - 2):
+                yield click.style(f"  {each.replace(_JOINS, ' ')}", fg=colour)
 
 
 def _compared(found: Comparison) -> str:

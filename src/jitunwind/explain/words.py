@@ -24,7 +24,9 @@ def differing_everywhere(found: Comparison) -> str:
     return f"{listed(runs(list(found.everywhere)))} differ{'s' * (len(found.everywhere) == 1)} at every instruction"
 
 
-def everywhere_text(found: Comparison) -> str:
-    """What differs everywhere, for which the rows below are not marked."""
-    pairs = ", ".join(f"{register}={said} for {ours}" for register, (said, ours) in found.everywhere.items())
-    return f"{pairs}. Rows below show what differs besides."
+def everywhere_pairs(found: Comparison) -> list[str]:
+    """`rbx=s for c-56`, of each register that differs everywhere: what the table says, and what is recovered."""
+    return [f"{register}={said} for {ours}" for register, (said, ours) in found.everywhere.items()]
+
+
+ROWS_SHOW = "Rows below show what differs besides."
