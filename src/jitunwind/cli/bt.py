@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jitunwind.cli.output import UNUSABLE, is_coloured, print_warning, printable, progress
+from jitunwind.cli.verb import Verb, color_option, target_argument
 from jitunwind.errors import BadCore, JitunwindError, NoSuchThread, NotPython
 from jitunwind.gdbplugin.backtrace import Report, Wanted, of_core, of_process
 from jitunwind.gdbplugin.launch import find_gdb
@@ -28,13 +29,13 @@ _STYLES: dict[str, dict[str, Any]] = {
 _JSON_KEYS = ("pid", "core", "python", "threads", "complete", "warnings")
 
 
-@click.command()
-@click.argument("target", metavar="PID|CORE")
+@click.command(cls=Verb)
+@target_argument("PID|CORE")
 @click.option("--exe", metavar="PYTHON", help="The program that left the core.  [default: as the core says]")
 @click.option("--thread", type=int, metavar="TID", help="Only the thread with this kernel id.")
 @click.option("--python", "python", is_flag=True, help="Interleave the interpreter's pure Python frames.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
+@color_option
 @click.option("--gdb", "gdb_path", metavar="GDB", help="The GDB to use.  [default: $JITUNWIND_GDB, or gdb]")
 @click.pass_context
 def bt(
@@ -47,13 +48,13 @@ def bt(
     color: str,
     gdb_path: str | None,
 ) -> None:
-    """Print the whole native stack of every thread of a live process or a core file.
+    """Print the native stacks of a process or a core.
 
-    JIT frames have the name of their Python function, and the line it runs. The process stands still for as
-    long as the last line says, and goes on.
+    Each thread's stack is shown as a whole. JIT frames have the name of their Python function, and the line it
+    runs. The process stands still for as long as the last line says, and goes on.
 
     Exit status: 0 all stacks are whole; 2 the input cannot be used, a stack is not whole, or the process has
-    no JIT code because its JIT is off (its stack is printed all the same).
+    no JIT code because its JIT is off (its stack is printed all the same); 130 interrupted.
     """
     path = find_gdb(gdb_path, _architecture(target))
     with progress(f"reading the stacks of {target}"):

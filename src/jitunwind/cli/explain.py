@@ -13,7 +13,9 @@ import click
 
 from jitunwind.arch import Architecture
 from jitunwind.audit.tables import Published, Tables, from_dump, from_file
+from jitunwind.cli.files import Output, OutputFile
 from jitunwind.cli.output import columns, is_coloured, print_warning, printable, reporting
+from jitunwind.cli.verb import Verb, color_option, target_argument
 from jitunwind.cpython.dump import load
 from jitunwind.cpython.layout import Layout, read_layout
 from jitunwind.cpython.regions import Regions
@@ -47,8 +49,8 @@ _TRIES = 3
 """How often a process is read anew that compiles or frees code meanwhile."""
 
 
-@click.command()
-@click.argument("target", metavar="PID|CORE|DUMP")
+@click.command(cls=Verb, prints=False)
+@target_argument("PID|CORE|DUMP")
 @click.option("--exe", metavar="PYTHON", help="The program that left the core.  [default: as the core says]")
 @click.option(
     "--region", metavar="N", help="Only this one: its number, an address (0x…) in it, or part of its name."
@@ -64,28 +66,22 @@ _TRIES = 3
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     metavar="FILE",
-    help="Write an HTML page; with --json, JSON.",
+    help="Write an HTML page, or JSON with --json; -: to stdout.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, or write it to the file of -o.")
-@click.option(
-    "--color",
-    type=click.Choice(["auto", "always", "never"]),
-    default="auto",
-    show_default=True,
-    help="When to colour.",
-)
+@color_option
 def explain(
     target: str,
     exe: str | None,
     region: str | None,
     names: tuple[str, ...],
-    output: Path | None,
+    output: Output | None,
     as_json: bool,
     color: str,
 ) -> None:
-    """Show JIT code: Python source, micro-ops and machine code, with the unwind rows of each instruction.
+    """Show JIT code: source, micro-ops, machine code, unwind rows.
 
     Where another table says something else than the recovered one, it is shown in red; what differs at every
     instruction is said once. A live process is read while it runs. Of a DUMP (jitunwind dump), which has no more, the
@@ -95,6 +91,8 @@ def explain(
     jitunwind explain PID
     jitunwind explain PID --region weigh
     jitunwind explain PID -o report.html
+
+    Exit status: 0 shown, whether tables differ or not; 2 the input cannot be used, or has no JIT code.
     """
     begin = time.monotonic()
     names = names or (Published.name,)
@@ -119,7 +117,7 @@ def explain(
     elif output is not None:
         text = page(origin, found.summary, found.explained, found.warnings)
     if output is not None:
-        _write(output, text)
+        output.write(text)
         said = f"{output}: {found.summary.regions:,} region{'s'[: found.summary.regions != 1]}, "
         click.echo(f"{said}{len(text.encode()) / 1e6:.1f} MB, {time.monotonic() - begin:.1f} s", err=True)
     elif as_json:
@@ -129,13 +127,6 @@ def explain(
         click.echo("\n".join(_text(origin, found, region, width)), color=is_coloured(color, sys.stdout))
     for warning in found.warnings:
         print_warning(printable(warning))
-
-
-def _write(output: Path, text: str) -> None:
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise JitunwindError(f"{output} cannot be written: {error.strerror}") from None
 
 
 def _told(target: str) -> tuple[str, str]:
@@ -269,8 +260,8 @@ def _table_of(arch: Architecture, path: Path) -> Tables:
         found = from_file(arch, path)
     except OSError as error:
         raise JitunwindError(f"--table {path} cannot be read: {error.strerror}") from None
-    except NotElf:
-        raise NotElf(f"--table {path} is no ELF object: it has no unwind tables", hint) from None
+    except NotElf as error:
+        raise NotElf(f"--table {error}", hint) from None
     except MalformedFrames as error:
         raise MalformedFrames(f"--table {path}: its .eh_frame is damaged: {error}") from None
     if not found.encoded(()):

@@ -12,18 +12,18 @@ from jitunwind.memory.live import is_alive
 from jitunwind.memory.stopping import Standing, check_can_stop
 
 
-@click.command(cls=HandsOn, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=HandsOn)
 @click.option(
     "--print-init", is_flag=True, help="Print the line for ~/.gdbinit that loads the plugin, and end."
 )
 @click.option("--gdb", "gdb_path", metavar="GDB", help="The GDB to run.  [default: $JITUNWIND_GDB, or gdb]")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[--] [GDB ARGS]...")
 def gdb(print_init: bool, gdb_path: str | None, arguments: tuple[str, ...]) -> None:
-    """Run GDB with jitunwind's plugin loaded; every argument is handed on.
+    """Run GDB with jitunwind's plugin.
 
-    In it bt, up, finish, info frame, info symbol and x/i are right and named in JIT code; commands of its
-    own are `info jit-regions` and `jit-rows`. The options below come before GDB's own; -- ends them, so that
-    `jitunwind gdb -- --help` is GDB's help.
+    Every argument is handed on. In GDB, bt, up, finish, info frame, info symbol and x/i are right and named in JIT
+    code; commands of its own are `info jit-regions` and `jit-rows`. The options below come before GDB's own; -- ends
+    them, so that `jitunwind gdb -- --help` is GDB's help.
 
     \b
     jitunwind gdb -p PID
@@ -31,7 +31,9 @@ def gdb(print_init: bool, gdb_path: str | None, arguments: tuple[str, ...]) -> N
     jitunwind gdb python3.14 core
 
     A process named in GDB's arguments (-p PID, PYTHON PID, -ex 'attach PID') goes on when GDB has ended, even if GDB
-    was killed. One that cannot be stopped now is refused: exit status 2.
+    was killed. One that cannot be stopped now is refused.
+
+    Exit status: GDB's own; 2 GDB cannot be started, or the process cannot be stopped now.
     """
     if print_init:
         click.echo(load_line())
