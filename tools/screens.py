@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs/screens"
 VERSIONS = ("3.14", "3.15")
 WIDTHS = (60, 80, 140)
-MOST_LINES = 44
+MOST_LINES = 38
 PATIENCE = 120
 WINDOWS = {"narrow": (390, 844), "wide": (1280, 900)}
 
@@ -76,40 +76,49 @@ class Screen(NamedTuple):
     """What one command shows; `{pid}` in it is a process that runs the Python of that version."""
 
     name: str
+    title: str
     version: str
     arguments: tuple[str, ...]
     about: str
 
 
 SCREENS = (
-    Screen("bt", "3.15", ("bt", "{pid}"), "The stack of a process, through its JIT code."),
+    Screen("bt", "bt", "3.15", ("bt", "{pid}"), "The stack of a process, through its JIT code."),
     Screen(
         "bt-3.14",
+        "bt, of CPython 3.14",
         "3.14",
         ("bt", "{pid}"),
-        "The same of a 3.14, each of whose executors has a shim of its own.",
+        "Each executor of 3.14 has a shim of its own.",
     ),
     Screen(
+        "audit",
         "audit",
         "3.15",
         ("audit", "--steps", "300", "{pid}"),
         "What CPython 3.15 itself publishes, held against what happens when a program runs.",
     ),
     Screen(
-        "check", "", ("check", "{libz}"), "The unwind tables of a compiler, checked without running anything."
+        "check",
+        "check",
+        "",
+        ("check", "{libz}"),
+        "The unwind tables of a compiler, checked without running anything.",
     ),
-    Screen("explain", "3.15", ("explain", "{pid}"), "All regions of JIT code."),
+    Screen("explain", "explain: the list", "3.15", ("explain", "{pid}"), "All regions of JIT code."),
     Screen(
         "explain-region",
+        "explain: a region",
         "3.15",
         ("explain", "{pid}", "--region", "weigh"),
         "One region: Python, micro-ops, machine code, and the unwind rows.",
     ),
     Screen(
         "explain-3.14",
+        "explain: a region, of CPython 3.14",
         "3.14",
         ("explain", "{pid}", "--region", "weigh"),
-        "The same of a 3.14, with its shim.",
+        "With its shim.",
     ),
 )
 
@@ -192,7 +201,7 @@ def terminals(folder: Path) -> Iterator[str]:
             words = {"pid": str(old if screen.version == "3.14" else new), "libz": libz()}
             arguments = [word.format(**words) for word in screen.arguments]
             title = " ".join(["jitunwind", *(os.path.basename(word) for word in arguments)])
-            yield f"\n## {screen.name}\n\n{screen.about} `{title}`\n"
+            yield f"\n## {screen.title}\n\n{screen.about} `{title.replace(words['pid'], 'PID')}`\n"
             for columns in WIDTHS:
                 begin = time.monotonic()
                 text = shown(arguments, columns).replace(home, "~")
@@ -263,7 +272,7 @@ def main() -> int:
     except NoBrowserError as error:
         print(f"screens: error: {error}", file=sys.stderr)
         return 2
-    (ROOT / "docs/screens.md").write_text(text)
+    (ROOT / "docs/screens.md").write_text(re.sub(r"\n{3,}", "\n\n", text))
     print("docs/screens.md")
     return 0
 

@@ -32,7 +32,7 @@ def test_what_differs_everywhere_is_said_above_and_marked_nowhere() -> None:
     found = wrong_everywhere()
     figures = summary(found)
     above = "\n".join(click.unstyle(line) for line in summary_lines(figures, 200))
-    assert "published: rbx and r12 differ at every instruction; besides: rbp 1" in above
+    assert "published: rbx and r12 differ at every instruction; also rbp 1" in above
     assert "rbx=s for c-56, r12=s for c-48" in above
     assert "1 more that no path reaches" in above
     assert "without a row" not in above

@@ -23,7 +23,7 @@ from jitunwind.rows import WORD, Unknown
 MOST_MICRO_OPS = 1 << 14
 """Of a trace; CPython's own bound is UOP_MAX_TRACE_LENGTH (Include/internal/pycore_optimizer.h)."""
 _LARGEST_STENCIL = 1 << 16
-_FIRST_WITH_PLACE = 16
+_FIRST_WITH_PLACE = 8
 """Entries of which the first with a bytecode instruction is one: before it are checks of the executor itself."""
 _MOST_SEARCHED = 1 << 27
 _MOST_SAMPLES = 64

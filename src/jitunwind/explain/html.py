@@ -15,10 +15,16 @@ from string import Template
 from typing import Any
 
 from jitunwind.explain.differences import Difference
-from jitunwind.explain.model import Answer, Block, Explained, Instruction, Listed, Source, Summary
+from jitunwind.explain.model import Answer, Block, Explained, Instruction, Source, Summary
 from jitunwind.explain.notation import Parts, defined, legend, line, registers
 from jitunwind.explain.origin import Origin
-from jitunwind.explain.words import ROWS_SHOW, about_running, differing_everywhere, everywhere_pairs
+from jitunwind.explain.words import (
+    ROWS_SHOW,
+    about_running,
+    differing_everywhere,
+    everywhere_pairs,
+    name_and_place,
+)
 
 
 def page(origin: Origin, summary: Summary, regions: Sequence[Explained], warnings: Sequence[str]) -> str:
@@ -38,7 +44,7 @@ def page(origin: Origin, summary: Summary, regions: Sequence[Explained], warning
             f"<dt><code>{html.escape(a)}</code></dt><dd>{html.escape(b)}</dd>"
             for a, b in legend(summary.arch)
         ),
-        differing="differing besides"
+        differing="other differences"
         if any(each.everywhere for each in summary.tables.values())
         else "differing",
         running=html.escape(about_running([each.listed for each in regions])),
@@ -125,23 +131,18 @@ def _region_row(index: int, region: Explained, summary: Summary) -> str:
     instructions = list(region.instructions)
     beyond = {id(each.answer): bool(summary.beyond(each.answer)) for each in instructions}
     differing = sum(beyond[id(each.answer)] for each in instructions)
-    begin = f"{listed.begin[0]}:{listed.begin[1]}" if listed.begin is not None else ""
+    name, begin = name_and_place(listed)
     threads = ", ".join(map(str, listed.threads or ()))
     runs = f'<td class="runs" title="in thread {threads}">runs</td>' if threads else "<td></td>"
     mark = f'<td class="differs">≠ {differing:,}</td>' if differing else "<td>0</td>"
     count = "?" if listed.micro_ops is None else f"{listed.micro_ops:,}"
     return (
         f'<tr data-region="{index}"><td>{listed.number}</td>'
-        f'<td class="name"><a href="#region={index}">{html.escape(_name(listed))}</a></td>'
+        f'<td class="name"><a href="#region={index}">{html.escape(name)}</a></td>'
         f'<td class="first" title="{html.escape(begin)}">{html.escape(os.path.basename(begin))}</td>{runs}'
         f"<td><code>{listed.code.start:#x}</code></td><td>{listed.code.size:,}</td><td>{count}</td>"
         f'<td>{len(instructions):,}</td>{mark}<td class="hits"></td></tr>'
     )
-
-
-def _name(listed: Listed) -> str:
-    """Without the file, which stands beside it."""
-    return listed.name.removesuffix(f":{listed.begin[0]}") if listed.begin is not None else listed.name
 
 
 class _Packed:

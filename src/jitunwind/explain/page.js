@@ -342,7 +342,7 @@ function mark() {
 }
 
 function said(total, regions, here) {
-  if (!total) return search.value.trim() ? `Nothing found for “${search.value.trim()}”${differing.checked ? " among differing rows" : ""}.` : "No row differs besides what is said above.";
+  if (!total) return search.value.trim() ? `Nothing found for “${search.value.trim()}”${differing.checked ? " among differing rows" : ""}.` : "No row has other differences than those above.";
   return `${many(total, "instruction")} found in ${many(regions, "region")}, ${here.toLocaleString("en")} of them here`;
 }
 

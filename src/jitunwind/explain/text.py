@@ -17,7 +17,13 @@ from jitunwind.explain.jumps import Jump
 from jitunwind.explain.model import Answer, Block, Comparison, Explained, Instruction, Listed, Source, Summary
 from jitunwind.explain.notation import Parts, defined, line
 from jitunwind.explain.origin import Origin
-from jitunwind.explain.words import ROWS_SHOW, about_running, differing_everywhere, everywhere_pairs
+from jitunwind.explain.words import (
+    ROWS_SHOW,
+    about_running,
+    differing_everywhere,
+    everywhere_pairs,
+    name_and_place,
+)
 from jitunwind.wording import counted
 
 UNBOUNDED = 1 << 20
@@ -89,15 +95,8 @@ def _whole_name(region: Listed) -> str:
 
 def _short_name(region: Listed, room: int, least: int = 0) -> str:
     """`py::f  of.py:12`, in so many columns; the file stands behind `least` of them."""
-    name, where = region.name, ""
-    if region.begin is not None:
-        file, number = region.begin
-        name = name.removesuffix(f":{file}")
-        where = printable(f"{os.path.basename(file)}:{number}")
-    elif ":/" in name:
-        name, _, file = name.partition(":/")
-        where = printable(os.path.basename(file))
-    name = printable(name)
+    name, where = name_and_place(region)
+    name, where = printable(name), printable(os.path.basename(where))
     if not where or room < _LEAST_NAME + len(where) + 2:
         return _cut(f"{name}  {where}" if where else name, room)
     return f"{_cut(name, room - len(where) - 2):<{min(least, room - len(where) - 2)}}  {where}"
@@ -165,7 +164,7 @@ def _compared(found: Comparison) -> str:
         said = f"says the same at {counted(found.compared, 'instruction')}"
     elif found.everywhere:
         said = differing_everywhere(found)
-        said += f"; besides: {registers}" if registers else ""
+        said += f"; also {registers}" if registers else ""
     else:
         said = f"differs at {found.differing:,} of {counted(found.compared, 'instruction')} ({registers})"
     return said + (f"; says nothing at {found.unknown:,}" if found.unknown else "")

@@ -19,6 +19,16 @@ def about_running(regions: Sequence[Listed]) -> str:
     return f"“runs”: a thread says that it runs the region now. {known}"
 
 
+def name_and_place(region: Listed) -> tuple[str, str]:
+    """`py::f` and `/path/of.py:12`, the line that the region begins with; without the line, or the place, where that is
+    not known."""
+    if region.begin is not None:
+        file, number = region.begin
+        return region.name.removesuffix(f":{file}"), f"{file}:{number}"
+    name, _, file = region.name.partition(":/")
+    return name, f"/{file}" if file else ""
+
+
 def differing_everywhere(found: Comparison) -> str:
     """`rbx and r12 to r15 differ at every instruction`; `found.everywhere` is not empty."""
     return f"{listed(runs(list(found.everywhere)))} differ{'s' * (len(found.everywhere) == 1)} at every instruction"
@@ -29,4 +39,4 @@ def everywhere_pairs(found: Comparison) -> list[str]:
     return [f"{register}={said} for {ours}" for register, (said, ours) in found.everywhere.items()]
 
 
-ROWS_SHOW = "Rows below show what differs besides."
+ROWS_SHOW = "Rows below mark only other differences."
