@@ -19,17 +19,19 @@ def line_rows(stores: Iterable[Store], objects: Objects, owner: CodeObject | Non
     `owner`: the code object that the executor was made for.
     """
     rows: list[Line] = []
-    current = owner
+    current, last = owner, None
     for offset, address, within in stores:
         if address is not None:
-            current = objects.code_of_instruction(address) or current
+            if current is None or not current.holds(address):  # nearly always it does
+                current = objects.code_of_instruction(address) or current
         elif owner is not None and within < owner.bytecode_size:
             current = owner
         if current is None:
             continue
         line = current.line_at(address if address is not None else current.bytecode + within)
-        if line is not None and (not rows or rows[-1][1:] != (current.filename, line)):
+        if line is not None and (line != last or current.filename != rows[-1].filename):
             rows.append(Line(offset, current.filename, line))
+            last = line
     if rows:
         rows[0] = rows[0]._replace(offset=0)
     return rows

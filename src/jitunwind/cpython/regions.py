@@ -319,7 +319,7 @@ class Regions:
         if part.kind is RegionKind.SHIM:
             return []
         first = part.start - jit_code.start
-        return [row._replace(offset=max(row.offset - first, 0)) for row in self.lines(jit_code)]
+        return [Line(max(offset - first, 0), path, line) for offset, path, line in self.lines(jit_code)]
 
     def parts(self, jit_code: JitCode) -> list[Region]:
         """The executor's code as regions: its shim, where it has one of its own, and its body."""
