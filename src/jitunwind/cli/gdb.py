@@ -8,6 +8,7 @@ from jitunwind.cli.handing_on import HandsOn, become
 from jitunwind.errors import GdbFailed
 from jitunwind.gdbplugin.guardian import guard_this_process
 from jitunwind.gdbplugin.launch import attached_to, find_gdb, load_line, why_unfit
+from jitunwind.gdbplugin.thread_library import settings
 from jitunwind.memory.live import is_alive
 from jitunwind.memory.stopping import Standing, check_can_stop
 
@@ -44,7 +45,8 @@ def gdb(print_init: bool, gdb_path: str | None, arguments: tuple[str, ...]) -> N
     for pid in processes:
         check_can_stop(pid)
     guardian = guard_this_process([Standing(pid) for pid in processes]) if processes else None
-    become(path, ["-iex", load_line(guardian=guardian), *_as_it_is_here(), *arguments])
+    threads = [word for line in settings(arguments, processes) for word in ("-iex", line)]
+    become(path, ["-iex", load_line(guardian=guardian), *threads, *_as_it_is_here(), *arguments])
 
 
 def _as_it_is_here() -> list[str]:
