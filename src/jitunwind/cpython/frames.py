@@ -70,6 +70,27 @@ def stretches(memory: Memory, layout: Layout, objects: Objects, thread_id: int) 
     return []
 
 
+def program_runs(memory: Memory, layout: Layout, objects: Objects) -> bool:
+    """Whether a thread executes Python code that no import began: so the interpreter has started.
+
+    While it starts, it executes what it imports (encodings, site), the outermost frame of which is importlib's. A
+    program that is but an import, made from C, cannot be told from that."""
+    try:
+        for state in _thread_states(memory, layout):
+            current = memory.word(state + layout.offsets["thread_state.current_frame"])
+            frames = [
+                frame for stretch in _chain(memory, layout, objects, current) for frame in stretch.frames
+            ]
+            if frames and not frames[-1].code.filename.startswith(_IMPORT):
+                return True
+    except UnreadableMemory:
+        pass
+    return False
+
+
+_IMPORT = "<frozen importlib"
+
+
 def _thread_states(memory: Memory, layout: Layout) -> Iterator[int]:
     for interpreter in interpreters(memory, layout):
         state = memory.word(interpreter + layout.offsets["interpreter_state.threads_head"])
