@@ -1,5 +1,6 @@
 """`jitunwind audit` of what has nothing to judge: it refuses, or says what it waits for, and ends when told to."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from jitunwind.audit.waiting import WAIT_SECONDS
+from tests.support import live
 from tests.support.live import PROGRAMS, Interpreter, Program, running
 from tests.support.processes import (
     PATIENCE,
@@ -62,16 +64,18 @@ def test_it_says_what_it_waits_for_and_an_interruption_prints_a_report(stays: Pr
 
 
 def test_it_ends_when_its_time_is_up(stays: Program) -> None:
-    done = jitunwind("audit", "--timeout", 0.5, stays.pid)
-    refused(done, f"{stays.pid}: no instruction of JIT code was judged in ")
+    done = jitunwind("audit", "--json", "--timeout", 0.5, stays.pid)
+    assert done.returncode == 2
+    assert f"error: {stays.pid}: no instruction of JIT code was judged in " in done.stderr
     assert f"thread {stays.pid} has been in one activation since the start" in done.stderr
     assert "  try: audit --emulate judges its code" in done.stderr
+    assert json.loads(done.stdout)["counts"]["begun_before"] == 1
     assert stays.process.poll() is None
 
 
-def test_activations_that_had_begun_are_counted_and_others_are_judged(python: Interpreter) -> None:
-    with running(python, "loops") as started:
-        done = jitunwind("audit", "--timeout", 1, "--table", "recovered", started.pid, timeout=PATIENCE)
+def test_what_was_judged_when_its_time_is_up_is_reported() -> None:
+    with running(live.interpreter("3.15"), "loops") as started:
+        done = jitunwind("audit", "--timeout", 3, "--table", "recovered", started.pid)
         assert started.process.poll() is None
     assert done.returncode == 0, done.stderr
     assert "recovered: CFA, return address and callee-saved registers are right at all " in done.stdout
