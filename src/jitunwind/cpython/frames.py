@@ -71,24 +71,28 @@ def stretches(memory: Memory, layout: Layout, objects: Objects, thread_id: int) 
 
 
 def program_runs(memory: Memory, layout: Layout, objects: Objects) -> bool:
-    """Whether a thread executes Python code that no import began: so the interpreter has started.
+    """Whether a thread executes a program, so that the interpreter has started: its outermost frame is a module that no
+    import has begun, or runpy's (`-m`).
 
-    While it starts, it executes what it imports (encodings, site), the outermost frame of which is importlib's. A
-    program that is but an import, made from C, cannot be told from that."""
+    While it starts, it executes what it imports (encodings, site), the outermost frame of which is importlib's, and
+    functions. A program that C runs in another way, by an import or a call, cannot be told from that."""
     try:
         for state in _thread_states(memory, layout):
             current = memory.word(state + layout.offsets["thread_state.current_frame"])
             frames = [
                 frame for stretch in _chain(memory, layout, objects, current) for frame in stretch.frames
             ]
-            if frames and not frames[-1].code.filename.startswith(_IMPORT):
+            if frames and _is_program(frames[-1].code):
                 return True
     except UnreadableMemory:
         pass
     return False
 
 
-_IMPORT = "<frozen importlib"
+def _is_program(code: CodeObject) -> bool:
+    if code.qualname == "<module>":
+        return not code.filename.startswith("<frozen importlib")
+    return code.qualname == "_run_module_as_main"
 
 
 def _thread_states(memory: Memory, layout: Layout) -> Iterator[int]:
