@@ -6,11 +6,11 @@ VENV := .venv
 STAMP := $(VENV)/.jitunwind-set-up
 VERSIONS := 3.14 3.15
 # Benchmarks with targets of their own, and what they run.
-LONG := $(patsubst %,bench/%.py,witness libraries audit testsuite publishing held readers record unwinders upstream)
+LONG := $(patsubst %,bench/%.py,witness libraries audit testsuite publishing held readers record unwinders upstream forms readme)
 # GDB from PyPI lies in .venv, and is the second choice.
 export PATH := $(PATH):$(CURDIR)/$(VENV)/bin
 
-.PHONY: help setup interpreters guests test thorough stress lint format demo bench witness libraries readers unwinders audit suite upstream speed publishing picture clean
+.PHONY: help setup interpreters guests test thorough stress lint format demo readme bench witness libraries readers unwinders audit suite upstream forms speed publishing picture clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -19,7 +19,7 @@ help: ## list the targets
 setup: $(STAMP) ## make .venv, with jitunwind (editable) and what its tests need
 
 # An install, editable or not, builds the shared objects of the agent's C sources.
-$(STAMP): pyproject.toml setup.py tools/setup.sh $(wildcard src/*.pth src/jitunwind/agent/*.[ch] src/jitunwind/arch/x86_64/*.c src/jitunwind/audit/readers/*.c)
+$(STAMP): pyproject.toml setup.py tools/setup.sh $(wildcard src/*.pth src/jitunwind/agent/*.[ch] src/jitunwind/arch/x86_64/*.c src/jitunwind/recover/*.c src/jitunwind/audit/readers/*.c)
 	@tools/setup.sh
 	@touch $@
 
@@ -53,8 +53,11 @@ format: $(STAMP) ## format the sources
 	@$(VENV)/bin/ruff format .
 	@$(VENV)/bin/ruff check --fix .
 
-demo: interpreters ## plain GDB's stack beside jitunwind's, on 3.14 and 3.15
+demo: interpreters ## what plain GDB, py-spy, pystack and jitunwind say of one stop, on 3.14 and 3.15
 	@$(VENV)/bin/python tools/demo.py
+
+readme: interpreters ## README.md's excerpts of such a run, made anew
+	@$(VENV)/bin/python bench/readme.py
 
 bench: interpreters ## the comparisons with other tools, as ratios
 	@for script in $(filter-out $(LONG),$(shell grep -l __main__ bench/*.py)); do \
@@ -81,6 +84,9 @@ readers: $(STAMP) ## docs/readers.md: what libgcc, libunwind, GDB, perf and othe
 build/pyperformance: | $(STAMP)
 	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check --no-deps --target $@ pyperf pyperformance
 
+forms: interpreters build/pyperformance ## the forms of instructions that JIT code has, known by heart: known_forms.py
+	@$(VENV)/bin/python bench/forms.py build/pyperformance
+
 audit: interpreters build/pyperformance ## docs/audit.md: millions of instructions of JIT code judged, x86_64's and AArch64's
 	@$(VENV)/bin/python bench/audit.py build/pyperformance --into docs/audit.md
 
@@ -91,7 +97,7 @@ upstream: $(STAMP) ## docs/upstream.md: CPython's own tests of unwinding, plain,
 	@$(VENV)/bin/python bench/upstream.py --into docs/upstream.md
 
 speed: interpreters guests ## docs/speed.md: the benchmarks' ratios, but for publishing's
-	@for name in recovery bt stepping registering; do \
+	@for name in recovery bt stepping registering startup; do \
 		$(VENV)/bin/python bench/record.py docs/speed.md $$name bench/$$name.py || exit; done
 
 publishing: interpreters build/pyperformance ## docs/speed.md: what publishing costs, over ten programs; takes an hour

@@ -22,6 +22,7 @@ SOURCES = sorted(map(str, AGENT.glob("*.c")))
 HEADERS = sorted(map(str, AGENT.glob("*.h")))
 DESCRIPTOR = str(AGENT / "descriptor.c")
 SWEEP = "src/jitunwind/arch/x86_64/sweep.c"
+STRAIGHT = "src/jitunwind/recover/straight.c"
 READERS = ["src/jitunwind/audit/readers/unwinders.c", *(str(AGENT / name) for name in ("frames.c", "cies.c"))]
 START = "src/jitunwind.pth"
 COMPILERS = ("cc", "gcc", "clang")
@@ -40,6 +41,7 @@ PROGRAMS = ("unwinders",)
 """The last names of the extensions that are programs. The others are shared objects."""
 _LACKS = {
     "jitunwind.arch.x86_64.sweep": "decodes x86_64 in Python",
+    "jitunwind.recover.straight": "takes longer to recover rows",
     "jitunwind.audit.readers.unwinders": "cannot audit with --reader",
 }
 """What does not work without a shared object."""
@@ -109,6 +111,7 @@ setup(
         Extension("jitunwind.agent.agent", [path for path in SOURCES if path != DESCRIPTOR]),
         Extension("jitunwind.agent.descriptor", [DESCRIPTOR]),
         Extension("jitunwind.arch.x86_64.sweep", [SWEEP]),
+        Extension("jitunwind.recover.straight", [STRAIGHT]),
         *(
             [Extension("jitunwind.audit.readers.unwinders", READERS)]
             if platform.machine() == "x86_64"

@@ -142,13 +142,13 @@ class Bench:
         self.on = {**self.off, "PYTHONPATH": f"{place / 'on'}{os.pathsep}{folder}"}
         self._told = place / "told"
         self._measured, self._asked = (
-            self._telling(place / name, source)
+            self.telling(place / name, source)
             for name, source in (("measured", MEASURED), ("asked", IMPORTED))
         )
         if not is_switched_on(Path(python), self.on):
             raise SystemExit(f"publishing cannot be switched on in {python}")
 
-    def _telling(self, place: Path, startup: str) -> dict[str, str]:
+    def telling(self, place: Path, startup: str) -> dict[str, str]:
         """The environment of programs that run `startup` first, and tell something at their end."""
         switch_on(place, startup)
         (place / "sitecustomize.py").write_text(f"import {STARTUP}\n")

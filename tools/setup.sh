@@ -102,6 +102,13 @@ if [ ! -e .venv ]; then
     say "making .venv with $("$python" --version)"
     "$python" -m venv .venv
 fi
-say "installing jitunwind[$extras] into .venv"
-.venv/bin/python -m pip install -q --disable-pip-version-check -e ".[$extras]"
+install_into_venv() {
+    say "installing jitunwind[$1] into .venv"
+    .venv/bin/python -m pip install -q --disable-pip-version-check --only-binary py-spy,pystack -e ".[$1]"
+}
+# demo is py-spy and pystack. They are not built here, and not on PyPI for every machine.
+install_into_venv "$extras,demo" || {
+    say "warning: with py-spy and pystack this fails: make demo goes without them"
+    install_into_venv "$extras"
+}
 .venv/bin/jitunwind --version >&2

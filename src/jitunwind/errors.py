@@ -4,6 +4,8 @@
 and exits with 2.
 """
 
+import errno
+
 
 class JitunwindError(Exception):
     """The base of all."""
@@ -14,6 +16,24 @@ class JitunwindError(Exception):
         super().__init__(message)
         if hint is not None:
             self.hint = hint
+
+
+class CannotWrite(JitunwindError):
+    """A result that cannot be written: to stdout, or to a file that an option names."""
+
+    _HINTS = {  # noqa: RUF012
+        errno.ENOENT: "make its folder first, or name a file in a folder that exists",
+        errno.ENOTDIR: "name a file in a folder that exists",
+        errno.EISDIR: "name a file in it",
+        errno.ENOSPC: "make room there, or write somewhere else",
+        errno.EBADF: "redirect it: to a file, or to /dev/null",
+    }
+
+    def __init__(self, name: str, error: OSError) -> None:
+        why = "it is closed" if error.errno == errno.EBADF else error.strerror
+        super().__init__(
+            f"{name} cannot be written: {why}", self._HINTS.get(error.errno or 0, "write somewhere else")
+        )
 
 
 class UnreadableMemory(JitunwindError):
@@ -131,7 +151,7 @@ class NoUserEmulator(JitunwindError):
 class NoEmulator(JitunwindError):
     """The emulator is not installed."""
 
-    hint = "pip install 'jitunwind[emulate]' brings it"
+    hint = "pip install 'unicorn>=2.1,<3', for the Python that jitunwind runs in"
 
 
 class NoReader(JitunwindError):
@@ -169,8 +189,8 @@ class AgentMissing(JitunwindError):
     """The agent, which publishes from inside, was not built."""
 
     hint = (
-        "install a C compiler (apt-get install gcc libc6-dev), and then jitunwind once more: "
-        "pip install --force-reinstall --no-deps --no-cache-dir, or make setup in a checkout"
+        "install a C compiler (apt-get install gcc libc6-dev), and then jitunwind once more, in its checkout: "
+        "pip install --force-reinstall --no-deps --no-cache-dir ."
     )
 
 
@@ -185,7 +205,7 @@ class BrokenInvariant(JitunwindError):
 class GdbMissing(JitunwindError):
     """No GDB to work with."""
 
-    hint = "install it (apt-get install gdb, or pip install 'jitunwind[gdb]'), or name one with --gdb"
+    hint = "install it (apt-get install gdb, or pip install gdb-for-pwndbg), or name one with --gdb"
 
 
 class GdbFailed(JitunwindError):
@@ -196,6 +216,8 @@ class GdbFailed(JitunwindError):
 
 class CannotStart(JitunwindError):
     """A Python that cannot be started, or not with publishing switched on."""
+
+    hint = "name another Python with --python"
 
 
 class RemoteDebuggingOff(JitunwindError):

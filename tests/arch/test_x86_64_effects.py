@@ -1,6 +1,5 @@
 """The sweep knows instructions by their first bytes: here, against iced decoding each by itself."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -15,11 +14,13 @@ from iced_x86 import Decoder as Iced
 from iced_x86 import FlowControl as Flow
 
 from jitunwind.arch.effects import Control, Decoded, Step
-from jitunwind.arch.x86_64 import effects
+from jitunwind.arch.x86_64 import effects, semantics
 from jitunwind.arch.x86_64.effects import decode
+from jitunwind.arch.x86_64.forms import LONGEST, Form, Forms
+from jitunwind.arch.x86_64.known_forms import EFFECTS, FORMS
 from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.arch.x86_64.sweep import sweep
-from tests.support.agent import WARNINGS
+from tests.support.sanitized import run_sanitized
 
 FOLLOWED = (X86_64.stack_pointer, *X86_64.callee_saved)
 STRETCHES, LENGTH = 60, 3000
@@ -81,12 +82,9 @@ def test_real_code_cut_off_anywhere_is_decoded_as_one_by_one():
 
 SANITIZED = """
 import sys
-from importlib.machinery import ExtensionFileLoader, ModuleSpec
 from random import Random
+module = load("jitunwind.arch.x86_64.sweep")
 from jitunwind.arch.x86_64 import effects
-loader = ExtensionFileLoader("sweep", sys.argv[1])
-module = loader.create_module(ModuleSpec("sweep", loader, origin=sys.argv[1]))
-loader.exec_module(module)
 random = Random(1)
 with open(sys.executable, "rb") as file:
     code = file.read()
@@ -104,16 +102,36 @@ print("the same")
 
 def test_the_sweep_in_c_reads_nothing_but_the_code(tmp_path):
     """Under AddressSanitizer and UndefinedBehaviorSanitizer."""
-    library = tmp_path / "sweep.so"
-    flags = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-shared", "-fPIC", "-O1", "-g")
-    source = Path(effects.__file__).with_name("sweep.c")
-    subprocess.run(["gcc", *WARNINGS, *flags, "-o", library, source], check=True)
-    asan = subprocess.run(["gcc", "-print-file-name=libasan.so"], check=True, capture_output=True, text=True)
-    settings = {"LD_PRELOAD": asan.stdout.strip(), "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc"}
-    done = subprocess.run(
-        [sys.executable, "-c", SANITIZED, library],
-        env={**os.environ, **settings},
-        capture_output=True,
-        text=True,
-    )
+    done = run_sanitized(Path(effects.__file__).with_name("sweep.c"), tmp_path, SANITIZED)
     assert (done.stdout, done.stderr, done.returncode) == ("the same\n", "", 0)
+
+
+@pytest.mark.parametrize("constants", [b"\0", b"\xff", b"\x7f"])
+def test_each_known_form_is_what_iced_says_whatever_the_constants(constants):
+    for key, fields in FORMS.items():
+        told, form = semantics.form_at(key.ljust(LONGEST, constants), 0)
+        if fields:
+            assert (key, Form(*fields)) == (key, form)
+            assert told <= len(key)
+        else:
+            assert told > len(key), key
+
+
+def test_what_whole_instructions_are_known_to_do_is_what_iced_says():
+    for followed, known in EFFECTS.items():
+        for instruction in known:
+            asked = Forms(frozenset(followed))
+            _, form = semantics.form_at(instruction, 0)
+            effects = semantics.effects_of(form.handler, instruction, frozenset(followed))
+            assert (instruction, asked.effects_of(form.handler, instruction)) == (instruction, effects)
+
+
+def test_iced_is_not_needed_for_forms_that_are_known():
+    code = bytes.fromhex("4157 4156 4155 4154 53 ffd0 5b 415c 415d 415e 415f c3")  # as shims of CPython 3.14
+    followed = (X86_64.stack_pointer, X86_64.return_address, *X86_64.callee_saved)
+    question = (
+        "import sys; from jitunwind.arch.x86_64.effects import decode; "
+        f"print(len(decode({code!r}, 0, {followed})[1]), 'iced_x86' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", question], capture_output=True, text=True, check=True)
+    assert done.stdout == "12 False\n"

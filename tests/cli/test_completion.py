@@ -49,6 +49,7 @@ def test_the_script_is_right_bash(tmp_path: Path) -> None:
                         "enable",
                         "explain",
                         "gdb",
+                        "help",
                         "run",
                     ),
                 )

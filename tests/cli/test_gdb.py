@@ -212,13 +212,17 @@ def test_every_argument_is_handed_on_as_it_is(tmp_path: Path) -> None:
         "x",
     ]
 
-    done = jitunwind("gdb", "--gdb", gdb, *arguments)
+    folders = [str(tmp_path), str(tmp_path.parent)]
+    named = {"JITUNWIND_DEBUG_DIR": ":".join(folders)}
+    done = jitunwind("gdb", "--gdb", gdb, *arguments, environment=named)
 
     assert done.returncode == 7
     iex, line, *rest = shown.read_text().splitlines()
     assert iex == "-iex"
     assert rest[-len(arguments) :] == arguments
-    assert all(word == "-iex" or "environment PYTHON" in word for word in rest[: -len(arguments)])
+    known = re.compile("-iex|(un)?set environment PYTHON.*|python .*set debug-file-directory.*")
+    assert all(known.fullmatch(word) for word in rest[: -len(arguments)])
+    assert sum(f"[*{folders!r}"[:-1] in word for word in rest) == 1  # where to look for debug files first
     assert line == jitunwind("gdb", "--print-init").stdout.strip()
 
 

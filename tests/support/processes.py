@@ -103,8 +103,9 @@ class Program:
         self.environment |= {"PYTHONDONTWRITEBYTECODE": "1"} | dict(environment or {})
         if jit is not None:
             self.environment["PYTHON_JIT"] = jit
+        self.arguments = [str(argument) for argument in arguments]
         self.process = subprocess.Popen(
-            [str(argument) for argument in arguments],
+            self.arguments,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=self.environment,

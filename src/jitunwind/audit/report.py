@@ -210,4 +210,5 @@ def as_junit(data: dict[str, Any], most_unknown: int) -> str:
                 said = f"{tally['wrong']} wrong and {tally['unknown']} unknown of {tally['instructions']}"
                 ElementTree.SubElement(case, "failure", message=said)
     ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+    xml: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return xml.decode() + "\n"

@@ -94,7 +94,10 @@ class Session:
             elif Path(name).is_file():
                 found.append(from_file(arch, Path(name)))
             else:
-                raise JitunwindError(f"--table {name}: neither recovered nor published, nor a file")
+                raise JitunwindError(
+                    f"--table {name}: neither recovered nor published, nor a file",
+                    "--table takes recovered, published, or an ELF object with an .eh_frame",
+                )
         return found
 
     def step(self, tracee: Steppable, steps: int | None, single_step: bool) -> None:

@@ -56,7 +56,7 @@ def dump_of(target: str, exe: Path | None, warn: Warn) -> Dump:
     """
     path = Path(target)
     if exe is not None and not is_core(path):
-        raise JitunwindError(f"{target} is no core, and needs no --exe")
+        raise JitunwindError(f"{target} is no core, and needs no --exe", "leave --exe away")
     if is_number(target):
         check_process(int(target))
         check_has_jit(int(target))

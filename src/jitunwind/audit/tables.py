@@ -20,7 +20,7 @@ from jitunwind.cpython.dump import Dump, Frames
 from jitunwind.cpython.regions import JitCode
 from jitunwind.dwarf.decode import alone, eh_frame, table_of
 from jitunwind.dwarf.encode import eh_frame as encode
-from jitunwind.errors import MalformedFrames, NotElf, UnreadableMemory
+from jitunwind.errors import JitunwindError, MalformedFrames, NotElf, UnreadableMemory
 from jitunwind.memory import Memory
 from jitunwind.memory.process import dynamic_symbols
 from jitunwind.publishing.described import frames_of
@@ -30,6 +30,7 @@ from jitunwind.rows import Row, Unknown, UnwindTable
 
 MOST_ENTRIES = 1 << 20
 LARGEST_IMAGE = 1 << 28
+_ELF = b"\x7fELF"
 _JITDUMP = re.compile(r"/jit-\d+\.dump$")
 NOTHING_PUBLISHED = Unknown("the process has published nothing for this code")
 NOTHING_IN_FILE = Unknown("the file has nothing for this code")
@@ -222,11 +223,16 @@ def from_file(arch: Architecture, path: Path) -> Given:
 
     NotElf, MalformedFrames; OSError where it cannot be read.
     """
+    data = path.read_bytes()
+    if not data.startswith(_ELF):
+        raise NotElf(f"{path} is no ELF object", "give one whose .eh_frame has the addresses of the process")
     try:
-        sections = sections_in(path.read_bytes())
+        sections = sections_in(data)
         return Given(str(path), sections, decoded(sections, arch), NOTHING_IN_FILE)
-    except ELFError as error:
-        raise NotElf(f"{path}: {error}") from None
+    except JitunwindError:
+        raise
+    except Exception as problem:  # pyelftools meets damaged files with whatever its code runs into
+        raise NotElf(f"{path} is damaged or cut short: {problem or type(problem).__name__}") from None
 
 
 def from_dump(arch: Architecture, dump: Dump) -> Given:

@@ -140,7 +140,8 @@ def as_junit(checked: Checked) -> str:
         case = ElementTree.SubElement(suite, "testcase", classname=each.file, name="is usable")
         ElementTree.SubElement(case, "error", message=each.message)
     ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+    xml: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return xml.decode() + "\n"
 
 
 def _suite(

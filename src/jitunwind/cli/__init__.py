@@ -13,6 +13,9 @@ def main() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
+        from jitunwind.cli import streams
+
+        streams.take()
         from jitunwind.cli.app import run
 
         status = run()

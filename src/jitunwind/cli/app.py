@@ -1,13 +1,17 @@
 """The verbs put together, and how each way to end becomes an exit status."""
 
+import traceback
 from importlib import import_module
 
 import click
+from click.shell_completion import CompletionItem
 
 from jitunwind.cli.bt import bt
 from jitunwind.cli.completion import completion
 from jitunwind.cli.gdb import gdb
 from jitunwind.cli.output import INTERRUPTED, UNUSABLE, print_error
+from jitunwind.cli.usage import in_words, no_such_verb
+from jitunwind.cli.verb import Context, Verb
 from jitunwind.errors import JitunwindError
 
 _LAZY = {name: name for name in ("agent", "audit", "check", "dump", "enable", "explain", "run")} | {
@@ -19,6 +23,8 @@ _LAZY = {name: name for name in ("agent", "audit", "check", "dump", "enable", "e
 class _Verbs(click.Group):
     """The verbs, those of `_LAZY` included."""
 
+    context_class = Context
+
     def list_commands(self, context: click.Context) -> list[str]:
         return sorted([*super().list_commands(context), *_LAZY])
 
@@ -28,9 +34,36 @@ class _Verbs(click.Group):
             return command
         return super().get_command(context, name)
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(UNUSABLE)
+        return super().parse_args(ctx, args)
 
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="jitunwind")
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if not ctx.resilient_parsing and self.get_command(ctx, args[0]) is None:
+            raise no_such_verb(args[0], self.list_commands(ctx), ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Each with its whole summary, wrapped in a narrow terminal."""
+        known = [(name, self.get_command(context, name)) for name in self.list_commands(context)]
+        rows = [(name, _summary(command)) for name, command in known if command is not None]
+        with formatter.section("Verbs"):
+            formatter.write_dl(rows)
+
+
+def _summary(command: click.Command) -> str:
+    """The first sentence of its help."""
+    return " ".join((command.help or "").partition("\n\n")[0].split()).removesuffix(".")
+
+
+@click.group(
+    cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]}, subcommand_metavar="VERB [ARGS]..."
+)
+@click.version_option(None, "-V", "--version", package_name="jitunwind")
 def cli() -> None:
     """Native stacks of Python processes, through JIT code: complete, exact and named.
 
@@ -39,9 +72,33 @@ def cli() -> None:
     """
 
 
+def _verbs(context: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
+    verbs = cli.list_commands(context)
+    return [CompletionItem(verb) for verb in verbs if verb.startswith(typed)]
+
+
+@click.command("help", cls=Verb)
+@click.argument("verb", required=False, metavar="[VERB]", shell_complete=_verbs)
+@click.pass_context
+def print_help(context: click.Context, verb: str | None) -> None:
+    """Show the help of VERB, or of jitunwind.
+
+    Exit status: 0 shown; 2 there is no such verb.
+    """
+    root = context.find_root()
+    if verb is None:
+        click.echo(root.get_help())
+        return
+    command = cli.get_command(root, verb)
+    if command is None:
+        raise no_such_verb(verb, cli.list_commands(root), root)
+    click.echo(command.get_help(Context(command, root, verb)))
+
+
 cli.add_command(bt)
 cli.add_command(gdb)
 cli.add_command(completion)
+cli.add_command(print_help)
 
 
 def run() -> int:
@@ -52,8 +109,19 @@ def run() -> int:
         print_error(str(error), error.hint)
         return UNUSABLE
     except click.ClickException as error:
-        error.show()
+        print_error(*in_words(error))
         return UNUSABLE
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
+    except OSError as error:
+        of = f"{error.filename}: " if error.filename else ""
+        print_error(f"{of}{error.strerror or error}", "jitunwind help VERB says what it needs")
+        return UNUSABLE
+    except Exception as error:
+        traceback.print_exc()
+        print_error(
+            f"jitunwind itself has failed: {type(error).__name__}: {error}",
+            "report it, with the lines above and the output of jitunwind --version",
+        )
+        return UNUSABLE
     return status if isinstance(status, int) else 0

@@ -25,7 +25,9 @@ from jitunwind.audit.steppable import Steppable
 from jitunwind.audit.subject import check_has_jit, dump_of, dump_of_remote
 from jitunwind.audit.tables import Published, Recovered
 from jitunwind.audit.witness import STATIC, STEPPED
+from jitunwind.cli.files import Output, check_stdout_is_free
 from jitunwind.cli.output import ERASE_LINE, FOUND, INTERRUPTED, is_coloured, print_warning, printable
+from jitunwind.cli.verb import Verb, color_option, junit_option, markdown_option, target_argument
 from jitunwind.errors import JitunwindError, NothingToAudit
 from jitunwind.memory.core import is_core
 from jitunwind.memory.live import check_process, is_number
@@ -37,8 +39,8 @@ _FIRST_LINE_SECONDS, _LINE_SECONDS = 3.0, 30.0
 """Off a terminal, where lines stay: when the first line of progress comes, and the time between two."""
 
 
-@click.command(context_settings={"allow_interspersed_args": False})
-@click.argument("target", metavar="PID | COMMAND... | CORE | DUMP", nargs=-1)
+@click.command(cls=Verb, context_settings={"allow_interspersed_args": False})
+@target_argument("PID | COMMAND... | CORE | DUMP", nargs=-1, required=False)
 @click.option(
     "--table",
     "names",
@@ -51,9 +53,10 @@ _FIRST_LINE_SECONDS, _LINE_SECONDS = 3.0, 30.0
     "--reader",
     "readers",
     type=click.Choice(READERS),
+    metavar="READER",
     multiple=True,
     help="Judge the tables also as this program executes them, at every stepped instruction; may be given more than "
-    "once. libgcc and the libunwinds read x86_64 code only.",
+    f"once. READER: {', '.join(READERS)}. libgcc and the libunwinds read x86_64 code only.",
 )
 @click.option(
     "--steps", type=click.IntRange(min=1), metavar="N", help="Step; stop after N judged instructions."
@@ -89,11 +92,18 @@ _FIRST_LINE_SECONDS, _LINE_SECONDS = 3.0, 30.0
 @click.option(
     "--exe", type=click.Path(path_type=Path), metavar="PYTHON", help="The program that left the core."
 )
-@click.option("--max-unknown", type=click.IntRange(min=0), default=0, show_default=True, metavar="N")
+@click.option(
+    "--max-unknown",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="How many unknown verdicts a table may have, and the exit status be 0.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; the program's own output goes to stderr.")
-@click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
-@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
-@click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
+@markdown_option
+@junit_option
+@color_option
 @click.pass_context
 def audit(
     context: click.Context,
@@ -109,8 +119,8 @@ def audit(
     exe: Path | None,
     max_unknown: int,
     as_json: bool,
-    markdown: Path | None,
-    junit: Path | None,
+    markdown: Output | None,
+    junit: Output | None,
     color: str,
 ) -> None:
     """Judge unwind tables at every instruction of JIT code.
@@ -127,6 +137,7 @@ def audit(
     2 the input cannot be used (no CPython with its JIT on, for one), or nothing was judged, --timeout or not;
     130 interrupted, with the report so far.
     """
+    is_taken = check_stdout_is_free(as_json, markdown, junit)
     kind = _kind(target, remote)
     is_stepped = kind is _Kind.COMMAND or (steps is not None) or not (emulate or static)
     _check(kind, target, is_stepped, exe)
@@ -151,17 +162,17 @@ def audit(
             session.look_offline()
         data = session.report(" ".join(target) or str(remote))
     if markdown is not None:
-        markdown.write_text(as_markdown(data))
+        markdown.write(as_markdown(data))
     if junit is not None:
-        junit.write_text(as_junit(data, max_unknown))
+        junit.write(as_junit(data, max_unknown))
     judged = sum(data["witnesses"].values())
     if as_json:
         click.echo(json.dumps(data, indent=2))
-    elif judged:
+    elif judged and not is_taken:
         click.echo(_text(data), color=is_coloured(color, sys.stdout))
-    elif session.is_interrupted:
+    elif session.is_interrupted and not judged and not is_taken:
         click.echo(f"{data['subject']}: {_nothing(session, data)}")
-    if as_json and session.is_interrupted and not judged:
+    if session.is_interrupted and not judged and (as_json or is_taken):
         print_warning(_nothing(session, data))
     for warning in session.warnings:
         print_warning(warning)
@@ -237,7 +248,10 @@ def _take(kind: _Kind, target: Sequence[str], remote: str | None, output: int | 
     try:
         return Tracee.start(target, environment, output)
     except OSError as error:
-        raise JitunwindError(f"{target[0]} cannot be run: {error.strerror}") from None
+        raise JitunwindError(
+            f"{target[0]} cannot be run: {error.strerror}",
+            "name a PID, a program, a core or a dump, behind all options",
+        ) from None
 
 
 def _connected(remote: str, target: Sequence[str]) -> RemoteTracee:

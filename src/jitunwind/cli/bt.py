@@ -1,40 +1,45 @@
 """`jitunwind bt`: the native stacks of a process or a core, JIT frames included."""
 
 import json
+import os
+import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from jitunwind.cli.output import UNUSABLE, is_coloured, print_warning, printable, progress
+from jitunwind.cli import page
+from jitunwind.cli.output import UNUSABLE, is_coloured, print_warning, progress
+from jitunwind.cli.page import Paint
+from jitunwind.cli.verb import Verb, color_option, debug_dir_option, target_argument
 from jitunwind.errors import BadCore, JitunwindError, NoSuchThread, NotPython
 from jitunwind.gdbplugin.backtrace import Report, Wanted, of_core, of_process
+from jitunwind.gdbplugin.debugfiles import what_to_install
 from jitunwind.gdbplugin.launch import find_gdb
 from jitunwind.memory.live import is_number
 
 if TYPE_CHECKING:
     from jitunwind.arch import Architecture
 
-_Paint = Callable[..., str]
-"""Gives a text a style, as `click.style` does."""
-_STYLES: dict[str, dict[str, Any]] = {
-    "jit": {"fg": "green", "bold": True},
-    "shim": {"fg": "green"},
-    "python": {"fg": "cyan"},
-    "native": {"bold": True},
-}
-_JSON_KEYS = ("pid", "core", "python", "threads", "complete", "warnings")
+_JSON_KEYS = (
+    *("pid", "core", "command", "executable", "python", "jit", "signal"),
+    *("threads", "complete", "warnings"),
+)
 
 
-@click.command()
-@click.argument("target", metavar="PID|CORE")
+@click.command(cls=Verb)
+@target_argument("PID|CORE")
 @click.option("--exe", metavar="PYTHON", help="The program that left the core.  [default: as the core says]")
 @click.option("--thread", type=int, metavar="TID", help="Only the thread with this kernel id.")
 @click.option("--python", "python", is_flag=True, help="Interleave the interpreter's pure Python frames.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
+@color_option
+@click.option("--full-paths", is_flag=True, help="Print whole paths, not the names of files alone.")
+@click.option(
+    "--c-lines", is_flag=True, help="Lines of C functions, too: the process may stand still for seconds."
+)
+@debug_dir_option
 @click.option("--gdb", "gdb_path", metavar="GDB", help="The GDB to use.  [default: $JITUNWIND_GDB, or gdb]")
 @click.pass_context
 def bt(
@@ -45,19 +50,22 @@ def bt(
     python: bool,
     as_json: bool,
     color: str,
+    full_paths: bool,
+    c_lines: bool,
+    debug_dirs: tuple[str, ...],
     gdb_path: str | None,
 ) -> None:
-    """Print the whole native stack of every thread of a live process or a core file.
+    """Print the native stacks of a process or a core.
 
-    JIT frames have the name of their Python function, and the line it runs. The process stands still for as
-    long as the last line says, and goes on.
+    Each thread's stack is shown as a whole. JIT frames have the name of their Python function, and the line it
+    runs. The process stands still for as long as the last line says, and goes on.
 
     Exit status: 0 all stacks are whole; 2 the input cannot be used, a stack is not whole, or the process has
-    no JIT code because its JIT is off (its stack is printed all the same).
+    no JIT code because its JIT is off or it is no Python (its stack is printed all the same); 130 interrupted.
     """
     path = find_gdb(gdb_path, _architecture(target))
     with progress(f"reading the stacks of {target}"):
-        report = _read(path, target, exe, Wanted(thread, python, registers=as_json))
+        report = _read(path, target, exe, Wanted(thread, python, as_json, debug_dirs, c_lines))
     stacks = report.stacks
     _check(target, report, thread)
     problem = _problem(stacks)
@@ -65,7 +73,7 @@ def bt(
     if as_json:
         click.echo(json.dumps({key: stacks[key] for key in _JSON_KEYS}, indent=2))
     else:
-        _print(stacks, report, is_coloured(color, sys.stdout))
+        _print(stacks, report, is_coloured(color, sys.stdout), full_paths)
     for warning in stacks["warnings"]:
         print_warning(warning)
     if problem or not stacks["complete"]:
@@ -95,12 +103,10 @@ def _read(gdb: str, target: str, exe: str | None, wanted: Wanted) -> Report:
 
 
 def _check(target: str, report: Report, thread: int | None) -> None:
-    """NotPython, NoSuchThread or JitunwindError, where there is nothing to print."""
+    """NoSuchThread or JitunwindError, where there is nothing to print."""
     stacks = report.stacks
     if not stacks["tids"]:
         raise JitunwindError(f"GDB found no thread in {target}", report.gdb_said.strip().rpartition("\n")[2])
-    if stacks["problem_kind"] == NotPython.__name__:
-        raise NotPython(f"{target} is no CPython: {stacks['problem']}")
     if not stacks["threads"]:
         raise NoSuchThread(
             f"{target} has no thread {thread}", f"one of its own: {', '.join(map(str, stacks['tids']))}"
@@ -109,9 +115,11 @@ def _check(target: str, report: Report, thread: int | None) -> None:
 
 def _problem(stacks: dict[str, Any]) -> str | None:
     """What keeps the answer from being what was asked for, besides a stack that is not whole."""
+    if stacks["problem_kind"] == NotPython.__name__:
+        return f"no CPython here: {stacks['problem']}; these are native frames only"
     if stacks["python"] is None:
         return f"{stacks['problem']}: JIT frames, if there are any, are neither unwound nor named"
-    if stacks["jit_on"] is False and not stacks["jit_code"]:
+    if stacks["jit"] is False and not stacks["jit_code"]:
         return "no JIT code here: this Python's JIT is off (PYTHON_JIT=1 turns it on), or it has none"
     return None
 
@@ -127,32 +135,27 @@ def _notes(stacks: dict[str, Any], report: Report) -> list[str]:
 _MISMATCH = "core file may not match"
 
 
-def _print(stacks: dict[str, Any], report: Report, coloured: bool) -> None:
-    paint: _Paint = click.style if coloured else _plain
-    python = f"CPython {stacks['python']}" if stacks["python"] else "no known CPython"
-    where = f"core {stacks['core']}" if stacks["core"] else f"process {stacks['pid']}"
-    lines = [paint(f"{where}, {python}", dim=True)]
-    for thread in stacks["threads"]:
-        lines += ["", f"Thread {paint(str(thread['tid']), bold=True)} ({printable(thread['name'])})"]
-        width = len(str(len(thread["frames"])))
-        lines += [_line(frame, width, paint) for frame in thread["frames"]]
+def _print(stacks: dict[str, Any], report: Report, coloured: bool, full_paths: bool) -> None:
+    paint: Paint = click.style if coloured else _plain
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    form = page.Form(paint, width, full_paths)
+    lines = [*page.lines(stacks, form), ""]
+    lines += [paint(line, dim=True) for line in page.wrapped(_missing_names(stacks), form)]
     whole = "all stacks are whole" if stacks["complete"] else "NOT every stack is whole"
     stood = f"; the process stood still for {report.stopped_seconds:.3f} s" if not stacks["core"] else ""
     style: dict[str, Any] = {"dim": True} if stacks["complete"] else {"fg": "red", "bold": True}
-    lines += ["", paint(f"{whole}{stood}", **style)]
-    click.echo("\n".join(lines), color=coloured)
+    click.echo("\n".join([*lines, paint(f"{whole}{stood}", **style)]), color=coloured)
 
 
 def _plain(text: str, **style: Any) -> str:
     return text
 
 
-def _line(frame: dict[str, Any], width: int, paint: _Paint) -> str:
-    kind = frame["kind"]
-    address = " " * 18 if kind == "python" else f"{int(frame['pc'], 16):#018x}"
-    text = paint(f"#{frame['index']:<{width}} {address} ", dim=True)
-    text += paint(f"{kind:<7}{printable(frame['name'])}", **_STYLES[kind])
-    if frame["file"] is not None:
-        style: dict[str, Any] = {"dim": True} if kind == "native" else {"fg": "yellow"}
-        text += paint(f" at {printable(frame['file'])}:{frame['line']}", **style)
-    return text
+def _missing_names(stacks: dict[str, Any]) -> str:
+    """What brings the names of the interpreter's functions, where frames have none; else empty."""
+    if stacks["problem_kind"] == NotPython.__name__:
+        return ""
+    for path in stacks["nameless"]:
+        if path == stacks["executable"] or os.path.basename(path).startswith("libpython"):
+            return f"names of C functions: {what_to_install(path)}, or --debug-dir DIR"
+    return ""

@@ -16,6 +16,7 @@ from jitunwind.check.functions import Program, Report
 from jitunwind.check.report import Checked, Unusable, as_data, as_junit, as_markdown, per_second
 from jitunwind.check.reserved import UNPROVEN, Stencils, violations
 from jitunwind.check.workers import TookTooLong, time_limit
+from jitunwind.cli.files import Output, check_stdout_is_free
 from jitunwind.cli.output import (
     ERASE_LINE,
     FOUND,
@@ -26,6 +27,7 @@ from jitunwind.cli.output import (
     print_warning,
     printable,
 )
+from jitunwind.cli.verb import Verb, color_option, junit_option, markdown_option
 from jitunwind.errors import JitunwindError
 from jitunwind.wording import counted
 
@@ -38,7 +40,7 @@ _BAR = 20
 _REDRAW_SECONDS = 0.1
 
 
-@click.command()
+@click.command(cls=Verb)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--frame-pointer-reserved",
@@ -57,9 +59,9 @@ _REDRAW_SECONDS = 0.1
     help="Examples shown of each class of disagreement, per file.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--markdown", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
-@click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
-@click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
+@markdown_option
+@junit_option
+@color_option
 @click.pass_context
 def check(
     context: click.Context,
@@ -68,11 +70,11 @@ def check(
     jobs: int | None,
     examples: int,
     as_json: bool,
-    markdown: Path | None,
-    junit: Path | None,
+    markdown: Output | None,
+    junit: Output | None,
     color: str,
 ) -> None:
-    """Check every unwind table of ELF files against what their code does.
+    """Check the unwind tables of ELF files against their code.
 
     FILE is an x86_64 or AArch64 executable, shared library or relocatable object. At every instruction, what
     .eh_frame says of the caller (CFA, return address, each callee-saved register) is compared with what follows
@@ -81,6 +83,7 @@ def check(
     Exit status: 0 nothing is wrong; 1 a table is wrong; 2 a file cannot be used (the others are checked all the
     same); 130 interrupted, with the report so far.
     """
+    is_taken = check_stdout_is_free(as_json, markdown, junit)
     checked = Checked()
     began = time.monotonic()
     bar = _Bar(len(files))
@@ -104,12 +107,12 @@ def check(
     done = {*(result.file for result in checked.results), *(each.file for each in checked.unusable)}
     checked.not_begun = [str(path) for path in files if str(path) not in done]
     if markdown is not None:
-        markdown.write_text(as_markdown(checked.results))
+        markdown.write(as_markdown(checked.results))
     if junit is not None:
-        junit.write_text(as_junit(checked))
+        junit.write(as_junit(checked))
     if as_json:
         click.echo(json.dumps(as_data(checked), indent=2))
-    elif checked.results:
+    elif checked.results and not is_taken:
         click.echo(_text(checked), color=is_coloured(color, sys.stdout))
     for unusable in checked.unusable:
         print_error(unusable.message, unusable.hint)

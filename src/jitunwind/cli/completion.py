@@ -3,8 +3,10 @@
 import click
 from click.shell_completion import get_completion_class
 
+from jitunwind.cli.verb import Verb
 
-@click.command()
+
+@click.command(cls=Verb)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
@@ -14,6 +16,8 @@ def completion(context: click.Context, shell: str) -> None:
     bash: eval "$(jitunwind completion bash)"            in ~/.bashrc
     zsh:  eval "$(jitunwind completion zsh)"             in ~/.zshrc
     fish: jitunwind completion fish | source             in config.fish
+
+    Exit status: 0 printed; 2 the shell is not known.
     """
     kind = get_completion_class(shell)
     if kind is None:

@@ -7,6 +7,7 @@ import click
 
 from jitunwind.agent import built
 from jitunwind.cli.output import UNUSABLE, print_warning, progress
+from jitunwind.cli.verb import Verb, target_argument
 from jitunwind.startup.attach import disable_in, enable_in
 from jitunwind.wording import counted
 
@@ -28,23 +29,25 @@ def _asking(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="SECONDS",
             help="How long to wait until the process can do it.",
         ),
-        click.argument("pid", type=int),
+        target_argument("PID"),
     ):
         command = option(command)
     return command
 
 
-@click.command()
+@click.command(cls=Verb)
 @_asking
 @click.pass_context
-def enable(context: click.Context, pid: int, timeout: float, python: str | None) -> None:
-    """Have a process of CPython 3.14 or later publish its JIT code from now on.
+def enable(context: click.Context, target: str, timeout: float, python: str | None) -> None:
+    """Have a running Python publish its JIT code from now on.
 
-    It executes jitunwind.enable(), in a thread of its own. The process needs nothing installed. It is asked by way
-    of sys.remote_exec, and does it when its main thread executes Python code next. `jitunwind disable PID` ends it.
+    It is a process of CPython 3.14 or later. It executes jitunwind.enable(), in a thread of its own. It needs nothing
+    installed. It is asked by way of sys.remote_exec, and does it when its main thread executes Python code next.
+    `jitunwind disable PID` ends it.
 
     Exit status: 0 it publishes; 2 it cannot, or has not begun in time, or its JIT is off.
     """
+    pid = int(target)
     built.check()
     with progress(f"waiting for process {pid}"):
         answer = enable_in(pid, python, timeout)
@@ -60,17 +63,17 @@ def enable(context: click.Context, pid: int, timeout: float, python: str | None)
     click.echo(f"next: gdb -p {pid}, and bt there; jitunwind disable {pid} ends it")
 
 
-@click.command()
+@click.command(cls=Verb)
 @_asking
-@click.pass_context
-def disable(context: click.Context, pid: int, timeout: float, python: str | None) -> None:
-    """Have a process publish its JIT code no more.
+def disable(target: str, timeout: float, python: str | None) -> None:
+    """Have a running Python publish its JIT code no more.
 
     It executes jitunwind.disable(), which withdraws what `jitunwind enable`, `jitunwind run` or JITUNWIND=1 has had it
     publish. What CPython 3.15 itself had registered does not come back. It is asked as by `jitunwind enable`.
 
     Exit status: 0 it does not publish; 2 it could not be asked, or has not answered in time.
     """
+    pid = int(target)
     with progress(f"waiting for process {pid}"):
         answer = disable_in(pid, python, timeout)
     if answer.already:

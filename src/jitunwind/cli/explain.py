@@ -12,13 +12,14 @@ import click
 
 from jitunwind.arch import Architecture
 from jitunwind.audit.tables import Published, Tables, from_dump, from_file
+from jitunwind.cli.files import Output, OutputFile
 from jitunwind.cli.output import is_coloured, print_warning, printable, progress
+from jitunwind.cli.verb import Verb, color_option, target_argument
 from jitunwind.cpython.dump import load
 from jitunwind.cpython.layout import Layout, read_layout
 from jitunwind.cpython.regions import Regions
 from jitunwind.errors import (
     BadCore,
-    JitunwindError,
     NoSuchProcess,
     NoSuchRegion,
     NothingToExplain,
@@ -40,8 +41,8 @@ _TRIES = 3
 """How often a process is read anew that compiles or frees code meanwhile."""
 
 
-@click.command()
-@click.argument("target", metavar="PID|CORE|DUMP")
+@click.command(cls=Verb, prints=False)
+@target_argument("PID|CORE|DUMP")
 @click.option("--exe", metavar="PYTHON", help="The program that left the core.  [default: as the core says]")
 @click.option(
     "--region", metavar="N", help="Only this one: its number, an address (0x…) in it, or part of its name."
@@ -57,22 +58,22 @@ _TRIES = 3
 @click.option(
     "-o",
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     metavar="FILE",
-    help="Write an HTML page.",
+    help="Write an HTML page; -: to stdout.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--color", type=click.Choice(["auto", "always", "never"]), default="auto", show_default=True)
+@color_option
 def explain(
     target: str,
     exe: str | None,
     region: str | None,
     names: tuple[str, ...],
-    output: Path | None,
+    output: Output | None,
     as_json: bool,
     color: str,
 ) -> None:
-    """Show JIT code: Python source, micro-ops and machine code, with the unwind rows of each instruction.
+    """Show JIT code: source, micro-ops, machine code, unwind rows.
 
     Where another table says something else than the recovered one, it is shown in red. A live process is read
     while it runs. Of a DUMP (jitunwind dump), which has no more, the machine code is shown. Without --region, the
@@ -82,6 +83,8 @@ def explain(
     jitunwind explain PID
     jitunwind explain PID --region weigh
     jitunwind explain PID -o report.html
+
+    Exit status: 0 shown, whether tables differ or not; 2 the input cannot be used, or has no JIT code.
     """
     begin = time.monotonic()
     names = names or (Published.name,)
@@ -105,10 +108,7 @@ def explain(
         click.echo("\n".join(_text(subject, python, found, region)), color=is_coloured(color, sys.stdout))
     if output is not None:
         html = page(subject, python, found.summary, found.explained, found.warnings)
-        try:
-            output.write_text(html, encoding="utf-8")
-        except OSError as error:
-            raise JitunwindError(f"{output} cannot be written: {error.strerror}") from None
+        output.write(html)
         regions = found.summary.regions
         said = f"{output}: {regions} region{'' if regions == 1 else 's'}, {len(html.encode()) / 1e6:.1f} MB, "
         click.echo(f"{said}{time.monotonic() - begin:.1f} s", err=True)

@@ -3,11 +3,13 @@
 import os
 import signal
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from jitunwind.cli import INHERITED_SIGCHLD
+from jitunwind.cli.usage import alike, no_such_option
+from jitunwind.cli.verb import Verb
 
 
 def become(path: str, arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> NoReturn:
@@ -16,9 +18,16 @@ def become(path: str, arguments: Sequence[str], environment: Mapping[str, str] =
     os.execve(path, [path, *arguments], environment)
 
 
-class HandsOn(click.Command):
+class HandsOn(Verb):
     """A command whose own options come first; the first other argument and all behind it are handed on as they
-    are, but for a `--` that ends its own. Its options are all of one word, or of two (`--gdb GDB`)."""
+    are, except a `--` that ends its own. Its options are all of one word, or of two (`--gdb GDB`).
+
+    Of the program's own long options it has to be told (`theirs`) to recognise its own when they are mistyped.
+    """
+
+    def __init__(self, *arguments: Any, theirs: Sequence[str] | None = None, **options: Any) -> None:
+        super().__init__(*arguments, prints=False, **options)
+        self._theirs = theirs
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         options = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]
@@ -33,5 +42,11 @@ class HandsOn(click.Command):
                 own += 2
             else:
                 break
-        rest = args[own + 1 :] if args[own : own + 1] == ["--"] else args[own:]
+        rest = args[own:]
+        if rest[:1] == ["--"]:
+            rest = rest[1:]
+        elif rest and self._theirs is not None:
+            name = rest[0].partition("=")[0]
+            if name.startswith("--") and name not in self._theirs and alike(name, flags | with_value):
+                raise no_such_option(name, ctx)
         return super().parse_args(ctx, [*args[:own], "--", *rest])

@@ -52,10 +52,14 @@ def print_error(message: str, hint: str = "") -> None:
         _say("  try", None, hint)
 
 
+def print_note(message: str) -> None:
+    _say("note", None, message)
+
+
 def print_warning(message: str) -> None:
     _say("warning", "yellow", message)
 
 
 def _say(what: str, colour: str | None, message: str) -> None:
     label = click.style(f"{what}:", fg=colour, bold=True)
-    click.echo(f"{label} {message}", err=True, color=is_coloured("auto", sys.stderr))
+    click.echo(f"{label} {printable(message)}", err=True, color=is_coloured("auto", sys.stderr))

@@ -2,28 +2,38 @@
 
 import os
 import shutil
-import sys
 
 import click
 from click.shell_completion import CompletionItem
 
 from jitunwind.agent import built
 from jitunwind.cli.handing_on import HandsOn, become
+from jitunwind.cli.output import print_note
 from jitunwind.errors import CannotStart
 from jitunwind.startup.launch import check_arguments, environment
+from jitunwind.startup.pythons import ask, find
 
-_OLDEST = (3, 14)
+_PYTHONS_OWN = (
+    "--check-hash-based-pycs",
+    "--help",
+    "--help-all",
+    "--help-env",
+    "--help-xoptions",
+    "--version",
+)
+"""Python's long options (Using/cmdline, CPython 3.15)."""
 
 
 def _files(context: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
     return [CompletionItem(typed, type="file")]
 
 
-@click.command(cls=HandsOn, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=HandsOn, theirs=_PYTHONS_OWN)
 @click.option(
     "--python",
     metavar="PYTHON",
-    help="The Python to run.  [default: the one that jitunwind runs in]",
+    help="The Python to run.  [default: the first with a JIT of these: the one of the script's first line, python3 on "
+    "PATH, the one that jitunwind runs in, the newest python3.N on PATH]",
     shell_complete=_files,
 )
 @click.argument(
@@ -34,7 +44,7 @@ def _files(context: click.Context, parameter: click.Parameter, typed: str) -> li
     shell_complete=_files,
 )
 def run(python: str | None, arguments: tuple[str, ...]) -> None:
-    """Run a Python program, and publish its JIT code from the beginning on.
+    """Run a Python program that publishes its JIT code.
 
     Everything is as if PYTHON had been called with these arguments, its own options included (but for -E, -I and
     -S). PYTHON needs nothing installed. Its JIT is switched on, unless PYTHON_JIT is set. Children publish too,
@@ -45,26 +55,27 @@ def run(python: str | None, arguments: tuple[str, ...]) -> None:
     jitunwind run --python python3.14 -m module
     jitunwind run -X importtime -c "print(1)"
 
-    The exit status is the program's; 2, where it cannot be started.
+    Exit status: the program's own; 2 it cannot be started.
     """
     check_arguments(arguments)
     built.check()
-    path = _python(python)
+    if python is not None:
+        path = _named(python)
+    else:
+        found = find(arguments)
+        path = found.path
+        print_note(f"runs in {path} (CPython {found.version_text}, {found.found}); --python names another")
     try:
         become(path, arguments, environment(os.environ))
     except OSError as error:
         raise CannotStart(f"{path} cannot be run: {error.strerror}") from None
 
 
-def _python(named: str | None) -> str:
-    if named is None:
-        if sys.version_info[:2] < _OLDEST:
-            raise CannotStart(
-                f"jitunwind runs in Python {sys.version_info[0]}.{sys.version_info[1]}, which has no JIT",
-                "name a Python that has one: jitunwind run --python python3.14 ...",
-            )
-        return sys.executable
-    found = shutil.which(named)
+def _named(python: str) -> str:
+    found = shutil.which(python)
     if found is None:
-        raise CannotStart(f"--python {named}: that is no program that can be run")
-    return found
+        raise CannotStart(
+            f"--python {python}: that is no program that can be run",
+            "name an interpreter: a path, or a name on PATH such as python3.14",
+        )
+    return ask(found).path

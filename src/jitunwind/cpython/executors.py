@@ -6,7 +6,7 @@ machine code, the mappings say (`regions`), since a list can be empty while its 
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from jitunwind.cpython.layout import EXIT_EXECUTOR, EXIT_SIZE, ExecutorLayout, Layout
@@ -172,19 +172,19 @@ def _add(memory: Memory, objects: Objects, of: ExecutorLayout, address: int, fou
 
 
 class Exits:
-    """The side exits of an executor, `begin` bytes behind the start of its `data`."""
+    """The side exits of an executor, as they lie in memory."""
 
-    def __init__(self, data: bytes, begin: int) -> None:
-        self._data, self._begin = data, begin
+    def __init__(self, data: bytes) -> None:
+        self._words = data
 
-    def may_lead_to(self, address: int) -> bool:
-        """False: none leads to the executor at that address. This is quick."""
-        return self._data.find(address.to_bytes(WORD, "little"), self._begin) >= 0
+    def may_lead_to(self, addresses: Iterable[bytes]) -> bool:
+        """False: none leads to an executor at one of these addresses, each a little-endian word. This is quick."""
+        return any(address in self._words for address in addresses)
 
     @property
     def targets(self) -> list[int]:
         """The addresses of the executors that they lead to."""
-        words = struct.unpack(f"<{(len(self._data) - self._begin) // WORD}Q", self._data[self._begin :])
+        words = struct.unpack(f"<{len(self._words) // WORD}Q", self._words)
         return [target for target in words[EXIT_EXECUTOR // WORD :: EXIT_SIZE // WORD] if target]
 
 
@@ -194,7 +194,7 @@ def exits_of(memory: Memory, layout: ExecutorLayout, executor: Executor) -> Exit
         data = memory.checked_read(executor.address, layout.exits + executor.exit_count * EXIT_SIZE)
     except UnreadableMemory:
         return None
-    return Exits(data, layout.exits) if _word(data, layout.jit_code)[0] == executor.jit_code else None
+    return Exits(data[layout.exits :]) if _word(data, layout.jit_code)[0] == executor.jit_code else None
 
 
 def code_by_executor(

@@ -19,6 +19,9 @@ _TAGS = 3
 """The low bits of a _PyStackRef that are no address."""
 MOST_FRAMES = 1 << 20
 MOST_THREADS = 1 << 16
+MOST_INLINED = 32
+"""Frames above one that are looked at for the one into whose trace it is inlined. 3.15 inlines 16 calls into a trace
+(MAX_ABSTRACT_FRAME_DEPTH, Include/internal/pycore_optimizer.h), 3.14 fewer."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,39 @@ def frame_at(memory: Memory, layout: Layout, objects: Objects, address: int) -> 
     except UnreadableMemory:
         return None
     return PythonFrame(address, code, instruction) if code is not None else None
+
+
+def nearest(memory: Memory, layout: Layout, objects: Objects, address: int) -> list[CodeObject]:
+    """What the frame at `address` and its nearest callers run, innermost first, as far as one run of the interpreter
+    loop holds them."""
+    stretch = next(_chain(memory, layout, objects, address, MOST_INLINED), Stretch())
+    return [frame.code for frame in stretch.frames]
+
+
+def gil_holders(memory: Memory, layout: Layout) -> set[int] | None:
+    """The kernel ids of the threads that hold the GIL of their interpreter; None where that cannot be read.
+
+    A GIL says whether it is locked, and who has taken it last (struct _gil_runtime_state, CPython
+    Include/internal/pycore_gil.h).
+    """
+    offsets = layout.offsets
+    own = offsets["interpreter_state.gil_runtime_state"]
+    locked = offsets["interpreter_state.gil_runtime_state_locked"] - own
+    holder = offsets["interpreter_state.gil_runtime_state_holder"] - own
+    found = set()
+    try:
+        for interpreter in interpreters(memory, layout):
+            gil = memory.word(interpreter + offsets["interpreter_state.ceval_gil"])
+            is_locked = gil and memory.checked_read(gil + locked, 4) == _LOCKED
+            state = memory.word(gil + holder) if is_locked else 0
+            if state:
+                found.add(memory.word(state + offsets["thread_state.native_thread_id"]))
+    except UnreadableMemory:
+        return None
+    return found
+
+
+_LOCKED = b"\1\0\0\0"
 
 
 def stretches(memory: Memory, layout: Layout, objects: Objects, thread_id: int) -> list[Stretch]:
@@ -105,10 +141,12 @@ def _thread_states(memory: Memory, layout: Layout) -> Iterator[int]:
             state = memory.word(state + layout.offsets["thread_state.next"])
 
 
-def _chain(memory: Memory, layout: Layout, objects: Objects, address: int) -> Iterator[Stretch]:
+def _chain(
+    memory: Memory, layout: Layout, objects: Objects, address: int, most: int = MOST_FRAMES
+) -> Iterator[Stretch]:
     offsets = layout.offsets
     stretch, seen = Stretch(), set[int]()
-    while address and address not in seen and len(seen) < MOST_FRAMES:
+    while address and address not in seen and len(seen) < most:
         seen.add(address)
         try:
             owner = memory.checked_read(address + offsets["interpreter_frame.owner"], 1)[0]

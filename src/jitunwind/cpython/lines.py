@@ -5,7 +5,7 @@ it from the bytecode's offset instead. Both are found in the bytes (`stencils`);
 next one.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from jitunwind.cpython.objects import CodeObject, Objects
 from jitunwind.cpython.stencils import Store
@@ -19,20 +19,44 @@ def line_rows(stores: Iterable[Store], objects: Objects, owner: CodeObject | Non
     `owner`: the code object that the executor was made for.
     """
     rows: list[Line] = []
+    last = None
+    for offset, code, line in _places(stores, objects, owner):
+        if line != last or code.filename != rows[-1].filename:
+            rows.append(Line(offset, code.filename, line))
+            last = line
+    if rows:
+        rows[0] = rows[0]._replace(offset=0)
+    return rows
+
+
+def place_at(
+    stores: Iterable[Store], objects: Objects, owner: CodeObject | None, offset: int
+) -> tuple[CodeObject, int] | None:
+    """The code object that runs at `offset`, and its line there, as `line_rows` has it; None where neither is known."""
+    found = None
+    for begin, code, line in _places(stores, objects, owner):
+        if found is not None and begin > offset:
+            break
+        found = code, line
+    return found
+
+
+def _places(
+    stores: Iterable[Store], objects: Objects, owner: CodeObject | None
+) -> Iterator[tuple[int, CodeObject, int]]:
+    """From which offset on which code object runs, and which of its lines."""
     current = owner
     for offset, address, within in stores:
         if address is not None:
-            current = objects.code_of_instruction(address) or current
+            if current is None or not current.holds(address):  # nearly always it does
+                current = objects.code_of_instruction(address) or current
         elif owner is not None and within < owner.bytecode_size:
             current = owner
         if current is None:
             continue
         line = current.line_at(address if address is not None else current.bytecode + within)
-        if line is not None and (not rows or rows[-1][1:] != (current.filename, line)):
-            rows.append(Line(offset, current.filename, line))
-    if rows:
-        rows[0] = rows[0]._replace(offset=0)
-    return rows
+        if line is not None:
+            yield offset, current, line
 
 
 def first_code(stores: Iterable[Store], objects: Objects) -> CodeObject | None:

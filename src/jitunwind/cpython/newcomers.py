@@ -15,6 +15,7 @@ from jitunwind.cpython.layout import Layout
 from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.errors import UnreadableMemory
 from jitunwind.memory import Mapping, Memory
+from jitunwind.rows import WORD
 
 MOST_PARENTS = 1 << 12
 """Executors, the last that have come, among which that is looked for which a side trace continues."""
@@ -87,12 +88,13 @@ class Newcomers(Regions):
         """Those of `children` that an exit of one of `parents` leads to, with its code object; the last are asked
         first."""
         found: dict[int, int] = {}
+        words = [child.to_bytes(WORD, "little") for child in children]
         for parent in reversed(parents):
             if len(found) == len(children):
                 break
             exits = exits_of(self.memory, self.layout.executor, parent)
             if exits is None:
                 del self._parents[parent.address]
-            elif any(map(exits.may_lead_to, children)):
+            elif exits.may_lead_to(words):
                 found.update(dict.fromkeys(children.intersection(exits.targets), parent.code))
         return found

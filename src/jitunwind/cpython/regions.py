@@ -23,7 +23,7 @@ from jitunwind.cpython.executors import (
     read_executor,
 )
 from jitunwind.cpython.layout import Layout
-from jitunwind.cpython.lines import first_code, line_rows
+from jitunwind.cpython.lines import first_code, line_rows, place_at
 from jitunwind.cpython.objects import CodeObject, Objects
 from jitunwind.cpython.stencils import Store
 from jitunwind.errors import UnreadableMemory
@@ -324,12 +324,17 @@ class Regions:
             self._lines[jit_code.start] = line_rows(self._stores(jit_code), self.objects, owner)
         return self._lines[jit_code.start]
 
+    def place(self, jit_code: JitCode, address: int) -> tuple[CodeObject, int] | None:
+        """The code object that runs at that address of an executor's machine code, and its line there."""
+        owner, at = self.code_object(jit_code), address - jit_code.start
+        return place_at(self._stores(jit_code), self.objects, owner, at)
+
     def lines_of_part(self, jit_code: JitCode, part: Region) -> list[Line]:
         """The Python lines of one of its `parts`, from the part's own start; a shim has none."""
         if part.kind is RegionKind.SHIM:
             return []
         first = part.start - jit_code.start
-        return [row._replace(offset=max(row.offset - first, 0)) for row in self.lines(jit_code)]
+        return [Line(max(offset - first, 0), path, line) for offset, path, line in self.lines(jit_code)]
 
     def parts(self, jit_code: JitCode) -> list[Region]:
         """The executor's code as regions: its shim, where it has one of its own, and its body."""

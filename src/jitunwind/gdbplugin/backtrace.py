@@ -1,6 +1,7 @@
 """Stacks from outside GDB: have a GDB attach (or open a core), and take the report that `stack` makes there.
 
-Runs in the user's Python; what it calls through GDB is `gdbplugin.stack`.
+Runs in the user's Python; what it calls through GDB is `gdbplugin.stack`, which gives JSON. What is said elsewhere, by
+the kernel, the core and debug files, is added here: before the process is stopped, and after it has gone on.
 """
 
 import contextlib
@@ -9,15 +10,28 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jitunwind.errors import GdbFailed, NoSuchProcess, NotPermitted
+from jitunwind.gdbplugin import debugfiles
 from jitunwind.gdbplugin.guardian import Guarded
 from jitunwind.gdbplugin.launch import STACK, load_line, why_unfit
-from jitunwind.memory.live import check_process, is_alive, is_stopped_by_tracer
+from jitunwind.memory.live import (
+    check_process,
+    command_line,
+    executable,
+    executable_here,
+    is_alive,
+    is_stopped_by_tracer,
+    thread_states,
+)
 from jitunwind.memory.stopping import Standing, check_can_stop
+
+if TYPE_CHECKING:
+    from jitunwind.memory.core import Signal
 
 _QUIET = (
     "set auto-load no",
@@ -38,11 +52,18 @@ class Wanted(NamedTuple):
     thread: int | None = None
     python: bool = False
     registers: bool = False
+    debug_dirs: Sequence[str] = ()
+    """Where to look for debug files, before the usual places."""
+    c_lines: bool = False
+    """The lines of C functions, too, and what the compiler has inlined: GDB then reads all that debug files say, partly
+    while the process stands still: seconds, where it is 0.05 s else."""
 
 
 class Report(NamedTuple):
-    """`stacks` is what `gdbplugin.stack.report` gives; `stopped_seconds` how long the process stood still (0
-    for a core); `gdb_said` GDB's own words, for when something is missing."""
+    """`stacks` is what `gdbplugin.stack.report` gives, with `command`, `executable` and `signal`, and each thread's
+    `state`, as `bt --json` has them, and `nameless`: the files of frames that no symbol was found for.
+    `stopped_seconds` is how long the process stood still (0 for a core); `gdb_said` are GDB's own words, for
+    when something is missing."""
 
     stacks: dict[str, Any]
     stopped_seconds: float
@@ -56,24 +77,76 @@ def of_process(gdb: str, pid: int, wanted: Wanted) -> Report:
     """
     check_process(pid)
     check_can_stop(pid)
+    own = executable_here(pid)
+    arguments = [own] if own else []  # GDB reads its symbols before it stops the process
+    known = {"command": command_line(pid), "executable": executable(pid), "signal": None}
+    states = thread_states(pid)
     with contextlib.closing(Standing(pid)) as target:
-        answer = _run(gdb, ["-p", str(pid)], wanted, target)
+        answer = _run(gdb, [*arguments, "-p", str(pid)], wanted, arguments, target)
     if (answer.stacks is None or not answer.stacks["complete"]) and not is_alive(pid):
         raise NoSuchProcess(f"process {pid} has ended while its stacks were being read")
     if answer.stacks is None and "Operation not permitted" in answer.said:
         raise NotPermitted(f"process {pid} may not be traced: GDB says: Operation not permitted")
-    return Report(answer.checked(gdb), answer.stopped_seconds, answer.said)
+    stacks = answer.checked(gdb) | known
+    for thread in stacks["threads"]:
+        thread["state"] = states.get(thread["tid"])
+    _name_functions(stacks, wanted, arguments, lambda path: Path(f"/proc/{pid}/root{path}"))
+    return Report(stacks, answer.stopped_seconds, answer.said)
 
 
 def of_core(gdb: str, core: Path, program: str | None, wanted: Wanted) -> Report:
     """The stacks in a core file, left by `program` (None: what the core itself says). BadCore, GdbFailed."""
-    from jitunwind.memory.core import check_core, program_here  # with a process `bt` starts faster without it
+    from jitunwind.memory import core as cores  # with a process `bt` starts faster without it
 
-    check_core(core)
-    exe = program_here(core, program)
-    arguments = ["-c", str(core)] if exe is None else [str(exe), "-c", str(core)]
-    answer = _run(gdb, arguments, wanted)
-    return Report(answer.checked(gdb), 0.0, answer.said)
+    cores.check_core(core)
+    exe = cores.program_here(core, program)
+    programs = [] if exe is None else [str(exe)]
+    answer = _run(gdb, [*programs, "-c", str(core)], wanted, programs)
+    known = {
+        "command": cores.arguments_of(core),
+        "executable": programs[0] if programs else None,
+        "signal": _as_data(cores.signal_of(core)),
+    }
+    stacks = answer.checked(gdb) | known
+    own = cores.program_of(core).path
+    _name_functions(stacks, wanted, programs, lambda path: Path(programs[0] if path == own else path))
+    return Report(stacks, 0.0, answer.said)
+
+
+def _name_functions(
+    stacks: dict[str, Any], wanted: Wanted, programs: Sequence[str], here: Callable[[str], Path]
+) -> None:
+    """Name the functions without a symbol by debug files, which GDB has not read: that takes it a second and more, in
+    which the process would stand still. `here` says where a file of the process is on this machine."""
+    from jitunwind.elf.names import FunctionNames  # `bt` starts faster without it
+
+    folders = debugfiles.debug_folders(wanted.debug_dirs, programs)
+    folders += stacks["debug_folders"].split(os.pathsep)
+    files: dict[str, FunctionNames] = {}
+    nameless = set()
+    for frame in (frame for thread in stacks["threads"] for frame in thread["frames"]):
+        place = frame.pop("unnamed", None)
+        if place is not None:
+            path, offset = place
+            if path not in files:
+                files[path] = FunctionNames(here(path), [Path(folder) for folder in folders if folder])
+            name = files[path].at(offset)
+            if name is not None:
+                frame["name"] = name
+            else:
+                nameless.add(path)
+    stacks["nameless"] = sorted(nameless)
+
+
+def _as_data(got: "Signal | None") -> dict[str, Any] | None:
+    if got is None:
+        return None
+    try:
+        name = signal.Signals(got.number).name
+    except ValueError:
+        name = str(got.number)
+    address = None if got.address is None else f"{got.address:#x}"
+    return {**got._asdict(), "name": name, "address": address}
 
 
 class _Answer(NamedTuple):
@@ -95,14 +168,22 @@ class _Answer(NamedTuple):
         raise GdbFailed(f"{gdb} ended without an answer: {self.complaint}")
 
 
-def _run(gdb: str, arguments: list[str], wanted: Wanted, target: Standing | None = None) -> _Answer:
-    """`target`: the process that GDB attaches to; it goes on afterwards."""
+def _run(
+    gdb: str, arguments: list[str], wanted: Wanted, programs: Sequence[str], target: Standing | None = None
+) -> _Answer:
+    """`programs`: those whose debug files are wanted. `target`: the process that GDB attaches to; it goes on
+    afterwards."""
     with _Channel() as answer, _Channel() as stdout, _Channel() as stderr:
         report = (
             "python import json; from jitunwind.gdbplugin import stack; "
-            f"open({answer.descriptor}, 'w').write(json.dumps(stack.report{tuple(wanted)!r}))"
+            f"report = stack.report{(wanted.thread, wanted.python, wanted.registers)!r}; "
+            "report['debug_folders'] = own_debug_folders; "
+            f"open({answer.descriptor}, 'w').write(json.dumps(report))"
         )
-        early = [part for line in (*_QUIET, load_line(STACK)) for part in ("-iex", line)]
+        settings = [*_QUIET, debugfiles.ASK, debugfiles.WITHOUT, load_line(STACK)]
+        if wanted.c_lines:
+            settings[-2] = debugfiles.setting(debugfiles.debug_folders(wanted.debug_dirs, programs))
+        early = [part for line in settings for part in ("-iex", line)]
         command = [gdb, "-nx", "-batch", *early, *arguments, "-ex", report]
         targets = [] if target is None else [target]
         channels = stdout.descriptor, stderr.descriptor, [answer.descriptor]

@@ -1,13 +1,14 @@
 """Which decoder recovery uses inside GDB: the architecture's own where GDB's Python can import what it needs
 (x86_64's is iced-x86), else GDB itself."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from functools import cache
 
 import gdb
 
 from jitunwind.arch import Architecture
-from jitunwind.arch.effects import Decoder
+from jitunwind.arch.effects import Decoded, Decoder
 from jitunwind.arch.known import ARCHITECTURES, decoder, module
 
 _NEEDS = {"x86_64": "iced-x86"}
@@ -23,10 +24,15 @@ def name_of_decoder(arch: Architecture) -> str:
 def decoder_of(arch: Architecture, start: int) -> Decoder:
     """A decoder of the machine code that lies at address `start`."""
     own = _own(arch.name)
-    if own is not None:
-        return own
-    # Needed here only: GDB starts faster without it.
-    decode: Decoder = module(arch, "text").text_decoder(disassembler(start), start)
+
+    def decode(code: bytes, offset: int, followed: Collection[int]) -> Decoded:
+        if own is not None:
+            with suppress(ImportError):  # what it needs may be there, but not for this Python
+                return own(code, offset, followed)
+        # Needed here only: GDB starts faster without it.
+        by_text: Decoder = module(arch, "text").text_decoder(disassembler(start), start)
+        return by_text(code, offset, followed)
+
     return decode
 
 

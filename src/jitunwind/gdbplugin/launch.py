@@ -33,7 +33,7 @@ _PATIENCE_SECONDS = 60
 
 def find_gdb(named: str | None = None, arch: "Architecture | None" = None) -> str:
     """The path of the GDB to run: `named`, $JITUNWIND_GDB, the one on PATH, or the one installed beside this
-    Python (`pip install 'jitunwind[gdb]'`); for an `arch` of another machine one of them, or gdb-multiarch, that knows
+    Python (`pip install gdb-for-pwndbg`); for an `arch` of another machine one of them, or gdb-multiarch, that knows
     it. GdbMissing, if there is none."""
     foreign = arch if arch is not None and arch.name != os.uname().machine else None
     wanted = named or os.environ.get("JITUNWIND_GDB")
@@ -58,7 +58,7 @@ def find_gdb(named: str | None = None, arch: "Architecture | None" = None) -> st
     return found
 
 
-_MULTIARCH = "install gdb-multiarch (Debian's name) or pip install 'jitunwind[gdb]', or name one with --gdb"
+_MULTIARCH = "install gdb-multiarch (Debian's name) or pip install gdb-for-pwndbg, or name one with --gdb"
 
 
 def _knows(gdb: str, arch: "Architecture") -> bool:

@@ -6,12 +6,13 @@ no symbol file is made. `report()` gives the JSON of `bt --json`, without colour
 
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import gdb
 import gdb.unwinder
 
-from jitunwind.cpython.frames import Stretch, frame_at, stretches
+from jitunwind.cpython.frames import Stretch, frame_at, gil_holders, nearest, stretches
+from jitunwind.cpython.objects import CodeObject
 from jitunwind.cpython.regions import ENTRY_NAME, JitCode, Regions
 from jitunwind.gdbplugin.session import Session, is_general, name_of, session, watch
 from jitunwind.gdbplugin.unwinder import JitUnwinder
@@ -30,7 +31,8 @@ def install() -> None:
 
 
 def report(only_thread: int | None, with_python: bool, with_registers: bool = True) -> dict[str, Any]:
-    """The stacks of the selected inferior, as `bt --json` prints them (docs/using.md), and a little more.
+    """The stacks of the selected inferior, as `bt --json` prints them (docs/using.md), and what `backtrace` makes that
+    of: each frame without a symbol has `unnamed`, its file and the offset of what it executes there.
 
     `with_registers`: read the registers of each frame, which takes as long as all the rest.
     """
@@ -38,6 +40,7 @@ def report(only_thread: int | None, with_python: bool, with_registers: bool = Tr
     inferior = gdb.selected_inferior()
     threads = sorted((t for t in inferior.threads() if t.is_valid()), key=lambda t: t.num)
     listed, complete = [], True
+    holders = gil_holders(current.memory, current.layout) if current.layout else None
     stacks = _Stacks(current, with_registers)
     for thread in threads:
         tid = thread.ptid[1] or thread.ptid[0]
@@ -50,7 +53,8 @@ def report(only_thread: int | None, with_python: bool, with_registers: bool = Tr
             frames = _interleave(current, frames, tid)
         for index, frame in enumerate(frames):
             frame["index"] = index
-        listed.append({"tid": tid, "name": thread.name or "", "frames": frames})
+        holds = None if holders is None else tid in holders
+        listed.append({"tid": tid, "name": thread.name or "", "state": None, "gil": holds, "frames": frames})
     regions = current.regions()
     warnings = [f"unknown, {count} times: {what}" for what, count in current.counts.items()]
     warnings += regions.warnings if regions is not None else []
@@ -63,7 +67,7 @@ def report(only_thread: int | None, with_python: bool, with_registers: bool = Tr
         "warnings": warnings,
         "problem": current.problem,
         "problem_kind": current.problem_kind,
-        "jit_on": regions.jit_is_on() if regions is not None else None,
+        "jit": regions.jit_is_on() if regions is not None else None,
         "jit_code": regions is not None and (_any_jit(listed) or bool(regions.starts)),
         "tids": [thread.ptid[1] or thread.ptid[0] for thread in threads],
     }
@@ -86,7 +90,7 @@ class _Stacks:
         self._registers = [name_of(register, arch) for register in kept if is_general(register, arch)]
         self._is_code: dict[int, bool] = {}
         self._native: dict[tuple[int, bool], _Described] = {}
-        self._jit: dict[tuple[int, bool], _Described] = {}
+        self._jit: dict[tuple[int, bool], _InJit] = {}
 
     def of_selected_thread(self) -> tuple[list[Frame], bool]:
         """The frames of the selected thread, and whether the last one is the outermost there is."""
@@ -132,9 +136,9 @@ class _Stacks:
         described: Frame = {"index": 0, "pc": f"{pc:#x}", "sp": f"{sp:#x}"}
         found = self._jit_at(pc, is_exact)
         if found is not None:
-            described.update(found)
-            if found["kind"] == RegionKind.JIT and not is_exact:
-                self._line_of_frame(frame, described)
+            described.update(found.described)
+            if found.described["kind"] == RegionKind.JIT:
+                self._function_of(frame, found, described, is_exact)
         else:
             described.update(self._native_at(frame, pc, is_exact))
             if below_jit:
@@ -143,7 +147,7 @@ class _Stacks:
         described["registers"] = {name: f"{value:#x}" for name, value in values.items() if value is not None}
         return described
 
-    def _jit_at(self, pc: int, is_exact: bool) -> "_Described | None":
+    def _jit_at(self, pc: int, is_exact: bool) -> "_InJit | None":
         """What is known of JIT code at `pc`; None, if there is none."""
         regions = self._regions
         if regions is None or not regions.meets(pc):
@@ -156,15 +160,24 @@ class _Stacks:
             found = self._jit[pc, is_exact] = _of_jit_code(regions, jit_code, pc, is_exact)
         return found
 
-    def _line_of_frame(self, frame: gdb.Frame, described: Frame) -> None:
-        """At a call the interpreter's frame is up to date: its instruction pointer says the line."""
+    def _function_of(self, frame: gdb.Frame, found: "_InJit", described: Frame, is_exact: bool) -> None:
+        """Which function runs in JIT code, and where. At a call the interpreter's frame is up to date: its instruction
+        pointer says the line."""
         regions = self._regions
         if regions is None:
             return
-        address = _register(frame, name_of(regions.stencils.frame_register(regions.layout), regions.arch))
-        found = frame_at(regions.memory, regions.layout, regions.objects, address) if address else None
-        if found is not None and found.line is not None:
-            described.update(file=found.code.filename, line=found.line)
+        code = found.runs
+        read = regions.memory, regions.layout, regions.objects
+        address = (
+            _register(frame, name_of(regions.stencils.frame_register(regions.layout), regions.arch)) or 0
+        )
+        if not is_exact and address:
+            python = frame_at(*read, address)
+            if python is not None and python.line is not None:
+                code = python.code
+                described.update(function=code.qualname, file=code.filename, line=python.line)
+        if code is not None and found.owner is not None and not _same(code, found.owner):
+            described["inlined"] = any(_same(caller, found.owner) for caller in nearest(*read, address))
 
     def _name_shim(self, pc: int, described: Frame) -> None:
         """The caller of JIT code is 3.15's shim, which is the interpreter's own code."""
@@ -174,6 +187,7 @@ class _Stacks:
         shim = regions.entry_shim
         if shim is None or pc in shim:
             described.update(kind="shim", name=ENTRY_NAME)
+            described.pop("unnamed", None)
         if shim is not None and pc in shim:
             described["region"] = {"start": f"{shim.start:#x}", "size": shim.size}
 
@@ -183,11 +197,32 @@ class _Stacks:
         found = self._native.get((pc, is_exact))
         if found is None:
             found = self._native[pc, is_exact] = _of_native_code(self._current, frame, pc)
+            if frame.name() is None:
+                found["unnamed"] = _place_in_file(self._current, pc, pc if is_exact else pc - 1)
         return found
 
 
 _Described = dict[str, Any]
-"""Of a frame: kind, name, file, line and region."""
+"""Of a frame: kind, name, function, trace, inlined, file, line and region."""
+
+
+class _InJit(NamedTuple):
+    """What is known of an address in JIT code; the code object that the trace was made for, and the one that runs
+    there."""
+
+    described: _Described
+    owner: CodeObject | None
+    runs: CodeObject | None
+
+
+def _described(kind: str, name: str, **known: Any) -> _Described:
+    nothing = {"function": None, "trace": None, "inlined": False, "file": None, "line": None, "region": None}
+    return {"kind": kind, "name": name, **nothing, **known}
+
+
+def _same(one: CodeObject, other: CodeObject) -> bool:
+    """Whether both are of the same function, to a reader."""
+    return (one.qualname, one.filename) == (other.qualname, other.filename)
 
 
 def _is_code(current: Session, address: int) -> bool:
@@ -198,16 +233,20 @@ def _is_code(current: Session, address: int) -> bool:
     return mapping is not None and mapping.executable
 
 
-def _of_jit_code(regions: Regions, jit_code: JitCode, pc: int, is_exact: bool) -> _Described:
+def _of_jit_code(regions: Regions, jit_code: JitCode, pc: int, is_exact: bool) -> _InJit:
     part = next(part for part in regions.parts(jit_code) if pc in part)
-    file = line = None
-    if part.kind is RegionKind.JIT:
-        at = pc - jit_code.start - (0 if is_exact else 1)
-        row = next((row for row in reversed(regions.lines(jit_code)) if row.offset <= at), None)
-        if row is not None:
-            file, line = row.filename, row.line
     region = {"start": f"{part.start:#x}", "size": part.size}
-    return {"kind": str(part.kind), "name": part.name, "file": file, "line": line, "region": region}
+    described = _described(str(part.kind), part.name, region=region)
+    if part.kind is not RegionKind.JIT:
+        return _InJit(described, None, None)
+    owner, runs = regions.code_object(jit_code), None
+    if owner is not None:
+        described.update(function=owner.qualname, trace=owner.qualname)
+    place = regions.place(jit_code, pc if is_exact else pc - 1)
+    if place is not None:
+        runs, line = place
+        described.update(function=runs.qualname, file=runs.filename, line=line)
+    return _InJit(described, owner, runs)
 
 
 def _of_native_code(current: Session, frame: gdb.Frame, pc: int) -> _Described:
@@ -219,15 +258,22 @@ def _of_native_code(current: Session, frame: gdb.Frame, pc: int) -> _Described:
     if sal is not None and sal.symtab is not None and sal.line:
         file, line = sal.symtab.filename, sal.line
     name = frame.name() or _module_offset(current, pc)
-    return {"kind": "native", "name": name, "file": file, "line": line, "region": None}
+    return _described("native", name, file=file, line=line)
+
+
+def _place_in_file(current: Session, pc: int, address: int) -> tuple[str, int] | None:
+    """The path of the file whose code is at `pc`, and the offset of `address` from where that begins; None where the
+    code is no file's."""
+    mapping = current.memory.mapping_of(pc)
+    path = (mapping.path if mapping else "") or gdb.solib_name(pc) or ""
+    base = current.memory.bases().get(path)
+    return None if base is None else (path, address - base)
 
 
 def _module_offset(current: Session, pc: int) -> str:
     """`python3.14+0x51aae` for code without a symbol: its file, and the offset from where that begins."""
-    mapping = current.memory.mapping_of(pc)
-    path = (mapping.path if mapping else "") or gdb.solib_name(pc) or ""
-    base = current.memory.bases().get(path)
-    return f"{pc:#x}" if base is None else f"{os.path.basename(path)}+{pc - base:#x}"
+    place = _place_in_file(current, pc, pc)
+    return f"{pc:#x}" if place is None else f"{os.path.basename(place[0])}+{place[1]:#x}"
 
 
 def _register(frame: gdb.Frame, name: str) -> int | None:
@@ -273,10 +319,12 @@ def _python_frames(stretch: Stretch) -> Iterator[Frame]:
             "index": 0,
             "pc": f"{frame.instruction:#x}",
             "sp": f"{frame.address:#x}",
-            "kind": "python",
-            "name": frame.code.qualname,
-            "file": frame.code.filename,
-            "line": frame.line,
-            "region": None,
+            **_described(
+                "python",
+                frame.code.qualname,
+                function=frame.code.qualname,
+                file=frame.code.filename,
+                line=frame.line,
+            ),
             "registers": {},
         }

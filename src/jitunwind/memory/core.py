@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from signal import SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGTRAP
 from typing import BinaryIO, NamedTuple
 
 from jitunwind.arch import Architecture
@@ -20,8 +21,14 @@ _PF_X = 1
 _MOST_HEADERS = 1 << 20
 _PN_XNUM = 0xFFFF
 """With more headers than this, e_phnum is this, and the number stands in the first section's sh_info."""
-_NT_FILE = 0x46494C45
-_NT_AUXV = 6
+_NT_PRSTATUS, _NT_PRPSINFO, _NT_AUXV = 1, 3, 6
+_NT_FILE, _NT_SIGINFO = 0x46494C45, 0x53494749
+_CURSIG, _STATUS_PID = struct.Struct("<12xH"), struct.Struct("<32xI")
+"""Of struct elf_prstatus (Linux include/linux/elfcore.h) of a 64-bit process: pr_cursig and pr_pid."""
+_ARGUMENTS, _LONGEST_ARGUMENTS = 56, 80
+"""Of struct elf_prpsinfo: pr_psargs, which the kernel cuts there."""
+_SIGINFO = struct.Struct("<iii4xQ")
+"""siginfo_t of a 64-bit process (sigaction(2)): si_signo, si_errno, si_code, and si_addr or si_pid."""
 _AT_ENTRY, _AT_EXECFN = 9, 31
 _LONGEST_PATH = 4096
 _MOST_NOTES = 1 << 26
@@ -167,6 +174,51 @@ def program_of(path: Path) -> Program:
     return Program(next((file.path for file in files if file.start <= entry < file.end), None), entry)
 
 
+class Signal(NamedTuple):
+    """The signal that a core was written for, and the thread that got it. `code` is si_code (sigaction(2)). `address`
+    is what a fault was about; `sender` the process that sent it by kill(2) or the like; None where that is not told."""
+
+    number: int
+    tid: int
+    code: int | None
+    address: int | None
+    sender: int | None
+
+
+def signal_of(path: Path) -> Signal | None:
+    """The signal that the core at `path` was written for; None where it names none: gcore's. BadCore, OSError."""
+    with path.open("rb") as file:
+        notes = _first_notes(file)
+    status, info = notes.get(_NT_PRSTATUS, b""), notes.get(_NT_SIGINFO, b"")
+    if len(status) < _STATUS_PID.size:
+        return None
+    (number,), (thread,) = _CURSIG.unpack_from(status), _STATUS_PID.unpack_from(status)
+    if not number:
+        return None
+    if len(info) < _SIGINFO.size or _SIGINFO.unpack_from(info)[0] != number:
+        return Signal(number, thread, None, None, None)
+    _, _, code, detail = _SIGINFO.unpack_from(info)
+    is_fault = 0 < code < _SI_KERNEL and number in (SIGBUS, SIGFPE, SIGILL, SIGSEGV, SIGTRAP)
+    is_sent = code in (_SI_USER, _SI_QUEUE, _SI_TKILL)
+    return Signal(
+        number, thread, code, detail if is_fault else None, detail & 0xFFFFFFFF if is_sent else None
+    )
+
+
+_SI_USER, _SI_QUEUE, _SI_TKILL, _SI_KERNEL = 0, -1, -6, 0x80
+"""Of si_code (Linux include/uapi/asm-generic/siginfo.h). With SI_KERNEL there is no address: x86_64 tells none for
+addresses that no process can have."""
+
+
+def arguments_of(path: Path) -> str:
+    """The command line that the core at `path` names, cut after 79 bytes by who wrote it; empty where it names none.
+    BadCore, OSError."""
+    with path.open("rb") as file:
+        info = _first_notes(file).get(_NT_PRPSINFO, b"")
+    text = info[_ARGUMENTS : _ARGUMENTS + _LONGEST_ARGUMENTS].partition(b"\0")[0].strip()
+    return text.decode(errors="replace") + " …" * (len(text) == _LONGEST_ARGUMENTS - 1)
+
+
 def program_here(core: Path, named: str | None) -> Path | None:
     """The program that left the core, on this machine: the one `named`, or the one that the core names; None
     where it names none. BadCore, where it is not here, or is another one."""
@@ -236,6 +288,14 @@ def _notes(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
             start = at + 12 + (name_size + 3 & ~3)
             yield note, data[start : start + content_size]
             at = start + (content_size + 3 & ~3)
+
+
+def _first_notes(file: BinaryIO) -> dict[int, bytes]:
+    """The first note of each kind: of those that each thread has, that of the one that got the signal."""
+    found: dict[int, bytes] = {}
+    for kind, content in _notes(file):
+        found.setdefault(kind, content)
+    return found
 
 
 def _auxiliary(auxv: bytes, wanted: int) -> int:

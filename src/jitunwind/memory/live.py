@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +61,40 @@ def is_stopped_by_tracer(pid: int) -> bool:
 def is_stopped_by_signal(pid: int) -> bool:
     """Whether the process stands still because of a SIGSTOP, or the like, until a SIGCONT."""
     return _state(pid) == _STOPPED_BY_SIGNAL
+
+
+def thread_states(pid: int) -> dict[int, str]:
+    """The state of each thread now, by its kernel id (proc(5), State): active (on a processor, or ready to be), idle
+    (it waits), or stopped (by a signal, or a debugger)."""
+    states = {"R": "active", _STOPPED_BY_SIGNAL: "stopped", _STOPPED_BY_TRACER: "stopped"}
+    return {int(each["Pid"]): states.get(each["State"][:1], "idle") for each in task_status(pid)}
+
+
+def command_line(pid: int) -> str:
+    """The arguments that the process was started with, quoted as for a shell; empty where it has none."""
+    try:
+        text = Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+    except OSError:
+        return ""
+    return shlex.join(text.rstrip("\0").split("\0")) if text else ""
+
+
+def executable(pid: int) -> str | None:
+    """The path of its program; None where that cannot be told."""
+    try:
+        return os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return None
+
+
+def executable_here(pid: int) -> str | None:
+    """The path of its program, where the same file has it here, too: not where it was replaced, or is in a
+    container."""
+    path = executable(pid)
+    try:
+        return path if path and os.path.samefile(path, f"/proc/{pid}/exe") else None
+    except OSError:
+        return None
 
 
 def task_status(pid: int) -> Iterator[dict[str, str]]:

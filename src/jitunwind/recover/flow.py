@@ -11,12 +11,18 @@ loses the CFA, or every place of a register that the convention keeps, the paths
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterable, Mapping
 from heapq import heappop, heappush
+from operator import attrgetter
 from typing import NamedTuple
 
 from jitunwind.arch import Architecture
 from jitunwind.arch.effects import Control, Decoder, Step
 from jitunwind.recover.state import State, States
 from jitunwind.rows import SAME_VALUE
+
+try:
+    from jitunwind.recover.straight import skip
+except ImportError:  # it was not built
+    skip = None  # type: ignore[assignment]
 
 IndirectTargets = Callable[[int], Iterable[int]]
 """The targets, as offsets in the code, of the indirect jump at an offset; none for one that leaves."""
@@ -128,8 +134,9 @@ class _Sweep(NamedTuple):
         return index < len(self.starts) and self.starts[index] == offset
 
 
-_NONE = 1 << 64
+_NONE = (1 << 63) - 1
 """An offset behind all."""
+_target_of = attrgetter("target")
 
 
 class _Sweeps:
@@ -190,9 +197,8 @@ class _Sweeps:
         return self._sweeps[-1]
 
     def _laid(self, starts: list[int], steps: list[Step], goes_on: int | None) -> _Sweep:
-        leaders = {target for _, _, _, _, target in steps if target is not None}
-        leaders |= self._also_leaders
-        leaders.intersection_update(starts)
+        leaders = {*map(_target_of, steps), *self._also_leaders}
+        leaders.intersection_update(starts)  # that has no None
         return _Sweep(starts, steps, goes_on, leaders, [*sorted(leaders), _NONE])
 
 
@@ -229,6 +235,9 @@ class _Analysis:
             if all(state.keeps(register) for state in entries.values())
         ]
         self.entries = entries
+        # What `skip` has no other way to.
+        controls = (_NEXT, _BRANCH, _CALL, Control.JUMP, Control.RETURN)
+        self.constant = (Exit, *controls, "after", "after_call", not never_return)
 
     def run(self) -> Flow:
         self._run()
@@ -281,7 +290,9 @@ class _Analysis:
 
     def _follow(self, start: int) -> None:
         """Run from `start` through the code in its order, once: behind an exit, and behind what is done in
-        that state, it goes on at the next place where control has arrived meanwhile."""
+        that state, it goes on at the next place where control has arrived meanwhile.
+
+        Where nothing is to be decided, `skip` (straight.c) takes the same steps, if it was built."""
         entered = self.arrivals[start]
         if self.done.get(start) is entered:
             return
@@ -289,15 +300,22 @@ class _Analysis:
         self.done[start] = states[start] = entered
         state: State | None = entered
         sweep = self.sweeps.from_offset(start)
-        leaders = sweep.leaders
-        rest = iter(sweep.marks[bisect_right(sweep.marks, start) :])
-        leader = next(rest)
+        steps, leaders, marks = sweep.steps, sweep.leaders, sweep.marks
+        index, mark = bisect_left(steps, (start,)), bisect_right(marks, start)
         call: int | None = None
         previous = start
-        for offset, after, effects, control, target in sweep.steps[bisect_left(sweep.steps, (start,)) :]:
-            while leader <= offset:
-                state = self._join(leader, state, previous, call)
-                leader = next(rest)
+        noted = (arrivals, self.sources, states, self.done, self.flow.ends, self.flow.exits, self.at_entry)
+        constant = (steps, marks, leaders, *noted, *self.constant)
+        while True:
+            if skip is not None:
+                index, mark, state, previous, call = skip(constant, index, mark, state, previous, call)
+            if index == len(steps):
+                break
+            offset, after, effects, control, target = steps[index]
+            index += 1
+            while marks[mark] <= offset:
+                state = self._join(marks[mark], state, previous, call)
+                mark += 1
                 call = None
             if state is None:
                 continue
@@ -333,9 +351,10 @@ class _Analysis:
                 continue
             if following is not state or after in states:
                 state = states[after] = following
-        while leader != _NONE:
-            state = self._join(leader, state, previous, call)
-            leader = next(rest)
+        while marks[mark] != _NONE:
+            state = self._join(marks[mark], state, previous, call)
+            mark += 1
+            call = None
         if state is not None and sweep.goes_on is not None:
             self.arrive(sweep.goes_on, state, previous, call)
         elif state is not None:

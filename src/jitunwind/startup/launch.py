@@ -40,21 +40,37 @@ def environment(before: Mapping[str, str]) -> dict[str, str]:
 
 def check_arguments(arguments: Sequence[str]) -> None:
     """CannotStart, where Python's own options among `arguments` keep `hook/sitecustomize.py` from being run."""
-    left = iter(arguments)
-    for argument in left:
-        if argument == _LONG_WITH_VALUE:
-            next(left, None)
+    for letter in _options(arguments)[0]:
+        if letter in _NO_HOOK:
+            raise CannotStart(
+                f"with -{letter} a Python does not heed what would switch publishing on",
+                f"leave -{letter} away, or call jitunwind.enable() in the program",
+            )
+
+
+def script_of(arguments: Sequence[str]) -> str | None:
+    """The script among a Python's arguments; None for -c, -m and standard input."""
+    letters, rest = _options(arguments)
+    if not rest or rest[0] == "-" or (letters and letters[-1] in _COMMANDS):
+        return None
+    return rest[0]
+
+
+def _options(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The letters of Python's own options in front, up to -c or -m, and the arguments behind."""
+    letters, place = "", 0
+    while place < len(arguments):
+        argument = arguments[place]
         if argument == "-" or not argument.startswith("-"):
-            return
-        for place, letter in enumerate("" if argument.startswith("--") else argument[1:], 2):
-            if letter in _NO_HOOK:
-                raise CannotStart(
-                    f"with -{letter} a Python does not heed what would switch publishing on",
-                    f"leave -{letter} away, or call jitunwind.enable() in the program",
-                )
+            break
+        place += 1
+        if argument == _LONG_WITH_VALUE:
+            place += 1
+        for index, letter in enumerate("" if argument.startswith("--") else argument[1:], 2):
+            letters += letter
             if letter in _COMMANDS:
-                return
+                return letters, arguments[place:]
             if letter in _WITH_VALUE:
-                if place == len(argument):
-                    next(left, None)
+                place += index == len(argument)
                 break
+    return letters, arguments[place:]

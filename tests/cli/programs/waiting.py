@@ -30,6 +30,10 @@ def answer(byte: bytes) -> None:
         os.write(1, json.dumps(stack(sys._getframe(2))).encode() + b"\n")
     elif byte == b"a":
         os.abort()
+    elif byte == b"n":
+        import ctypes
+
+        print(ctypes.c_char.from_address(16).value)
     elif not byte:
         os._exit(0)
 

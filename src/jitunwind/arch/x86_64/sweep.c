@@ -1,17 +1,34 @@
 /* `jitunwind.arch.x86_64.sweep`: the loop that decoding spends its time in. It is `_sweep` of effects.py once more,
-   which says what it does, and takes its place where this is not built. */
+   which says what it does, and takes its place where this is not built; and the tables that the loop looks forms up
+   in. */
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "../../agent/python.h"
 
+/* What `Forms` has known by bytes, once more: a look-up by bytes of the code needs no object here. */
+struct entry {
+    uint64_t key;
+    int32_t value;
+    uint8_t size; /* of the key, in bytes; 0: nothing is here */
+};
+enum { LONGEST_KEY = sizeof(uint64_t), FIRST_SIZE = 1 << 12 };
+
+struct table {
+    size_t size, used; /* a power of two; at most half of it */
+    struct entry *entries;
+};
+static const char TABLE[] = "jitunwind.arch.x86_64.sweep.table";
+
 struct sweep {
     const char *code, *widths;
     ssize_t size, position, furthest;
-    PyObject *known, *others, *effects;
+    struct table *by_first_bytes, *by_all_bytes;
+    PyObject *lengths, *observed, *places, *effects;
     PyObject *next, *branch, *call, *push_next, *step_type;
     PyObject *steps, *starts;
 };
@@ -30,27 +47,81 @@ static bool append_number(PyObject *list, ssize_t number)
     return done;
 }
 
-/* The value for bytes of the code; NULL where there is none, or with an exception. */
-static PyObject *look_up(PyObject *map, const struct sweep *sweep, ssize_t size)
+/* The entry of that key, or the free one where it is to go. */
+static struct entry *place_of(const struct table *table, uint64_t key, unsigned size)
 {
+    uint64_t hash = (key ^ size) * UINT64_C(0x9E3779B97F4A7C15);
+    for (size_t at = hash >> 32;; at++) {
+        struct entry *entry = &table->entries[at & (table->size - 1)];
+        if (!entry->size || (entry->key == key && entry->size == size))
+            return entry;
+    }
+}
+
+static bool grow(struct table *table)
+{
+    struct table larger = {.size = table->size ? 2 * table->size : FIRST_SIZE, .used = table->used};
+    larger.entries = calloc(larger.size, sizeof *larger.entries);
+    if (!larger.entries)
+        return false;
+    for (size_t at = 0; at < table->size; at++) {
+        const struct entry *entry = &table->entries[at];
+        if (entry->size)
+            *place_of(&larger, entry->key, entry->size) = *entry;
+    }
+    free(table->entries);
+    *table = larger;
+    return true;
+}
+
+/* The first bytes of the code here, at most LONGEST_KEY, as a number. */
+static uint64_t bytes_here(const struct sweep *sweep)
+{
+    uint64_t bytes = 0;
     ssize_t left = sweep->size - sweep->position;
-    PyObject *key = PyBytes_FromStringAndSize(sweep->code + sweep->position, size < left ? size : left);
-    PyObject *value = key ? PyDict_GetItemWithError(map, key) : NULL;
+    memcpy(&bytes, sweep->code + sweep->position, left < LONGEST_KEY ? left : LONGEST_KEY);
+    return bytes;
+}
+
+/* What is known of so many bytes of the code here: in `table`, or in `longer` where it is too many for that. `*found`:
+   whether anything is. */
+static long known(const struct sweep *sweep, const struct table *table, PyObject *longer, uint64_t bytes, ssize_t size,
+                  bool *found)
+{
+    *found = false;
+    if (size > sweep->size - sweep->position)
+        return 0;
+    if (size <= LONGEST_KEY) {
+        uint64_t mask = size < LONGEST_KEY ? (UINT64_C(1) << 8 * size) - 1 : UINT64_MAX;
+        const struct entry *entry = place_of(table, bytes & mask, size);
+        *found = entry->size;
+        return entry->value;
+    }
+    PyObject *key = PyBytes_FromStringAndSize(sweep->code + sweep->position, size);
+    PyObject *value = key ? PyDict_GetItemWithError(longer, key) : NULL;
     Py_DecRef(key);
-    return value;
+    *found = value;
+    return value ? PyLong_AsLong(value) : 0;
 }
 
 /* What is known of the instruction here; 0: nothing, or an exception. */
 static long told(const struct sweep *sweep)
 {
-    ssize_t width = sweep->widths[(unsigned char)sweep->code[sweep->position]];
-    for (;;) {
-        PyObject *value = look_up(sweep->known, sweep, width);
-        long length = value ? PyLong_AsLong(value) : 0;
-        if (!value || length || sweep->position + width >= sweep->size)
+    uint64_t bytes = bytes_here(sweep);
+    bool found;
+    for (ssize_t width = sweep->widths[(unsigned char)sweep->code[sweep->position]];; width++) {
+        long length = known(sweep, sweep->by_first_bytes, sweep->lengths, bytes, width, &found);
+        if (length || !found)
             return length;
-        width++;
     }
+}
+
+/* What the instruction here does, that is so long; NULL: not known, or an exception. */
+static PyObject *effects_here(const struct sweep *sweep, ssize_t length)
+{
+    bool found;
+    long place = known(sweep, sweep->by_all_bytes, sweep->places, bytes_here(sweep), length, &found);
+    return found ? PyList_GetItem(sweep->effects, place) : NULL;
 }
 
 static struct form form_of(PyObject *form)
@@ -133,7 +204,7 @@ static bool run(struct sweep *sweep, PyObject *given, long *length)
                 sweep->position += *length;
                 continue;
             }
-            given = PyList_GetItem(sweep->others, -*length);
+            given = PyList_GetItem(sweep->observed, -*length);
             if (!given)
                 return false;
         }
@@ -143,7 +214,7 @@ static bool run(struct sweep *sweep, PyObject *given, long *length)
             if (!leave(sweep, &form, &ends))
                 return false;
         } else if (after <= sweep->size) {
-            if (form.handler != &_Py_NoneStruct && !(form.effects = look_up(sweep->effects, sweep, form.length)))
+            if (form.handler != &_Py_NoneStruct && !(form.effects = effects_here(sweep, form.length)))
                 return !PyErr_Occurred();
             if (PyTuple_Size(form.effects) > 0 && !add_step(sweep, after, form.effects, form.control, NULL))
                 return false;
@@ -154,17 +225,86 @@ static bool run(struct sweep *sweep, PyObject *given, long *length)
     return true;
 }
 
+static struct table *table_in(PyObject *capsule)
+{
+    return PyCapsule_GetPointer(capsule, TABLE);
+}
+
+static void free_table(PyObject *capsule)
+{
+    struct table *table = table_in(capsule);
+    free(table->entries);
+    free(table);
+}
+
+/* table() */
+static PyObject *new_table(PyObject *self, PyObject *arguments)
+{
+    (void)self, (void)arguments;
+    struct table *table = calloc(1, sizeof *table);
+    PyObject *capsule = table && grow(table) ? PyCapsule_New(table, TABLE, free_table) : PyErr_NoMemory();
+    if (!capsule && table) {
+        free(table->entries);
+        free(table);
+    }
+    return capsule;
+}
+
+/* put(table, key, value): not for keys that are too long for it. */
+static PyObject *put(PyObject *self, PyObject *arguments)
+{
+    PyObject *capsule, *key;
+    int value;
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "OSi", &capsule, &key, &value))
+        return NULL;
+    struct table *table = table_in(capsule);
+    ssize_t size = PyBytes_Size(key);
+    if (table && 0 < size && size <= LONGEST_KEY) {
+        struct sweep whole = {.code = PyBytes_AsString(key), .size = size};
+        uint64_t bytes = bytes_here(&whole);
+        struct entry *entry = place_of(table, bytes, size);
+        if (!entry->size && 2 * ++table->used > table->size) {
+            if (!grow(table)) {
+                table->used--;
+                return PyErr_NoMemory();
+            }
+            entry = place_of(table, bytes, size);
+        }
+        *entry = (struct entry){.key = bytes, .value = value, .size = size};
+    }
+    return table ? shared(&_Py_NoneStruct) : NULL;
+}
+
+/* clear(table) */
+static PyObject *clear(PyObject *self, PyObject *arguments)
+{
+    PyObject *capsule;
+    (void)self;
+    struct table *table = PyArg_ParseTuple(arguments, "O", &capsule) ? table_in(capsule) : NULL;
+    if (!table)
+        return NULL;
+    memset(table->entries, 0, table->size * sizeof *table->entries);
+    table->used = 0;
+    return shared(&_Py_NoneStruct);
+}
+
 /* sweep(code, position, furthest, given, context, steps, starts) */
 static PyObject *sweep(PyObject *self, PyObject *arguments)
 {
     struct sweep state;
-    PyObject *code, *widths, *given, *context;
+    PyObject *code, *widths, *given, *context, *first, *all;
     long length = 1;
     (void)self;
     if (!PyArg_ParseTuple(arguments, "SnnOOOO", &code, &state.position, &state.furthest, &given, &context, &state.steps,
                           &state.starts) ||
-        !PyArg_ParseTuple(context, "SOOOOOOOO", &widths, &state.known, &state.others, &state.effects, &state.next,
-                          &state.branch, &state.call, &state.push_next, &state.step_type))
+        !PyArg_ParseTuple(context, "SOOOO(OO)OOOOO", &widths, &state.lengths, &state.observed, &state.places,
+                          &state.effects, &first, &all, &state.next, &state.branch, &state.call, &state.push_next,
+                          &state.step_type))
+        return NULL;
+    state.by_first_bytes = table_in(first);
+    state.by_all_bytes = table_in(all);
+    if (!state.by_first_bytes || !state.by_all_bytes)
         return NULL;
     state.code = PyBytes_AsString(code);
     state.size = PyBytes_Size(code);
@@ -176,6 +316,9 @@ static PyObject *sweep(PyObject *self, PyObject *arguments)
 
 static struct PyMethodDef methods[] = {
     {"sweep", sweep, METH_VARARGS, NULL},
+    {"table", new_table, METH_NOARGS, NULL},
+    {"put", put, METH_VARARGS, NULL},
+    {"clear", clear, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -4,7 +4,7 @@ the same names (`Stencils`).
 They are read from the bytes alone, without a decoder: a debugger asks about every region it meets.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -41,7 +41,7 @@ class Stencils(Protocol):
     def frame_register(self, layout: Layout) -> int:
         """The DWARF number of the register that holds the interpreter's frame in bodies."""
 
-    def stores(self, code: bytes, start: int, layout: Layout) -> Iterator[Store]:
+    def stores(self, code: bytes, start: int, layout: Layout) -> Iterable[Store]:
         """Where the machine code at `start` stores or computes the frame's instruction pointer, in no order."""
 
     def names(self, code: bytes, start: int, begin: int, end: int, value: int, layout: Layout) -> bool:

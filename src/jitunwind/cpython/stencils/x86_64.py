@@ -1,7 +1,6 @@
 """x86_64's stencils and shims: as in 3.14.10 and 3.15.2, which clang has compiled."""
 
 import re
-from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -68,14 +67,15 @@ class _Stores(NamedTuple):
     """How stencils store the instruction pointer into the frame that one register holds."""
 
     move: re.Pattern[bytes]
-    """Of `mov %r,instr_ptr(%frame)` all but the first byte: a search for a literal one is quick."""
+    """`mov %r,instr_ptr(%frame)` behind a movabs, without its first byte: a search for a literal one is quick."""
     base: bytes
     """Of `add $co_code_adaptive,%r` the immediate."""
 
 
-_MOVABS = re.compile(rb"[\x48\x49][\xb8-\xbf]")
+_MOVABS_FORM = rb"[\x48\x49][\xb8-\xbf]"
+_MOVABS = re.compile(_MOVABS_FORM)
 _MOVABS_SIZE = 10
-_FIRST_OF_MOVE = b"\x49\x4d"
+_FIRST_OF_MOVE = rb"[\x49\x4d]"
 """REX.W + REX.B, as the frame is in r12 or r13; + REX.R."""
 
 
@@ -85,26 +85,27 @@ def _stores(frame_register: int, instr_ptr: int, bytecode: int) -> _Stores:
     forms = bytes(0x40 | source << 3 | low for source in range(8))  # mod 01: disp8
     index = b"\x24" if low == 4 else b""  # r12 as a base needs a SIB byte
     move = rb"\x89[" + re.escape(forms) + rb"]" + re.escape(index + bytes([instr_ptr]))
-    return _Stores(re.compile(move), bytecode.to_bytes(4, "little"))
+    behind = rb"(?<=" + _MOVABS_FORM + rb".{8}" + _FIRST_OF_MOVE + rb".{%d})" % (3 + len(index))
+    return _Stores(re.compile(move + behind, re.DOTALL), bytecode.to_bytes(4, "little"))
 
 
-def stores(code: bytes, start: int, layout: Layout) -> Iterator[Store]:
+def stores(code: bytes, start: int, layout: Layout) -> list[Store]:
     of = _stores(
         frame_register(layout),
         layout.offsets["interpreter_frame.instr_ptr"],
         layout.offsets["code_object.co_code_adaptive"],
     )
+    found = []
     for move in of.move.finditer(code):  # movabs $address,%r; mov %r,instr_ptr(%frame)
-        at = move.start() - 1
-        movabs = at - _MOVABS_SIZE
-        if movabs >= 0 and code[at] in _FIRST_OF_MOVE and _MOVABS.match(code, movabs):
-            yield Store(move.end(), int.from_bytes(code[movabs + 2 : at], "little"))
+        at, end = move.span()
+        found.append(Store(end, int.from_bytes(code[at - 9 : at - 1], "little")))
     base = -1
     while (base := code.find(of.base, base + 1)) >= 0:  # movabs $offset,%r … add $co_code_adaptive,%r
-        found = _MOVABS.search(code, max(base - _LONGEST_COMPUTATION - _MOVABS_SIZE, 0), base)
-        if found and found.end() + 8 <= base:
-            within = int.from_bytes(code[found.end() : found.end() + 8], "little")
-            yield Store(base + len(of.base), None, within * CODE_UNIT)
+        movabs = _MOVABS.search(code, max(base - _LONGEST_COMPUTATION - _MOVABS_SIZE, 0), base)
+        if movabs and movabs.end() + 8 <= base:
+            within = int.from_bytes(code[movabs.end() : movabs.end() + 8], "little")
+            found.append(Store(base + len(of.base), None, within * CODE_UNIT))
+    return found
 
 
 def names(code: bytes, start: int, begin: int, end: int, value: int, layout: Layout) -> bool:

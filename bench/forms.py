@@ -1,0 +1,152 @@
+"""Writes src/jitunwind/arch/x86_64/known_forms.py: the forms of instructions that CPython's JIT code has.
+
+    python bench/forms.py PYPERFORMANCE [--versions …] [--programs …]
+
+PYPERFORMANCE is a folder with pyperf and pyperformance in it. Each program runs for some seconds with the JIT on and
+leaves the machine code of its executors. That is recovered with no form known, and all that had to be asked of
+iced-x86 is written down. Forms that the file has already stay in it.
+"""
+
+import argparse
+import pickle
+import tempfile
+from collections.abc import Collection, Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+from publishing import ENOUGH, bench_of
+from support import ROOT, VERSIONS
+
+from jitunwind.arch.effects import Decoded, Effects
+from jitunwind.arch.x86_64 import forms, semantics
+from jitunwind.arch.x86_64.effects import decode
+from jitunwind.arch.x86_64.known_forms import EFFECTS, FORMS
+from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.recover.table import recover
+
+PAGE = ROOT / "src/jitunwind/arch/x86_64/known_forms.py"
+PROGRAMS = (
+    *(
+        "async_generators",
+        "chaos",
+        "comprehensions",
+        "deepcopy",
+        "deltablue",
+        "fannkuch",
+        "float",
+        "go",
+        "hexiom",
+    ),
+    *(
+        "mdp",
+        "meteor_contest",
+        "nbody",
+        "nqueens",
+        "pprint",
+        "pyflate",
+        "raytrace",
+        "regex_compile",
+        "richards",
+    ),
+    *("spectral_norm", "telco"),
+)
+LEAVES_CODE = """
+import atexit, os, pickle
+def leave():
+    from jitunwind.agent.describing import Describer
+    from jitunwind.cpython.newcomers import Newcomers
+    describer = Describer()
+    regions = Newcomers(describer._memory, describer._layout, describer.everything(), {})
+    codes = [(code.code, code.entries(regions.arch)) for code in regions.codes]
+    told = [(code, {at: each.kept for at, each in entries.items()}) for code, entries in codes]
+    with open(os.environ["PUBLISHING_TOLD"], "wb") as file:
+        pickle.dump(told, file)
+atexit.register(leave)
+"""
+"""Leaves each executor's machine code, and the registers that are kept where it is entered."""
+HEADER = '''"""Forms of instructions in CPython's JIT code, and what whole instructions do: known without iced-x86.
+
+Written by `make forms`, from the code of pyperformance's programs on CPython {versions}, asked of iced-x86 {iced}. A
+test asks iced-x86 once more.
+"""
+
+from typing import Any
+
+FORMS: dict[bytes, Any] = {{
+    # By the bytes that tell a form: the fields of a `Form`, without those at their defaults; (): more bytes tell.
+{forms}}}
+EFFECTS: dict[tuple[int, ...], dict[bytes, tuple[Any, ...]]] = {{
+    # By the registers followed, and whole instructions: their effects, each by its name and fields.
+{effects}}}
+'''
+
+
+def learnt(codes: Iterable[tuple[bytes, dict[int, tuple[int, ...]]]]) -> list[forms.Forms]:
+    """What is known once these have been recovered: machine code, and the registers kept where it is entered."""
+    every: dict[frozenset[int], forms.Forms] = {}
+
+    def decoded(code: bytes, offset: int, followed: Collection[int]) -> Decoded:
+        key = frozenset(followed)
+        every[key] = forms.forms_of(key)
+        return decode(code, offset, followed)
+
+    for code, kept in codes:
+        conventions = {at: X86_64.platform._replace(kept=registers) for at, registers in kept.items()}
+        recover(X86_64, code, decoded, conventions)
+    return list(every.values())
+
+
+def form_of(key: bytes) -> tuple[object, ...]:
+    """As it is written: without what is as by default at the end."""
+    told, form = semantics.form_at(key.ljust(forms.LONGEST, b"\0"), 0)
+    if told > len(key):
+        return ()
+    fields = list(form)
+    while len(fields) > 1 and fields[-1] == forms.Form(0)[len(fields) - 1]:
+        fields.pop()
+    return tuple(fields)
+
+
+def written(effects: Effects) -> tuple[tuple[object, ...], ...]:
+    return tuple((type(effect).__name__, *effect) for effect in effects)
+
+
+def page(every: list[forms.Forms], versions: list[str]) -> str:
+    keys = {*FORMS, *(key for each in every for key in each.lengths)}
+    effects = {followed: dict(known) for followed, known in EFFECTS.items()}
+    for each in every:
+        known = effects.setdefault(tuple(sorted(each.followed)), {})
+        known.update((key, written(each.effects[place])) for key, place in each.places.items())
+    return HEADER.format(
+        versions=" and ".join(versions),
+        iced=version("iced-x86"),
+        forms="".join(f"    {key!r}: {form_of(key)},\n" for key in sorted(keys)),
+        effects="".join(map(_by_followed, sorted(effects.items()))),
+    )
+
+
+def _by_followed(known: tuple[tuple[int, ...], dict[bytes, tuple[object, ...]]]) -> str:
+    lines = [f"        {instruction!r}: {known[1][instruction]},\n" for instruction in sorted(known[1])]
+    return f"    {known[0]}: {{\n{''.join(lines)}    }},\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--versions", nargs="+", default=VERSIONS)
+    parser.add_argument("--programs", nargs="+", default=PROGRAMS)
+    arguments = parser.parse_args()
+    codes = []
+    for each in arguments.versions:
+        with bench_of(each, arguments.folder.resolve(), "") as bench, tempfile.TemporaryDirectory() as place:
+            leaving = bench.telling(Path(place), LEAVES_CODE)
+            for program in arguments.programs:
+                bench.run(program, bench.loops(program, ENOUGH), leaving)
+                found = pickle.loads(Path(leaving["PUBLISHING_TOLD"]).read_bytes())
+                print(f"{each} {program}: {len(found)} executors", flush=True)
+                codes += found
+    PAGE.write_text(page(learnt(codes), arguments.versions))
+
+
+if __name__ == "__main__":
+    main()

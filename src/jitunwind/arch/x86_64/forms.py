@@ -1,0 +1,197 @@
+"""Forms of x86_64 instructions: what all share whose bytes before their constants are the same.
+
+A sweep over code looks each instruction up by its first bytes. Machine code consists of few forms, and a look-up
+costs a fraction of decoding. Those of CPython's stencils stand in known_forms.py, which `make forms` has
+written; others are learnt from iced-x86 (`semantics`) when code has them.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+from jitunwind.arch.effects import (
+    NO_EFFECTS,
+    Assign,
+    Clobber,
+    Control,
+    Effect,
+    Effects,
+    Exchange,
+    Load,
+    Step,
+    Store,
+    clobber,
+    effects,
+)
+from jitunwind.arch.x86_64.known_forms import EFFECTS, FORMS
+from jitunwind.arch.x86_64.registers import RCX, RSP
+from jitunwind.rows import WORD
+
+try:
+    from jitunwind.arch.x86_64.sweep import clear, put, table
+except ImportError:  # it was not built, or for another machine
+    table = None  # type: ignore[assignment]
+
+LONGEST = 15
+"""Bytes of an instruction (AMD64 manual, volume 3, section 1.1)."""
+NO_REGISTER, ANY_REGISTER = -1, -2
+PUSH_NEXT = effects(Store(RSP, -WORD, None, WORD), Assign(RSP, RSP, -WORD))
+"""Of a call of the next instruction, which takes its own address from the stack."""
+_MOST_KNOWN = 1 << 16
+
+
+class Form(NamedTuple):
+    """A form of instructions, whoever looks at them.
+
+    `handler` names what tells what one does (`semantics.effects_of`); empty: nothing of interest. It matters to who
+    follows the register `operand` (its DWARF number): NO_REGISTER, to nobody; ANY_REGISTER, to everybody.
+    `control` is the name of a `Control`. Those with a `displacement` lead to what their last so many bytes say, from
+    behind them. Those that count (`loop`) write rcx besides.
+    """
+
+    length: int
+    handler: str = ""
+    operand: int = ANY_REGISTER
+    control: str = Control.NEXT.name
+    displacement: int = 0
+    counts: bool = False
+
+
+class Observed(NamedTuple):
+    """A form, as seen by who follows certain registers: it has `effects`, unless a `handler` has to say."""
+
+    length: int
+    handler: str | None
+    effects: Effects
+    control: Control
+    displacement: int
+
+
+def _widths() -> bytes:
+    """By an instruction's first byte: how many bytes tell its form, if there is no SIB byte."""
+    opcode_alone = [*range(0x50, 0x60), 0x68, 0x6A, *range(0x70, 0x80), *range(0x90, 0xC0)]
+    opcode_alone += [0xC2, 0xC3, 0xC8, 0xC9, 0xCC, 0xCD, *range(0xE0, 0xF0), 0xF4]
+    widths = [2] * 256  # opcode and ModRM
+    widths[0x40:0x50] = [3] * 16  # REX
+    for byte in opcode_alone:
+        widths[byte] = 1
+    widths[0x0F] = 3
+    for prefix in (0x64, 0x65, 0x66, 0xF2, 0xF3, 0xC5):
+        widths[prefix] = 4
+    widths[0xC4], widths[0x62] = 5, 6  # VEX, EVEX
+    return bytes(widths)
+
+
+WIDTHS = _widths()
+
+
+class Forms:
+    """The forms known so far, as seen by one who follows certain registers."""
+
+    def __init__(self, followed: frozenset[int]) -> None:
+        self.followed = followed
+        self.lengths: dict[bytes, int] = {}
+        """By the bytes that tell a form: the length of its instructions, where they do not matter; for others minus
+        their index in `observed`; 0: more bytes tell."""
+        self.observed = [Observed(0, None, NO_EFFECTS, Control.NEXT, 0)]
+        self.places: dict[bytes, int] = {}
+        """By whole instructions whose form has a handler: the index in `effects` of what they do."""
+        self.effects: list[Effects] = []
+        self._in_c = None if table is None else (table(), table())
+        """`lengths` and `places` once more, for the sweep in C."""
+        self.context: _Context = (
+            *(WIDTHS, self.lengths, self.observed, self.places, self.effects, self._in_c),
+            *(Control.NEXT, Control.BRANCH, Control.CALL, PUSH_NEXT, Step),
+        )
+        self._known_effects = EFFECTS.get(tuple(sorted(followed)), {})
+
+    def learn(self, code: bytes, position: int) -> Observed:
+        """The form of the instruction at `position`. It is remembered, but where the code's end may have cut
+        it off."""
+        key, form = _known(code, position) or _asked(code, position)
+        if position + LONGEST <= len(code):
+            if len(self.lengths) > _MOST_KNOWN:
+                self._forget(0, self.lengths)
+                del self.observed[1:]
+            for shorter in range(WIDTHS[key[0]], len(key)):
+                self._note(key[:shorter], 0)
+            self._remember(key, form)
+        return self._seen(form)
+
+    def effects_of(self, handler: str, instruction: bytes) -> Effects:
+        """What that instruction does, whose form has that handler."""
+        known = self._known_effects.get(instruction)
+        if known is not None:
+            found = effects(*(_EFFECTS[name](*fields) for name, *fields in known))
+        else:
+            from jitunwind.arch.x86_64 import semantics
+
+            found = semantics.effects_of(handler, instruction, self.followed)
+        if len(self.places) > _MOST_KNOWN:
+            self._forget(1, self.places)
+            self.effects.clear()
+        self.effects.append(found)  # before it is known: a time limit may strike in between
+        self.places[instruction] = len(self.effects) - 1
+        if self._in_c is not None:
+            put(self._in_c[1], instruction, len(self.effects) - 1)
+        return found
+
+    def _remember(self, key: bytes, form: Form) -> None:
+        seen = self._seen(form)
+        if seen.handler is None and seen.control is Control.NEXT:
+            self._note(key, form.length)
+        else:
+            self.observed.append(seen)  # before it is known: a time limit may strike in between
+            self._note(key, 1 - len(self.observed))
+
+    def _seen(self, form: Form) -> Observed:
+        found = clobber(RCX) if form.counts else NO_EFFECTS
+        matters = form.handler and (form.operand == ANY_REGISTER or form.operand in self.followed)
+        control = Control[form.control]
+        return Observed(form.length, form.handler if matters else None, found, control, form.displacement)
+
+    def _note(self, key: bytes, length: int) -> None:
+        self.lengths[key] = length
+        if self._in_c is not None:
+            put(self._in_c[0], key, length)
+
+    def _forget(self, which: int, known: dict[bytes, int]) -> None:
+        known.clear()
+        if self._in_c is not None:
+            clear(self._in_c[which])
+
+
+def _known(code: bytes, position: int) -> tuple[bytes, Form] | None:
+    """The form of the instruction at `position`, behind the bytes that tell it, if known_forms.py has it."""
+    for width in range(WIDTHS[code[position]], LONGEST):
+        key = code[position : position + width]
+        fields = FORMS.get(key)
+        if fields is None:
+            return None
+        if fields:
+            form = Form(*fields)
+            return (key, form) if position + form.length <= len(code) else None
+    return None
+
+
+def _asked(code: bytes, position: int) -> tuple[bytes, Form]:
+    """The same of any instruction."""
+    from jitunwind.arch.x86_64.semantics import form_at
+
+    told, form = form_at(code, position)
+    return code[position : position + max(WIDTHS[code[position]], told)], form
+
+
+_EFFECTS: dict[str, Callable[..., Effect]] = {
+    kind.__name__: kind for kind in (Assign, Clobber, Store, Load, Exchange)
+}
+_Context = tuple[
+    bytes, dict[bytes, int], list[Observed], dict[bytes, int], list[Effects], *tuple[object, ...]
+]
+"""`WIDTHS`, what `Forms` has known, and what C has no other way to."""
+
+
+@cache
+def forms_of(followed: frozenset[int]) -> Forms:
+    """Those that all share who follow these registers (DWARF numbers)."""
+    return Forms(followed)
