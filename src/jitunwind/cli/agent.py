@@ -18,7 +18,7 @@ def agent(cflags: bool, libs: bool, pkgconfig: bool) -> None:
     \b
     cc jit.c $(jitunwind agent --cflags --libs)
     export PKG_CONFIG_PATH=$(jitunwind agent --pkgconfig)
-    cc jit.c $(pkg-config --cflags --libs jitunwind)
+    cc jit.c $(pkg-config jitunwind --cflags --libs)
 
     Without an option: what --cflags and --libs print. The shared object's path becomes part of what is linked; a
     program that must not depend on it may load it with dlopen(3) instead.
