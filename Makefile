@@ -10,7 +10,7 @@ LONG := $(patsubst %,bench/%.py,witness libraries audit testsuite publishing hel
 # GDB from PyPI lies in .venv, and is the second choice.
 export PATH := $(PATH):$(CURDIR)/$(VENV)/bin
 
-.PHONY: help setup interpreters guests test thorough stress lint format demo readme bench witness libraries readers unwinders audit suite upstream forms speed publishing picture clean
+.PHONY: help setup interpreters guests test thorough stress lint format demo readme bench witness libraries readers unwinders audit suite upstream forms speed publishing picture screens clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -112,6 +112,9 @@ unwinders: interpreters ## docs/unwinders.md: what unwinders inside the process 
 
 picture: interpreters ## docs/explain.png and docs/explain-phone.png: what explain shows of tools/hot.py
 	@$(VENV)/bin/python tools/picture.py
+
+screens: interpreters ## docs/screens.md: bt, audit, check and explain on terminals of three widths, dark and light
+	@$(VENV)/bin/python tools/screens.py
 
 clean: ## remove .venv and what builds and tests leave (fetched interpreters stay)
 	rm -rf $(VENV) build dist src/*.egg-info src/jitunwind/agent/*.so src/jitunwind/arch/x86_64/*.so src/jitunwind/audit/readers/unwinders .pytest_cache .mypy_cache .ruff_cache .hypothesis

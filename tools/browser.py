@@ -156,8 +156,9 @@ class Page:
 
     def _middle(self, selector: str) -> tuple[float, float]:
         x, y = self.evaluate(
-            "(box => [box.x + box.width / 2, box.y + box.height / 2])"
-            f"(document.querySelector({json.dumps(selector)}).getBoundingClientRect())"
+            "(element => { element.scrollIntoViewIfNeeded(); const box = element.getBoundingClientRect(); "
+            "return [box.x + box.width / 2, box.y + box.height / 2]; })"
+            f"(document.querySelector({json.dumps(selector)}))"
         )
         return x, y
 

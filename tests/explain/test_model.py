@@ -9,7 +9,7 @@ from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.audit.tables import Published
 from jitunwind.cpython.layout import read_layout
 from jitunwind.cpython.regions import Regions
-from jitunwind.explain.model import Explained, Explainer
+from jitunwind.explain.model import Explained, Explainer, summary_of
 from jitunwind.explain.sources import Sources
 from jitunwind.explain.subjects import OfProcess
 from jitunwind.explain.text import region_lines
@@ -40,7 +40,9 @@ def test_without_a_trace_a_region_is_shown_by_python_lines(memory: WritableProce
     known = {each.offset: (each.text, each.answer.row) for each in whole.instructions if each.answer.row}
     assert {each.offset: (each.text, each.answer.row) for each in cut.instructions} == known
     assert [block.start for block in cut.blocks[1:]] == [block.end for block in cut.blocks[:-1]]
-    assert "micro-ops are not told apart" in click.unstyle("\n".join(region_lines(cut)))
+    assert "micro-ops are not told apart" in click.unstyle(
+        "\n".join(region_lines(cut, summary_of(X86_64, [cut], ["published"])))
+    )
 
 
 def test_a_trace_that_is_not_there_is_a_reason(memory: WritableProcess) -> None:

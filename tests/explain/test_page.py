@@ -10,7 +10,7 @@ import pytest
 
 from jitunwind.explain.html import page as make_page
 from jitunwind.explain.model import Explained
-from tests.explain.made import HOSTILE, region, summary
+from tests.explain.made import HOSTILE, origin, region, summary, wrong_everywhere
 from tools.browser import NoBrowserError, Page, address
 from tools.browser import page as open_browser
 
@@ -37,7 +37,7 @@ def regions() -> list[Explained]:
 def written(tmp_path_factory: pytest.TempPathFactory, regions: list[Explained]) -> Path:
     path = tmp_path_factory.mktemp("page") / "report.html"
     warnings = [f"a warning about {HOSTILE}"]
-    path.write_text(make_page(f"process {HOSTILE}", "CPython 3.15", summary(*regions), regions, warnings))
+    path.write_text(make_page(origin(), summary(*regions), regions, warnings))
     return path
 
 
@@ -214,15 +214,57 @@ def test_search_leaves_the_blocks_that_have_it(query: str, browser: Page, writte
     browser.type(query)
     browser.wait_until("found.textContent !== ''")  # the page lets somebody type on before it searches
     said = browser.evaluate("document.getElementById('found').textContent")
-    assert said.endswith(f"regions, {found} of them here"), said
+    if found:
+        assert re.search(rf" regions?, {found} of them here$", said), said
+    else:
+        assert said == f"Nothing found for “{query}”."
+        assert browser.evaluate("document.querySelector('.listing .nothing').textContent") == said
     assert seen(browser, ".block") == blocks
     assert browser.evaluate("location.hash").startswith("#region=0&search=")
+
+
+def test_what_differs_everywhere_is_said_once_and_rows_show_what_differs_besides(
+    browser: Page, tmp_path: Path
+) -> None:
+    path, found = tmp_path / "report.html", wrong_everywhere()
+    path.write_text(make_page(origin(), summary(found), [found], []))
+    browser.open(address(path))
+    assert browser.evaluate("document.querySelector('.everywhere').textContent").startswith(
+        "published: rbx and r12 differ at every instruction. rbx=s for c-56, r12=s for c-48."
+    )
+    marks = "[...document.querySelectorAll('.ins')].map(e => e.querySelector('.row .bad')?.textContent.trim() ?? '')"
+    assert browser.evaluate(marks) == ["", "≠ rbp", "", ""]
+    assert browser.evaluate("document.querySelector('[data-region] .differs').textContent") == "≠ 1"
+    browser.click('.ins[data-offset="0"] .text')
+    assert "rbx=s for c-56, r12=s for c-48" in browser.evaluate("document.querySelector('.more').textContent")
+    browser.click("#differing")
+    assert browser.evaluate("found.textContent") == "1 instruction found in 1 region, 1 of them here"
+
+
+def test_code_that_no_path_reaches_is_counted_apart(browser: Page, tmp_path: Path) -> None:
+    path, found = tmp_path / "report.html", wrong_everywhere()
+    path.write_text(make_page(origin(), summary(found), [found], []))
+    browser.open(address(path))
+    figures = "[...document.querySelectorAll('.figures div')].map(e => e.textContent)"
+    assert browser.evaluate(figures)[2:] == ["instructions3", "recovered rows2", "more that no path reaches1"]
+    last = "[...document.querySelectorAll('.ins')].pop().querySelector('.row').textContent"
+    assert browser.evaluate(last) == "no path reaches this"
+
+
+def test_the_page_says_what_it_is_of_and_who_made_it(browser: Page, written: Path) -> None:
+    browser.open(address(written))
+    said = browser.evaluate("document.querySelector('.origin').textContent")
+    for part in (f"python {HOSTILE}", "jitunwind 0.1.0", "a-host", "2026-12-01 05:00:00+00:00"):
+        assert part in said
+    listed = "[...document.querySelectorAll('[data-region]')].map(e => e.querySelector('.runs')?.title ?? '')"
+    assert browser.evaluate(listed) == ["", "in thread 77", ""]
+    assert browser.evaluate("document.querySelectorAll('td.first')[2].textContent") == "plain.py:10"
 
 
 def test_search_counts_what_other_regions_have(browser: Page, written: Path) -> None:
     browser.open(address(written, "search=_micro_op_8"))
     assert browser.evaluate("document.getElementById('found').textContent") == (
-        "4 instructions found in 1 regions, 0 of them here"
+        "4 instructions found in 1 region, 0 of them here"
     )
     hits = "[...document.querySelectorAll('[data-region]')].map(e => e.querySelector('.hits').textContent)"
     assert browser.evaluate(hits) == ["0", "4", "0"]
@@ -289,7 +331,7 @@ def test_another_region_is_shown_by_its_link(browser: Page, written: Path) -> No
 def test_hundreds_of_regions_are_shown_one_at_a_time(browser: Page, tmp_path: Path) -> None:
     many = [region(number, "/tmp/a.py", 75) for number in range(200)]
     path = tmp_path / "many.html"
-    path.write_text(make_page("process 1", "CPython 3.15", summary(*many), many, []))
+    path.write_text(make_page(origin(), summary(*many), many, []))
     assert path.stat().st_size < 3_000_000, "for 60,000 instructions"
     browser.open(address(path))
     assert seen(browser, ".ins") == 300
@@ -302,7 +344,7 @@ def test_hundreds_of_regions_are_shown_one_at_a_time(browser: Page, tmp_path: Pa
 def test_a_long_region_is_shown_in_part_until_asked(browser: Page, tmp_path: Path) -> None:
     long = region(0, "/tmp/a.py", 1000)
     path = tmp_path / "long.html"
-    path.write_text(make_page("process 1", "CPython 3.15", summary(long), [long], []))
+    path.write_text(make_page(origin(), summary(long), [long], []))
     browser.open(address(path))
     assert 3000 <= seen(browser, ".ins") < 3010
     browser.evaluate("document.querySelector('button.rest').click()")

@@ -2,8 +2,11 @@
 
 import contextlib
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 import click
@@ -44,6 +47,52 @@ def progress(text: str) -> Iterator[None]:
         yield
     finally:
         click.echo(ERASE_LINE, err=True, nl=False, color=True)
+
+
+PATIENCE = 3.0
+"""Seconds after which whoever waits is told what for, terminal or not."""
+_AGAIN = 30.0
+
+
+@contextlib.contextmanager
+def reporting(text: str) -> Iterator[Callable[[int, int], None]]:
+    """As `progress`, for what can take minutes. Gives a function to say how many are done, of how many: shown after
+    three seconds, on a terminal every second, and elsewhere as a line of its own every half minute."""
+    begin, ended = time.monotonic(), threading.Event()
+    state = [(0, 0)]
+    redraws = sys.stderr.isatty() and is_coloured("auto", sys.stderr)
+
+    def say() -> None:
+        wait = PATIENCE
+        while not ended.wait(wait):
+            done, of = state[0]
+            how_far = f", {done:,} of {of:,}" if of else ""
+            said = f"{text}: {time.monotonic() - begin:.0f} s{how_far}"
+            wait = 1.0 if redraws else _AGAIN
+            with contextlib.suppress(OSError, ValueError):
+                click.echo(f"{ERASE_LINE}{said} …" if redraws else said, err=True, nl=not redraws, color=True)
+
+    def note(done: int, of: int) -> None:
+        state[0] = (done, of)
+
+    speaker = threading.Thread(target=say, daemon=True)
+    with progress(text):
+        speaker.start()
+        try:
+            yield note
+        finally:
+            ended.set()
+            speaker.join()
+
+
+def columns(stream: TextIO, otherwise: int) -> int:
+    """How many columns `stream` has: as COLUMNS says, else the terminal; `otherwise` where it is none."""
+    if not stream.isatty() and not os.environ.get("COLUMNS", "").isdigit():
+        return otherwise
+    return max(shutil.get_terminal_size().columns, _NARROWEST)
+
+
+_NARROWEST = 40
 
 
 def print_error(message: str, hint: str = "") -> None:

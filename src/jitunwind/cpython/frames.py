@@ -6,6 +6,7 @@ before it, with or without symbols.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from jitunwind.cpython.executors import interpreters
@@ -129,6 +130,20 @@ def _is_program(code: CodeObject) -> bool:
     if code.qualname == "<module>":
         return not code.filename.startswith("<frozen importlib")
     return code.qualname == "_run_module_as_main"
+
+
+def running_executors(memory: Memory, layout: Layout) -> dict[int, list[int]]:
+    """By the address of an executor: the native ids of the threads whose state names it as the one that they run
+    (PyThreadState.current_executor). CPython sets it when JIT code is entered, and clears it when the innermost
+    JIT code is left: a thread that is in JIT code further out on its stack alone may have none."""
+    found: dict[int, list[int]] = {}
+    with suppress(UnreadableMemory):
+        for state in _thread_states(memory, layout):
+            executor = memory.word(state + layout.executor.current)
+            if executor:
+                thread = memory.word(state + layout.offsets["thread_state.native_thread_id"])
+                found.setdefault(executor, []).append(thread)
+    return found
 
 
 def _thread_states(memory: Memory, layout: Layout) -> Iterator[int]:

@@ -88,6 +88,8 @@ class ExecutorLayout(NamedTuple):
     """Of the interpreter's flag that says whether its JIT is on; in every build, with a JIT or without."""
     shim_in_region: bool
     """Each executor's machine code begins with a shim of its own (3.14)."""
+    current: int
+    """In a thread's state: of the executor that it runs (PyThreadState.current_executor)."""
     stencil_group: int
     """Bytes of a StencilGroup (jit_stencils.h, which CPython's Tools/jit writes)."""
 
@@ -113,6 +115,7 @@ EXECUTORS = {
         warm=35,
         jit_switch=223184,
         shim_in_region=True,
+        current=272,
         stencil_group=40,
     ),
     (3, 15): ExecutorLayout(
@@ -132,6 +135,7 @@ EXECUTORS = {
         warm=None,
         jit_switch=223408,
         shim_in_region=False,
+        current=304,
         stencil_group=88,
     ),
 }

@@ -1,6 +1,6 @@
 """Python objects of another process, read without trusting them: types, strings, code objects, lines."""
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -55,6 +55,7 @@ class Objects:
         self._code_objects: dict[int, CodeObject | None] = {}
         self._type_names: dict[int, str] = {}
         self._owners: list[CodeObject] = []
+        """By rising address of their bytecode."""
         self.code_type = memory.symbol("PyCode_Type")
         self.type_at = layout.offsets["pyobject.ob_type"]
         """Where an object has its type."""
@@ -119,7 +120,7 @@ class Objects:
             int.from_bytes(first_line, "little", signed=True),
             memory.checked_read(line_table + offsets["bytes_object.ob_sval"], table_size),
         )
-        self._owners.append(code)
+        insort(self._owners, code, key=_bytecode)
         return code
 
     def code_of_instruction(self, instruction: int) -> CodeObject | None:
@@ -127,9 +128,9 @@ class Objects:
 
         Bytecode lies inside its code object: so one known, or the next object below with the type of code.
         """
-        for code in self._owners:
-            if code.holds(instruction):
-                return code
+        index = bisect_right(self._owners, instruction, key=_bytecode) - 1
+        if index >= 0 and self._owners[index].holds(instruction):
+            return self._owners[index]
         if not self.code_type:
             return None
         wanted = self.code_type.to_bytes(8, "little")
@@ -149,6 +150,10 @@ class Objects:
 
 
 @lru_cache(maxsize=256)
+def _bytecode(code: CodeObject) -> int:
+    return code.bytecode
+
+
 def _lines(line_table: bytes, first_line: int) -> tuple[list[int], list[int | None]]:
     """Where each entry of a line table begins, in bytes from the bytecode's start, and its line."""
     entries = list(_entries(line_table, first_line))

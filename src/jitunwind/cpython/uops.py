@@ -23,6 +23,8 @@ from jitunwind.rows import WORD, Unknown
 MOST_MICRO_OPS = 1 << 14
 """Of a trace; CPython's own bound is UOP_MAX_TRACE_LENGTH (Include/internal/pycore_optimizer.h)."""
 _LARGEST_STENCIL = 1 << 16
+_FIRST_WITH_PLACE = 8
+"""Entries of which the first with a bytecode instruction is one: before it are checks of the executor itself."""
 _MOST_SEARCHED = 1 << 27
 _MOST_SAMPLES = 64
 _MOST_TRIED = 8
@@ -81,13 +83,26 @@ class MicroOps:
     def trace(self, region: JitCode) -> list[MicroOp]:
         """The trace that `region` was compiled from. UnreadableMemory; CorruptState where it makes no sense, or
         no executor is known."""
+        return self._entries(region, self.count(region))
+
+    def count(self, region: JitCode) -> int:
+        """How many entries the trace has. As `trace`, and much cheaper."""
         if not region.executor:
             raise CorruptState("no executor is known for this code")
-        of, memory = self._layout.executor, self._memory
-        count = int.from_bytes(memory.checked_read(region.executor + of.code_size, 4), "little")
+        size = self._memory.checked_read(region.executor + self._layout.executor.code_size, 4)
+        count = int.from_bytes(size, "little")
         if not 0 < count <= MOST_MICRO_OPS:
             raise CorruptState(f"the executor at {region.executor:#x} claims {count} micro-ops")
-        data = memory.checked_read(memory.word(region.executor + of.trace), count * _INSTRUCTION.size)
+        return count
+
+    def begin(self, region: JitCode) -> Place | None:
+        """The bytecode instruction at which the trace begins; None where it is not known. As `trace`, and cheap."""
+        first = self._entries(region, min(self.count(region), _FIRST_WITH_PLACE))
+        return next(filter(None, self.places(region, first)), None)
+
+    def _entries(self, region: JitCode, count: int) -> list[MicroOp]:
+        trace = self._memory.word(region.executor + self._layout.executor.trace)
+        data = self._memory.checked_read(trace, count * _INSTRUCTION.size)
         return [
             MicroOp(
                 head & _OPCODE,

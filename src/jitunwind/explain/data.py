@@ -6,10 +6,11 @@ from typing import Any
 
 from jitunwind.explain.model import Answer, Block, Comparison, Explained, Listed, Summary
 from jitunwind.explain.notation import Parts
+from jitunwind.explain.origin import Origin
 
 
 def as_data(
-    subject: str, python: str, summary: Summary, regions: Sequence[Explained], warnings: Sequence[str]
+    origin: Origin, summary: Summary, regions: Sequence[Explained], warnings: Sequence[str]
 ) -> dict[str, Any]:
     """Addresses are strings of hexadecimal digits, offsets numbers. An instruction's `answer` is an index into
     `answers`: code has thousands of instructions, and few answers."""
@@ -19,8 +20,7 @@ def as_data(
             answers.setdefault(id(each.answer), each.answer)
     numbers = {identity: number for number, identity in enumerate(answers)}
     return {
-        "subject": subject,
-        "python": python,
+        **asdict(origin),
         "architecture": summary.arch.name,
         "summary": {
             **{each.name: getattr(summary, each.name) for each in fields(summary) if each.name != "arch"},
@@ -38,6 +38,10 @@ def _comparison(found: Comparison) -> dict[str, Any]:
         "differing": found.differing,
         "unknown": found.unknown,
         "registers": dict(found.registers),
+        "everywhere": {
+            register: {"recovered": ours, "table": said}
+            for register, (said, ours) in found.everywhere.items()
+        },
     }
 
 
@@ -49,6 +53,8 @@ def _region(region: Explained, numbers: dict[int, int]) -> dict[str, Any]:
         "size": listed.code.size,
         "name": listed.name,
         "micro_ops": listed.micro_ops,
+        "begin": {"file": listed.begin[0], "line": listed.begin[1]} if listed.begin is not None else None,
+        "threads": list(listed.threads) if listed.threads is not None else None,
         "problem": region.why or None,
         "blocks": [_block(each, numbers) for each in region.blocks],
         "jumps": [{"from": each.source, "to": each.target} for each in region.jumps],

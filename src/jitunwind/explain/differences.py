@@ -33,6 +33,10 @@ class Difference:
     said: Parts
     registers: Parts
 
+    def pairs(self) -> dict[str, tuple[str, str]]:
+        """By register: what the other table says, and what is recovered."""
+        return {register: (self.said[register], rule) for register, rule in self.registers.items()}
+
 
 def difference(
     arch: Architecture, recovered: Row, other: Row, shim: Row | Unknown | None

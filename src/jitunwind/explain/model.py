@@ -8,7 +8,7 @@ of these and of nothing else.
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -23,6 +23,7 @@ from jitunwind.explain.jumps import Jump, in_lanes
 from jitunwind.explain.notation import Parts, parts
 from jitunwind.explain.sources import Sources
 from jitunwind.explain.subjects import Subject
+from jitunwind.recover.table import NOT_REACHED
 from jitunwind.rows import WORD, Row, Unknown, UnwindTable
 
 LARGEST_EXPLAINED = 1 << 20
@@ -40,6 +41,11 @@ class Answer:
     reason: str
     differences: dict[str, Difference]
     unknown: dict[str, str]
+
+    @property
+    def reached(self) -> bool:
+        """Whether a path leads here: what none leads to is never executed, and needs no row."""
+        return self.reason != NOT_REACHED.reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +90,15 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A region to choose: its number, where it is, and how many micro-ops it was compiled from (None: that is
-    not known)."""
+    """A region to choose: its number, where it is, how many micro-ops it was compiled from, the file and the line that
+    it begins with, and the threads that say that they run it now. None: that is not known."""
 
     number: int
     code: JitCode
     name: str
     micro_ops: int | None
+    begin: tuple[str, int] | None = None
+    threads: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,25 +120,41 @@ class Explained:
 @dataclass
 class Comparison:
     """Another table against the recovered one: instructions that were compared, those of them at which it says
-    something else, by register, and those at which it says nothing."""
+    something else, by register, and those at which it says nothing. `everywhere`: by register, what the table says and
+    what is recovered, where both are the same at every instruction that was compared."""
 
     compared: int = 0
     differing: int = 0
     unknown: int = 0
     registers: Counter[str] = field(default_factory=Counter)
+    everywhere: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
 @dataclass
 class Summary:
-    """Of some regions; `unknown` counts instructions without a recovered row."""
+    """Of some regions. `instructions` counts those that a path leads to, `unreached` the others; `unknown` counts those
+    of `instructions` without a recovered row."""
 
     arch: Architecture
     regions: int = 0
     micro_ops: int = 0
     instructions: int = 0
+    unreached: int = 0
     rows: int = 0
     unknown: int = 0
     tables: dict[str, Comparison] = field(default_factory=dict)
+
+    def beyond(self, answer: Answer) -> dict[str, Difference]:
+        """What differs at an instruction besides what differs everywhere: a reader is told that once."""
+        found = {}
+        for name, each in answer.differences.items():
+            everywhere = self.tables[name].everywhere
+            registers = {
+                register: rule for register, rule in each.registers.items() if register not in everywhere
+            }
+            if registers:
+                found[name] = Difference(each.said, registers)
+        return found
 
 
 class Explainer:
@@ -145,13 +169,16 @@ class Explainer:
         self.names = subject.names
         self.warnings: list[str] = []
 
-    def listed(self) -> list[Listed]:
-        """All regions, by rising address."""
+    def listed(self, progress: Callable[[int, int], None] = lambda done, of: None) -> list[Listed]:
+        """All regions, by rising address. `progress` is told how many are done, of how many."""
         subject = self._subject
-        return [
-            Listed(number, code, subject.parts(code)[-1].name, subject.count(code))
-            for number, code in enumerate(subject.codes())
-        ]
+        codes = subject.codes()
+        found = []
+        for number, code in enumerate(codes):
+            progress(number, len(codes))
+            name, count = subject.parts(code)[-1].name, subject.count(code)
+            found.append(Listed(number, code, name, count, subject.begin(code), subject.threads(code)))
+        return found
 
     def explain(self, listed: Listed) -> Explained:
         """One region. Never raises for a damaged process: what cannot be told has a reason in its place."""
@@ -254,6 +281,9 @@ def summary_of(arch: Architecture, explained: Sequence[Explained], tables: Itera
 
 
 def _count(summary: Summary, answer: Answer, count: int) -> None:
+    if not answer.reached:
+        summary.unreached += count
+        return
     summary.instructions += count
     if not answer.row:
         summary.unknown += count
@@ -262,12 +292,14 @@ def _count(summary: Summary, answer: Answer, count: int) -> None:
         if name in answer.unknown:
             comparison.unknown += count
             continue
-        comparison.compared += count
         found = answer.differences.get(name)
-        if found is not None:
-            comparison.differing += count
-            for register in found.registers:
-                comparison.registers[register] += count
+        pairs = found.pairs() if found is not None else {}
+        before = comparison.everywhere if comparison.compared else pairs
+        comparison.everywhere = {each: pair for each, pair in before.items() if pairs.get(each) == pair}
+        comparison.compared += count
+        comparison.differing += count if pairs else 0
+        for register in pairs:
+            comparison.registers[register] += count
 
 
 class _Reader:

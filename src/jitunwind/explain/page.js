@@ -9,6 +9,7 @@ const differing = document.getElementById("differing");
 const found = document.getElementById("found");
 const room = document.getElementById("region");
 const list = document.querySelector(".list");
+const UNREACHED = "no path reaches this";
 const AT_ONCE = 3000; // instructions; more of a region are shown when asked for
 const parsed = new Map();
 let shown = { index: -1 };
@@ -41,8 +42,11 @@ function show(index, all) {
     if (here) link.setAttribute("aria-current", "true"); else link.removeAttribute("aria-current");
     if (here) list.scrollTop = line.offsetTop - list.clientHeight / 2;
   }
-  const title = make("h2", "", `${region.number}: ${region.name}`);
-  const about = make("p", "about", `${region.size.toLocaleString("en")} bytes at 0x${region.start}. Choose an instruction for all that is said of it.`);
+  const [file, first] = region.begin;
+  const begin = first === undefined ? "" : region.name.endsWith(`:${file}`) ? `:${first}` : `, from ${file}:${first}`;
+  const title = make("h2", "", `${region.number}: ${region.name}${begin}`);
+  const runs = region.threads.length ? `, running now in thread ${region.threads.join(", ")}` : "";
+  const about = make("p", "about", `${region.size.toLocaleString("en")} bytes at 0x${region.start}${runs}. Choose an instruction for all that is said of it.`);
   const listing = make("div", "listing");
   listing.tabIndex = 0;
   listing.setAttribute("role", "group");
@@ -115,7 +119,7 @@ function instruction(offset, text, answer, before) {
       cell.append(part, " ");
     }
   } else {
-    cell.append(make("span", "reason", `unknown: ${said.reason}`));
+    cell.append(make("span", said.reason ? "reason" : "unreached", said.reason ? `unknown: ${said.reason}` : UNREACHED));
   }
   for (const [name, , registers] of said.differs) {
     const table = shared.tables.length > 1 ? `${name}: ` : "";
@@ -159,8 +163,8 @@ function choose(row, open) {
     const offset = Number(row.dataset.offset), said = shared.answers[row.dataset.answer];
     const more = make("div", "more");
     more.append(make("div", "", `0x${(BigInt("0x" + shown.region.start) + BigInt(offset)).toString(16)} (${plus(offset)})`));
-    more.append(make("div", "", said.whole ? `recovered  ${said.whole}` : `unknown: ${said.reason}`));
-    for (const difference of said.differs) more.append(make("div", "bad", spelled(difference)));
+    more.append(make("div", "", said.whole ? `recovered  ${said.whole}` : said.reason ? `unknown: ${said.reason}` : UNREACHED));
+    for (const difference of said.full) more.append(make("div", "bad", spelled(difference)));
     for (const [name, reason] of said.silent) more.append(make("div", "", `${name}: ${reason}`));
     for (const jump of shown.region.jumps) {
       if (jump[0] === offset || jump[1] === offset) {
@@ -271,7 +275,7 @@ function wanted() {
   const texts = shared.texts.map(has);
   const sources = shared.sources.map(each => [`${each[1]}:${each[2]}`, each[0], each[3] || ""].some(has));
   const inRows = /[=≠]/.test(query); // every row names registers: only what is said of them is looked for
-  const answers = shared.answers.map(each => inRows && (has(each.whole) || each.differs.some(d => has(spelled(d)))));
+  const answers = shared.answers.map(each => inRows && (has(each.whole) || each.full.some(d => has(spelled(d)))));
   const differs = shared.answers.map(each => each.differs.length > 0);
   const address = /^(0x)?[0-9a-f]{6,16}$/.test(query) ? BigInt(query.startsWith("0x") ? query : "0x" + query) : null;
   return {
@@ -331,9 +335,24 @@ function mark() {
     place = line || place;
   }
   found.textContent = active
-    ? `${total.toLocaleString("en")} instructions found in ${regions.toLocaleString("en")} regions, ${here.toLocaleString("en")} of them here`
+    ? said(total, regions, here)
     : "";
+  nothing(active && !here, total);
   draw();
+}
+
+function said(total, regions, here) {
+  if (!total) return search.value.trim() ? `Nothing found for “${search.value.trim()}”${differing.checked ? " among differing rows" : ""}.` : "No row has other differences than those above.";
+  return `${many(total, "instruction")} found in ${many(regions, "region")}, ${here.toLocaleString("en")} of them here`;
+}
+
+function many(count, what) { return `${count.toLocaleString("en")} ${what}${count === 1 ? "" : "s"}`; }
+
+function nothing(empty, elsewhere) { // an empty listing says why it is
+  shown.listing?.querySelector(".nothing")?.remove();
+  if (!empty || !shown.listing) return;
+  const text = elsewhere ? "Nothing of it in this region: the list above has where it is." : found.textContent;
+  shown.listing.append(make("p", "nothing", text));
 }
 
 // --- the address bar says what is shown: #region=3&search=rbp&differing=1&theme=dark&at=1f

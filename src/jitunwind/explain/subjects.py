@@ -10,6 +10,7 @@ from jitunwind.arch import Architecture, known
 from jitunwind.audit.instructions import Instructions
 from jitunwind.audit.tables import shim_table, shim_table_in
 from jitunwind.cpython.dump import Dump
+from jitunwind.cpython.frames import running_executors
 from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.cpython.uops import MicroOp, MicroOps, Place
 from jitunwind.errors import CorruptState, JitunwindError, UnreadableMemory
@@ -46,6 +47,12 @@ class Subject(Protocol):
     def count(self, code: JitCode) -> int | None:
         """How many micro-ops a region was compiled from, if that is known."""
 
+    def begin(self, code: JitCode) -> tuple[str, int] | None:
+        """The file and the line of Python with which a region begins, if they are known."""
+
+    def threads(self, code: JitCode) -> tuple[int, ...] | None:
+        """The threads (native ids) that say of themselves that they run a region; None where nobody was asked."""
+
     def pieces(self, code: JitCode) -> list[Piece] | Unknown:
         """A region's micro-ops, one behind the other."""
 
@@ -61,6 +68,7 @@ class OfProcess:
 
     def __init__(self, regions: Regions) -> None:
         self._regions, self._micro_ops = regions, MicroOps(regions)
+        self._running = running_executors(regions.memory, regions.layout)
         self.architecture = regions.memory.architecture
         self.names = regions.memory.names()
         self.parts = regions.parts
@@ -71,9 +79,22 @@ class OfProcess:
 
     def count(self, code: JitCode) -> int | None:
         try:
-            return len(self._micro_ops.trace(code))
+            return self._micro_ops.count(code)
         except (UnreadableMemory, CorruptState):
             return None
+
+    def begin(self, code: JitCode) -> tuple[str, int] | None:
+        try:
+            place = self._micro_ops.begin(code)
+        except (UnreadableMemory, CorruptState):
+            place = None
+        if place is not None and (line := place.line) is not None:
+            return place.code.filename, line
+        lines = self._regions.lines(code)
+        return (lines[0].filename, lines[0].line) if lines else None
+
+    def threads(self, code: JitCode) -> tuple[int, ...] | None:
+        return tuple(self._running.get(code.executor, ()))
 
     def pieces(self, code: JitCode) -> list[Piece] | Unknown:
         try:
@@ -110,6 +131,12 @@ class OfDump:
         return self._dump.codes
 
     def count(self, code: JitCode) -> int | None:
+        return None
+
+    def begin(self, code: JitCode) -> tuple[str, int] | None:
+        return None
+
+    def threads(self, code: JitCode) -> tuple[int, ...] | None:
         return None
 
     def pieces(self, code: JitCode) -> list[Piece] | Unknown:
