@@ -42,6 +42,7 @@ from debian_packages import (
 FIRST_JIT = (3, 13)  # PEP 744
 FIRST_JIT_IN_DEBIAN = (3, 14)
 QEMU_NAMES = {"amd64": "qemu-x86_64", "arm64": "qemu-aarch64"}
+A_PYTHON_ERROR = re.compile(r"(Fatal Python error|\w+(Error|Exception|Interrupt)): ")
 A_TEST = "test/test_generators.py"  # in the standard library, if CPython's test suite is
 STAMP = ".complete"  # written last: a tree without it is a half-finished one
 
@@ -122,8 +123,10 @@ def probe(python: Path, request: Request) -> dict[str, Any] | None:
         say(f"not taken: {error}")
         return None
     except (ValueError, IndexError):
-        complaint = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-        say(f"not taken: {python} fails: {complaint[-1]}")
+        last = (done.stderr.strip().splitlines() or [""])[-1]
+        # Python's own error ends what it says; of another program (pyenv's stand-ins) no line is known to matter.
+        why = last if A_PYTHON_ERROR.match(last) else f"exit status {done.returncode}"
+        say(f"not taken: {python} does not run: {why}")
         return None
     if not facts["version"].startswith(f"{request.version}."):
         say(f"not taken: {python} is {facts['version']}")

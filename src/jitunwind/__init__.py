@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jitunwind.agent.follow import disable, enable, flush, problems
+    from jitunwind.agent.follow import disable, enable, flush, is_enabled, problems
     from jitunwind.agent.library import Statistics, statistics
     from jitunwind.errors import JitunwindError
     from jitunwind.publishing.invariant import frame_pointer
@@ -44,6 +44,7 @@ __all__ = [
     "evaluate",
     "flush",
     "frame_pointer",
+    "is_enabled",
     "problems",
     "publish",
     "statistics",
@@ -60,6 +61,7 @@ _ELSEWHERE = {
     "enable": "agent.follow",
     "flush": "agent.follow",
     "frame_pointer": "publishing.invariant",
+    "is_enabled": "agent.follow",
     "problems": "agent.follow",
     "publish": "publishing.publication",
     "statistics": "agent.library",

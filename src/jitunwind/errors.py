@@ -168,6 +168,15 @@ class NothingToAudit(JitunwindError):
     hint = "let it run longer; for a Python with a JIT: PYTHON_JIT=1, and code that gets hot"
 
 
+class JitOff(JitunwindError):
+    """A CPython in which no JIT code will run."""
+
+    hint = (
+        "start it with PYTHON_JIT=1; this tells whether it has a JIT: "
+        "PYTHON -c 'import sys; print(sys._jit.is_available())'"
+    )
+
+
 class NothingToExplain(JitunwindError):
     """A process or a core without JIT code."""
 

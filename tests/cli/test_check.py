@@ -11,6 +11,10 @@ from xml.etree import ElementTree
 
 import pytest
 
+from jitunwind.check.files import result_of
+from jitunwind.check.functions import Program
+from jitunwind.check.report import Checked
+from jitunwind.cli.check import _text
 from tests.support.compiled import compiled, needs_gcc
 from tests.support.processes import PATIENCE, command, jitunwind, plain_environment, wait_until
 
@@ -87,7 +91,7 @@ def test_a_right_file_is_all_exact(right: Path) -> None:
     done = jitunwind("check", right)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(r"right\.so: .* 7 exact, 0 wrong in 0 functions", done.stdout)
-    assert re.search(r"1 file, \d+ FDEs, \d+ instructions in \d+\.\d s, \d+ FDEs/s\n$", done.stdout)
+    assert re.search(r"1 file, 1 FDE, \d+ instructions in \d+\.\d s, \d+ FDEs/s\n$", done.stdout)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -111,7 +115,7 @@ def test_a_wrong_directive_is_found_at_exactly_its_instructions(
 def test_text_tells_the_two_rows_and_the_instruction(wrong: Path) -> None:
     done = jitunwind("check", wrong)
     assert done.returncode == 1
-    assert "1 wrong in 1 functions" in done.stdout
+    assert "1 wrong in 1 function," in done.stdout
     assert "f+0x8" in done.stdout
     assert "table:     CFA=rsp+16, rbx at CFA-16, rip at CFA-8" in done.stdout
     assert "recovered: rsp=CFA-32" in done.stdout
@@ -125,7 +129,7 @@ def test_json_has_what_using_md_says(right: Path, wrong: Path, tmp_path: Path) -
     assert done.returncode == 2
     assert set(data) == {
         *("files", "unusable", "fdes", "instructions", "exact", "wrong", "unknown", "seconds"),
-        *("fdes_per_second", "interrupted"),
+        *("fdes_per_second", "interrupted", "not_begun"),
     }
     assert [Path(file["file"]).name for file in data["files"]] == ["right.so", "wrong.so"]
     assert data["wrong"] == {"CFA: another offset from rsp": 1}
@@ -256,7 +260,7 @@ def test_an_fde_that_nobody_can_decode_is_wrong(tmp_path: Path) -> None:
     done = jitunwind("check", library(tmp_path / "a.so", source))
     assert done.returncode == 1
     assert "the FDE breaks the rules of its format" in done.stdout
-    assert "7 exact, 1 wrong in 1 functions" in done.stdout
+    assert "7 exact, 1 wrong in 1 function," in done.stdout
 
 
 def test_colours_are_for_terminals(right: Path) -> None:
@@ -276,11 +280,13 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def test_an_interruption_ends_the_processes_and_prints_the_report_so_far(large: Path, right: Path) -> None:
+def test_an_interruption_ends_the_processes_and_prints_the_report_so_far(
+    large: Path, right: Path, wrong: Path
+) -> None:
     """GIVEN a check on a terminal, WHEN Ctrl-C comes once processes are at work, THEN there is a report."""
     ours, theirs = pty.openpty()
     environment = plain_environment() | {"TERM": "xterm"}
-    arguments = command("check", "--json", "--jobs", "2", right, large)
+    arguments = command("check", "--json", "--jobs", "2", right, large, wrong)
     with subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=theirs, env=environment, start_new_session=True
     ) as process:
@@ -296,6 +302,7 @@ def test_an_interruption_ends_the_processes_and_prints_the_report_so_far(large: 
     assert b"functions" in seen
     data = json.loads(said)
     assert data["interrupted"]
+    assert data["not_begun"] == [str(wrong)]
     assert [file["is_complete"] for file in data["files"]] == [True, False]
     assert data["files"][1]["exact"] > 0
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
@@ -305,3 +312,30 @@ def test_progress_is_for_terminals_only(large: Path) -> None:
     done = jitunwind("check", large)
     assert (done.returncode, done.stderr) == (0, "")
     assert "[#" not in done.stdout
+
+
+def test_a_report_that_was_interrupted_counts_what_was_judged(tmp_path: Path) -> None:
+    more = "".join(f"h{n}: .cfi_startproc\nret\n.cfi_endproc\n" for n in range(2))
+    program = Program(library(tmp_path / "three.so", RIGHT + more))
+    result = result_of(program, {0: program.judge(0, {}, ())}, 1, 0)
+    said = _text(Checked([result], is_interrupted=True))
+    assert "three.so: interrupted after 1 of 3 FDEs, 7 instructions: 7 exact" in said
+    assert "1 file, 1 of 3 FDEs, 7 instructions" in said
+
+
+def test_code_without_a_table_is_told(tmp_path: Path) -> None:
+    """GIVEN a program of which only the C library's parts have tables, THEN `0 wrong` does not stand alone."""
+    source = "int f(int a) { return a * 3; } int main(void) { return f(1); }"
+    path = compiled(tmp_path / "x", source, "-O0 -fno-asynchronous-unwind-tables")
+    done = jitunwind("check", path)
+    assert done.returncode == 0, done.stderr
+    told = re.search(r"tables cover (\d+\.\d)% of \d+ bytes of code; (.*)$", done.stdout, re.MULTILINE)
+    assert told is not None, done.stdout
+    assert float(told[1]) < 90
+    assert re.search(r"functions have none: .*\bf\b", told[2]), told[2]
+    assert told[2].endswith("; that code was not checked")
+    (file,) = json.loads(jitunwind("check", "--json", path).stdout)["files"]
+    assert {"f", "main"} <= set(file["without_table"])
+    assert file["described_bytes"] < file["code_bytes"]
+    whole = compiled(tmp_path / "y", source, "-O0 -c")
+    assert "tables cover 100.0% of " in jitunwind("check", whole).stdout

@@ -87,11 +87,24 @@ def is_named(text: str) -> bool:
 def test_plain_gdb_shows_jit_frames_from_then_on(python: str, left_over: dict[str, str]) -> None:
     with started(python, "hot") as hot:
         assert not is_named(backtrace(hot.pid))
-        for _ in range(2):  # the second time changes nothing
+        for already in ("", " already"):  # the second time changes nothing
             done = jitunwind("enable", hot.pid, environment=left_over)
             assert (done.returncode, done.stderr) == (0, "")
-            assert done.stdout == f"process {hot.pid} publishes its JIT code\n"
+            said, then = done.stdout.splitlines()
+            assert re.match(
+                rf"process {hot.pid} publishes its JIT code{already}: [1-9]\d* regions? so far;", said
+            )
+            assert then == f"next: gdb -p {hot.pid}, and bt there; jitunwind disable {hot.pid} ends it"
         wait_until(lambda: is_named(backtrace(hot.pid)), "py::work in plain GDB")
+        # WHEN it is to publish no more, what it has published is withdrawn
+        done = jitunwind("disable", hot.pid, environment=left_over)
+        assert (done.returncode, done.stderr) == (0, "")
+        no_more = rf"process {hot.pid} publishes its JIT code no more: [1-9]\d* regions? withdrawn\n"
+        assert re.fullmatch(no_more, done.stdout), done.stdout
+        assert not is_named(backtrace(hot.pid))
+        done = jitunwind("disable", hot.pid, environment=left_over)
+        unchanged = f"process {hot.pid} does not publish its JIT code: nothing was changed\n"
+        assert (done.returncode, done.stdout) == (0, unchanged)
 
 
 def test_a_process_that_is_blocked_is_left_as_it_was(python: str, left_over: dict[str, str]) -> None:
@@ -117,7 +130,8 @@ def test_a_process_that_is_blocked_and_goes_on_in_time(python: str, left_over: d
             return blocked.ask(b"x") == b"done\n" and asking.poll() is not None
 
         wait_until(has_answered, "an answer")
-        assert asking.communicate(timeout=PATIENCE)[0] == f"process {blocked.pid} publishes its JIT code\n"
+        said = asking.communicate(timeout=PATIENCE)[0]
+        assert said.startswith(f"process {blocked.pid} publishes its JIT code: "), said
         assert asking.returncode == 0
 
 

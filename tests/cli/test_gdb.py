@@ -88,14 +88,23 @@ def said(loop: Program, gdb_path: str) -> dict[str, str]:
         "python f = gdb.newest_frame()",
         "python\nwhile not (f.name() or '').startswith('py::f:'): f = f.older()",
         "python f.select()",
-        *["frame", "jit-rows", "info symbol $pc", "x/i $pc", "info line *$pc", "info frame"],
+        *[
+            "frame",
+            "jit-rows",
+            "jit-rows --all",
+            "jit-rows xyz",
+            "info symbol $pc",
+            "x/i $pc",
+            "info line *$pc",
+            "info frame",
+        ],
         *["info registers rip rbx r12", "up", "info registers rip rsp rbp", "down", "up 2", "info frame"],
     ]
     commands[6] = "python exec('while not (f.name() or str()).startswith(\"py::f:\"): f = f.older()')"
     done = jitunwind("gdb", "--gdb", gdb_path, "-nx", "-batch", "-p", loop.pid, *script(*commands))
     assert loop.goes_on()
     assert "Traceback" not in done.stderr
-    return answers(done)
+    return answers(done) | {"stderr": done.stderr}
 
 
 def test_bt_is_whole_and_named(said: dict[str, str]) -> None:
@@ -127,6 +136,29 @@ def test_jit_rows(said: dict[str, str]) -> None:
     assert rows.startswith(f"py::f:{LOOP}: ")
     assert "CFA=rsp+" in rows
     assert re.search(r"^=> 0x[0-9a-f]+ <\+\d+>:\t", rows, re.MULTILINE), rows
+    assert len(re.findall(r"^(?:=>|  ) 0x[0-9a-f]+ <", rows, re.MULTILINE)) == 10, rows
+    assert rows.endswith("(jit-rows --all shows the rows of the whole region)")
+    everything = said["jit-rows --all"]
+    around = [line for line in rows.splitlines() if "\t" in line]
+    assert "\n".join(around) in "\n".join(line for line in everything.splitlines() if "\t" in line)
+    assert everything.count("\t") > 10
+    assert 'xyz is no address: No symbol "xyz" in current context. Try ' in said["stderr"]
+
+
+def test_gdb_gives_no_advice_about_a_thread_library_that_it_cannot_load(said: dict[str, str]) -> None:
+    """Two lines at most: an empty one, and that there is none that matches."""
+    complaints = [line for line in said["stderr"].splitlines() if "thread_db" in line or "auto-load" in line]
+    assert all("Unable to find libthread_db matching" in line for line in complaints), said["stderr"]
+    assert len(complaints) <= 1
+
+
+def test_commands_without_a_process_say_so(gdb_path: str) -> None:
+    commands = ["info jit-regions", "jit-rows xyz", "echo end\n"]
+    done = jitunwind("gdb", "--gdb", gdb_path, "-nx", "-batch", *script(*commands))
+    assert (
+        done.stderr.splitlines()
+        == ["There is no process: run a program, attach to a process or open a core first."] * 2
+    )
 
 
 def test_symbol_instruction_and_line_of_the_program_counter(said: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -223,6 +224,14 @@ def test_the_text_says_what_is_wrong(python: Interpreter) -> None:
     assert done.returncode == 1, done.stderr
     assert "2,000 instructions stepped" in done.stdout
     assert "\x1b" not in done.stdout
+    assert "recovered: CFA, return address and callee-saved registers are right at all 2,000" in done.stdout
+    if python.minor == "3.14":
+        assert "published: says nothing of the caller at any of 2,000 instructions" in done.stdout
+        assert "first wrong at" not in done.stdout
+    else:
+        assert "published: CFA, return address and rbp are right at every instruction; " in done.stdout
+        assert done.stdout.count("published, first wrong at ") == 1
+    assert not re.search(r"\b1 [a-z ]+s\b", done.stdout), done.stdout
 
 
 def test_every_damage_that_changes_an_answer_is_found(python: Interpreter) -> None:
@@ -245,7 +254,7 @@ def test_every_damage_that_changes_an_answer_is_found(python: Interpreter) -> No
         (["--", "/nonexistent"], "cannot be run: No such file"),
         (["999999999"], "no process"),
         (["--table", "nowhere", "--", "true"], "neither recovered nor published, nor a file"),
-        (["--", "true"], "no instruction of JIT code was stepped"),
+        (["--", "true"], "true: no instruction of JIT code was judged in "),
     ],
 )
 def test_what_cannot_be_audited(arguments: list[str], message: str) -> None:

@@ -102,7 +102,7 @@ def test_an_interrupt_gives_the_report_so_far(arm: Interpreter, tmp_path: Path) 
     command = [*JITUNWIND, "audit", "--json", "--table", "recovered", "--", arm.python, str(script)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        assert process.stderr.readline() == "hot\n"
+        assert "hot\n" in iter(process.stderr.readline, "")  # behind what it waits for, on a slow machine
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=LIMIT)
     assert process.returncode == 130

@@ -1,10 +1,12 @@
 """What an install brings: the agent, the file that JITUNWIND=1 needs, the header; and what goes without a compiler."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -94,7 +96,9 @@ def test_one_wheel_for_every_python_of_the_architecture(wheel: Path) -> None:
     agent = {
         name for name in names if name.startswith("jitunwind/agent/") and not name.endswith((".py", ".pyi"))
     }
-    assert agent == {f"jitunwind/agent/{name}" for name in ("agent.so", "descriptor.so", "jitunwind.h")}
+    assert agent == {
+        f"jitunwind/agent/{name}" for name in ("agent.so", "descriptor.so", "jitunwind.h", "jitunwind.pc")
+    }
     assert "jitunwind/startup/hook/sitecustomize.py" in names
 
 
@@ -191,6 +195,7 @@ def test_an_editable_install_has_it_all_too(tmp_path: Path) -> None:
 
 
 @needs_compiler
+@pytest.mark.skipif(shutil.which("pkg-config") is None, reason="no pkg-config")
 def test_a_c_program_is_linked_with_the_agent(tmp_path: Path) -> None:
     start = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); from jitunwind.cli import main; main()"
     told = run(sys.executable, "-I", "-c", start, "agent", "--cflags", "--libs")
@@ -203,3 +208,13 @@ def test_a_c_program_is_linked_with_the_agent(tmp_path: Path) -> None:
     made = run("cc", "-Werror", source, "-o", tmp_path / "jit", *told.stdout.split())
     assert (made.returncode, made.stderr) == (0, "")
     assert run(tmp_path / "jit").stdout == "1\n"
+    place = run(sys.executable, "-I", "-c", start, "agent", "--pkgconfig").stdout.strip()
+    asked = run("pkg-config", "--cflags", "--libs", "jitunwind", PKG_CONFIG_PATH=place)
+    assert (asked.returncode, asked.stderr) == (0, "")
+    assert shlex.split(asked.stdout) == told.stdout.split()
+    made = run("cc", "-Werror", source, "-o", tmp_path / "by_pkg_config", *shlex.split(asked.stdout))
+    assert (made.returncode, made.stderr) == (0, "")
+    assert run(tmp_path / "by_pkg_config").stdout == "1\n"
+    version = run("pkg-config", "--modversion", "jitunwind", PKG_CONFIG_PATH=place).stdout.strip()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert version == project["version"]

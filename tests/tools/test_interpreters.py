@@ -116,6 +116,28 @@ def test_takes_the_one_on_path(offline: dict[str, str], tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"{own}\n"), done.stderr
 
 
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [
+        (
+            ["echo pyenv: not found >&2", "echo '      found at the same time' >&2", "exit 127"],
+            "exit status 127",
+        ),
+        (["echo Traceback >&2", "echo 'ImportError: no json' >&2", "exit 1"], "ImportError: no json"),
+        (["exit 3"], "exit status 3"),
+    ],
+    ids=["another program", "a Python", "silent"],
+)
+def test_says_why_one_on_path_does_not_run(
+    lines: list[str], why: str, offline: dict[str, str], tmp_path: Path
+) -> None:
+    own = script(tmp_path / "bin/python3.14", *lines)
+
+    said = ask("3.14", **offline).stderr.splitlines()
+
+    assert said[0] == f"interpreters: not taken: {own} does not run: {why}"
+
+
 def test_leaves_one_on_path_that_has_no_jit(offline: dict[str, str], tmp_path: Path) -> None:
     stand_in(tmp_path / "bin/python3.14", jit=False)
 

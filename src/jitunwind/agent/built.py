@@ -1,4 +1,4 @@
-"""Where the agent's files lie: jitunwind.h, and the shared objects that an install builds (setup.py)."""
+"""Where the agent's files lie: jitunwind.h, jitunwind.pc, and the shared objects that an install builds (setup.py)."""
 
 import os
 

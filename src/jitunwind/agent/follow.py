@@ -345,6 +345,11 @@ def _enable() -> None:
         atexit.register(_at_exit)
 
 
+def is_enabled() -> bool:
+    """Whether this process publishes its JIT code: `enable` was called, and not `disable`."""
+    return _follower is not None
+
+
 def disable() -> None:
     """Withdraw what `enable` has published, and publish no more. CPython 3.15's own entries do not come back."""
     global _follower

@@ -308,6 +308,10 @@ class Tracee:
         self._running.add(tid)
         _ptrace(_CONT, tid, None, stop.signal if stop.signal not in _STOPS else 0)
 
+    def threads(self) -> list[int]:
+        """The threads that stand still."""
+        return sorted(self._stopped)
+
     def step(self, tid: int) -> Stop | None:
         """Run one instruction of a stopped thread. None: it has ended. A stop with a signal has not run it."""
         return self._run_alone(_SINGLESTEP, tid)

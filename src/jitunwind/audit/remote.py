@@ -203,6 +203,10 @@ class RemoteTracee:
             number = self._process.signals.pop(thread, 0)
             self._process.resume(thread if number else "", signal=number, others=True)
 
+    def threads(self) -> list[int]:
+        """The one that has stopped last: others may have ended."""
+        return [] if self._process.is_running else [self._note_thread()]
+
     def step(self, tid: int) -> Stop | None:
         thread = self._threads[tid]
         while True:

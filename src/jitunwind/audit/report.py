@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 from jitunwind.audit.findings import MOST_EXAMPLES, Findings, Tally
 from jitunwind.audit.witness import WITNESSES, Place, Witness
+from jitunwind.wording import counted, listed, runs
 
 MOST_REASONS = 20
 
@@ -120,6 +121,36 @@ def coverage_of(data: dict[str, Any]) -> str:
         if data["witnesses"][name]
     ]
     return f"of {whole:,} reachable instructions: {', '.join(parts)}"
+
+
+def meaning_of(table: dict[str, Any]) -> str:
+    """What the figures of one table mean, in a sentence: what of the caller it gets right, and what not."""
+    instructions, by_register = table["instructions"], table["registers"]
+    if not instructions:
+        return "nothing was judged"
+    if table["unknown"] == instructions:
+        return f"says nothing of the caller at any of {counted(instructions, 'instruction')}"
+    right = [name for name, tally in by_register.items() if tally["exact"] == instructions]
+    if len(right) == len(by_register):
+        where = "at the one instruction" if instructions == 1 else f"at all {instructions:,} instructions"
+        return f"CFA, return address and callee-saved registers are right {where}"
+    parts = [f"{_are(right)} right at every instruction"] if right else []
+    for verdict, words in (("wrong", "wrong at"), ("unknown", "not known at")):
+        counts = {name: tally[verdict] for name, tally in by_register.items() if tally[verdict]}
+        if counts:
+            parts.append(f"{_are(list(counts))} {words} {_between(counts.values())}")
+    return f"{'; '.join(parts)} of {instructions:,}"
+
+
+def _are(names: Sequence[str]) -> str:
+    """`CFA is`, `rbx and r12 to r15 are`."""
+    said = listed(["return address" if word == "RA" else word for word in runs(names)])
+    return f"{said} {'is' if len(names) == 1 else 'are'}"
+
+
+def _between(counts: Collection[int]) -> str:
+    least, most = min(counts), max(counts)
+    return f"{most:,}" if least == most else f"{least:,} to {most:,}"
 
 
 def _table(found: Findings) -> dict[str, Any]:

@@ -4,6 +4,7 @@ In come the names of tables and what there is to judge them by; out comes the re
 one, and shows it.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -30,13 +31,18 @@ from jitunwind.audit.verdicts import Verdicts
 from jitunwind.audit.witness import Place, Stepped, Witness
 from jitunwind.cpython.dump import Dump
 from jitunwind.cpython.regions import JitCode, Regions
-from jitunwind.errors import JitunwindError, NoEmulator
+from jitunwind.errors import JitunwindError, NoEmulator, NothingToAudit
 from jitunwind.memory import Memory
+from jitunwind.wording import counted
+
+WAITING = "waiting: "
+"""How what is told begins while nothing has been judged for some seconds."""
 
 
 class Session:
     """The witnesses that have been asked, in order, and what they were asked about. `tell` is called again and again
-    with what has been done so far. NoEmulator where there is to be one, and there is none."""
+    with what has been done so far, or what is waited for. After `seconds` no more is asked.
+    NoEmulator where there is to be one, and there is none."""
 
     def __init__(
         self,
@@ -45,6 +51,7 @@ class Session:
         static: bool,
         tell: Callable[[str], None],
         readers: Sequence[str] = (),
+        seconds: float = math.inf,
     ) -> None:
         if emulate:
             _check_emulator()
@@ -59,12 +66,15 @@ class Session:
         self._arch: Architecture
         """That of the process or the dump, once there is one."""
         self.problem = "there is no JIT code"
+        self.hint = NothingToAudit.hint
+        """Why nothing was judged, if nothing was, and what a person can do about it."""
         self.is_interrupted = False
         self.ended = 0
         """How the program ended, as subprocess's `returncode` says it."""
         self._on_interrupt: Callable[[], None] = lambda: None
         self._tell = tell
         self._begin = time.monotonic()
+        self._deadline = self._begin + seconds
 
     def warn(self, warning: str) -> None:
         self.warnings[warning] = None
@@ -105,18 +115,18 @@ class Session:
             ]
             stepped = Stepped(Verdicts(arch, memory, tables, readings), self._keep)
             recorder = None if single_step else _recorder(tracee)
-            stepper = Stepper(tracee, arch, stepped, steps, recorder)
+            stepper = Stepper(tracee, arch, stepped, steps, recorder, deadline=self._deadline)
             stepper.progress = lambda: self._tell(self._so_far(stepper, stepped.witness))
             self._on_interrupt = lambda: setattr(stepper, "is_interrupted", True)
             stepper.is_interrupted = self.is_interrupted
             stepper.run()
-            if tracee.is_alive and (self.emulate or self.static) and not self.is_interrupted:
+            if tracee.is_alive and (self.emulate or self.static) and not self._is_over():
                 self._take_dump(memory)
             if tracee.ending:
                 self.ended = os.waitstatus_to_exitcode(tracee.ending)
         self.witnesses.append(stepped.witness)
         self.counts |= asdict(stepper.counts)
-        self.problem = f"no instruction of JIT code was stepped: {stepper.problem}"
+        self.problem, self.hint = stepper.waiting.why, stepper.waiting.hint
         self._warn_of([*tables, *readings])
 
     def _opened(self, name: str, arch: Architecture, opened: ExitStack) -> Reader:
@@ -131,9 +141,15 @@ class Session:
 
     def _so_far(self, stepper: Stepper, witness: Witness) -> str:
         count, seconds = stepper.counts.instructions, time.monotonic() - self._begin
+        if not count:
+            return f"{WAITING}{stepper.waiting.why}" if stepper.waiting.is_known else ""
         wrong = ", ".join(f"{name} {found.total.wrong:,} wrong" for name, found in witness.findings.items())
         regions = len(next(iter(witness.findings.values())).regions)
-        return f"{count:,} instructions, {regions} regions, {wrong}; {count / seconds:,.0f}/s"
+        return f"{counted(count, 'instruction')}, {counted(regions, 'region')}, {wrong}; {count / seconds:,.0f}/s"
+
+    def _is_over(self) -> bool:
+        """Whether somebody has interrupted, or time is up."""
+        return self.is_interrupted or time.monotonic() >= self._deadline
 
     def _keep(self, regions: Regions) -> None:
         """JIT code has come or gone: the program may end before there is another time to take it."""
@@ -142,20 +158,20 @@ class Session:
 
     def _take_dump(self, memory: Memory) -> None:
         try:
-            self.dump = dump_in(memory, self.warn)
+            self.dump = dump_in(memory, self.warn, "the program")
         except JitunwindError as error:
             self.problem = str(error)
 
     def look_offline(self) -> None:
         """Ask the witnesses that step nothing."""
         dump = self.dump
-        if dump is None or self.is_interrupted:
+        if dump is None or self._is_over():
             return
         arch = self._arch = dump.architecture
         decode = decoder(arch)
         tables = self._tables(arch, lambda: from_dump(arch, dump))
         self._warn_of(tables)
-        offline = Offline(arch, decode, dump, self._instructions_of, self._tell, lambda: self.is_interrupted)
+        offline = Offline(arch, decode, dump, self._instructions_of, self._tell, self._is_over)
         if self.emulate:
             from jitunwind.audit.emulator import Emulator
 

@@ -42,6 +42,9 @@ class Steppable(Protocol):
     def go_on(self) -> None:
         """Let every thread run that has no stop waiting to be handed out."""
 
+    def threads(self) -> list[int]:
+        """The threads that stand still and can be looked at."""
+
     def step(self, tid: int) -> Stop | None:
         """Run one instruction of a stopped thread. None: it has ended. A stop with a signal has not run it."""
 

@@ -9,6 +9,7 @@ Where it can be, JIT code records itself (`audit.recorder`), which costs one sto
 cannot, and in a part of the activations as a check on that, the kernel steps it one by one.
 """
 
+import math
 import random
 import time
 from collections.abc import Callable, Container, Sequence
@@ -18,6 +19,7 @@ from typing import Any, Protocol
 from jitunwind.arch import Architecture
 from jitunwind.audit.records import Record, back_from_call, judged_registers, record_of
 from jitunwind.audit.steppable import Steppable, Stop
+from jitunwind.audit.waiting import Waiting, threads_in_jit_code
 from jitunwind.cpython.layout import read_layout
 from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.errors import JitunwindError, UnreadableMemory
@@ -73,6 +75,9 @@ class Counts:
     threads: int = 0
     executed: int = 0
     """Times that the process has run another program."""
+    begun_before: int = 0
+    """Activations that had begun when the audit did. Nobody has seen what their callers had in the registers, so no
+    instruction of them is judged."""
 
 
 Judge = Callable[[JitCode, Sequence[Record], Activation, Regions], None]
@@ -120,15 +125,18 @@ class Stepper:
         most: int | None,
         recorder: SelfRecording | None,
         seed: int = 1,
+        deadline: float = math.inf,
     ) -> None:
         self.tracee, self.arch, self.judge, self.most = tracee, arch, judge, most
+        self.deadline = deadline
+        """By time.monotonic(): no more is stepped then."""
         self.recorder = recorder
         self._judged = judged_registers(arch)
         self._count_of_registers = arch.program_counter + 1
         self.counts = Counts()
         self.regions: Regions | None = None
-        self.problem = "no JIT code came up"
-        """Why no instruction was judged, if none was."""
+        self.waiting = Waiting()
+        """Why no instruction has been judged, if none was."""
         self.is_interrupted = False
         self.progress: Callable[[], None] = lambda: None
         self._stacks: dict[int, list[Activation]] = {}
@@ -157,15 +165,21 @@ class Stepper:
     @property
     def is_done(self) -> bool:
         enough = self.most is not None and self.counts.instructions >= self.most
-        return enough or self.is_interrupted
+        return enough or self.is_interrupted or time.monotonic() >= self.deadline
 
     def run(self) -> None:
-        """Until there is enough, or `is_interrupted` is set (a signal's handler may)."""
+        """Until there is enough, time is up, `is_interrupted` is set (a signal's handler may), or the program turns out
+        to be one in which no JIT code will run."""
         self.tracee.share_processor()
         is_still = True
+        if not self.tracee.started_here:
+            self._look()
+            self._note_running()
         while self.tracee.is_alive and not self.is_done:
             if is_still:
                 self._look()
+                if self._is_in_vain():
+                    break
                 self.tracee.go_on()
             stop = self.tracee.wait(self._pause)
             self._tell()
@@ -179,12 +193,28 @@ class Stepper:
         if self.recorder is not None and not self.tracee.started_here:
             self.tracee.stop()
             self.recorder.release()
+        if not self.counts.instructions and self.tracee.is_alive and self.tracee.stop():
+            self.waiting.look(self.tracee, self.regions, self._stacks)
 
     def _tell(self) -> None:
         now = time.monotonic()
         if now - self._told > 0.2:
             self._told = now
             self.progress()
+
+    def _note_running(self) -> None:
+        """The threads that are in JIT code before any entry of it is watched."""
+        if self.regions is not None:
+            self.waiting.running = threads_in_jit_code(self.tracee, self.regions)
+            self.counts.begun_before = len(self.waiting.running)
+
+    def _is_in_vain(self) -> bool:
+        """Whether no JIT code will ever run, by what is known after some seconds. Until then a program may become
+        another one: `jitunwind run` does."""
+        if self.counts.instructions or time.monotonic() < self.waiting.next_look:
+            return False
+        self.waiting.look(self.tracee, self.regions, self._stacks)
+        return self.waiting.is_in_vain
 
     # What is JIT code
 
@@ -212,10 +242,9 @@ class Stepper:
             else:
                 return
             self._find_shims(self.regions)
-            if self._shims:
-                self.problem = "there is JIT code, but no call entered it"
+            self.waiting.problem = None
         except JitunwindError as error:
-            self.problem = str(error)
+            self.waiting.problem = error
 
     def _watch_protect(self) -> None:
         """Have `mprotect` stop, once the C library is there, where that is needed."""
@@ -255,6 +284,7 @@ class Stepper:
         self._in_vain = []
         self._looked = 0.0
         self._pause = FIRST_POLL_SECONDS
+        self.waiting = Waiting()
 
     def _region(self, pc: int) -> JitCode | None:
         regions = self.regions

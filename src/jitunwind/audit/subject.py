@@ -11,16 +11,42 @@ from elftools.common.exceptions import ELFError
 from jitunwind.audit.ptrace import Tracee
 from jitunwind.audit.steppable import Steppable
 from jitunwind.audit.tables import Published, shim_frames
+from jitunwind.audit.waiting import JIT_OFF, is_off
 from jitunwind.cpython.dump import Dump, Frames, load, take
 from jitunwind.cpython.layout import read_layout
 from jitunwind.cpython.regions import Regions
-from jitunwind.errors import JitunwindError, NoSuchProcess, NothingToAudit
+from jitunwind.errors import (
+    JitOff,
+    JitunwindError,
+    NoSuchProcess,
+    NothingToAudit,
+    NotPython,
+    UnsupportedVersion,
+)
 from jitunwind.memory import Memory
 from jitunwind.memory.core import check_core, is_core, program_here
 from jitunwind.memory.corefile import CoreFile
 from jitunwind.memory.live import check_process, is_number
+from jitunwind.memory.process import LiveProcess
 
 Warn = Callable[[str], None]
+
+
+def check_has_jit(pid: int) -> None:
+    """NotPython, UnsupportedVersion, JitOff: where the process has no JIT code, and will have none. It runs on."""
+    with LiveProcess(pid) as memory:
+        if is_off(_regions(memory, f"process {pid}")):
+            raise JitOff(f"process {pid} has no JIT code, and will have none: {JIT_OFF}")
+
+
+def _regions(memory: Memory, what: str) -> Regions:
+    """The JIT code in `memory`, which is of `what`. NotPython, UnsupportedVersion."""
+    try:
+        return Regions(memory, read_layout(memory))
+    except NotPython as error:
+        raise NotPython(f"{what} is no CPython: {error}") from None
+    except UnsupportedVersion as error:
+        raise UnsupportedVersion(f"{what}: {error}", "audit looks at CPython 3.14 and 3.15") from None
 
 
 def dump_of(target: str, exe: Path | None, warn: Warn) -> Dump:
@@ -33,9 +59,10 @@ def dump_of(target: str, exe: Path | None, warn: Warn) -> Dump:
         raise JitunwindError(f"{target} is no core, and needs no --exe", "leave --exe away")
     if is_number(target):
         check_process(int(target))
+        check_has_jit(int(target))
         tracee = Tracee.attach(int(target))
         try:
-            dump = dump_in(tracee.memory, warn)
+            dump = dump_in(tracee.memory, warn, f"process {target}")
         finally:
             tracee.let_go()
     elif not path.exists():
@@ -45,7 +72,7 @@ def dump_of(target: str, exe: Path | None, warn: Warn) -> Dump:
     elif is_core(path):
         check_core(path)
         with CoreFile(path, program_here(path, str(exe) if exe is not None else None)) as core:
-            dump = dump_in(core, warn)
+            dump = dump_in(core, warn, target)
     else:
         dump = load(path)
     if not dump.codes:
@@ -56,7 +83,7 @@ def dump_of(target: str, exe: Path | None, warn: Warn) -> Dump:
 def dump_of_remote(tracee: Steppable, warn: Warn) -> Dump:
     """The JIT code of a process behind a stub, which goes on afterwards. NothingToAudit; JitunwindError."""
     try:
-        dump = dump_in(tracee.memory, warn)
+        dump = dump_in(tracee.memory, warn, "the program")
     finally:
         tracee.let_go()
     if not dump.codes:
@@ -64,9 +91,9 @@ def dump_of_remote(tracee: Steppable, warn: Warn) -> Dump:
     return dump
 
 
-def dump_in(memory: Memory, warn: Warn) -> Dump:
-    """The JIT code of the process that `memory` is of, which stands still."""
-    return dump_of_regions(Regions(memory, read_layout(memory)), warn)
+def dump_in(memory: Memory, warn: Warn, what: str) -> Dump:
+    """The JIT code of the process that `memory` is of, which stands still; messages call it `what`."""
+    return dump_of_regions(_regions(memory, what), warn)
 
 
 def dump_of_regions(regions: Regions, warn: Warn) -> Dump:

@@ -50,13 +50,18 @@ class Example(Place):
 class Result:
     """One file's figures. `judged` is `exact` plus `wrong`; padding is in neither `judged` nor `unknown`.
 
-    `is_complete`: no interruption has kept functions from being judged.
+    `is_complete`: no interruption has kept functions from being judged. `code_bytes`: the size of the executable
+    sections; `described_bytes`: those of them for which there is an FDE. `without_table`: the functions of the symbol
+    tables for which there is none.
     """
 
     file: str
     architecture: str
     is_complete: bool
     fdes: int
+    code_bytes: int
+    described_bytes: int
+    without_table: list[str]
     functions: int
     cold_parts: int
     seeded: int
@@ -74,6 +79,11 @@ class Result:
     slowest_function: float
     places: list[Place]
     examples: list[Example]
+
+    @property
+    def judged_functions(self) -> int:
+        """The FDEs that have been judged, and functions without one where those are judged, too."""
+        return self.functions + self.cold_parts
 
     @property
     def share(self) -> float:
@@ -112,6 +122,9 @@ def result_of(program: Program, reports: Reports, seconds: float, examples: int)
         architecture=program.arch.name,
         is_complete=len(reports) == len(program.fdes),
         fdes=program.tables,
+        code_bytes=sum(section.size for section in program.elf.all_sections if section.executable),
+        described_bytes=_described_bytes(program),
+        without_table=_without_table(program),
         functions=len(reports) - parts,
         cold_parts=parts,
         seeded=sum(report.seeded for report in reports.values()),
@@ -130,6 +143,30 @@ def result_of(program: Program, reports: Reports, seconds: float, examples: int)
         places=places,
         examples=found,
     )
+
+
+def _described_bytes(program: Program) -> int:
+    """The bytes of executable sections that an FDE covers. FDEs do not overlap (`Program`)."""
+    sections = [(fde, program.elf.section_of(fde.start)) for fde in program.described()]
+    return sum(
+        min(fde.size, section.end - fde.start)
+        for fde, section in sections
+        if section is not None and section.executable
+    )
+
+
+def _without_table(program: Program) -> list[str]:
+    """The names of functions with code of their own at whose start there is no FDE, by address."""
+    described = program.described()
+    starts = [fde.start for fde in described]
+    names: dict[int, str] = {}
+    for symbol in program.elf.functions():
+        section = program.elf.section_of(symbol.address)
+        at = bisect_right(starts, symbol.address) - 1
+        is_described = at >= 0 and symbol.address < starts[at] + described[at].size
+        if symbol.size and section is not None and section.executable and not is_described:
+            names.setdefault(symbol.address, symbol.name)
+    return [name for _, name in sorted(names.items())]
 
 
 def _disagreements(

@@ -139,6 +139,10 @@ class Program:
         """How many functions have an unwind table."""
         return len(self.fdes)
 
+    def described(self) -> list[Fde]:
+        """The FDEs of the file's own tables, by rising address."""
+        return self.fdes
+
     def index_of(self, address: int) -> int | None:
         """The index of the FDE that covers `address`."""
         index = bisect_right(self.starts, address) - 1

@@ -30,6 +30,8 @@ class Checked:
     unproven: dict[str, list[Place]] = field(default_factory=dict)
     seconds: float = 0.0
     is_interrupted: bool = False
+    not_begun: list[str] = field(default_factory=list)
+    """The files that an interruption has kept from being looked at."""
 
     @property
     def wrong(self) -> Counter[str]:
@@ -42,6 +44,10 @@ class Checked:
     @property
     def fdes(self) -> int:
         return sum(result.fdes for result in self.results)
+
+    @property
+    def judged_functions(self) -> int:
+        return sum(result.judged_functions for result in self.results)
 
     @property
     def is_clean(self) -> bool:
@@ -60,8 +66,9 @@ def as_data(checked: Checked) -> dict[str, Any]:
         "wrong": dict(checked.wrong.most_common()),
         "unknown": dict(checked.unknown.most_common()),
         "seconds": round(checked.seconds, 3),
-        "fdes_per_second": per_second(checked.fdes, checked.seconds),
+        "fdes_per_second": per_second(checked.judged_functions, checked.seconds),
         "interrupted": checked.is_interrupted,
+        "not_begun": checked.not_begun,
     }
 
 

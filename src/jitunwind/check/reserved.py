@@ -54,6 +54,9 @@ class Stencils(Program):
     def tables(self) -> int:
         return len(self.fdes) - len(self._bare)
 
+    def described(self) -> list[Fde]:
+        return [fde for fde in self.fdes if fde.start not in self._bare]
+
     def table(self, index: int) -> UnwindTable:
         fde = self.fdes[index]
         return (

@@ -14,8 +14,10 @@ from jitunwind.cli.usage import in_words, no_such_verb
 from jitunwind.cli.verb import Context, Verb
 from jitunwind.errors import JitunwindError
 
-_LAZY = ("agent", "audit", "check", "dump", "enable", "explain", "run")
-"""Verbs that are imported when they are asked for, so that the others start as fast without them."""
+_LAZY = {name: name for name in ("agent", "audit", "check", "dump", "enable", "explain", "run")} | {
+    "disable": "enable"
+}
+"""Verbs that are imported when they are asked for, so that the others start as fast without them, and their modules."""
 
 
 class _Verbs(click.Group):
@@ -28,7 +30,7 @@ class _Verbs(click.Group):
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name in _LAZY:
-            command: click.Command = getattr(import_module(f"jitunwind.cli.{name}"), name)
+            command: click.Command = getattr(import_module(f"jitunwind.cli.{_LAZY[name]}"), name)
             return command
         return super().get_command(context, name)
 

@@ -1,7 +1,9 @@
 """`jitunwind audit`: every instruction of JIT code judged: stepped, emulated, or compared with what is recovered."""
 
 import json
+import math
 import os
+import shutil
 import signal
 import sys
 import time
@@ -17,21 +19,24 @@ import click
 from jitunwind.audit.ptrace import Tracee, steps_natively
 from jitunwind.audit.readers import READERS
 from jitunwind.audit.remote import RemoteTracee, architecture_of
-from jitunwind.audit.report import as_junit, as_markdown, coverage_of, is_clean
-from jitunwind.audit.session import Session
+from jitunwind.audit.report import as_junit, as_markdown, coverage_of, is_clean, meaning_of
+from jitunwind.audit.session import WAITING, Session
 from jitunwind.audit.steppable import Steppable
-from jitunwind.audit.subject import dump_of, dump_of_remote
+from jitunwind.audit.subject import check_has_jit, dump_of, dump_of_remote
 from jitunwind.audit.tables import Published, Recovered
 from jitunwind.audit.witness import STATIC, STEPPED
 from jitunwind.cli.files import Output, check_stdout_is_free
-from jitunwind.cli.output import ERASE_LINE, FOUND, INTERRUPTED, is_coloured, print_warning
+from jitunwind.cli.output import ERASE_LINE, FOUND, INTERRUPTED, is_coloured, print_warning, printable
 from jitunwind.cli.verb import Verb, color_option, junit_option, markdown_option, target_argument
 from jitunwind.errors import JitunwindError, NothingToAudit
 from jitunwind.memory.core import is_core
 from jitunwind.memory.live import check_process, is_number
+from jitunwind.wording import counted
 
 _MOST_REGIONS = 20
-_TELL_SECONDS = 0.2
+_REDRAW_SECONDS = 0.2
+_FIRST_LINE_SECONDS, _LINE_SECONDS = 3.0, 30.0
+"""Off a terminal, where lines stay: when the first line of progress comes, and the time between two."""
 
 
 @click.command(cls=Verb, context_settings={"allow_interspersed_args": False})
@@ -55,6 +60,13 @@ _TELL_SECONDS = 0.2
 )
 @click.option(
     "--steps", type=click.IntRange(min=1), metavar="N", help="Step; stop after N judged instructions."
+)
+@click.option(
+    "--timeout",
+    "seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Stop after so many seconds; report and exit status are of what was judged by then.",
 )
 @click.option(
     "--single-step",
@@ -99,6 +111,7 @@ def audit(
     names: tuple[str, ...],
     readers: tuple[str, ...],
     steps: int | None,
+    seconds: float | None,
     single_step: bool,
     emulate: bool,
     static: bool,
@@ -121,7 +134,8 @@ def audit(
     that COMMAND had when it was stepped. An instruction is judged by the first of the three that came to it.
 
     Exit status: 0 nothing is wrong, and unknown no more than --max-unknown; 1 a table is wrong or unknown;
-    2 the input cannot be used, or there was nothing to judge; 130 interrupted, with the report so far.
+    2 the input cannot be used (no CPython with its JIT on, for one), or nothing was judged, --timeout or not;
+    130 interrupted, with the report so far.
     """
     is_taken = check_stdout_is_free(as_json, markdown, junit)
     kind = _kind(target, remote)
@@ -135,7 +149,7 @@ def audit(
         )
     if readers and not is_stepped:
         raise click.UsageError("--reader judges instructions that are stepped: add --steps")
-    session = Session(names, emulate, static, _teller(), readers)
+    session = Session(names, emulate, static, _teller(), readers, seconds or math.inf)
     with _interruptible(session):
         if is_stepped:
             output = sys.stderr.fileno() if as_json else None
@@ -146,7 +160,7 @@ def audit(
             session.dump = dump_of(target[0], exe, session.warn)
         if emulate or static:
             session.look_offline()
-    data = session.report(" ".join(target) or str(remote))
+        data = session.report(" ".join(target) or str(remote))
     if markdown is not None:
         markdown.write(as_markdown(data))
     if junit is not None:
@@ -156,6 +170,10 @@ def audit(
         click.echo(json.dumps(data, indent=2))
     elif judged and not is_taken:
         click.echo(_text(data), color=is_coloured(color, sys.stdout))
+    elif session.is_interrupted and not judged and not is_taken:
+        click.echo(f"{data['subject']}: {_nothing(session, data)}")
+    if session.is_interrupted and not judged and (as_json or is_taken):
+        print_warning(_nothing(session, data))
     for warning in session.warnings:
         print_warning(warning)
     if session.ended:
@@ -163,7 +181,7 @@ def audit(
     if session.is_interrupted:
         context.exit(INTERRUPTED)
     if not judged:
-        raise NothingToAudit(session.problem)
+        raise NothingToAudit(f"{data['subject']}: {_nothing(session, data)}", session.hint)
     if not is_clean(data, max_unknown):
         context.exit(FOUND)
 
@@ -208,6 +226,10 @@ def _check(kind: _Kind, target: Sequence[str], is_stepped: bool, exe: Path | Non
         raise click.UsageError("--exe is for cores")
 
 
+def _nothing(session: Session, data: dict[str, Any]) -> str:
+    return f"no instruction of JIT code was judged in {data['seconds']:.1f} s: {session.problem}"
+
+
 def _ending(status: int) -> str:
     return f"exit status {status}" if status >= 0 else f"the signal {signal.Signals(-status).name}"
 
@@ -217,6 +239,7 @@ def _take(kind: _Kind, target: Sequence[str], remote: str | None, output: int | 
         return _connected(remote, target)
     if kind is _Kind.PROCESS:
         check_process(int(target[0]))
+        check_has_jit(int(target[0]))
         return Tracee.attach(int(target[0]))
     environment = {"PYTHON_JIT": "1", **os.environ}
     arch = architecture_of(target[0], environment)
@@ -238,17 +261,28 @@ def _connected(remote: str, target: Sequence[str]) -> RemoteTracee:
 
 
 def _teller() -> Callable[[str], None]:
-    """Shows what it is called with, on a terminal only, and not too often."""
-    told = time.monotonic()
+    """Shows what it is called with, and not too often: on a terminal a line that changes, elsewhere a line now and
+    then. What is waited for it says at once, in a line that stays."""
+    is_shown = _is_shown()
+    wait = _REDRAW_SECONDS if is_shown else _FIRST_LINE_SECONDS
+    due, waited = time.monotonic() + wait, ""
 
     def tell(text: str) -> None:
-        nonlocal told
+        nonlocal due, waited
         now = time.monotonic()
-        if now - told > _TELL_SECONDS:
-            told = now
-            click.echo(f"{ERASE_LINE}{text}", err=True, nl=False, color=True)
+        if text.startswith(WAITING):
+            if text != waited:
+                waited = text
+                click.echo(f"{ERASE_LINE if is_shown else ''}{text}", err=True, color=is_shown)
+        elif text and now >= due:
+            due = now + (_REDRAW_SECONDS if is_shown else _LINE_SECONDS)
+            if is_shown:
+                width = shutil.get_terminal_size().columns
+                click.echo(f"{ERASE_LINE}{text[: width - 1]}", err=True, nl=False, color=True)
+            else:
+                click.echo(text, err=True)
 
-    return tell if _is_shown() else lambda text: None
+    return tell
 
 
 def _is_shown() -> bool:
@@ -277,10 +311,12 @@ def _interruptible(session: Session) -> Iterator[None]:
 def _text(data: dict[str, Any]) -> str:
     counts, judged = data["counts"], sum(data["witnesses"].values())
     said = f"{data['subject']}: "
-    if data["witnesses"][STEPPED]:
-        said += f"{data['witnesses'][STEPPED]:,} instructions stepped in {counts['activations']:,} activations of "
+    if stepped := data["witnesses"][STEPPED]:
+        said += (
+            f"{counted(stepped, 'instruction')} stepped in {counted(counts['activations'], 'activation')} of "
+        )
     rate = judged / max(data["seconds"], 0.001)
-    said += f"{len(data['regions'])} regions, {rate:,.0f} instructions judged a second"
+    said += f"{counted(len(data['regions']), 'region')}, {rate:,.0f} instructions judged a second"
     lines = [click.style(said, dim=True), click.style(coverage_of(data), dim=True), ""]
     width = max(len(name) for name in data["tables"])
     head = f"{'table':<{width}} {'instructions':>13} {'exact':>11} {'wrong':>11} {'unknown':>11}   wrong by register"
@@ -292,7 +328,13 @@ def _text(data: dict[str, Any]) -> str:
         numbers = "".join(f" {table[key]:>11,}" for key in ("exact", "wrong", "unknown"))
         line = f"{name:<{width}} {table['instructions']:>13,}{numbers}   {by_register}"
         lines.append(click.style(line.rstrip(), fg="green" if clean else "red"))
-        lines += [f"  unknown, {count:,} times: {reason}" for reason, count in table["reasons"].items()]
+    lines.append("")
+    for name, table in data["tables"].items():
+        clean = not table["wrong"] and not table["unknown"]
+        lines.append(f"{name}: {meaning_of(table)}")
+        lines += [
+            f"  unknown, {counted(count, 'time')}: {reason}" for reason, count in table["reasons"].items()
+        ]
         if name.endswith("/llvm-libunwind") and not clean:
             lines.append(
                 "  llvm-libunwind takes the row before at each row's first instruction, with every table"
@@ -301,23 +343,39 @@ def _text(data: dict[str, Any]) -> str:
             lines.append("  static compares with these rows, and has not judged them")
     if data["not_judged"]:
         lines.append(click.style(f"not judged: {', '.join(data['not_judged'])}", dim=True))
-    lines += ["", click.style("instructions wrong, by region", bold=True)]
+    if begun := counts.get("begun_before"):
+        what = f"{counted(begun, 'activation')} that had begun before the audit, until the next entry"
+        lines.append(click.style(f"not judged: {what}", dim=True))
     ranked = sorted(data["regions"], key=lambda region: -_instructions(region))
+    if ranked:
+        lines += ["", click.style("regions, by instructions judged", bold=True)]
     for region in ranked[:_MOST_REGIONS]:
-        wrong = ", ".join(f"{name} {tally['wrong']:,}" for name, tally in region["tables"].items())
-        lines.append(f"{region['start']:>18} {_instructions(region):>9,}  {wrong}  {region['name']}")
+        judged_here = f"{region['start']:>18} {_instructions(region):>9,}"
+        lines.append(f"{judged_here}  {printable(region['name'])}: {_amiss(region['tables'])}")
     if len(ranked) > _MOST_REGIONS:
-        lines.append(f"… and {len(ranked) - _MOST_REGIONS} more regions")
-    for example in data["examples"][:2]:
-        lines += [
-            "",
-            f"{example['table']} at {example['pc']} in {example['region']}: {example['instruction']}",
-        ]
+        lines.append(f"… and {counted(len(ranked) - _MOST_REGIONS, 'more region')}")
+    first: dict[str, dict[str, Any]] = {}
+    for example in data["examples"]:
+        first.setdefault(example["table"], example)
+    for example in first.values():
+        where = f"{example['table']}, first wrong at {example['pc']} in {printable(example['region'])}"
+        lines += ["", f"{where}: {example['instruction']}"]
         lines += [
             f"  {register:<4} table {values['table']}, truth {values['truth']}"
             for register, values in example["wrong"].items()
         ]
     return "\n".join(lines)
+
+
+def _amiss(tables: dict[str, dict[str, int]]) -> str:
+    """What is not exact in a region."""
+    parts = [
+        f"{name} {verdict} at {tally[verdict]:,}"
+        for name, tally in tables.items()
+        for verdict in ("wrong", "unknown")
+        if tally[verdict]
+    ]
+    return ", ".join(parts) or "nothing wrong"
 
 
 def _instructions(region: dict[str, Any]) -> int:

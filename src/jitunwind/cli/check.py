@@ -17,13 +17,25 @@ from jitunwind.check.report import Checked, Unusable, as_data, as_junit, as_mark
 from jitunwind.check.reserved import UNPROVEN, Stencils, violations
 from jitunwind.check.workers import TookTooLong, time_limit
 from jitunwind.cli.files import Output, check_stdout_is_free
-from jitunwind.cli.output import ERASE_LINE, FOUND, INTERRUPTED, UNUSABLE, is_coloured, print_error
+from jitunwind.cli.output import (
+    ERASE_LINE,
+    FOUND,
+    INTERRUPTED,
+    UNUSABLE,
+    is_coloured,
+    print_error,
+    print_warning,
+    printable,
+)
 from jitunwind.cli.verb import Verb, color_option, junit_option, markdown_option
 from jitunwind.errors import JitunwindError
+from jitunwind.wording import counted
 
 _EXAMPLES = 3
 _LOADING_SECONDS, _BYTES_PER_SECOND = 30.0, 100_000
 """The time to read a file, and that for so many of its bytes on top."""
+_USUAL_SHARE = 0.9
+"""Of the code that a compiler describes: the rest is padding between functions."""
 _BAR = 20
 _REDRAW_SECONDS = 0.1
 
@@ -92,6 +104,8 @@ def check(
     finally:
         bar.erase()
     checked.seconds = time.monotonic() - began
+    done = {*(result.file for result in checked.results), *(each.file for each in checked.unusable)}
+    checked.not_begun = [str(path) for path in files if str(path) not in done]
     if markdown is not None:
         markdown.write(as_markdown(checked.results))
     if junit is not None:
@@ -102,6 +116,9 @@ def check(
         click.echo(_text(checked), color=is_coloured(color, sys.stdout))
     for unusable in checked.unusable:
         print_error(unusable.message, unusable.hint)
+    if checked.is_interrupted:
+        begun = f"not begun: {', '.join(map(printable, checked.not_begun))}"
+        print_warning(f"interrupted{'; ' + begun if checked.not_begun else ''}")
     if checked.is_interrupted:
         context.exit(INTERRUPTED)
     if checked.unusable:
@@ -185,10 +202,12 @@ def _text(checked: Checked) -> str:
     for result in checked.results:
         lines += _lines_of(result, checked.violations.get(result.file), checked.unproven.get(result.file))
     instructions = sum(result.instructions for result in checked.results)
-    files = f"{len(checked.results):,} file{'s'[: len(checked.results) != 1]}"
+    fdes = counted(checked.fdes, "FDE")
+    if checked.judged_functions < checked.fdes:
+        fdes = f"{checked.judged_functions:,} of {fdes}"
     lines.append(
-        f"{files}, {checked.fdes:,} FDEs, {instructions:,} instructions in {checked.seconds:.1f} s, "
-        f"{per_second(checked.fdes, checked.seconds):,} FDEs/s"
+        f"{counted(len(checked.results), 'file')}, {fdes}, {counted(instructions, 'instruction')} "
+        f"in {checked.seconds:.1f} s, {per_second(checked.judged_functions, checked.seconds):,} FDEs/s"
     )
     if len(checked.results) > 1:
         lines += _classes(checked.wrong, checked.unknown)
@@ -198,14 +217,17 @@ def _text(checked: Checked) -> str:
 def _lines_of(result: Result, broken: list[Place] | None, unproven: list[Place] | None) -> list[str]:
     is_clean = not result.wrong and not broken
     colour = ("green" if result.is_complete else "yellow") if is_clean else "red"
-    so_far = "" if result.is_complete else f" (of {result.functions + result.cold_parts:,} so far)"
+    fdes = counted(result.fdes, "FDE")
+    if not result.is_complete:
+        fdes = f"interrupted after {result.judged_functions:,} of {fdes}"
     lines = [
         click.style(
-            f"{result.file}: {result.fdes:,} FDEs{so_far}, {result.instructions:,} instructions: {result.exact:,} "
-            f"exact, {sum(result.wrong.values()):,} wrong in {result.wrong_functions:,} functions, "
+            f"{printable(result.file)}: {fdes}, {counted(result.instructions, 'instruction')}: {result.exact:,} "
+            f"exact, {sum(result.wrong.values()):,} wrong in {counted(result.wrong_functions, 'function')}, "
             f"{sum(result.unknown.values()):,} unknown, {result.padding:,} padding",
             fg=colour,
-        )
+        ),
+        *([_coverage(result)] if broken is None else []),
     ]
     lines += _classes(result.wrong, result.unknown)
     for example in result.examples:
@@ -221,6 +243,23 @@ def _lines_of(result: Result, broken: list[Place] | None, unproven: list[Place] 
         lines += [f"    {place.function}: {place.instruction}: {place.about}" for place in broken]
     lines += [f"    unknown {place.function}: {place.instruction}: {place.about}" for place in unproven or ()]
     return lines
+
+
+def _coverage(result: Result) -> str:
+    """How much of the code there is a table for, and for which functions there is none."""
+    share = result.described_bytes / max(result.code_bytes, 1)
+    said = f"  tables cover {share:.1%} of {counted(result.code_bytes, 'byte')} of code"
+    if result.without_table:
+        first = ", ".join(printable(name) for name in result.without_table[:_EXAMPLES])
+        more = len(result.without_table) - _EXAMPLES
+        said += f"; {counted(len(result.without_table), 'function has', 'functions have')} none: {first}"
+        said += f" and {more:,} more" if more > 0 else ""
+    is_whole = share >= _USUAL_SHARE and not result.without_table
+    return (
+        click.style(said, dim=True)
+        if is_whole
+        else click.style(f"{said}; that code was not checked", fg="yellow")
+    )
 
 
 def _classes(wrong: dict[str, int] | Counter[str], unknown: dict[str, int] | Counter[str]) -> list[str]:

@@ -1,45 +1,84 @@
-"""`jitunwind enable`: a running Python process publishes its JIT code from now on."""
+"""`jitunwind enable` and `disable`: a running Python process publishes its JIT code from now on, or no more."""
+
+from collections.abc import Callable
+from typing import Any
 
 import click
 
 from jitunwind.agent import built
 from jitunwind.cli.output import UNUSABLE, print_warning, progress
 from jitunwind.cli.verb import Verb, target_argument
-from jitunwind.startup.attach import enable_in
+from jitunwind.startup.attach import disable_in, enable_in
+from jitunwind.wording import counted
+
+
+def _asking(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The arguments that both have."""
+    for option in (
+        click.option(
+            "--python",
+            type=click.Path(),
+            metavar="PYTHON",
+            help="A Python of the same minor version, to make the request.  [default: the program of the process]",
+        ),
+        click.option(
+            "--timeout",
+            type=click.FloatRange(min=0),
+            default=10.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="How long to wait until the process can do it.",
+        ),
+        target_argument("PID"),
+    ):
+        command = option(command)
+    return command
 
 
 @click.command(cls=Verb)
-@target_argument("PID")
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0),
-    default=10.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to wait until the process can do it.",
-)
-@click.option(
-    "--python",
-    type=click.Path(),
-    metavar="PYTHON",
-    help="A Python of the same minor version, to make the request.  [default: the program of the process]",
-)
+@_asking
 @click.pass_context
 def enable(context: click.Context, target: str, timeout: float, python: str | None) -> None:
     """Have a running Python publish its JIT code from now on.
 
     It is a process of CPython 3.14 or later. It executes jitunwind.enable(), in a thread of its own. It needs nothing
     installed. It is asked by way of sys.remote_exec, and does it when its main thread executes Python code next.
+    `jitunwind disable PID` ends it.
 
     Exit status: 0 it publishes; 2 it cannot, or has not begun in time, or its JIT is off.
     """
     pid = int(target)
     built.check()
     with progress(f"waiting for process {pid}"):
-        is_on = enable_in(pid, python, timeout)
-    if not is_on:
+        answer = enable_in(pid, python, timeout)
+    if answer.is_off:
         print_warning(
             f"process {pid} has its JIT off (PYTHON_JIT=1 turns it on): there is nothing to publish"
         )
         context.exit(UNUSABLE)
-    click.echo(f"process {pid} publishes its JIT code")
+    does = "publishes its JIT code already" if answer.already else "publishes its JIT code"
+    click.echo(
+        f"process {pid} {does}: {counted(answer.regions, 'region')} so far; new code follows by itself"
+    )
+    click.echo(f"next: gdb -p {pid}, and bt there; jitunwind disable {pid} ends it")
+
+
+@click.command(cls=Verb)
+@_asking
+def disable(target: str, timeout: float, python: str | None) -> None:
+    """Have a running Python publish its JIT code no more.
+
+    It executes jitunwind.disable(), which withdraws what `jitunwind enable`, `jitunwind run` or JITUNWIND=1 has had it
+    publish. What CPython 3.15 itself had registered does not come back. It is asked as by `jitunwind enable`.
+
+    Exit status: 0 it does not publish; 2 it could not be asked, or has not answered in time.
+    """
+    pid = int(target)
+    with progress(f"waiting for process {pid}"):
+        answer = disable_in(pid, python, timeout)
+    if answer.already:
+        click.echo(f"process {pid} does not publish its JIT code: nothing was changed")
+    else:
+        click.echo(
+            f"process {pid} publishes its JIT code no more: {counted(answer.regions, 'region')} withdrawn"
+        )

@@ -10,6 +10,7 @@ from jitunwind.errors import GdbFailed
 from jitunwind.gdbplugin.debugfiles import debug_folders, setting
 from jitunwind.gdbplugin.guardian import guard_this_process
 from jitunwind.gdbplugin.launch import attached_to, find_gdb, load_line, why_unfit
+from jitunwind.gdbplugin.thread_library import settings
 from jitunwind.memory.live import executable_here, is_alive
 from jitunwind.memory.stopping import Standing, check_can_stop
 
@@ -51,10 +52,12 @@ def gdb(
     for pid in processes:
         check_can_stop(pid)
     guardian = guard_this_process([Standing(pid) for pid in processes]) if processes else None
+    threads = [word for line in settings(arguments, processes) for word in ("-iex", line)]
     programs = [argument for argument in arguments if os.path.isfile(argument)]
     programs += filter(None, map(executable_here, processes))
     where = setting(debug_folders(debug_dirs, map(os.path.realpath, programs)))
-    become(path, ["-iex", load_line(guardian=guardian), "-iex", where, *_as_it_is_here(), *arguments])
+    own = ["-iex", load_line(guardian=guardian), "-iex", where, *threads]
+    become(path, [*own, *_as_it_is_here(), *arguments])
 
 
 def _as_it_is_here() -> list[str]:

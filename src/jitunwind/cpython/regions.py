@@ -121,14 +121,15 @@ class Regions:
         return self._lists() == self._heads
 
     def jit_is_on(self) -> bool | None:
-        """Whether an interpreter's JIT is on; None where that cannot be read."""
+        """Whether an interpreter's JIT is on; None where that cannot be read, or there is no interpreter yet."""
         try:
-            return any(
-                self.memory.checked_read(interpreter + self.layout.executor.jit_switch, 1) != b"\0"
+            switches = [
+                self.memory.checked_read(interpreter + self.layout.executor.jit_switch, 1)
                 for interpreter in interpreters(self.memory, self.layout)
-            )
+            ]
         except UnreadableMemory:
             return None
+        return any(switch != b"\0" for switch in switches) if switches else None
 
     def may_hold(self, address: int) -> Mapping | None:
         """The range that `address` lies in; None: it is not JIT code."""
@@ -283,6 +284,15 @@ class Regions:
             return None
         shim = Region(start + found.start, found.end - found.start, ENTRY_NAME, RegionKind.SHIM)
         return shim, start + found.returns
+
+    def returns_to_shim(self, address: int) -> bool:
+        """Whether a shim's call of JIT code comes back to `address`: such a return address is on the stack of a thread
+        that has entered JIT code."""
+        if not self.layout.executor.shim_in_region:
+            return self._entry is not None and address == self._entry[1]
+        code = self.find(address - 1) if self.may_hold(address - 1) is not None else None
+        shim = self.stencils.shim(code.code) if code is not None and code.shim_size else None
+        return shim is not None and code is not None and address == code.start + shim.returns
 
     def body_frame(self, frame_pointer: int) -> tuple[int, int] | None:
         """CFA and return address of a body on 3.15 with that frame pointer, wherever in it the process is: bodies

@@ -1,17 +1,23 @@
 """GDB commands of the plugin's own: `info jit-regions` and `jit-rows`."""
 
 import json
-from typing import Any
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple
 
 import gdb
 
 from jitunwind.arch import Architecture
+from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.gdbplugin.decoding import disassembler, name_of_decoder
-from jitunwind.gdbplugin.session import session
+from jitunwind.gdbplugin.session import Session, session
 from jitunwind.gdbplugin.symbols import synchronize
-from jitunwind.rows import CfaRule, InRegister, RegisterRule, Row, SameValue, SavedAt, Unknown
+from jitunwind.rows import CfaRule, InRegister, RegisterRule, Row, SameValue, SavedAt, Unknown, UnwindTable
 
-_ROWS_AROUND = 2
+_MOST_SHOWN = 10
+"""Instructions that `jit-rows` shows around the program counter."""
+_ALL = "--all"
 
 
 class _InfoJitRegions(gdb.Command):
@@ -24,10 +30,9 @@ class _InfoJitRegions(gdb.Command):
         super().__init__("info jit-regions", gdb.COMMAND_STATUS)
 
     def invoke(self, argument: str, from_tty: bool) -> None:
-        current = session()
-        regions = current.regions()
-        if regions is None:
-            raise gdb.GdbError(f"No JIT code is known: {current.problem}")
+        if argument.strip() not in ("", "--json"):
+            raise gdb.GdbError(f"info jit-regions takes --json, or nothing; not {argument.strip()}.")
+        _, regions = _known()
         synchronize(everything=True)
         parts = [
             part
@@ -60,39 +65,92 @@ class _InfoJitRegions(gdb.Command):
 
 
 class _JitRows(gdb.Command):
-    """Show the unwind rows around $pc of the selected frame, with the disassembly.
+    """Show the unwind rows around $pc of the selected frame, with the ten instructions there.
 
-    jit-rows [ADDRESS]"""
+    jit-rows [--all] [ADDRESS]
+    ADDRESS: around that address. --all: of the whole region."""
 
     def __init__(self) -> None:
         super().__init__("jit-rows", gdb.COMMAND_STACK)
 
     def invoke(self, argument: str, from_tty: bool) -> None:
-        current = session()
-        regions = current.regions()
-        if regions is None:
-            raise gdb.GdbError(f"No JIT code is known: {current.problem}")
-        pc = int(gdb.parse_and_eval(argument or "$pc")) & 0xFFFFFFFFFFFFFFFF
+        current, regions = _known()
+        first, _, rest = argument.strip().partition(" ")
+        is_all = first == _ALL
+        pc = _address(rest.strip() if is_all else argument.strip())
         jit_code = regions.find(pc)
         if jit_code is None:
-            raise gdb.GdbError(f"No JIT code at {pc:#x}.")
+            raise gdb.GdbError(f"No JIT code at {pc:#x}: info jit-regions lists where there is some.")
         table = current.table(jit_code)
         part = next(part for part in regions.parts(jit_code) if pc in part)
         gdb.write(
             f"{part.name}: {part.size} bytes at {part.start:#x}; decoded by {name_of_decoder(regions.arch)}\n"
         )
-        spans = list(table.spans())
-        here = next(i for i, (start, end, _) in enumerate(spans) if start <= pc - jit_code.start < end)
-        for start, end, row in spans[max(here - _ROWS_AROUND, 0) : here + _ROWS_AROUND + 1]:
-            gdb.write(f"{describe(row, regions.arch)}\n")
-            if isinstance(row, Unknown):
-                continue
-            for offset, _, text in disassembler(jit_code.start)(start, end):
-                mark = "=>" if jit_code.start + offset == pc else "  "
-                address = jit_code.start + offset
-                gdb.write(f"{mark} {address:#x} <+{address - part.start}>:\t{text}\n")
+        lines = _lines(table, jit_code)
+        shown = list(lines) if is_all else _around(pc - jit_code.start, lines)
+        row: Row | Unknown | None = None
+        for line in shown:
+            if line.row is not row:
+                row = line.row
+                gdb.write(f"{describe(row, regions.arch)}\n")
+            address = jit_code.start + line.offset
+            mark = "=>" if address == pc else "  "
+            gdb.write(f"{mark} {address:#x} <+{address - part.start}>:\t{line.text}\n")
+        if not is_all:
+            gdb.write(f"(jit-rows {_ALL} shows the rows of the whole region)\n")
         for what, count in current.counts.items():
             gdb.write(f"unknown, {count} times: {what}\n")
+
+
+class _Line(NamedTuple):
+    """An instruction, and the row that holds there."""
+
+    offset: int
+    text: str
+    row: Row | Unknown
+
+
+def _lines(table: UnwindTable, jit_code: JitCode) -> Iterator[_Line]:
+    """The instructions of JIT code; of a stretch that has no row, one line in their place."""
+    disassemble = disassembler(jit_code.start)
+    for start, end, row in table.spans():
+        if isinstance(row, Unknown):
+            yield _Line(start, f"{end - start} bytes", row)
+        else:
+            yield from (_Line(offset, text, row) for offset, _, text in disassemble(start, end))
+
+
+def _around(offset: int, lines: Iterable[_Line]) -> list[_Line]:
+    """The line of the instruction at `offset`, and its neighbours."""
+    before: deque[_Line] = deque(maxlen=_MOST_SHOWN // 2 + 1)
+    rest = iter(lines)
+    for line in rest:
+        if line.offset > offset:
+            after = [line, *islice(rest, _MOST_SHOWN - len(before) - 1)]
+            return [*before, *after]
+        before.append(line)
+    return list(before)
+
+
+def _known() -> tuple[Session, Regions]:
+    """The selected inferior and its JIT code. GdbError where there is none."""
+    if not gdb.selected_inferior().threads():
+        raise gdb.GdbError("There is no process: run a program, attach to a process or open a core first.")
+    current = session()
+    regions = current.regions()
+    if regions is None:
+        raise gdb.GdbError(f"No JIT code is known: {current.problem}")
+    return current, regions
+
+
+def _address(text: str) -> int:
+    """What an expression of the user's comes to. GdbError where that is no address."""
+    try:
+        return int(gdb.parse_and_eval(text or "$pc")) & 0xFFFFFFFFFFFFFFFF
+    except (gdb.error, TypeError, ValueError, OverflowError) as error:
+        raise gdb.GdbError(
+            f"{text or '$pc'} is no address: {error} Try jit-rows 0x1234, or jit-rows $pc."
+        ) from None
 
 
 def describe(row: Row | Unknown, arch: Architecture) -> str:

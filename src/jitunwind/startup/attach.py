@@ -1,4 +1,4 @@
-"""Asking a running Python to publish its JIT code, from the user's Python: `remote.py` is sent, and answers.
+"""Asking a running Python to publish its JIT code, or to do so no more: `remote.py` is sent, and answers.
 
 The request is CPython's own, sys.remote_exec (PEP 768), made by a Python of the same minor version: by default the
 program of the process itself. What comes back is what the process says, through a named pipe; a request that is
@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jitunwind.cpython.layout import read_layout
 from jitunwind.errors import (
@@ -71,8 +71,27 @@ class Target:
         return self.user != os.geteuid()
 
 
-def enable_in(pid: int, python: str | None, seconds: float) -> bool:
-    """Have process `pid` publish its JIT code; false where its JIT is off, and there will be none.
+class Answer(NamedTuple):
+    """What the process has done: `regions` published, or withdrawn. `is_off`: nothing, as its JIT is off; `already`: it
+    did before what it was asked to."""
+
+    regions: int
+    already: bool = False
+    is_off: bool = False
+
+
+def enable_in(pid: int, python: str | None, seconds: float) -> Answer:
+    """Have process `pid` publish its JIT code. As `_ask`."""
+    return _ask("enable", pid, python, seconds)
+
+
+def disable_in(pid: int, python: str | None, seconds: float) -> Answer:
+    """Have process `pid` withdraw what it has published of its JIT code, and publish no more. As `_ask`."""
+    return _ask("disable", pid, python, seconds)
+
+
+def _ask(what: str, pid: int, python: str | None, seconds: float) -> Answer:
+    """Have process `pid` execute jitunwind.enable() or disable(): `what`.
 
     `python`: one of the same minor version, which makes the request; None for the program of the process.
     `seconds`: how long to wait until the process comes to a place where it can be executed.
@@ -84,7 +103,7 @@ def enable_in(pid: int, python: str | None, seconds: float) -> bool:
     asker = Asker(target, python)
     with _pipe(target) as (folder, channel), _Death(pid) as death:
         script, answer = folder / "enable.py", folder / "answer"
-        script.write_text(_script(answer))
+        script.write_text(_script(what, answer))
         if target.is_anothers:
             os.chown(script, target.user, target.group)
         listener = _Listener(pid, channel, death)
@@ -100,9 +119,9 @@ def enable_in(pid: int, python: str | None, seconds: float) -> bool:
             raise
         if not listener.wait_for(_END, _PATIENCE_SECONDS):
             raise NotEnabled(
-                f"process {pid} began to publish, and has not said within {_PATIENCE_SECONDS} s how it went"
+                f"process {pid} began to {what} publishing, and has not said within {_PATIENCE_SECONDS} s how it went"
             )
-    return _meaning(pid, listener.said)
+    return _meaning(what, pid, listener.said)
 
 
 def _look(pid: int) -> Target:
@@ -321,21 +340,23 @@ def _no_safe_point(pid: int, seconds: float) -> NoSafePoint:
     )
 
 
-def _script(answer: Path) -> str:
+def _script(what: str, answer: Path) -> str:
     """The text that the process executes: its user may not be able to read this package's files."""
     text = _REMOTE.read_text(encoding="utf-8")
-    return f"{text}\nbegin({search_folders()!r}, {str(_FINDER)!r}, {str(answer)!r})\n"
+    return f"{text}\nbegin({what!r}, {search_folders()!r}, {str(_FINDER)!r}, {str(answer)!r})\n"
 
 
-def _meaning(pid: int, said: bytes) -> bool:
+def _meaning(asked: str, pid: int, said: bytes) -> Answer:
     """What the answer means: see `remote.py`. It is of the process's own making."""
     text = said.removeprefix(_BEGUN).partition(_END)[0].decode(errors="replace")
     word, what, hint, *_ = [*text.split("\n"), "", ""]
     if word == "failed":
-        raise NotEnabled(f"process {pid} cannot publish: {_plain(what)}", _plain(hint))
-    if word not in ("enabled", "off"):
+        raise NotEnabled(f"process {pid} cannot {asked} publishing: {_plain(what)}", _plain(hint))
+    if word == "off":
+        return Answer(0, is_off=True)
+    if word not in ("done", "already") or not (what.isascii() and what.isdigit()):
         raise NotEnabled(f"process {pid} answers nonsense")
-    return word == "enabled"
+    return Answer(int(what), already=word == "already")
 
 
 def _plain(text: str) -> str:

@@ -1,11 +1,12 @@
-"""What `jitunwind enable PID` has a process execute: it switches publishing on there, and answers.
+"""What `jitunwind enable PID` and `disable PID` have a process execute: it switches publishing on or off there, and
+answers.
 
 It is executed by its text, with a call of `begin` put behind it; see sys.remote_exec. That happens in the main
 thread between any two of its instructions: in the middle of an import perhaps, or with a lock in its hands. So the
 work is done in a thread of its own, which waits for such things as every thread does.
 
-The answer: `begun`, and then, ended by a zero byte, a line that is `enabled`, `off` or `failed`, a line of what is
-wrong and a line of what to do.
+The answer: `begun`, and then, ended by a zero byte, lines: `done`, `already` or `off`, and how many regions are
+published, or were; or `failed`, what is wrong, and what to do.
 """
 
 import _thread
@@ -13,27 +14,28 @@ import posix
 import sys
 
 
-def begin(search: list[str], finder: str, answer: str) -> None:
-    """`search`: folders of jitunwind and iced-x86; `finder`: the path of finder.py; `answer`: a named pipe."""
+def begin(what: str, search: list[str], finder: str, answer: str) -> None:
+    """`what`: enable or disable; `search`: folders of jitunwind and iced-x86; `finder`: the path of finder.py;
+    `answer`: a named pipe."""
     try:
         channel = posix.open(answer, posix.O_WRONLY | posix.O_NONBLOCK)
         posix.write(channel, b"begun\n")
     except OSError:
         return  # nobody waits for it any more
     try:
-        _thread.start_new_thread(_answer, (channel, search, finder))
+        _thread.start_new_thread(_answer, (channel, what, search, finder))
     except RuntimeError as error:  # the process is about to end
         posix.write(channel, f"failed\n{error}\n\n\0".encode())
         posix.close(channel)
 
 
-def _answer(channel: int, search: list[str], finder: str) -> None:
+def _answer(channel: int, what: str, search: list[str], finder: str) -> None:
     try:
-        said = _enable(search, finder)
+        said = _enable(search, finder) if what == "enable" else _disable()
     except BaseException as error:
         hint = getattr(error, "hint", None)
-        what = f"{type(error).__name__}: {error}" if hint is None else str(error)
-        said = "\n".join(["failed", " ".join(what.split()), " ".join((hint or "").split())])
+        problem = f"{type(error).__name__}: {error}" if hint is None else str(error)
+        said = "\n".join(["failed", " ".join(problem.split()), " ".join((hint or "").split())])
     try:
         posix.write(channel, f"{said}\n\0".encode(errors="replace"))
     except OSError:
@@ -51,5 +53,15 @@ def _enable(search: list[str], finder: str) -> str:
     names["install"](search)  # type: ignore[operator]
     import jitunwind
 
+    word = "already" if jitunwind.is_enabled() else "done"
     jitunwind.enable()
-    return "enabled"
+    return f"{word}\n{jitunwind.statistics().regions}"
+
+
+def _disable() -> str:
+    jitunwind = sys.modules.get("jitunwind")  # a process that has not imported it publishes nothing
+    if jitunwind is None or not jitunwind.is_enabled():
+        return "already\n0"
+    regions = jitunwind.statistics().regions
+    jitunwind.disable()
+    return f"done\n{regions - jitunwind.statistics().regions}"

@@ -58,6 +58,10 @@ _SETTINGS = (
     "set backtrace past-entry on",
     "set osabi GNU/Linux",
 )
+_HINT = (
+    "install GDB 13 or later (apt-get install gdb; gdb-multiarch for another machine's code), "
+    "or name one in the environment variable JITUNWIND_GDB"
+)
 _PATIENCE = 60.0
 """Seconds that GDB may take to start, and for one command."""
 _LOOK = 0.2
@@ -75,10 +79,10 @@ class Gdb:
         try:
             gdb = find_gdb(arch=arch)
         except GdbMissing as error:
-            raise NoReader(str(error), error.hint) from None
+            raise NoReader(str(error), _HINT) from None
         unfit = why_unfit(gdb)
         if unfit is not None:
-            raise NoReader(unfit)
+            raise NoReader(unfit, _HINT)
         self._recorded = Recorded(arch)
         self._files: dict[Table, Path] = {}
         self._made = 0

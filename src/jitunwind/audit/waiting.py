@@ -1,0 +1,103 @@
+"""What an audit waits for while no JIT code has been stepped, and whether it waits in vain.
+
+In come the process, which stands still, and what is known of its JIT code; out comes a sentence for people. The
+stepper asks after some seconds, and the report says the same where nothing was judged.
+"""
+
+import struct
+import time
+from collections.abc import Container
+from dataclasses import dataclass, field
+
+from jitunwind.audit.steppable import Steppable
+from jitunwind.cpython.frames import program_runs
+from jitunwind.cpython.regions import Regions
+from jitunwind.errors import JitOff, JitunwindError, NothingToAudit, UnreadableMemory, UnsupportedVersion
+from jitunwind.rows import WORD
+
+WAIT_SECONDS = 3.0
+"""So long nobody is told anything; and so long a program has to become another one, in which JIT code may run."""
+JIT_OFF = "its JIT is off (PYTHON_JIT=1 turns it on), or it was built without one"
+NO_JIT_CODE = "no JIT code yet: nothing has become hot"
+NOT_ENTERED = "there is JIT code, and nothing has entered it since the start"
+_MOST_OF_STACK = 1 << 20
+"""Bytes of a stack that are looked through for a return to a shim."""
+
+
+@dataclass
+class Waiting:
+    """Why no JIT code has been stepped, as far as that is known."""
+
+    next_look: float = field(default_factory=lambda: time.monotonic() + WAIT_SECONDS)
+    """By time.monotonic(): when to find out why."""
+    problem: JitunwindError | None = None
+    """Why JIT code cannot be looked for."""
+    running: list[int] = field(default_factory=list)
+    """Threads that were in JIT code at the start."""
+    is_in_vain: bool = False
+    hint: str = NothingToAudit.hint
+    """What a person can do about it."""
+    _why: str = ""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether anybody has looked."""
+        return bool(self._why)
+
+    @property
+    def why(self) -> str:
+        return self._why or (str(self.problem) if self.problem is not None else "no JIT code came up")
+
+    def look(self, tracee: Steppable, regions: Regions | None, entered: Container[int]) -> None:
+        """Find out why, now. `entered`: threads that have entered JIT code since the start."""
+        self.next_look = time.monotonic() + WAIT_SECONDS
+        self._why = self._found(tracee, regions, entered)
+
+    def _found(self, tracee: Steppable, regions: Regions | None, entered: Container[int]) -> str:
+        self.is_in_vain, self.hint = isinstance(self.problem, UnsupportedVersion), NothingToAudit.hint
+        if self.problem is not None or regions is None:
+            return str(self.problem)
+        if is_off(regions):
+            self.is_in_vain, self.hint = True, JitOff.hint
+            return JIT_OFF
+        if not regions.starts:
+            return NO_JIT_CODE
+        now = set(threads_in_jit_code(tracee, regions)) if self.running else set()
+        stayed = [tid for tid in self.running if tid in now and tid not in entered]
+        if not stayed:
+            return NOT_ENTERED
+        self.hint = "audit --emulate judges its code, and steps nothing"
+        threads = f"thread {stayed[0]} has" if len(stayed) == 1 else f"threads {_listed(stayed)} have each"
+        return f"{threads} been in one activation since the start; JIT code is judged from its next entry on"
+
+
+def is_off(regions: Regions) -> bool:
+    """Whether there is no JIT code, and will be none: the JIT is off. A Python reads PYTHON_JIT late in its start."""
+    if regions.starts or regions.jit_is_on() is not False:
+        return False
+    return program_runs(regions.memory, regions.layout, regions.objects)
+
+
+def threads_in_jit_code(tracee: Steppable, regions: Regions) -> list[int]:
+    """The threads of a process that stands still whose stacks have JIT code on them."""
+    return [tid for tid in tracee.threads() if _is_in_jit_code(tracee.registers(tid), regions)]
+
+
+def _is_in_jit_code(registers: list[int], regions: Regions) -> bool:
+    """By the program counter; else by a return to a shim, which its call of JIT code alone puts on a stack."""
+    if not regions.starts:
+        return False
+    if regions.find(registers[-1]) is not None:
+        return True
+    sp = registers[regions.arch.stack_pointer]
+    end = next((each.end for each in regions.memory.mappings() if each.start <= sp < each.end), sp)
+    size = min(end - sp, _MOST_OF_STACK) // WORD
+    try:
+        words = struct.unpack(f"<{size}Q", regions.memory.read(sp, size * WORD))
+    except UnreadableMemory:
+        return False
+    return any(regions.returns_to_shim(word) for word in words)
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))
