@@ -1,45 +1,40 @@
-"""What whoever waits is told."""
+"""How lines are broken for a terminal."""
 
-import threading
+import io
 
+import click
 import pytest
 
-from jitunwind.cli import output
+from jitunwind.cli.output import folded
+
+TEXT = "\n".join(
+    (
+        click.style("/usr/lib/x86_64-linux-gnu/libz.so.1.2.13: 123 FDEs, 18,391 instructions", fg="green"),
+        "  a line that is indented   and has columns, and is longer than forty",
+        "short",
+        "",
+    )
+)
 
 
-class Heard:
-    """A stream that says when something was written to it."""
-
-    def __init__(self) -> None:
-        self.text, self.heard = "", threading.Event()
-
-    def write(self, text: str) -> int:
-        self.text += text
-        if self.text.endswith("\n"):
-            self.heard.set()
-        return len(text)
-
-    def flush(self) -> None:
-        pass
-
+class Terminal(io.StringIO):
     def isatty(self) -> bool:
-        return False
+        return True
 
 
-def test_who_waits_for_long_is_told_what_for_and_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    heard = Heard()
-    monkeypatch.setattr(output, "PATIENCE", 0.01)
-    monkeypatch.setattr("sys.stderr", heard)
-    with output.reporting("reading 12") as note:
-        note(3_000, 59_000)
-        heard.heard.clear()
-        assert heard.heard.wait(60)
-    assert heard.text.splitlines()[-1] == "reading 12: 0 s, 3,000 of 59,000"
+@pytest.mark.parametrize("width", [40, 60, 200])
+def test_lines_are_broken_between_words_and_keep_their_style(monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = folded(TEXT, Terminal()).split("\n")
+    assert all(len(click.unstyle(line)) <= max(width, 41) for line in lines)  # the path is a word of 41
+    assert "".join(TEXT.split()).replace("\x1b[32m", "").replace("\x1b[0m", "") == "".join(
+        click.unstyle(line).replace(" ", "") for line in lines
+    )
+    green = [line for line in lines if line.startswith("\x1b[32m")]
+    assert all(line.endswith("\x1b[0m") for line in green)
+    assert len(green) == {40: 2, 60: 2, 200: 1}[width]
 
 
-def test_what_is_quick_says_nothing_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    heard = Heard()
-    monkeypatch.setattr("sys.stderr", heard)
-    with output.reporting("reading 12"):
-        pass
-    assert heard.text == ""
+def test_nothing_is_broken_off_a_terminal(monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert folded(TEXT, io.StringIO()) == TEXT

@@ -26,7 +26,7 @@ from jitunwind.audit.subject import check_has_jit, dump_of, dump_of_remote
 from jitunwind.audit.tables import Published, Recovered
 from jitunwind.audit.witness import STATIC, STEPPED
 from jitunwind.cli.files import Output, check_stdout_is_free
-from jitunwind.cli.output import ERASE_LINE, FOUND, INTERRUPTED, is_coloured, print_warning, printable
+from jitunwind.cli.output import ERASE_LINE, FOUND, INTERRUPTED, folded, is_coloured, print_warning, printable
 from jitunwind.cli.verb import Verb, color_option, junit_option, markdown_option, target_argument
 from jitunwind.errors import JitunwindError, NothingToAudit
 from jitunwind.memory.core import is_core
@@ -169,7 +169,7 @@ def audit(
     if as_json:
         click.echo(json.dumps(data, indent=2))
     elif judged and not is_taken:
-        click.echo(_text(data), color=is_coloured(color, sys.stdout))
+        click.echo(folded(_text(data), sys.stdout), color=is_coloured(color, sys.stdout))
     elif session.is_interrupted and not judged and not is_taken:
         click.echo(f"{data['subject']}: {_nothing(session, data)}")
     if session.is_interrupted and not judged and (as_json or is_taken):

@@ -22,6 +22,7 @@ from jitunwind.cli.output import (
     FOUND,
     INTERRUPTED,
     UNUSABLE,
+    folded,
     is_coloured,
     print_error,
     print_warning,
@@ -113,7 +114,7 @@ def check(
     if as_json:
         click.echo(json.dumps(as_data(checked), indent=2))
     elif checked.results and not is_taken:
-        click.echo(_text(checked), color=is_coloured(color, sys.stdout))
+        click.echo(folded(_text(checked), sys.stdout), color=is_coloured(color, sys.stdout))
     for unusable in checked.unusable:
         print_error(unusable.message, unusable.hint)
     if checked.is_interrupted:

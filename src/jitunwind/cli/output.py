@@ -2,8 +2,10 @@
 
 import contextlib
 import os
+import re
 import shutil
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -93,6 +95,32 @@ def columns(stream: TextIO, otherwise: int) -> int:
 
 
 _NARROWEST = 40
+
+
+_STYLED = re.compile(r"((?:\x1b\[[0-9;]*m)*)([^\x1b]*)((?:\x1b\[0m)?)")
+
+
+def folded(text: str, stream: TextIO) -> str:
+    """`text` with lines that `stream`, a terminal, has no room for broken between words; each is of one style."""
+    width = columns(stream, 0)
+    return "\n".join(_folded(line, width) for line in text.split("\n")) if width else text
+
+
+def _folded(line: str, width: int) -> str:
+    styled = _STYLED.fullmatch(line)
+    if styled is None or len(styled[2]) <= width:
+        return line
+    begin, plain, end = styled.groups()
+    indent = " " * (len(plain) - len(plain.lstrip()))
+    parts = textwrap.wrap(
+        plain.lstrip(),
+        width,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(f"{begin}{part}{end}" for part in parts)
 
 
 def print_error(message: str, hint: str = "") -> None:
