@@ -1,6 +1,6 @@
 """Writes src/jitunwind/arch/x86_64/known_forms.py: the forms of instructions that CPython's JIT code has.
 
-    python bench/forms.py PYPERFORMANCE [--versions …] [--programs …]
+    python bench/forms.py PYPERFORMANCE [--versions …] [--programs …] [--seconds N]
 
 PYPERFORMANCE is a folder with pyperf and pyperformance in it. Each program runs for some seconds with the JIT on and
 leaves the machine code of its executors. That is recovered with no form known, and all that had to be asked of
@@ -10,7 +10,7 @@ iced-x86 is written down. Forms that the file has already stay in it.
 import argparse
 import pickle
 import tempfile
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -52,18 +52,22 @@ PROGRAMS = (
 )
 LEAVES_CODE = """
 import atexit, os, pickle
+import jitunwind
+from jitunwind.agent.frames import Frames
+told = []
+of = Frames.of
+def noted(self, code):
+    told.append((code.code, {at: each.kept for at, each in code.entries(self._arch).items()}))
+    return of(self, code)
+Frames.of = noted
+jitunwind.enable()
 def leave():
-    from jitunwind.agent.describing import Describer
-    from jitunwind.cpython.newcomers import Newcomers
-    describer = Describer()
-    regions = Newcomers(describer._memory, describer._layout, describer.everything(), {})
-    codes = [(code.code, code.entries(regions.arch)) for code in regions.codes]
-    told = [(code, {at: each.kept for at, each in entries.items()}) for code, entries in codes]
     with open(os.environ["PUBLISHING_TOLD"], "wb") as file:
         pickle.dump(told, file)
 atexit.register(leave)
 """
-"""Leaves each executor's machine code, and the registers that are kept where it is entered."""
+"""Publishing, which leaves the machine code of each executor that it has described, and the registers that are kept
+where it is entered. Some executors are gone long before the end."""
 HEADER = '''"""Forms of instructions in CPython's JIT code, and what whole instructions do: known without iced-x86.
 
 Written by `make forms`, from the code of pyperformance's programs on CPython {versions}, asked of iced-x86 {iced}. A
@@ -111,7 +115,7 @@ def written(effects: Effects) -> tuple[tuple[object, ...], ...]:
     return tuple((type(effect).__name__, *effect) for effect in effects)
 
 
-def page(every: list[forms.Forms], versions: list[str]) -> str:
+def page(every: list[forms.Forms], versions: Sequence[str]) -> str:
     keys = {*FORMS, *(key for each in every for key in each.lengths)}
     effects = {followed: dict(known) for followed, known in EFFECTS.items()}
     for each in every:
@@ -135,17 +139,18 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--versions", nargs="+", default=VERSIONS)
     parser.add_argument("--programs", nargs="+", default=PROGRAMS)
+    parser.add_argument("--seconds", type=float, default=ENOUGH, help="how long each program runs")
     arguments = parser.parse_args()
     codes = []
     for each in arguments.versions:
         with bench_of(each, arguments.folder.resolve(), "") as bench, tempfile.TemporaryDirectory() as place:
             leaving = bench.telling(Path(place), LEAVES_CODE)
             for program in arguments.programs:
-                bench.run(program, bench.loops(program, ENOUGH), leaving)
+                bench.run(program, bench.loops(program, arguments.seconds), leaving)
                 found = pickle.loads(Path(leaving["PUBLISHING_TOLD"]).read_bytes())
                 print(f"{each} {program}: {len(found)} executors", flush=True)
                 codes += found
-    PAGE.write_text(page(learnt(codes), arguments.versions))
+    PAGE.write_text(page(learnt(codes), VERSIONS))
 
 
 if __name__ == "__main__":

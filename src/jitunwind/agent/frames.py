@@ -70,7 +70,9 @@ class Frames:
         Other code that is the same there is decoded the same, instruction by instruction."""
         starts: set[int] = set()
         for entry, convention in code.entries(self._arch).items():
-            starts.update(self._decode(code.code, entry, convention.kept)[1])
+            # As recovery does it: the same forms are known then.
+            followed = {self._arch.stack_pointer, self._arch.return_address, *convention.kept}
+            starts.update(self._decode(code.code, entry, followed)[1])
         end = max(starts)
         places = (match.start() for match in _MOVABS.finditer(code.code))
         constants = [place + _CONSTANT_AT for place in places if place in starts or place > end]

@@ -12,7 +12,7 @@ from struct import Struct
 from typing import Any
 
 from jitunwind.arch.effects import NO_EFFECTS, Control, Decoded, Step
-from jitunwind.arch.x86_64.forms import PUSH_NEXT, Observed, forms_of
+from jitunwind.arch.x86_64.forms import PUSH_NEXT, Observed, forms_of, width_at
 
 if find_spec("iced_x86") is None:  # it would be imported for the first form that is not known
     raise ImportError("iced-x86 is missing")
@@ -44,7 +44,7 @@ def _sweep(
     while position < size:
         if given is None:
             starts.append(position)
-            width = widths[code[position]]
+            width = widths[code[position]] or width_at(code, position)
             try:
                 length = lengths[code[position : position + width]]
                 while length == 0 and position + width < size:

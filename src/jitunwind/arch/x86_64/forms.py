@@ -24,7 +24,7 @@ from jitunwind.arch.effects import (
     effects,
 )
 from jitunwind.arch.x86_64.known_forms import EFFECTS, FORMS
-from jitunwind.arch.x86_64.registers import RCX, RSP
+from jitunwind.arch.x86_64.registers import RSP
 from jitunwind.rows import WORD
 
 try:
@@ -46,7 +46,7 @@ class Form(NamedTuple):
     `handler` names what tells what one does (`semantics.effects_of`); empty: nothing of interest. It matters to who
     follows the register `operand` (its DWARF number): NO_REGISTER, to nobody; ANY_REGISTER, to everybody.
     `control` is the name of a `Control`. Those with a `displacement` lead to what their last so many bytes say, from
-    behind them. Those that count (`loop`) write rcx besides.
+    behind them. `clobbers` is a register that they set to something not followed, whatever their constants are.
     """
 
     length: int
@@ -54,7 +54,7 @@ class Form(NamedTuple):
     operand: int = ANY_REGISTER
     control: str = Control.NEXT.name
     displacement: int = 0
-    counts: bool = False
+    clobbers: int = NO_REGISTER
 
 
 class Observed(NamedTuple):
@@ -67,22 +67,38 @@ class Observed(NamedTuple):
     displacement: int
 
 
+_ALONE = (
+    *(*range(0x50, 0x60), 0x68, 0x6A, *range(0x70, 0x80), *range(0x90, 0xC0)),
+    *(0xC2, 0xC3, 0xC8, 0xC9, 0xCC, 0xCD, *range(0xE0, 0xF0), 0xF4),
+)
+"""Opcodes without a ModRM byte (AMD64 manual, volume 3, appendix A)."""
+
+
 def _widths() -> bytes:
-    """By an instruction's first byte: how many bytes tell its form, if there is no SIB byte."""
-    opcode_alone = [*range(0x50, 0x60), 0x68, 0x6A, *range(0x70, 0x80), *range(0x90, 0xC0)]
-    opcode_alone += [0xC2, 0xC3, 0xC8, 0xC9, 0xCC, 0xCD, *range(0xE0, 0xF0), 0xF4]
-    widths = [2] * 256  # opcode and ModRM
-    widths[0x40:0x50] = [3] * 16  # REX
-    for byte in opcode_alone:
-        widths[byte] = 1
-    widths[0x0F] = 3
+    """How many bytes tell the form of an instruction, if there is no SIB byte: by its first byte; or, where that gives
+    no answer (0), 256 bytes behind, by the second: behind REX; and another 256 bytes behind: behind 0F."""
+    widths, after_rex, after_escape = bytearray([2] * 256), bytearray([3] * 256), bytearray([3] * 256)
+    for opcode in _ALONE:
+        widths[opcode], after_rex[opcode] = 1, 2
+    after_escape[0x80:0x90] = [2] * 16  # jumps on conditions
+    widths[0x40:0x50] = bytes(16)  # REX
+    widths[0x0F] = 0
     for prefix in (0x64, 0x65, 0x66, 0xF2, 0xF3, 0xC5):
         widths[prefix] = 4
     widths[0xC4], widths[0x62] = 5, 6  # VEX, EVEX
-    return bytes(widths)
+    return bytes(widths + after_rex + after_escape)
 
 
 WIDTHS = _widths()
+AFTER_REX, AFTER_ESCAPE, ESCAPE = 256, 512, 0x0F
+
+
+def width_at(code: bytes, position: int) -> int:
+    """By `WIDTHS`, how many bytes tell the form of the instruction at `position`."""
+    first = code[position]
+    if WIDTHS[first] or position + 1 == len(code):
+        return WIDTHS[first] or 2
+    return WIDTHS[(AFTER_ESCAPE if first == ESCAPE else AFTER_REX) + code[position + 1]]
 
 
 class Forms:
@@ -113,7 +129,7 @@ class Forms:
             if len(self.lengths) > _MOST_KNOWN:
                 self._forget(0, self.lengths)
                 del self.observed[1:]
-            for shorter in range(WIDTHS[key[0]], len(key)):
+            for shorter in range(width_at(key, 0), len(key)):
                 self._note(key[:shorter], 0)
             self._remember(key, form)
         return self._seen(form)
@@ -138,14 +154,14 @@ class Forms:
 
     def _remember(self, key: bytes, form: Form) -> None:
         seen = self._seen(form)
-        if seen.handler is None and seen.control is Control.NEXT:
+        if seen.handler is None and not seen.effects and seen.control is Control.NEXT:
             self._note(key, form.length)
         else:
             self.observed.append(seen)  # before it is known: a time limit may strike in between
             self._note(key, 1 - len(self.observed))
 
     def _seen(self, form: Form) -> Observed:
-        found = clobber(RCX) if form.counts else NO_EFFECTS
+        found = clobber(form.clobbers) if form.clobbers in self.followed else NO_EFFECTS
         matters = form.handler and (form.operand == ANY_REGISTER or form.operand in self.followed)
         control = Control[form.control]
         return Observed(form.length, form.handler if matters else None, found, control, form.displacement)
@@ -163,7 +179,7 @@ class Forms:
 
 def _known(code: bytes, position: int) -> tuple[bytes, Form] | None:
     """The form of the instruction at `position`, behind the bytes that tell it, if known_forms.py has it."""
-    for width in range(WIDTHS[code[position]], LONGEST):
+    for width in range(width_at(code, position), LONGEST):
         key = code[position : position + width]
         fields = FORMS.get(key)
         if fields is None:
@@ -179,7 +195,7 @@ def _asked(code: bytes, position: int) -> tuple[bytes, Form]:
     from jitunwind.arch.x86_64.semantics import form_at
 
     told, form = form_at(code, position)
-    return code[position : position + max(WIDTHS[code[position]], told)], form
+    return code[position : position + max(width_at(code, position), told)], form
 
 
 _EFFECTS: dict[str, Callable[..., Effect]] = {

@@ -277,8 +277,14 @@ def _form(ins: Instruction, constants: ConstantOffsets) -> Form:
     if control is not None:
         # The immediate of a direct jump or call is the distance to its target.
         distance = constants.immediate_size if flow in _DIRECT else 0
-        return Form(ins.len, control=control.name, displacement=distance, counts=ins.mnemonic in _LOOPS)
+        counted = RCX if ins.mnemonic in _LOOPS else NO_REGISTER
+        return Form(ins.len, control=control.name, displacement=distance, clobbers=counted)
     handler, by_op0 = _handler(ins)
+    if by_op0 and ins.is_ip_rel_memory_operand:  # no followed register is in the address
+        written = (
+            _NUMBER.get(ins.op0_register, NO_REGISTER) if ins.op0_kind == OpKind.REGISTER else NO_REGISTER
+        )
+        return Form(ins.len, clobbers=written)
     operand = _NUMBER.get(ins.op0_register or ins.memory_base, NO_REGISTER) if by_op0 else ANY_REGISTER
     return Form(ins.len, handler, operand)
 

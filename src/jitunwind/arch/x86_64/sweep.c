@@ -104,12 +104,22 @@ static long known(const struct sweep *sweep, const struct table *table, PyObject
     return value ? PyLong_AsLong(value) : 0;
 }
 
+/* How many bytes tell the form of the instruction here, at least: `width_at` of forms.py. */
+static ssize_t width_here(const struct sweep *sweep)
+{
+    enum { ESCAPE = 0x0F, AFTER_REX = 256, AFTER_ESCAPE = 512 };
+    const unsigned char *code = (const unsigned char *)sweep->code + sweep->position;
+    if (sweep->widths[*code] || sweep->position + 1 == sweep->size)
+        return sweep->widths[*code] ? sweep->widths[*code] : 2;
+    return sweep->widths[(*code == ESCAPE ? AFTER_ESCAPE : AFTER_REX) + code[1]];
+}
+
 /* What is known of the instruction here; 0: nothing, or an exception. */
 static long told(const struct sweep *sweep)
 {
     uint64_t bytes = bytes_here(sweep);
     bool found;
-    for (ssize_t width = sweep->widths[(unsigned char)sweep->code[sweep->position]];; width++) {
+    for (ssize_t width = width_here(sweep);; width++) {
         long length = known(sweep, sweep->by_first_bytes, sweep->lengths, bytes, width, &found);
         if (length || !found)
             return length;
