@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from jitunwind.cpython import objects
 from jitunwind.cpython.layout import EXECUTORS, Layout, read_layout
 from jitunwind.cpython.objects import CODE_UNIT, CodeObject, Objects
 from jitunwind.errors import CorruptState, JitunwindError, NotPython, UnreadableMemory, UnsupportedVersion
@@ -250,3 +251,12 @@ def test_other_versions_are_named(data: bytes, said: str) -> None:
     memory = FakeMemory({RUNTIME: data}, {"_PyRuntime": RUNTIME})
     with pytest.raises(UnsupportedVersion, match=said):
         read_layout(memory)
+
+
+def test_a_line_table_is_read_once_for_all_lines(monkeypatch):
+    read = []
+    entries = objects._entries
+    monkeypatch.setattr(objects, "_entries", lambda *table: read.append(table) or entries(*table))
+    code = CodeObject(0, 0x1000, 64, "f", "f.py", 1, bytes.fromhex("d0d8d0d8d0d8d0d8"))
+    assert len([code.line_at(0x1000 + at) for at in range(0, 64, CODE_UNIT)]) == 32
+    assert len(read) == 1

@@ -149,11 +149,11 @@ class Objects:
         return None
 
 
-@lru_cache(maxsize=256)
 def _bytecode(code: CodeObject) -> int:
     return code.bytecode
 
 
+@lru_cache(maxsize=256)
 def _lines(line_table: bytes, first_line: int) -> tuple[list[int], list[int | None]]:
     """Where each entry of a line table begins, in bytes from the bytecode's start, and its line."""
     entries = list(_entries(line_table, first_line))
