@@ -44,10 +44,11 @@ thorough: interpreters guests ## the tests, with all that is done in part otherw
 stress: $(STAMP) ## the agent: 100,000 publishes from 8 threads, with forks, under each sanitizer
 	@JITUNWIND_THOROUGH=1 $(VENV)/bin/python -m pytest tests/agent
 
-lint: $(STAMP) ## ruff check, ruff format --check and mypy --strict
+lint: $(STAMP) ## ruff check, ruff format --check, mypy --strict, and which room imports which
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
 
 format: $(STAMP) ## format the sources
 	@$(VENV)/bin/ruff format .

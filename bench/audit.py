@@ -35,10 +35,10 @@ from jitunwind.audit.remote import RemoteTracee
 from jitunwind.audit.session import Session
 from jitunwind.audit.steppable import Steppable
 from jitunwind.audit.subject import dump_of_remote
-from jitunwind.audit.tables import Published, Recovered
 from jitunwind.audit.witness import EMULATED, STEPPED
-from jitunwind.cpython.dump import Dump
 from jitunwind.elf.image import unwind_file
+from jitunwind.jits.cpython.dump import Dump
+from jitunwind.tables.sources import Published, Recovered
 from tests.support.witnesses import WITNESSES, differences
 
 PROGRAMS = (

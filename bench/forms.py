@@ -23,6 +23,7 @@ from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.known_forms import EFFECTS, FORMS
 from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.recover.table import recover
+from jitunwind.rows import Row
 
 PAGE = ROOT / "src/jitunwind/arch/x86_64/known_forms.py"
 PROGRAMS = (
@@ -53,11 +54,11 @@ PROGRAMS = (
 LEAVES_CODE = """
 import atexit, os, pickle
 import jitunwind
-from jitunwind.agent.frames import Frames
+from jitunwind.jits.cpython.inside.frames import Frames
 told = []
 of = Frames.of
 def noted(self, code):
-    told.append((code.code, {at: each.kept for at, each in code.entries(self._arch).items()}))
+    told.append((code.code, code.entries(self._arch)))
     return of(self, code)
 Frames.of = noted
 jitunwind.enable()
@@ -66,8 +67,8 @@ def leave():
         pickle.dump(told, file)
 atexit.register(leave)
 """
-"""Publishing, which leaves the machine code of each executor that it has described, and the registers that are kept
-where it is entered. Some executors are gone long before the end."""
+"""Publishing, which leaves the machine code of each executor that it has described, and the rows where it is
+entered. Some executors are gone long before the end."""
 HEADER = '''"""Forms of instructions in CPython's JIT code, and what whole instructions do: known without iced-x86.
 
 Written by `make forms`, from the code of pyperformance's programs on CPython {versions}, asked of iced-x86 {iced}. A
@@ -85,8 +86,8 @@ EFFECTS: dict[tuple[int, ...], dict[bytes, tuple[Any, ...]]] = {{
 '''
 
 
-def learnt(codes: Iterable[tuple[bytes, dict[int, tuple[int, ...]]]]) -> list[forms.Forms]:
-    """What is known once these have been recovered: machine code, and the registers kept where it is entered."""
+def learnt(codes: Iterable[tuple[bytes, dict[int, Row]]]) -> list[forms.Forms]:
+    """What is known once these have been recovered: machine code, and the rows where it is entered."""
     every: dict[frozenset[int], forms.Forms] = {}
 
     def decoded(code: bytes, offset: int, followed: Collection[int]) -> Decoded:
@@ -94,9 +95,8 @@ def learnt(codes: Iterable[tuple[bytes, dict[int, tuple[int, ...]]]]) -> list[fo
         every[key] = forms.forms_of(key)
         return decode(code, offset, followed)
 
-    for code, kept in codes:
-        conventions = {at: X86_64.platform._replace(kept=registers) for at, registers in kept.items()}
-        recover(X86_64, code, decoded, conventions)
+    for code, entries in codes:
+        recover(X86_64, code, decoded, entries)
     return list(every.values())
 
 

@@ -90,9 +90,9 @@ def held_by_cpython() -> dict[str, float]:
 def held_by_jitunwind() -> dict[str, float]:
     import jitunwind
     from jitunwind.agent.library import agent
-    from jitunwind.cpython.layout import read_layout
-    from jitunwind.cpython.regions import Regions
-    from jitunwind.memory.own import OwnProcess
+    from jitunwind.jits.cpython.inside.memory import OwnProcess
+    from jitunwind.jits.cpython.layout import read_layout
+    from jitunwind.jits.cpython.regions import Regions
 
     jitunwind.flush(60)
     memory = OwnProcess()

@@ -46,7 +46,7 @@ for name in os.environ["PROGRAM_IMPORTS"].split():
     __import__(name)
 began = time.process_time()
 import jitunwind
-from jitunwind.agent.follow import Follower
+from jitunwind.jits.cpython.inside.follow import Follower
 attend = Follower._attend
 spent = 0.0
 def timed(self):

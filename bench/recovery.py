@@ -15,9 +15,9 @@ from jitunwind.arch import Architecture
 from jitunwind.arch.aarch64.registers import AARCH64
 from jitunwind.arch.known import decoder
 from jitunwind.arch.x86_64.registers import X86_64
-from jitunwind.cpython import stencils
-from jitunwind.cpython.layout import read_layout
-from jitunwind.cpython.regions import JitCode, Regions
+from jitunwind.jits.cpython import stencils
+from jitunwind.jits.cpython.layout import read_layout
+from jitunwind.jits.cpython.regions import JitCode, Regions
 from jitunwind.memory.process import LiveProcess
 from jitunwind.recover.table import recover
 from jitunwind.rows import Row

@@ -27,9 +27,9 @@ sys.path.insert(0, str(ROOT))
 from jitunwind.agent.library import GDB, Published, agent
 from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.registers import RBX, RETURN_ADDRESS, RSP, X86_64
-from jitunwind.cpython.layout import read_layout
-from jitunwind.cpython.regions import SHIM_NAME, Regions
 from jitunwind.gdbplugin.launch import find_gdb
+from jitunwind.jits.cpython.layout import read_layout
+from jitunwind.jits.cpython.regions import SHIM_NAME, Regions
 from jitunwind.memory.process import LiveProcess
 from jitunwind.publishing.described import described, frames_of
 from jitunwind.recover.table import recover

@@ -4,9 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jitunwind.agent.follow import disable, enable, flush, is_enabled, problems
     from jitunwind.agent.library import Statistics, statistics
     from jitunwind.errors import JitunwindError
+    from jitunwind.jits.cpython.inside.follow import disable, enable, flush, is_enabled, problems
     from jitunwind.publishing.invariant import frame_pointer
     from jitunwind.publishing.publication import Publication, publish
     from jitunwind.region import Line, Region, RegionKind

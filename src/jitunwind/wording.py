@@ -1,4 +1,4 @@
-"""Numbers and lists as sentences have them: `1 region`, `2 regions`, `rbx and r12 to r15`."""
+"""Numbers and lists as sentences have them (`1 region`, `rbx and r12 to r15`), and text made safe to print."""
 
 import re
 from collections.abc import Sequence
@@ -31,3 +31,10 @@ def runs(names: Sequence[str]) -> list[str]:
         run = [name for _, name in group]
         words += [f"{run[0]} to {run[-1]}"] if len(run) >= _LEAST_RUN else run
     return words
+
+
+def printable(text: str) -> str:
+    """`text` of the process's own making, with what could command a terminal made visible."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

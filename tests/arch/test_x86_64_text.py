@@ -21,7 +21,7 @@ from jitunwind.recover.table import recover
 from tests.support.assembly import assemble, disassembly, side_by_side, told
 
 EVERY = range(16)
-PLATFORM = {0: X86_64.platform}
+PLATFORM = {0: X86_64.at_entry(X86_64.platform)}
 SYNTAXES = ("att", "intel")
 SRC = Path(jitunwind.rows.__file__).parents[1]
 
@@ -300,7 +300,7 @@ for syntax in ("att", "intel"):
         def disassemble(begin, end):
             for line in architecture.disassemble(start + begin, start + end - 1):
                 yield line["addr"] - start, line["length"], line["asm"]
-        table = recover(X86_64, code, text_decoder(disassemble, start), {{0: X86_64.platform}})
+        table = recover(X86_64, code, text_decoder(disassemble, start), {{0: X86_64.at_entry(X86_64.platform)}})
         found[syntax + " " + str(start)] = repr(table)
 assert "iced_x86" not in sys.modules
 print("RESULT", json.dumps(found))

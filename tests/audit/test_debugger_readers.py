@@ -20,11 +20,11 @@ from jitunwind.audit.ptrace import Tracee
 from jitunwind.audit.readers import Outcome, Reader, Table, libdw, open_reader
 from jitunwind.audit.records import WORDS, Record, judged_registers
 from jitunwind.audit.session import Session
-from jitunwind.audit.tables import Recovered
-from jitunwind.cpython.regions import JitCode
 from jitunwind.errors import NoReader, ReaderFailed
+from jitunwind.jits.cpython.regions import JitCode
 from jitunwind.publishing.described import frames_of
 from jitunwind.rows import SAME_VALUE, WORD, CfaRule, Row, SavedAt, Unknown, UnwindTable
+from jitunwind.tables.sources import Recovered
 from tests.support.live import PATIENCE, PROGRAMS, VERSIONS, Interpreter, interpreter, newest_gdb
 from tests.support.machines import EMULATED
 

@@ -10,13 +10,13 @@ from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.emulation import EMULATED
 from jitunwind.arch.x86_64.registers import R10, R12, RBP, RBX, RETURN_ADDRESS, RSP, X86_64
 from jitunwind.audit.emulator import Counts, Emulator
-from jitunwind.audit.instructions import Instructions
 from jitunwind.audit.offline import NO_PATH, Offline
-from jitunwind.audit.tables import Frame, Given, Recovered, Tables
 from jitunwind.audit.witness import Witness
-from jitunwind.cpython.dump import Dump, save
-from jitunwind.cpython.regions import JitCode
+from jitunwind.jits.cpython.dump import Dump, save
+from jitunwind.jits.cpython.regions import JitCode
+from jitunwind.recover.instructions import Instructions
 from jitunwind.rows import SAME_VALUE, CfaRule, InRegister, Row, SavedAt, Unknown, UnwindTable
+from jitunwind.tables.sources import Frame, Given, Recovered, Tables
 from tests.support.assembly import assemble, disassembly
 
 START = 0x7F00_0000_0000

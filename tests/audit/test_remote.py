@@ -18,8 +18,8 @@ from jitunwind.audit.records import back_from_call, judged_registers, not_judged
 from jitunwind.audit.remote import RemoteTracee, architecture_of
 from jitunwind.audit.steppable import Steppable, Stop
 from jitunwind.errors import NoUserEmulator, RemoteFailed
-from jitunwind.memory.protocol import Stub
-from jitunwind.memory.remote import RemoteProcess
+from jitunwind.remote.process import RemoteProcess
+from jitunwind.remote.protocol import Stub
 from tests.support.fake_memory import FakeMemory, words
 from tests.support.scripted_stub import Scripted, talking
 

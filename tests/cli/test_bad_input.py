@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from jitunwind.cpython.executors import interpreters
-from jitunwind.cpython.layout import Layout, read_layout
+from jitunwind.jits.cpython.executors import interpreters
+from jitunwind.jits.cpython.layout import Layout, read_layout
 from tests.support.processes import (
     VERSIONS,
     WARM,

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from jitunwind.cpython.layout import read_layout
-from jitunwind.cpython.regions import Regions
+from jitunwind.jits.cpython.layout import read_layout
+from jitunwind.jits.cpython.regions import Regions
 from jitunwind.memory.process import LiveProcess
 from tests.support.live import REPOSITORY
 from tests.support.processes import PROGRAMS, VERSIONS, Done, Program, interpreter, jitunwind, run

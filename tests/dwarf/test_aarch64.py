@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from jitunwind.arch.aarch64.effects import decode as instructions
 from jitunwind.arch.aarch64.registers import AARCH64, D8, SP, X19, X29, X30
+from jitunwind.arch.machine import Machine
 from jitunwind.dwarf import decode
 from jitunwind.dwarf.encode import eh_frame
 from jitunwind.elf.image import unwind_file
-from jitunwind.elf.machine import Machine
 from jitunwind.recover.table import recover
 from jitunwind.rows import (
     SAME_VALUE,
@@ -109,7 +109,7 @@ def test_a_signed_functions_recovered_rows_come_back() -> None:
         retab
     """.replace("stp d8, x19, [sp, #16]", "str d8, [sp, #16]\n str x19, [sp, #24]")
     )
-    table = recover(AARCH64, code.bytes, instructions, {0: AARCH64.platform})
+    table = recover(AARCH64, code.bytes, instructions, {0: AARCH64.at_entry(AARCH64.platform)})
     back = read_back(eh_frame(AARCH64, [(CODE, table)], SECTION))
     assert [(s, e, told(r)) for s, e, r in back] == [(s, e, told(r)) for s, e, r in table.spans()]
     assert "d8@-16" in told(table.at(12))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from jitunwind.arch.machine import Machine
 from jitunwind.arch.x86_64.registers import NAMES, RBP, RBX, RETURN_ADDRESS, RSP, X86_64
 from jitunwind.dwarf.decode import Fde, debug_frame, eh_frame, table_of
 from jitunwind.elf.inspect import ElfFile
-from jitunwind.elf.machine import Machine
 from jitunwind.errors import MalformedFrames
 from jitunwind.rows import (
     SAME_VALUE,

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from jitunwind.arch.machine import Machine
 from jitunwind.arch.x86_64.registers import RAX, RBP, RBX, RETURN_ADDRESS, RSP, X86_64
 from jitunwind.dwarf import decode
 from jitunwind.dwarf.encode import TERMINATOR, eh_frame, moved
 from jitunwind.elf.image import MOST_FUNCTIONS, unwind_file
-from jitunwind.elf.machine import Machine
 from jitunwind.rows import (
     SAME_VALUE,
     UNDEFINED,

@@ -1,11 +1,11 @@
 """A small region explained, made by hand: hostile names, two tables, a jump in each direction."""
 
 from jitunwind.arch.x86_64.registers import X86_64
-from jitunwind.cpython.regions import JitCode
 from jitunwind.explain.differences import Difference
 from jitunwind.explain.jumps import in_lanes
 from jitunwind.explain.model import Answer, Block, Explained, Instruction, Listed, Source, Summary, summary_of
 from jitunwind.explain.origin import Origin
+from jitunwind.jits.cpython.regions import JitCode
 from jitunwind.recover.table import NOT_REACHED
 
 HOSTILE = '</script><script>window.broken=1</script><img src=x onerror="window.broken=1">.py'

@@ -6,13 +6,13 @@ import click
 import pytest
 
 from jitunwind.arch.x86_64.registers import X86_64
-from jitunwind.audit.tables import Published
-from jitunwind.cpython.layout import read_layout
-from jitunwind.cpython.regions import Regions
 from jitunwind.explain.model import Explained, Explainer, summary_of
 from jitunwind.explain.sources import Sources
 from jitunwind.explain.subjects import OfProcess
 from jitunwind.explain.text import region_lines
+from jitunwind.jits.cpython.layout import read_layout
+from jitunwind.jits.cpython.regions import Regions
+from jitunwind.tables.sources import Published
 from tests.support.processes import PROGRAMS, VERSIONS, WritableProcess, run
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from jitunwind.audit.remote import RemoteTracee
 from jitunwind.audit.subject import dump_of_remote
-from jitunwind.cpython.dump import load, save
+from jitunwind.jits.cpython.dump import load, save
 from tests.live.test_audit import audit
 from tests.support.live import VERSIONS, interpreter
 from tests.support.machines import EMULATED

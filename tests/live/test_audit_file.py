@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from jitunwind.arch.machine import Machine
 from jitunwind.arch.x86_64.registers import X86_64
-from jitunwind.audit.tables import NOTHING_IN_FILE
 from jitunwind.elf.image import unwind_file
-from jitunwind.elf.machine import Machine
 from jitunwind.rows import CfaRule, Row, UnwindTable
+from jitunwind.tables.sources import NOTHING_IN_FILE
 from tests.support.jitdump import HEADER, load
 from tests.support.live import Interpreter, recovered_tables, running
 

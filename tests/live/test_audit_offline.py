@@ -21,17 +21,17 @@ from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.emulation import EMULATED
 from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.audit.emulator import Emulator
-from jitunwind.audit.instructions import Instructions
 from jitunwind.audit.offline import Offline
 from jitunwind.audit.records import record_of
 from jitunwind.audit.static import Static
 from jitunwind.audit.stepper import Activation
 from jitunwind.audit.subject import dump_of
-from jitunwind.audit.tables import Recovered, from_dump, shim_table_in
-from jitunwind.cpython.dump import Dump, load, save
-from jitunwind.cpython.regions import JitCode
 from jitunwind.errors import BadDump, JitunwindError
+from jitunwind.jits.cpython.dump import Dump, load, save
+from jitunwind.jits.cpython.regions import JitCode
 from jitunwind.memory import Memory
+from jitunwind.recover.instructions import Instructions
+from jitunwind.tables.sources import Recovered, from_dump, shim_table_in
 from tests.live.test_audit import of_program
 from tests.support.live import Interpreter, running
 from tests.support.mutations import STACK, judged

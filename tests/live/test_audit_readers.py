@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 
 from jitunwind.arch.known import decoder
+from jitunwind.arch.machine import Machine
 from jitunwind.arch.x86_64.registers import RETURN_ADDRESS, RSP, X86_64
 from jitunwind.audit.ptrace import Tracee
 from jitunwind.audit.readers import READERS
 from jitunwind.audit.reading import Reading
 from jitunwind.audit.records import Record
 from jitunwind.audit.session import Session
-from jitunwind.audit.tables import Recovered
-from jitunwind.cpython.dump import load
-from jitunwind.cpython.regions import JitCode
 from jitunwind.dwarf.decode import eh_frame
 from jitunwind.dwarf.encode import eh_frame as eh_frame_of
 from jitunwind.elf.image import code_file
-from jitunwind.elf.machine import Machine
+from jitunwind.jits.cpython.dump import load
+from jitunwind.jits.cpython.regions import JitCode
 from jitunwind.rows import CfaRule, Row, SavedAt, UnwindTable
+from jitunwind.tables.sources import Recovered
 from tests.live.test_audit import JITUNWIND, audit, of_program
 from tests.support.live import PROGRAMS, Interpreter, case, running
 from tests.support.machines import HERE

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from jitunwind.arch.machine import Machine
 from jitunwind.arch.x86_64.registers import RBX, X86_64
 from jitunwind.elf.image import unwind_file
-from jitunwind.elf.machine import Machine
 from jitunwind.rows import UNDEFINED, Row
 from tests.support.live import (
     OUTERMOST,

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from jitunwind.arch.x86_64.registers import X86_64
-from jitunwind.audit.tables import Published, decoded
 from jitunwind.memory.process import LiveProcess
+from jitunwind.tables.sources import Published, decoded
 from tests.support.agent import packages
 from tests.support.live import (
     EVERYWHERE,

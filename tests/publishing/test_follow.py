@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from jitunwind.agent.follow import _short_turns
+from jitunwind.jits.cpython.inside.follow import _short_turns
 
 
 @pytest.fixture(autouse=True)

@@ -16,11 +16,11 @@ from jitunwind.agent.library import GDB, LIBGCC, agent, statistics
 from jitunwind.arch.aarch64.registers import AARCH64, X19, X29, X30
 from jitunwind.arch.known import decoder
 from jitunwind.arch.x86_64.registers import RBP, RBX, RETURN_ADDRESS, RSP, X86_64
-from jitunwind.audit.tables import decoded, sections_in
 from jitunwind.errors import AgentFailed, BrokenInvariant
 from jitunwind.publishing.described import described, frames_of
 from jitunwind.recover.table import recover
 from jitunwind.rows import SAME_VALUE, UNDEFINED, CfaRule, Row, SavedAt, Unknown
+from jitunwind.tables.sources import decoded, sections_in
 from tests.support.announced import Announced, RegionStruct, files, struct_of, with_rows
 from tests.support.assembly import assemble, check_rows
 from tests.support.machines import ARM
@@ -177,7 +177,10 @@ class TestPublish:
             walks.append([pc or 0 for pc in pcs[:count]])
 
         code = assemble(UNREACHED).bytes
-        region, found = put(page_to_run, code), recover(X86_64, code, decoder(X86_64), {0: X86_64.platform})
+        region, found = (
+            put(page_to_run, code),
+            recover(X86_64, code, decoder(X86_64), {0: X86_64.at_entry(X86_64.platform)}),
+        )
         rows = [
             Row(*row) if isinstance(row, Row) else row for row in found.rows
         ]  # none is another's own self

@@ -220,7 +220,7 @@ def functions_of(path: Path) -> list[Function]:
             if symbol["st_info"]["type"] == "STT_FUNC":
                 start = symbol["st_value"]
                 code = text[start - base : start - base + symbol["st_size"]]
-                table = recover(X86_64, code, decode, {0: X86_64.platform})
+                table = recover(X86_64, code, decode, {0: X86_64.at_entry(X86_64.platform)})
                 found.append(Function(symbol.name, start, code, table))
     return found
 

@@ -10,7 +10,8 @@ from jitunwind.recover.table import NOT_REACHED, recover
 from jitunwind.rows import Row, Unknown, UnwindTable
 from tests.support.assembly import Code, assemble, check_form, check_rows, told
 
-PLATFORM = {0: X86_64.platform}
+FUNCTION, BODY = X86_64.at_entry(X86_64.platform), X86_64.at_entry(X86_64.jit)
+PLATFORM = {0: FUNCTION}
 
 
 def recovered(code: Code, entries=PLATFORM) -> UnwindTable:
@@ -65,7 +66,10 @@ def test_the_row_of_a_call_holds_when_it_has_come_back_too():
         xor ebx, ebx
         ret
     """)
-    check_rows(code, recovered(code, {0: X86_64.platform, code.labels["body"]: X86_64.jit}))
+    check_rows(
+        code,
+        recovered(code, {0: FUNCTION, code.labels["body"]: BODY}),
+    )
 
 
 def test_sixteen_bit_pushes_change_the_depth_by_two():
@@ -665,7 +669,7 @@ def test_shim_and_body_of_an_executor_of_3_14():
         jmp [rip]           # rsp+8
         .quad 0             # ?no path
     """)
-    table = recovered(code, {0: X86_64.platform, code.labels["body"]: X86_64.jit})
+    table = recovered(code, {0: FUNCTION, code.labels["body"]: BODY})
     check_rows(code, table)
 
 
@@ -682,7 +686,7 @@ def test_a_disagreement_in_a_body_leaves_the_rest_of_the_body_alone():
     meet:
         ret                 # ?disagree on the CFA
     """)
-    table = recovered(code, {0: X86_64.platform, code.labels["body"]: X86_64.jit})
+    table = recovered(code, {0: FUNCTION, code.labels["body"]: BODY})
     check_rows(code, table)
 
 
@@ -694,7 +698,7 @@ def test_an_entry_that_code_also_falls_into_meets_it():
         nop                 # rsp+8 rbx=lost
         ret                 # rsp+8 rbx=lost
     """)
-    both = {0: X86_64.platform, code.labels["second"]: X86_64.platform}
+    both = {0: FUNCTION, code.labels["second"]: FUNCTION}
     for entries in (both, dict(reversed(both.items()))):
         check_rows(code, recovered(code, entries))
 
@@ -719,11 +723,11 @@ def test_empty_code_has_an_empty_table():
 
 def test_code_that_is_never_entered_is_not_reached():
     assert recover(X86_64, b"\x90\xc3", decode, {}) == UnwindTable(2, [0], [NOT_REACHED])
-    assert recover(X86_64, b"\x90\xc3", decode, {9: X86_64.platform, -4: X86_64.jit}).rows == [NOT_REACHED]
+    assert recover(X86_64, b"\x90\xc3", decode, {9: FUNCTION, -4: BODY}).rows == [NOT_REACHED]
 
 
 def test_code_before_the_entry_is_not_reached():
-    table = recover(X86_64, b"\x90\x90\xc3", decode, {2: X86_64.platform})
+    table = recover(X86_64, b"\x90\x90\xc3", decode, {2: FUNCTION})
     assert [told(table.at(offset)) for offset in range(3)] == ["?" + NOT_REACHED.reason] * 2 + ["rsp+8"]
 
 
@@ -742,7 +746,7 @@ PIECES = st.one_of(st.sampled_from(LIKELY), JUMPS, CALLS, st.binary(min_size=1, 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(PIECES, max_size=40).map(b"".join), st.integers(0, 60))
 def test_any_bytes_give_each_offset_a_row_or_a_reason(code, second):
-    table = recover(X86_64, code, decode, {0: X86_64.platform, second: X86_64.jit})
+    table = recover(X86_64, code, decode, {0: FUNCTION, second: BODY})
     check_form(table, len(code))
     for offset in range(len(code)):
         row = table.at(offset)

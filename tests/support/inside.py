@@ -411,8 +411,8 @@ def listed() -> str:
 
 def damaged() -> dict[str, dict[str, str]]:
     """`bt` and `info jit-regions`, as they are and with the structures of the executors overwritten."""
-    from jitunwind.cpython.layout import read_layout
     from jitunwind.gdbplugin.session import session
+    from jitunwind.jits.cpython.layout import read_layout
 
     inferior = gdb.selected_inferior()
     memory = session().memory
@@ -469,9 +469,9 @@ def several(courses: Sequence[dict[str, Any]]) -> list[Any]:
 def described(function: str, steps: int) -> dict[str, Any]:
     """What machine code says of itself: per region what its `_SET_IP`s store beside what its trace has; and at
     how many of `steps` instructions in JIT code the line is the one of the interpreter's frame."""
-    from jitunwind.cpython.frames import frame_at
-    from jitunwind.cpython.uops import MicroOps
     from jitunwind.gdbplugin.session import name_of, session
+    from jitunwind.jits.cpython.frames import frame_at
+    from jitunwind.jits.cpython.uops import MicroOps
     from jitunwind.rows import Unknown
 
     stop_below_jit(function)

@@ -23,11 +23,11 @@ import pytest
 
 from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.registers import X86_64
-from jitunwind.audit.tables import Recovered
-from jitunwind.cpython.layout import read_layout
-from jitunwind.cpython.regions import Regions
+from jitunwind.jits.cpython.layout import read_layout
+from jitunwind.jits.cpython.regions import Regions
 from jitunwind.memory.process import LiveProcess
 from jitunwind.rows import UnwindTable
+from jitunwind.tables.sources import Recovered
 from tests.support import THOROUGH, noisy
 from tests.support.agent import bytecode, packages
 from tests.support.machines import HERE, MACHINES, Machine

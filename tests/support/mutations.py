@@ -22,12 +22,12 @@ from jitunwind.audit.records import Record, judged_registers
 from jitunwind.audit.remote import RemoteTracee, architecture_of
 from jitunwind.audit.steppable import Steppable
 from jitunwind.audit.stepper import Activation, Stepper
-from jitunwind.audit.tables import Recovered, shim_table
 from jitunwind.audit.verdicts import Verdicts
-from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.errors import UnreadableMemory
+from jitunwind.jits.cpython.regions import JitCode, Regions
 from jitunwind.memory import Mapping, Memory
 from jitunwind.rows import SAME_VALUE, UNDEFINED, Row, SavedAt, Unknown, UnwindTable, evaluate
+from jitunwind.tables.sources import Recovered, shim_table
 
 STACK = 1024
 MOST_PLACES = 100

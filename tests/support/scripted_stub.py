@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from jitunwind.memory.protocol import packet, unpacked
+from jitunwind.remote.protocol import packet, unpacked
 
 Answer = Callable[[bytes], list[bytes]]
 """Gets a request; gives what the stub writes, piece by piece: packets, or less, or worse."""

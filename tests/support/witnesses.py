@@ -17,7 +17,6 @@ from elftools.dwarf.callframe import FDE
 from elftools.elf.elffile import ELFFile
 
 from jitunwind.arch.x86_64.registers import NAMES, RETURN_ADDRESS, X86_64
-from jitunwind.audit.tables import decoded, sections_in
 from jitunwind.rows import (
     SAME_VALUE,
     UNDEFINED,
@@ -29,6 +28,7 @@ from jitunwind.rows import (
     Unknown,
     UnwindTable,
 )
+from jitunwind.tables.sources import decoded, sections_in
 
 EXPRESSION = Unknown("by an expression")
 _NUMBERS = {name: number for number, name in enumerate(NAMES)} | {"ra": RETURN_ADDRESS}

@@ -1,9 +1,10 @@
 """What differs between architectures: one package each, with modules of the same names in it."""
 
+from functools import cache
 from typing import NamedTuple
 
-from jitunwind.elf.machine import Machine
-from jitunwind.rows import InRegister, RegisterRule
+from jitunwind.arch.machine import Machine
+from jitunwind.rows import SAME_VALUE, UNDEFINED, CfaRule, InRegister, RegisterRule, Row
 
 
 class Convention(NamedTuple):
@@ -42,6 +43,10 @@ class Architecture(NamedTuple):
     def callee_saved(self) -> tuple[int, ...]:
         return self.platform.kept
 
+    def at_entry(self, convention: Convention) -> Row:
+        """The row at the first instruction of a function that is called by `convention`."""
+        return _at_entry(self, convention.kept)
+
     @property
     def return_register(self) -> int | None:
         """The register in which a function gets its return address; None: on the stack."""
@@ -53,3 +58,12 @@ class Architecture(NamedTuple):
         return (
             self.callee_saved if self.return_register is None else (*self.callee_saved, self.return_register)
         )
+
+
+@cache
+def _at_entry(arch: Architecture, kept: tuple[int, ...]) -> Row:
+    rules: dict[int, RegisterRule] = dict.fromkeys(arch.callee_saved, UNDEFINED)
+    rules.update(dict.fromkeys(kept, SAME_VALUE))
+    in_place = arch.entry_return == InRegister(arch.return_address)
+    rules[arch.return_address] = SAME_VALUE if in_place else arch.entry_return
+    return Row(CfaRule(arch.stack_pointer, arch.entry_cfa), tuple(sorted(rules.items())))

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from jitunwind.arch import Architecture
 from jitunwind.arch.effects import Clobber, Control, Decoder
 from jitunwind.arch.emulation import Emulated
-from jitunwind.audit.instructions import Instructions
 from jitunwind.audit.records import back_from_call, judged_registers
 from jitunwind.audit.stepper import Activation
-from jitunwind.cpython.dump import Dump
-from jitunwind.cpython.regions import JitCode
 from jitunwind.errors import UnreadableMemory
+from jitunwind.jits.cpython.dump import Dump
+from jitunwind.jits.cpython.regions import JitCode
 from jitunwind.memory.emulated import NOT_THERE, STACK_SIZE, EmulatedMemory, Saved
+from jitunwind.recover.instructions import Instructions
 from jitunwind.rows import InRegister, SavedAt
 
 MOST_WAYS = 8
@@ -76,7 +76,7 @@ class Emulator:
         self.activation = Activation(self._truth)
         self._shim: Instructions | None = None
         if dump.entry_shim is not None:
-            self._shim = Instructions(arch, decode, dump.shim_code, {0: arch.platform})
+            self._shim = Instructions(arch, decode, dump.shim_code, {0: arch.at_entry(arch.platform)})
 
     def run(self, region: JitCode, instructions: Instructions, judge: Judge) -> Reached:
         """Follow all paths through one region."""

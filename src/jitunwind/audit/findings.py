@@ -8,7 +8,7 @@ from typing import Any
 from jitunwind.arch import Architecture
 from jitunwind.arch.known import module
 from jitunwind.audit.records import judged_registers
-from jitunwind.cpython.regions import CodeMap, JitCode
+from jitunwind.jits.cpython.regions import CodeMap, JitCode
 
 MOST_EXAMPLES = 10
 EXAMPLES_OF_REGION = 2

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 from jitunwind.arch import Architecture
 from jitunwind.arch.effects import Decoder
-from jitunwind.audit.instructions import Instructions
 from jitunwind.audit.records import record_of
 from jitunwind.audit.static import Static
 from jitunwind.audit.stepper import Activation
-from jitunwind.audit.tables import Recovered, Tables, shim_table_in
 from jitunwind.audit.verdicts import Verdicts
 from jitunwind.audit.witness import EMULATED, STATIC, Judged, Witness, judged_before
-from jitunwind.cpython.dump import Dump
-from jitunwind.cpython.regions import JitCode
 from jitunwind.errors import MalformedFrames
+from jitunwind.jits.cpython.dump import Dump
+from jitunwind.jits.cpython.regions import JitCode
 from jitunwind.memory import Memory
+from jitunwind.recover.instructions import Instructions
 from jitunwind.rows import Unknown
+from jitunwind.tables.sources import Recovered, Tables, shim_table_in
 
 if TYPE_CHECKING:  # unicorn need not be there
     from jitunwind.audit.emulator import Emulator, Judge

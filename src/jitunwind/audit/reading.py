@@ -12,15 +12,15 @@ from jitunwind.arch import Architecture
 from jitunwind.audit.findings import Findings, Tally, names_of_judged, place_of
 from jitunwind.audit.readers import Outcome, Reader, Table
 from jitunwind.audit.records import Record
-from jitunwind.audit.tables import Tables, shim_frames
-from jitunwind.cpython.dump import Frames
-from jitunwind.cpython.regions import CodeMap, JitCode
 from jitunwind.dwarf.constants import OMITTED, PointerBase
 from jitunwind.dwarf.decode import eh_frame
 from jitunwind.errors import JitunwindError, MalformedFrames, UnreadableMemory
+from jitunwind.jits.cpython.dump import Frames
+from jitunwind.jits.cpython.regions import CodeMap, JitCode
 from jitunwind.memory import Memory
 from jitunwind.region import Region
 from jitunwind.rows import WORD, Unknown
+from jitunwind.tables.sources import Tables, shim_frames
 
 _FARTHEST = (1 << 31) - 1
 """From the first to the last byte that one table describes: libunwind's search tables count in 32 bits."""

@@ -22,8 +22,8 @@ from jitunwind.arch import Architecture
 from jitunwind.arch.known import of_machine
 from jitunwind.audit.steppable import Stop
 from jitunwind.errors import JitunwindError, NoStub, NoUserEmulator, RemoteFailed
-from jitunwind.memory.protocol import Ended, Stopped, Stub, thread_number
-from jitunwind.memory.remote import AT_BASE, AT_ENTRY, SIGTRAP, RemoteProcess
+from jitunwind.remote.process import AT_BASE, AT_ENTRY, SIGTRAP, RemoteProcess
+from jitunwind.remote.protocol import Ended, Stopped, Stub, thread_number
 
 _START_SECONDS = 60.0
 """In which qemu has to wait for us."""

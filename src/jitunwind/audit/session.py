@@ -16,7 +16,6 @@ from typing import Any
 
 from jitunwind.arch import Architecture
 from jitunwind.arch.known import decoder, module
-from jitunwind.audit.instructions import Instructions
 from jitunwind.audit.offline import Offline
 from jitunwind.audit.ptrace import Tracee
 from jitunwind.audit.readers import Reader, open_reader
@@ -26,13 +25,14 @@ from jitunwind.audit.report import as_data
 from jitunwind.audit.steppable import Steppable
 from jitunwind.audit.stepper import SelfRecording, Stepper
 from jitunwind.audit.subject import dump_in, dump_of_regions
-from jitunwind.audit.tables import Published, Recovered, Tables, from_dump, from_file
 from jitunwind.audit.verdicts import Verdicts
 from jitunwind.audit.witness import Place, Stepped, Witness
-from jitunwind.cpython.dump import Dump
-from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.errors import JitunwindError, NoEmulator, NothingToAudit
+from jitunwind.jits.cpython.dump import Dump
+from jitunwind.jits.cpython.regions import JitCode, Regions
 from jitunwind.memory import Memory
+from jitunwind.recover.instructions import Instructions
+from jitunwind.tables.sources import Published, Recovered, Tables, from_dump, from_file
 from jitunwind.wording import counted
 
 WAITING = "waiting: "

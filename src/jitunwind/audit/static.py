@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping
 
 from jitunwind.arch import Architecture
 from jitunwind.arch.effects import Decoder
-from jitunwind.audit.instructions import Instructions, Places
 from jitunwind.audit.records import judged_registers
 from jitunwind.audit.stepper import Activation
-from jitunwind.cpython.dump import Dump
-from jitunwind.cpython.regions import JitCode
 from jitunwind.errors import UnreadableMemory
+from jitunwind.jits.cpython.dump import Dump
+from jitunwind.jits.cpython.regions import JitCode
 from jitunwind.memory import Mapping as Mapped
 from jitunwind.memory import Memory
+from jitunwind.recover.instructions import Instructions, Places
 from jitunwind.recover.state import Entry, State, Value
 
 Judge = Callable[[JitCode, list[int], Activation, Dump], None]
@@ -90,14 +90,19 @@ class Static:
         self._truth = {arch.stack_pointer: _CFA, arch.return_address: _TRUTH}
         self._truth |= {r: _TRUTH + (r + 1) * _APART for r in judged_registers(arch)}
         self._activation = Activation(self._truth)
-        self._shim = Instructions(arch, decode, dump.shim_code, {0: arch.platform})
+        self._shim = Instructions(arch, decode, dump.shim_code, {0: arch.at_entry(arch.platform)})
 
     def run(
         self, region: JitCode, instructions: Instructions, wanted: set[int], judge: Judge
     ) -> dict[int, str]:
         """Judge the instructions of `region` at the offsets `wanted`; gives those that cannot be, and why."""
         # In the body, all registers are followed: a table may say of any that it is unchanged.
-        body = Instructions(self._arch, self._decode, region.code, {region.shim_size: self._arch.platform})
+        body = Instructions(
+            self._arch,
+            self._decode,
+            region.code,
+            {region.shim_size: self._arch.at_entry(self._arch.platform)},
+        )
         called = self._called(region, instructions)
         in_shim, in_body = Places(instructions.flow), Places(body.flow)
         laid: State | None = None

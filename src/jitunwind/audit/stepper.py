@@ -20,9 +20,9 @@ from jitunwind.arch import Architecture
 from jitunwind.audit.records import Record, back_from_call, judged_registers, record_of
 from jitunwind.audit.steppable import Steppable, Stop
 from jitunwind.audit.waiting import Waiting, threads_in_jit_code
-from jitunwind.cpython.layout import read_layout
-from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.errors import JitunwindError, UnreadableMemory
+from jitunwind.jits.cpython.layout import read_layout
+from jitunwind.jits.cpython.regions import JitCode, Regions
 from jitunwind.memory import Mapping
 from jitunwind.region import Region
 

@@ -10,11 +10,7 @@ from elftools.common.exceptions import ELFError
 
 from jitunwind.audit.ptrace import Tracee
 from jitunwind.audit.steppable import Steppable
-from jitunwind.audit.tables import Published, shim_frames
 from jitunwind.audit.waiting import JIT_OFF, is_off
-from jitunwind.cpython.dump import Dump, Frames, load, take
-from jitunwind.cpython.layout import read_layout
-from jitunwind.cpython.regions import Regions
 from jitunwind.errors import (
     JitOff,
     JitunwindError,
@@ -23,11 +19,15 @@ from jitunwind.errors import (
     NotPython,
     UnsupportedVersion,
 )
+from jitunwind.jits.cpython.dump import Dump, Frames, load, take
+from jitunwind.jits.cpython.layout import read_layout
+from jitunwind.jits.cpython.regions import Regions
 from jitunwind.memory import Memory
 from jitunwind.memory.core import check_core, is_core, program_here
 from jitunwind.memory.corefile import CoreFile
 from jitunwind.memory.live import check_process, is_number
 from jitunwind.memory.process import LiveProcess
+from jitunwind.tables.sources import Published, shim_frames
 
 Warn = Callable[[str], None]
 

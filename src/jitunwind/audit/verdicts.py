@@ -17,9 +17,8 @@ from jitunwind.audit.findings import EXAMPLES_OF_REGION, Findings, Tally, names_
 from jitunwind.audit.reading import Reading
 from jitunwind.audit.records import Record, judged_registers
 from jitunwind.audit.stepper import Activation
-from jitunwind.audit.tables import Tables, shim_table
-from jitunwind.cpython.regions import CodeMap, JitCode
 from jitunwind.errors import JitunwindError, UnreadableMemory
+from jitunwind.jits.cpython.regions import CodeMap, JitCode
 from jitunwind.memory import Memory
 from jitunwind.region import Region
 from jitunwind.rows import (
@@ -32,6 +31,7 @@ from jitunwind.rows import (
     UnwindTable,
     without_signature,
 )
+from jitunwind.tables.sources import Tables, shim_table
 
 MOST_FRAMES = 3
 """From a program counter in a body over the shim to whoever called that; one more is too many."""

@@ -10,9 +10,9 @@ from collections.abc import Container
 from dataclasses import dataclass, field
 
 from jitunwind.audit.steppable import Steppable
-from jitunwind.cpython.frames import program_runs
-from jitunwind.cpython.regions import Regions
 from jitunwind.errors import JitOff, JitunwindError, NothingToAudit, UnreadableMemory, UnsupportedVersion
+from jitunwind.jits.cpython.frames import program_runs
+from jitunwind.jits.cpython.regions import Regions
 from jitunwind.rows import WORD
 
 WAIT_SECONDS = 3.0

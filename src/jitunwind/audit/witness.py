@@ -11,7 +11,7 @@ from jitunwind.audit.findings import Findings
 from jitunwind.audit.records import Record
 from jitunwind.audit.stepper import Activation
 from jitunwind.audit.verdicts import Verdicts
-from jitunwind.cpython.regions import CodeMap, JitCode, Regions
+from jitunwind.jits.cpython.regions import CodeMap, JitCode, Regions
 
 Place = tuple[int, bytes]
 """A region as it was: where it starts, and its code."""

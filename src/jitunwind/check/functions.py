@@ -35,7 +35,7 @@ from jitunwind.elf.inspect import ElfFile
 from jitunwind.errors import MalformedFrames, NothingToCheck, OtherArchitecture
 from jitunwind.recover.flow import Flow, analyze
 from jitunwind.recover.state import Entry, State, States, Value
-from jitunwind.rows import SAME_VALUE, InRegister, Row, SavedAt, Unknown, UnwindTable
+from jitunwind.rows import SAME_VALUE, Row, Unknown, UnwindTable
 
 NEVER_RETURN = re.compile(
     r"abort|exit|_exit|_Exit|quick_exit|pthread_exit|thrd_exit|(__|_|sig|__libc_sig)?longjmp|__longjmp_chk"
@@ -312,22 +312,7 @@ class _Function:
         row = self.table.at(0)
         if entries or isinstance(row, Unknown) or self.program.enters_here(row):
             return entries, False
-        return {0: self._seed(row)}, True
-
-    def _seed(self, row: Row) -> State:
-        """The state that `row` describes."""
-        registers: dict[int, Value] = {row.cfa.register: -row.cfa.offset}
-        slots: dict[int, Value] = {}
-        for register, rule in row.rules:
-            signed = row.signed is not None and row.signed.register == register
-            value = Entry(register, row.signed.key if row.signed is not None and signed else "")
-            if rule == SAME_VALUE:
-                registers[register] = value
-            elif isinstance(rule, SavedAt):
-                slots[rule.offset] = value
-            elif isinstance(rule, InRegister):
-                registers[rule.register] = value
-        return self.states.make(registers, slots)
+        return {0: self.states.of_row(row)}, True
 
     def _analyze(
         self, entries: Mapping[int, State], followed: Collection[int], dead: Collection[int]

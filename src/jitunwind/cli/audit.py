@@ -23,15 +23,15 @@ from jitunwind.audit.report import as_junit, as_markdown, coverage_of, is_clean,
 from jitunwind.audit.session import WAITING, Session
 from jitunwind.audit.steppable import Steppable
 from jitunwind.audit.subject import check_has_jit, dump_of, dump_of_remote
-from jitunwind.audit.tables import Published, Recovered
 from jitunwind.audit.witness import STATIC, STEPPED
 from jitunwind.cli.files import Output, check_stdout_is_free
-from jitunwind.cli.output import ERASE_LINE, FOUND, INTERRUPTED, folded, is_coloured, print_warning, printable
+from jitunwind.cli.output import ERASE_LINE, FOUND, INTERRUPTED, folded, is_coloured, print_warning
 from jitunwind.cli.verb import Verb, color_option, junit_option, markdown_option, target_argument
 from jitunwind.errors import JitunwindError, NothingToAudit
 from jitunwind.memory.core import is_core
 from jitunwind.memory.live import check_process, is_number
-from jitunwind.wording import counted
+from jitunwind.tables.sources import Published, Recovered
+from jitunwind.wording import counted, printable
 
 _MOST_REGIONS = 20
 _REDRAW_SECONDS = 0.2

@@ -26,11 +26,10 @@ from jitunwind.cli.output import (
     is_coloured,
     print_error,
     print_warning,
-    printable,
 )
 from jitunwind.cli.verb import Verb, color_option, junit_option, markdown_option
 from jitunwind.errors import JitunwindError
-from jitunwind.wording import counted
+from jitunwind.wording import counted, printable
 
 _EXAMPLES = 3
 _LOADING_SECONDS, _BYTES_PER_SECOND = 30.0, 100_000

@@ -9,7 +9,7 @@ from jitunwind.audit.subject import dump_of
 from jitunwind.cli.files import Output, OutputFile
 from jitunwind.cli.output import print_warning, progress
 from jitunwind.cli.verb import Verb, target_argument
-from jitunwind.cpython.dump import save
+from jitunwind.jits.cpython.dump import save
 
 
 @click.command(cls=Verb, prints=False)

@@ -12,13 +12,9 @@ from typing import NamedTuple
 import click
 
 from jitunwind.arch import Architecture
-from jitunwind.audit.tables import Published, Tables, from_dump, from_file
 from jitunwind.cli.files import Output, OutputFile
-from jitunwind.cli.output import columns, is_coloured, print_warning, printable, reporting
+from jitunwind.cli.output import columns, is_coloured, print_warning, reporting
 from jitunwind.cli.verb import Verb, color_option, target_argument
-from jitunwind.cpython.dump import load
-from jitunwind.cpython.layout import Layout, read_layout
-from jitunwind.cpython.regions import Regions
 from jitunwind.errors import (
     BadCore,
     JitunwindError,
@@ -37,11 +33,16 @@ from jitunwind.explain.origin import Origin, origin_of
 from jitunwind.explain.sources import Sources, owner_of, sources_of, sources_of_core
 from jitunwind.explain.subjects import OfDump, OfProcess
 from jitunwind.explain.text import UNBOUNDED, heading, region_lines, regions_table, summary_lines
+from jitunwind.jits.cpython.dump import load
+from jitunwind.jits.cpython.layout import Layout, read_layout
+from jitunwind.jits.cpython.regions import Regions
 from jitunwind.memory import Memory
 from jitunwind.memory.core import arguments_of, check_core, is_core, program_here
 from jitunwind.memory.corefile import CoreFile
 from jitunwind.memory.live import check_process, command_line, is_alive, is_number
 from jitunwind.memory.process import LiveProcess
+from jitunwind.tables.sources import Published, Tables, from_dump, from_file
+from jitunwind.wording import printable
 
 Note = Callable[[int, int], None]
 """Told how many are done, of how many."""

@@ -13,6 +13,8 @@ from typing import TextIO
 
 import click
 
+from jitunwind.wording import printable
+
 FOUND, UNUSABLE, INTERRUPTED = 1, 2, 130
 """Exit statuses besides 0: something is wrong in what was looked at; the input, or the answer, is not usable or
 not whole; a signal ended it."""
@@ -29,13 +31,6 @@ def is_coloured(choice: str, stream: TextIO) -> bool:
     if os.environ.get("FORCE_COLOR"):
         return True
     return stream.isatty() and os.environ.get("TERM") != "dumb"
-
-
-def printable(text: str) -> str:
-    """`text` of the process's own making, with what could command a terminal made visible."""
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 @contextlib.contextmanager

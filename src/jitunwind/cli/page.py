@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from jitunwind.cli.output import printable
 from jitunwind.errors import NotPython
+from jitunwind.wording import printable
 
 Paint = Callable[..., str]
 """Gives a text a style, as `click.style` does."""

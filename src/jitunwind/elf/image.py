@@ -11,9 +11,9 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from jitunwind.arch import Architecture
+from jitunwind.arch.machine import Machine
 from jitunwind.dwarf.encode import eh_frame
 from jitunwind.dwarf.lines import Function, encode
-from jitunwind.elf.machine import Machine
 from jitunwind.rows import WORD, UnwindTable
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from elftools.elf.elffile import ELFFile
 
-from jitunwind.elf.machine import Machine
+from jitunwind.arch.machine import Machine
 
 
 class Dynamic(NamedTuple):

@@ -14,17 +14,17 @@ from functools import cached_property
 
 from jitunwind.arch import Architecture, known
 from jitunwind.arch.listing import Listed as Line
-from jitunwind.audit.tables import Recovered, Tables
-from jitunwind.cpython import stencils
-from jitunwind.cpython.regions import JitCode
-from jitunwind.cpython.uops import MicroOp, Place
 from jitunwind.explain.differences import Difference, difference
 from jitunwind.explain.jumps import Jump, in_lanes
 from jitunwind.explain.notation import Parts, parts
 from jitunwind.explain.sources import Sources
 from jitunwind.explain.subjects import Subject
+from jitunwind.jits.cpython import stencils
+from jitunwind.jits.cpython.regions import JitCode
+from jitunwind.jits.cpython.uops import MicroOp, Place
 from jitunwind.recover.table import NOT_REACHED
 from jitunwind.rows import WORD, Row, Unknown, UnwindTable
+from jitunwind.tables.sources import Recovered, Tables
 
 LARGEST_EXPLAINED = 1 << 20
 """Bytes of a region that are explained; CPython 3.15 compiles no more (Include/internal/pycore_jit.h)."""

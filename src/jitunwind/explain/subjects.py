@@ -7,15 +7,15 @@ from typing import NamedTuple, Protocol
 from elftools.common.exceptions import ELFError
 
 from jitunwind.arch import Architecture, known
-from jitunwind.audit.instructions import Instructions
-from jitunwind.audit.tables import shim_table, shim_table_in
-from jitunwind.cpython.dump import Dump
-from jitunwind.cpython.frames import running_executors
-from jitunwind.cpython.regions import JitCode, Regions
-from jitunwind.cpython.uops import MicroOp, MicroOps, Place
 from jitunwind.errors import CorruptState, JitunwindError, UnreadableMemory
+from jitunwind.jits.cpython.dump import Dump
+from jitunwind.jits.cpython.frames import running_executors
+from jitunwind.jits.cpython.regions import JitCode, Regions
+from jitunwind.jits.cpython.uops import MicroOp, MicroOps, Place
+from jitunwind.recover.instructions import Instructions
 from jitunwind.region import Line, Region
 from jitunwind.rows import Row, Unknown, UnwindTable
+from jitunwind.tables.sources import shim_table, shim_table_in
 
 _NO_SHIM = Unknown("this interpreter's _PyJIT_Entry is not to be found")
 _ONLY_CODE = Unknown("a dump has machine code, and no micro-ops")
@@ -157,5 +157,5 @@ class OfDump:
 
 def _row_at_call(arch: Architecture, table: UnwindTable, shim: bytes) -> Row | Unknown:
     """The row for the caller of a body, in the shim's code `shim`: it has one indirect call."""
-    call = Instructions(arch, known.decoder(arch), shim, {0: arch.platform}).call_of(None)
+    call = Instructions(arch, known.decoder(arch), shim, {0: arch.at_entry(arch.platform)}).call_of(None)
     return table.at(call.offset) if call is not None else Unknown("it calls nothing")

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from jitunwind.cli.output import printable
 from jitunwind.explain.differences import Difference
 from jitunwind.explain.jumps import Jump
 from jitunwind.explain.model import Answer, Block, Comparison, Explained, Instruction, Listed, Source, Summary
@@ -24,7 +23,7 @@ from jitunwind.explain.words import (
     everywhere_pairs,
     name_and_place,
 )
-from jitunwind.wording import counted
+from jitunwind.wording import counted, printable
 
 UNBOUNDED = 1 << 20
 """Columns of what is no terminal."""

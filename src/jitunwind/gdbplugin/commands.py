@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import gdb
 
 from jitunwind.arch import Architecture
-from jitunwind.cpython.regions import JitCode, Regions
 from jitunwind.gdbplugin.decoding import disassembler, name_of_decoder
 from jitunwind.gdbplugin.session import Session, session
 from jitunwind.gdbplugin.symbols import synchronize
+from jitunwind.jits.cpython.regions import JitCode, Regions
 from jitunwind.rows import CfaRule, InRegister, RegisterRule, Row, SameValue, SavedAt, Unknown, UnwindTable
 
 _MOST_SHOWN = 10

@@ -11,13 +11,13 @@ import gdb
 
 from jitunwind.arch import Architecture
 from jitunwind.arch.known import ARCHITECTURES
-from jitunwind.cpython.layout import Layout, read_layout
-from jitunwind.cpython.regions import JitCode, Regions
-from jitunwind.cpython.unmapped import UnmappedRegions
 from jitunwind.errors import JitunwindError
 from jitunwind.gdbplugin import GDB_NAMES
 from jitunwind.gdbplugin.decoding import decoder_of
 from jitunwind.gdbplugin.inferior import Inferior
+from jitunwind.jits.cpython.layout import Layout, read_layout
+from jitunwind.jits.cpython.regions import JitCode, Regions
+from jitunwind.jits.cpython.unmapped import UnmappedRegions
 from jitunwind.recover.table import recover
 from jitunwind.rows import UnwindTable
 

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import gdb
 import gdb.unwinder
 
-from jitunwind.cpython.frames import Stretch, frame_at, gil_holders, nearest, stretches
-from jitunwind.cpython.objects import CodeObject
-from jitunwind.cpython.regions import ENTRY_NAME, JitCode, Regions
 from jitunwind.gdbplugin.session import Session, is_general, name_of, session, watch
 from jitunwind.gdbplugin.unwinder import JitUnwinder
+from jitunwind.jits.cpython.frames import Stretch, frame_at, gil_holders, nearest, stretches
+from jitunwind.jits.cpython.objects import CodeObject
+from jitunwind.jits.cpython.regions import ENTRY_NAME, JitCode, Regions
 from jitunwind.region import RegionKind
 
 MOST_FRAMES = 100_000

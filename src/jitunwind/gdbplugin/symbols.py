@@ -16,11 +16,11 @@ from pathlib import Path
 import gdb
 
 from jitunwind.arch import Architecture
-from jitunwind.cpython.regions import ENTRY_NAME, JitCode, Regions
 from jitunwind.dwarf.lines import Function
 from jitunwind.elf.image import MOST_FUNCTIONS, symbol_file
 from jitunwind.gdbplugin.inferior import OWN_FILES, Inferior, is_core
 from jitunwind.gdbplugin.session import follow, name_of, session
+from jitunwind.jits.cpython.regions import ENTRY_NAME, JitCode, Regions
 from jitunwind.region import Region
 
 MOST_STACK = 1 << 26

@@ -4,9 +4,9 @@ import gdb
 import gdb.unwinder
 
 from jitunwind.arch import Architecture
-from jitunwind.cpython.regions import Regions
 from jitunwind.errors import JitunwindError
 from jitunwind.gdbplugin.session import is_general, name_of, session
+from jitunwind.jits.cpython.regions import Regions
 from jitunwind.memory import Mapping
 from jitunwind.rows import (
     WORD,

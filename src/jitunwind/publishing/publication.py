@@ -71,7 +71,7 @@ def publish(
     if not isinstance(table, UnwindTable):
         code = ctypes.string_at(region.start, region.size)
         if table == "recover":
-            table = recover(arch, code, decoder(arch), {0: arch.platform})
+            table = recover(arch, code, decoder(arch), {0: arch.at_entry(arch.platform)})
         elif isinstance(table, FramePointer):
             table = table.checked(arch, code, decoder(arch))
         else:

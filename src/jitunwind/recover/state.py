@@ -109,14 +109,21 @@ class States:
 
     def entry(self, convention: Convention) -> State:
         """The state at the first instruction of a function called by `convention`."""
-        arch = self._arch
-        registers: dict[int, Value] = {arch.stack_pointer: -arch.entry_cfa}
-        registers.update((register, Entry(register)) for register in convention.kept)
+        return self.of_row(self._arch.at_entry(convention))
+
+    def of_row(self, row: Row) -> State:
+        """The state that `row` describes."""
+        registers: dict[int, Value] = {row.cfa.register: -row.cfa.offset}
         slots: dict[int, Value] = {}
-        if isinstance(arch.entry_return, SavedAt):
-            slots[arch.entry_return.offset] = Entry(arch.return_address)
-        elif isinstance(arch.entry_return, InRegister):
-            registers[arch.entry_return.register] = Entry(arch.return_address)
+        for register, rule in row.rules:
+            signed = row.signed is not None and row.signed.register == register
+            value = Entry(register, row.signed.key if row.signed is not None and signed else "")
+            if isinstance(rule, SameValue):
+                registers[register] = value
+            elif isinstance(rule, SavedAt):
+                slots[rule.offset] = value
+            elif isinstance(rule, InRegister):
+                registers[rule.register] = value
         return self.make(registers, slots)
 
     def meet(self, one: State, other: State) -> State:

@@ -4,19 +4,18 @@ from collections.abc import Mapping
 from functools import cache
 from itertools import pairwise
 
-from jitunwind.arch import Architecture, Convention
+from jitunwind.arch import Architecture
 from jitunwind.arch.effects import Decoder
 from jitunwind.recover.flow import Flow, analyze
 from jitunwind.recover.state import State, States
-from jitunwind.rows import Row, Unknown, UnwindTable
+from jitunwind.rows import InRegister, Row, Undefined, Unknown, UnwindTable
 
 NOT_REACHED = Unknown("no path from the region's entries reaches this")
 
 
-def recover(
-    arch: Architecture, code: bytes, decode: Decoder, entries: Mapping[int, Convention]
-) -> UnwindTable:
-    """The unwind table of one region: `code`, entered at each offset of `entries` by that convention.
+def recover(arch: Architecture, code: bytes, decode: Decoder, entries: Mapping[int, Row]) -> UnwindTable:
+    """The unwind table of one region: `code`, entered at each offset of `entries` in the state that its row describes
+    (`Architecture.at_entry` has that of a function's start).
 
     Each reachable instruction gets one row, or an `Unknown` that names the two paths that disagree; bytes
     that no path reaches get an `Unknown`, too. Never raises for strange code.
@@ -28,16 +27,24 @@ def recover(
     return table_of(len(code), flow_of(arch, code, decode, entries))
 
 
-def flow_of(arch: Architecture, code: bytes, decode: Decoder, entries: Mapping[int, Convention]) -> Flow:
+def flow_of(arch: Architecture, code: bytes, decode: Decoder, entries: Mapping[int, Row]) -> Flow:
     """What `recover` makes the table of: for those who want to know every place where a value is."""
     states = _states(arch)
-    entry_states = {offset: states.entry(convention) for offset, convention in entries.items()}
+    entry_states = {offset: states.of_row(row) for offset, row in entries.items()}
     flow = _separately(arch, states, code, decode, entries, entry_states)
     if flow is None:
-        kept = (register for convention in entries.values() for register in convention.kept)
-        every = {*kept, *arch.callee_saved, *arch.caller_saved, arch.return_address, arch.stack_pointer}
+        known = (register for row in entries.values() for register in known_at_entry(row))
+        every = {*known, *arch.callee_saved, *arch.caller_saved, arch.return_address, arch.stack_pointer}
         flow = analyze(arch, states, code, decode, entry_states, every)
     return flow
+
+
+@cache
+def known_at_entry(row: Row) -> tuple[int, ...]:
+    """The registers that matter to who enters code there: those whose values are known, and those that lead to them."""
+    known = [register for register, rule in row.rules if not isinstance(rule, Undefined)]
+    holders = [rule.register for _, rule in row.rules if isinstance(rule, InRegister)]
+    return (row.cfa.register, *known, *holders)
 
 
 def _separately(
@@ -45,7 +52,7 @@ def _separately(
     states: States,
     code: bytes,
     decode: Decoder,
-    entries: Mapping[int, Convention],
+    entries: Mapping[int, Row],
     entry_states: Mapping[int, State],
 ) -> Flow | None:
     """The flows of the entries' functions, put together; None where that is not the whole truth."""
@@ -53,7 +60,7 @@ def _separately(
     called: dict[int, State] = {}
     for start, end in pairwise([*sorted(entries), len(code)]):
         entry = {start: entry_states[start]}
-        followed = {arch.stack_pointer, arch.return_address, *entries[start].kept}
+        followed = {arch.stack_pointer, arch.return_address, *known_at_entry(entries[start])}
         flow = analyze(arch, states, code, decode, entry, followed, callees=entry_states, enters_calls=False)
         stays = not flow.states or start <= min(flow.states) <= max(flow.states) < end
         if flow.disagreements or not stays or not _complete(flow):

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jitunwind.cpython.layout import read_layout
 from jitunwind.errors import (
     AlreadyTraced,
     CannotStart,
@@ -32,6 +31,7 @@ from jitunwind.errors import (
     RemoteDebuggingOff,
     UnsupportedVersion,
 )
+from jitunwind.jits.cpython.layout import read_layout
 from jitunwind.memory.live import check_process, is_alive, is_stopped_by_signal, is_stopped_by_tracer
 from jitunwind.memory.process import LiveProcess
 from jitunwind.memory.stopping import frozen_by

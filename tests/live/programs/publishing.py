@@ -21,11 +21,11 @@ from made import make
 
 import jitunwind
 from jitunwind.agent import follow
-from jitunwind.agent.describing import Describer
 from jitunwind.agent.library import agent
-from jitunwind.cpython.layout import read_layout
-from jitunwind.cpython.regions import Regions
-from jitunwind.memory.own import OwnProcess
+from jitunwind.jits.cpython.inside.describing import Describer
+from jitunwind.jits.cpython.inside.memory import OwnProcess
+from jitunwind.jits.cpython.layout import read_layout
+from jitunwind.jits.cpython.regions import Regions
 
 PATIENCE = 120.0
 """Seconds: far more than anything takes."""

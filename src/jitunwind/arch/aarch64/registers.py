@@ -4,7 +4,7 @@ Numbers: AADWARF64, section 4.1 ("DWARF register names"); conventions: AAPCS64, 
 """
 
 from jitunwind.arch import Architecture, Convention
-from jitunwind.elf.machine import Machine
+from jitunwind.arch.machine import Machine
 from jitunwind.rows import InRegister
 
 X0, X8, X15, X16, X17, X18 = 0, 8, 15, 16, 17, 18

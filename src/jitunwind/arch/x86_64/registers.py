@@ -4,7 +4,7 @@ Numbers: System V psABI for x86_64, table 3.36 ("DWARF Register Number Mapping")
 """
 
 from jitunwind.arch import Architecture, Convention
-from jitunwind.elf.machine import Machine
+from jitunwind.arch.machine import Machine
 from jitunwind.rows import SavedAt
 
 RAX, RDX, RCX, RBX, RSI, RDI, RBP, RSP = range(8)

@@ -1,0 +1,96 @@
+"""Unwind tables of executors as they are published: recovered once where CPython compiles a loop again and again.
+
+3.14 does so where it drops code that it takes for cold: the machine code is the same then, but for the constants in
+it, which say nothing to an unwinder.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from jitunwind.arch import Architecture
+from jitunwind.arch.known import decoder
+from jitunwind.dwarf.encode import moved
+from jitunwind.jits.cpython.regions import JitCode
+from jitunwind.publishing.described import frames_of
+from jitunwind.recover.table import known_at_entry, recover
+
+_MOST = 512
+_MOST_OF_A_SIZE = 8
+_MOST_BYTES = 1 << 20
+_HAVE_CONSTANTS = ("x86_64",)
+"""Where constants are bytes of their own, those of `movabs`. On AArch64 they are parts of instructions."""
+_MOVABS = re.compile(rb"[\x48\x49][\xb8-\xbf].{8}", re.DOTALL)
+_CONSTANT_AT, _CONSTANT_SIZE = 2, 8
+"""In a `movabs`: REX.W, B8 + register, the constant (AMD64 manual, volume 3, MOV)."""
+
+
+class _Known(NamedTuple):
+    """The frames of an executor's code, at `start`; the pieces between its constants, and their bytes."""
+
+    start: int
+    frames: bytes
+    pieces: Sequence[tuple[int, int]]
+    rest: bytes
+
+    def is_of(self, code: bytes) -> bool:
+        """Whether that code is the same but for the constants."""
+        return _between(code, self.pieces) == self.rest
+
+
+class Frames:
+    """The `.eh_frame` bytes of executors."""
+
+    def __init__(self, arch: Architecture) -> None:
+        self._arch = arch
+        self._decode = decoder(arch)
+        self._of_size: dict[tuple[int, int], list[_Known]] = {}
+        """By the sizes of the shim and of all, padding aside: nothing yet, where one such code has been met."""
+        self._bytes = 0
+        """Of all code that has been remembered."""
+
+    def of(self, code: JitCode) -> bytes:
+        """Those of all its code, to lie anywhere."""
+        if self._arch.name not in _HAVE_CONSTANTS:
+            return self._recovered(code)
+        size = code.shim_size, len(code.code.rstrip(b"\0"))
+        known = self._of_size.get(size)
+        if known is None:
+            if len(self._of_size) >= _MOST:
+                self._of_size.clear()
+            self._of_size[size] = []
+            return self._recovered(code)
+        for each in known:
+            if each.is_of(code.code):
+                return moved(each.frames, code.start - each.start)
+        frames, pieces = self._recovered(code), self._pieces(code)
+        del known[: 1 - _MOST_OF_A_SIZE]
+        known.append(_Known(code.start, frames, pieces, _between(code.code, pieces)))
+        self._bytes += code.size
+        if self._bytes > _MOST_BYTES:
+            self._of_size.clear()
+            self._bytes = 0
+        return frames
+
+    def _pieces(self, code: JitCode) -> Sequence[tuple[int, int]]:
+        """What is left of `code` between the constants of instructions, and what looks so behind all that is reached.
+        Other code that is the same there is decoded the same, instruction by instruction."""
+        starts: set[int] = set()
+        for entry, row in code.entries(self._arch).items():
+            # As recovery does it: the same forms are known then.
+            followed = {self._arch.stack_pointer, self._arch.return_address, *known_at_entry(row)}
+            starts.update(self._decode(code.code, entry, followed)[1])
+        end = max(starts)
+        places = (match.start() for match in _MOVABS.finditer(code.code))
+        constants = [place + _CONSTANT_AT for place in places if place in starts or place > end]
+        return list(
+            zip([0, *(at + _CONSTANT_SIZE for at in constants)], [*constants, code.size], strict=True)
+        )
+
+    def _recovered(self, code: JitCode) -> bytes:
+        table = recover(self._arch, code.code, self._decode, code.entries(self._arch))
+        return frames_of(self._arch, code.start, table)
+
+
+def _between(code: bytes, pieces: Sequence[tuple[int, int]]) -> bytes:
+    return b"".join([code[start:end] for start, end in pieces])

@@ -1,0 +1,355 @@
+"""The regions of a CPython: machine code from the mappings, owners from the executors.
+
+The mappings say what is code: the executors' list may be empty while their code still runs. The executors
+say who owns it and how long it is. Addresses in between are looked up one by one, and cheaply: a debugger
+asks about every program counter it meets.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+from jitunwind.arch import Architecture
+from jitunwind.errors import UnreadableMemory
+from jitunwind.jits.cpython import stencils
+from jitunwind.jits.cpython.executors import (
+    Executor,
+    Executors,
+    code_by_executor,
+    executor_heads,
+    find_executors,
+    interpreters,
+    read_executor,
+)
+from jitunwind.jits.cpython.layout import Layout
+from jitunwind.jits.cpython.lines import first_code, line_rows, place_at
+from jitunwind.jits.cpython.objects import CodeObject, Objects
+from jitunwind.jits.cpython.stencils import Store
+from jitunwind.memory import Mapping, Memory
+from jitunwind.region import Line, Region, RegionKind
+from jitunwind.rows import Row
+
+PAGE = 4096
+_KERNEL = 1 << 63
+_LONGEST_ENTRY = 256
+UNKNOWN_NAME = "py::jit_executor:<jit>"
+SHIM_NAME = "py::jit_shim:<jit>"
+"""Of 3.14's shims, which are made with each executor and have no name of their own."""
+ENTRY_NAME = "_PyJIT_Entry"
+"""Of 3.15's one shim, a function of the interpreter (Tools/jit/shim.c): so it is called also where the interpreter's
+symbols are missing, and it is found by its code."""
+
+
+class JitCode(NamedTuple):
+    """One executor's machine code [start, start + size), its shim included where it has one of its own."""
+
+    start: int
+    code: bytes
+    shim_size: int
+    executor: int
+
+    @property
+    def size(self) -> int:
+        return len(self.code)
+
+    def entries(self, arch: Architecture) -> dict[int, Row]:
+        """Where control enters, and the row that holds there: as `recover` takes it."""
+        if self.shim_size:
+            return {0: arch.at_entry(arch.platform), self.shim_size: arch.at_entry(arch.jit)}
+        return {0: arch.at_entry(arch.jit)}
+
+
+class CodeMap(Protocol):
+    """Where JIT code is, as far as a judge of unwind tables asks: in a process (`Regions`) or in a dump."""
+
+    @property
+    def entry_shim(self) -> Region | None: ...
+
+    @property
+    def codes(self) -> Sequence[JitCode]: ...
+
+    def may_hold(self, address: int) -> Mapping | None: ...
+
+    def find(self, address: int) -> JitCode | None: ...
+
+    def parts(self, jit_code: JitCode) -> list[Region]: ...
+
+
+class Regions:
+    """The JIT code of one process, as it was when this was made; `still_true` says whether it is so still."""
+
+    def __init__(self, memory: Memory, layout: Layout) -> None:
+        self.memory = memory
+        self.layout = layout
+        self.objects = Objects(memory, layout)
+        self.arch = memory.architecture
+        self.stencils = stencils.of(self.arch)
+        self.warnings: list[str] = []
+        self._found: dict[int, JitCode | None] = {}
+        self._verified: set[int] = set()
+        self._code_of: dict[int, CodeObject | None] = {}
+        self._stores_of: dict[int, list[Store]] = {}
+        self._lines: dict[int, list[Line]] = {}
+        self._parts: dict[int, list[Region]] = {}
+        self._look()
+
+    def _look(self) -> None:
+        mappings = self.memory.mappings()
+        self.ranges = _executable_anonymous(mappings)
+        """All JIT code lies in these, and hardly anything else."""
+        self._files = [mapping for mapping in mappings if mapping.executable and mapping.path]
+        self._heads = self._lists()
+
+    def _lists(self) -> list[bytes]:
+        """What changes in the interpreters' lists when executors come or go."""
+        heads: list[bytes] = []
+        with suppress(UnreadableMemory):
+            for interpreter in interpreters(self.memory, self.layout):
+                heads.append(executor_heads(self.memory, self.layout, interpreter))
+        return heads
+
+    def still_true(self) -> bool:
+        """Whether no executor has come or gone. Call it when the process has run: what is found from then on
+        is compared with the process's memory once more."""
+        return self.lists_still_true() and _executable_anonymous(self.memory.mappings()) == self.ranges
+
+    def lists_still_true(self) -> bool:
+        """The same by the interpreters' lists alone, which is much cheaper: enough where the process has run
+        for a moment, and code that is not in the lists yet may be missed."""
+        self._verified.clear()
+        return self._lists() == self._heads
+
+    def jit_is_on(self) -> bool | None:
+        """Whether an interpreter's JIT is on; None where that cannot be read, or there is no interpreter yet."""
+        try:
+            switches = [
+                self.memory.checked_read(interpreter + self.layout.executor.jit_switch, 1)
+                for interpreter in interpreters(self.memory, self.layout)
+            ]
+        except UnreadableMemory:
+            return None
+        return any(switch != b"\0" for switch in switches) if switches else None
+
+    def may_hold(self, address: int) -> Mapping | None:
+        """The range that `address` lies in; None: it is not JIT code."""
+        index = bisect_right(self.ranges, address, key=lambda mapping: mapping.start) - 1
+        if index >= 0 and address < self.ranges[index].end:
+            return self.ranges[index]
+        return None
+
+    def meets(self, pc: int) -> Mapping | None:
+        """`may_hold` for an address that a thread is at, or comes back to."""
+        return self.may_hold(pc)
+
+    def is_no_jit_code(self, address: int) -> bool:
+        """Whether a file's code lies at `address`, or memory that is looked at already."""
+        index = bisect_right(self._files, address, key=lambda mapping: mapping.start) - 1
+        in_file = index >= 0 and address < self._files[index].end
+        return in_file or self.may_hold(address) is not None
+
+    @cached_property
+    def executors(self) -> Executors:
+        found = find_executors(self.memory, self.objects, self.layout)
+        for start, executor in list(found.by_start.items()):
+            if self.may_hold(start) is None or self.may_hold(start + executor.jit_size - 1) is None:
+                del found.by_start[start]
+                found.warnings.append(
+                    f"the executor at {executor.address:#x} has code outside executable memory"
+                )
+        self.warnings += found.warnings
+        return found
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Where executors' machine code begins, rising."""
+        starts = set(self.executors.by_start)
+        if self.layout.executor.shim_in_region:
+            for mapping in self.ranges:
+                starts.update(self._shims(mapping))
+        return sorted(starts)
+
+    @cached_property
+    def codes(self) -> list[JitCode]:
+        """All machine code that can be read, by rising start."""
+        return [code for code in map(self.find, self.starts) if code is not None]
+
+    def _shims(self, mapping: Mapping) -> list[int]:
+        """The page starts in `mapping` at which a shim stands."""
+        try:
+            data = self.memory.checked_read(mapping.start, mapping.end - mapping.start)
+        except UnreadableMemory:
+            return []
+        begins = self.stencils.begins_shim
+        return [mapping.start + offset for offset in range(0, len(data), PAGE) if begins(data, offset)]
+
+    def find(self, address: int) -> JitCode | None:
+        """The executor's code that `address` lies in; None where it is not JIT code."""
+        mapping = self.may_hold(address)
+        if mapping is None:
+            return None
+        index = bisect_right(self.starts, address) - 1
+        start = self.starts[index] if index >= 0 else 0
+        following = self.starts[index + 1] if index + 1 < len(self.starts) else mapping.end
+        if start < mapping.start:
+            return None
+        executor = self.executors.by_start.get(start)
+        end = start + executor.jit_size if executor else min(following, mapping.end)
+        if address >= end and self.layout.executor.shim_in_region:
+            end = min(following, mapping.end)  # each region begins with its shim: the size is not believed
+        if address >= end:
+            return None
+        if start not in self._verified:
+            self._verified.add(start)
+            known, now = self._found.get(start), self._read(start, end, executor)
+            if known is None or known != now:
+                self._found[start] = now
+                for cache in (self._code_of, self._stores_of, self._lines, self._parts):
+                    cache.pop(start, None)
+        return self._found[start]
+
+    def _read(self, start: int, end: int, executor: Executor | None) -> JitCode | None:
+        try:
+            code = self.memory.checked_read(start, end - start)
+        except UnreadableMemory as error:
+            self.warnings.append(f"the machine code at {start:#x} cannot be read: {error}")
+            return None
+        found = self.stencils.shim(code) if self.layout.executor.shim_in_region else None
+        shim = found.size if found else 0
+        return JitCode(
+            start, code, shim, executor.address if executor else self._executor_in(code, shim, start)
+        )
+
+    def _executor_in(self, code: bytes, shim: int, start: int) -> int:
+        """The executor that 3.14's machine code itself names: its first instructions set a flag in it."""
+        warm = self.layout.executor.warm
+        address = None if warm is None else self.stencils.warmed(code, start, shim, warm)
+        if not address:
+            return 0
+        executor = read_executor(self.memory, self.objects, self.layout.executor, address)
+        return address if executor is not None and executor.jit_code == start else 0
+
+    def code_object(self, jit_code: JitCode) -> CodeObject | None:
+        """The code object of the function that the executor runs; None where it is not to be found."""
+        if jit_code.start not in self._code_of:
+            self._code_of[jit_code.start] = self._code_object(jit_code)
+        return self._code_of[jit_code.start]
+
+    def _code_object(self, jit_code: JitCode) -> CodeObject | None:
+        executor = self.executors.by_start.get(jit_code.start)
+        if executor is None and jit_code.executor:
+            executor = read_executor(self.memory, self.objects, self.layout.executor, jit_code.executor)
+        if executor is not None:
+            address = executor.code or self._owners.get(executor.address, 0)
+            code = self.objects.code(address) if address else None
+            if code is not None:
+                return code
+        return first_code(self._stores(jit_code), self.objects)
+
+    def _stores(self, jit_code: JitCode) -> list[Store]:
+        """Those of the instruction pointer, by rising offset."""
+        if jit_code.start not in self._stores_of:
+            found = self.stencils.stores(jit_code.code, jit_code.start, self.layout)
+            self._stores_of[jit_code.start] = sorted(found, key=lambda store: store.offset)
+        return self._stores_of[jit_code.start]
+
+    @cached_property
+    def _owners(self) -> dict[int, int]:
+        return code_by_executor(self.memory, self.objects, self.layout.executor, self.executors)
+
+    @property
+    def entry_shim(self) -> Region | None:
+        """3.15's one shim, `_PyJIT_Entry`, in the interpreter's own code; known by its call of
+        executor->jit_code. None on 3.14, where each executor has its own, and where it is not found."""
+        return self._entry[0] if self._entry else None
+
+    @cached_property
+    def _entry(self) -> tuple[Region, int] | None:
+        """That shim, and the address that its call comes back to."""
+        if self.layout.executor.shim_in_region:
+            return None
+        named, mapping = self.memory.symbol(ENTRY_NAME), None
+        found = self._entry_in(named, named + _LONGEST_ENTRY) if named else None
+        if found is None and (mapping := self.interpreter_code()) is not None:
+            found = self._entry_in(mapping.start, mapping.end)
+        return found
+
+    def _entry_in(self, start: int, end: int) -> tuple[Region, int] | None:
+        try:
+            code = self.memory.checked_read(start, end - start)
+        except UnreadableMemory:
+            return None
+        found = self.stencils.entry_shim(code, self.layout.executor.jit_code)
+        if found is None:
+            return None
+        shim = Region(start + found.start, found.end - found.start, ENTRY_NAME, RegionKind.SHIM)
+        return shim, start + found.returns
+
+    def returns_to_shim(self, address: int) -> bool:
+        """Whether a shim's call of JIT code comes back to `address`: such a return address is on the stack of a thread
+        that has entered JIT code."""
+        if not self.layout.executor.shim_in_region:
+            return self._entry is not None and address == self._entry[1]
+        code = self.find(address - 1) if self.may_hold(address - 1) is not None else None
+        shim = self.stencils.shim(code.code) if code is not None and code.shim_size else None
+        return shim is not None and code is not None and address == code.start + shim.returns
+
+    def body_frame(self, frame_pointer: int) -> tuple[int, int] | None:
+        """CFA and return address of a body on 3.15 with that frame pointer, wherever in it the process is: bodies
+        leave it as `_PyJIT_Entry` has set it. None, where it did not."""
+        if self._entry is None:
+            return None
+        shim, returns = self._entry
+        try:
+            cfa = self.stencils.body_cfa(self.memory, frame_pointer, shim.start, returns)
+        except UnreadableMemory:
+            return None
+        return None if cfa is None else (cfa, returns)
+
+    def interpreter_code(self) -> Mapping | None:
+        """The mapping of the interpreter's own machine code: of `PyObject_Call`, or in a program without
+        symbols that of the file that `_PyRuntime` lies in."""
+        mappings = self.memory.mappings()
+        text = self.memory.symbol("PyObject_Call")
+        if text:
+            return next((m for m in mappings if m.start <= text < m.end), None)
+        runtime = self.layout.runtime
+        path = next((m.path for m in mappings if m.start <= runtime < m.end), "")
+        return next((m for m in mappings if m.executable and m.path == path), None) if path else None
+
+    def lines(self, jit_code: JitCode) -> list[Line]:
+        """The Python lines of an executor's machine code."""
+        if jit_code.start not in self._lines:
+            owner = self.code_object(jit_code)
+            self._lines[jit_code.start] = line_rows(self._stores(jit_code), self.objects, owner)
+        return self._lines[jit_code.start]
+
+    def place(self, jit_code: JitCode, address: int) -> tuple[CodeObject, int] | None:
+        """The code object that runs at that address of an executor's machine code, and its line there."""
+        owner, at = self.code_object(jit_code), address - jit_code.start
+        return place_at(self._stores(jit_code), self.objects, owner, at)
+
+    def lines_of_part(self, jit_code: JitCode, part: Region) -> list[Line]:
+        """The Python lines of one of its `parts`, from the part's own start; a shim has none."""
+        if part.kind is RegionKind.SHIM:
+            return []
+        first = part.start - jit_code.start
+        return [Line(max(offset - first, 0), path, line) for offset, path, line in self.lines(jit_code)]
+
+    def parts(self, jit_code: JitCode) -> list[Region]:
+        """The executor's code as regions: its shim, where it has one of its own, and its body."""
+        if jit_code.start not in self._parts:
+            self._parts[jit_code.start] = self._make_parts(jit_code)
+        return self._parts[jit_code.start]
+
+    def _make_parts(self, jit_code: JitCode) -> list[Region]:
+        code = self.code_object(jit_code)
+        name = code.name if code else UNKNOWN_NAME
+        shim, start, size = jit_code.shim_size, jit_code.start, jit_code.size
+        body = Region(start + shim, size - shim, name, RegionKind.JIT, jit_code.executor)
+        return [Region(start, shim, SHIM_NAME, RegionKind.SHIM, jit_code.executor), body] if shim else [body]
+
+
+def _executable_anonymous(mappings: Sequence[Mapping]) -> list[Mapping]:
+    return [each for each in mappings if each.executable and not each.path and each.start < _KERNEL]

@@ -1,0 +1,112 @@
+"""x86_64's stencils and shims: as in 3.14.10 and 3.15.2, which clang has compiled."""
+
+import re
+from functools import cache
+from typing import NamedTuple
+
+from jitunwind.arch.x86_64.registers import R12, R13
+from jitunwind.jits.cpython.layout import Layout
+from jitunwind.jits.cpython.objects import CODE_UNIT
+from jitunwind.jits.cpython.stencils.found import EntryShim, Shim, Store
+from jitunwind.memory import Memory
+from jitunwind.rows import WORD
+
+SHIM = bytes.fromhex("415741564155415453")
+"""push r15, r14, r13, r12, rbx: how the shim begins that stands before each executor's code on 3.14."""
+LONGEST_SHIM = 64
+ENTRY_SHIM = bytes.fromhex("554889e5415741564155415453")
+"""push rbp; mov rsp,rbp; push r15, r14, r13, r12, rbx: how 3.15's one shim, _PyJIT_Entry, begins."""
+_BODY_CFA = -6 * WORD
+"""From rbp: _PyJIT_Entry sets it, pushes six registers and calls the body. Stencils never write rbp."""
+_FRAME_REGISTERS = {(3, 14): R12, (3, 15): R13}
+_LONGEST_COMPUTATION = 24
+"""Bytes between the immediate that an exit takes its bytecode offset from and the addition of the base."""
+
+
+def begins_shim(code: bytes, offset: int) -> bool:
+    return code.startswith(SHIM, offset)
+
+
+def shim(code: bytes) -> Shim | None:
+    """It calls the body right behind itself."""
+    call = code.find(b"\xe8", len(SHIM), LONGEST_SHIM)
+    if not code.startswith(SHIM) or call < 0:
+        return None
+    returns = call + 5
+    target = returns + int.from_bytes(code[call + 1 : returns], "little", signed=True)
+    return Shim(target, returns) if call < target <= LONGEST_SHIM else None
+
+
+def entry_shim(code: bytes, jit_code: int) -> EntryShim | None:
+    call = b"\x41\xff\x54\x24" + bytes([jit_code])  # call *jit_code(%r12)
+    at = -1
+    while (at := code.find(call, at + 1)) != -1:
+        start = code.rfind(ENTRY_SHIM, max(at - LONGEST_SHIM, 0), at)
+        end = code.find(b"\x5d\xc3", at, at + LONGEST_SHIM)  # pop %rbp; ret
+        if start != -1 and end != -1:
+            return EntryShim(start, end + 2, at + len(call))
+    return None
+
+
+def body_cfa(memory: Memory, frame_pointer: int, shim: int, returns: int) -> int | None:
+    cfa = frame_pointer + _BODY_CFA
+    return cfa if memory.word(cfa - WORD) == returns else None
+
+
+def warmed(code: bytes, start: int, body: int, warm: int) -> int | None:
+    if code[body : body + 2] != b"\x48\xb8":  # movabs $&executor.warm,%rax
+        return None
+    return int.from_bytes(code[body + 2 : body + 10], "little") - warm
+
+
+def frame_register(layout: Layout) -> int:
+    return _FRAME_REGISTERS[layout.version[:2]]
+
+
+class _Stores(NamedTuple):
+    """How stencils store the instruction pointer into the frame that one register holds."""
+
+    move: re.Pattern[bytes]
+    """`mov %r,instr_ptr(%frame)` behind a movabs, without its first byte: a search for a literal one is quick."""
+    base: bytes
+    """Of `add $co_code_adaptive,%r` the immediate."""
+
+
+_MOVABS_FORM = rb"[\x48\x49][\xb8-\xbf]"
+_MOVABS = re.compile(_MOVABS_FORM)
+_MOVABS_SIZE = 10
+_FIRST_OF_MOVE = rb"[\x49\x4d]"
+"""REX.W + REX.B, as the frame is in r12 or r13; + REX.R."""
+
+
+@cache
+def _stores(frame_register: int, instr_ptr: int, bytecode: int) -> _Stores:
+    low = frame_register & 7
+    forms = bytes(0x40 | source << 3 | low for source in range(8))  # mod 01: disp8
+    index = b"\x24" if low == 4 else b""  # r12 as a base needs a SIB byte
+    move = rb"\x89[" + re.escape(forms) + rb"]" + re.escape(index + bytes([instr_ptr]))
+    behind = rb"(?<=" + _MOVABS_FORM + rb".{8}" + _FIRST_OF_MOVE + rb".{%d})" % (3 + len(index))
+    return _Stores(re.compile(move + behind, re.DOTALL), bytecode.to_bytes(4, "little"))
+
+
+def stores(code: bytes, start: int, layout: Layout) -> list[Store]:
+    of = _stores(
+        frame_register(layout),
+        layout.offsets["interpreter_frame.instr_ptr"],
+        layout.offsets["code_object.co_code_adaptive"],
+    )
+    found = []
+    for move in of.move.finditer(code):  # movabs $address,%r; mov %r,instr_ptr(%frame)
+        at, end = move.span()
+        found.append(Store(end, int.from_bytes(code[at - 9 : at - 1], "little")))
+    base = -1
+    while (base := code.find(of.base, base + 1)) >= 0:  # movabs $offset,%r … add $co_code_adaptive,%r
+        movabs = _MOVABS.search(code, max(base - _LONGEST_COMPUTATION - _MOVABS_SIZE, 0), base)
+        if movabs and movabs.end() + 8 <= base:
+            within = int.from_bytes(code[movabs.end() : movabs.end() + 8], "little")
+            found.append(Store(base + len(of.base), None, within * CODE_UNIT))
+    return found
+
+
+def names(code: bytes, start: int, begin: int, end: int, value: int, layout: Layout) -> bool:
+    return code.find(value.to_bytes(WORD, "little"), begin, end) >= 0

@@ -1,0 +1,1 @@
+"""Where unwind tables come from: recovered, published by the process, or of a file."""
