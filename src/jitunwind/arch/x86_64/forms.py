@@ -6,7 +6,7 @@ written; others are learnt from iced-x86 (`semantics`) when code has them.
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 from jitunwind.arch.effects import (
@@ -163,8 +163,8 @@ class Forms:
     def _seen(self, form: Form) -> Observed:
         found = clobber(form.clobbers) if form.clobbers in self.followed else NO_EFFECTS
         matters = form.handler and (form.operand == ANY_REGISTER or form.operand in self.followed)
-        control = Control[form.control]
-        return Observed(form.length, form.handler if matters else None, found, control, form.displacement)
+        handler = form.handler if matters else None
+        return _new_observed((form.length, handler, found, _CONTROLS[form.control], form.displacement))
 
     def _note(self, key: bytes, length: int) -> None:
         self.lengths[key] = length
@@ -185,7 +185,7 @@ def _known(code: bytes, position: int) -> tuple[bytes, Form] | None:
         if fields is None:
             return None
         if fields:
-            form = Form(*fields)
+            form = _new_form((*fields, *_DEFAULTS[len(fields) :]))
             return (key, form) if position + form.length <= len(code) else None
     return None
 
@@ -198,6 +198,11 @@ def _asked(code: bytes, position: int) -> tuple[bytes, Form]:
     return code[position : position + max(width_at(code, position), told)], form
 
 
+# A class made by NamedTuple and an Enum run Python of the standard library, which the JIT compiles where it is hot: one
+# more executor to publish.
+_new_form, _new_observed = partial(tuple.__new__, Form), partial(tuple.__new__, Observed)
+_DEFAULTS = Form(0)
+_CONTROLS = {control.name: control for control in Control}
 _EFFECTS: dict[str, Callable[..., Effect]] = {
     kind.__name__: kind for kind in (Assign, Clobber, Store, Load, Exchange)
 }
