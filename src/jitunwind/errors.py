@@ -48,13 +48,13 @@ class UnreadableMemory(JitunwindError):
 class NotPython(JitunwindError):
     """The process is not a CPython that can be understood."""
 
-    hint = "jitunwind looks at CPython 3.14 and 3.15 on x86_64 and AArch64"
+    hint = "name a process of CPython 3.14 or 3.15, on x86_64 or AArch64"
 
 
 class UnsupportedVersion(JitunwindError):
     """A CPython whose internals are not known here."""
 
-    hint = "known are 3.14 and 3.15; native frames are shown, JIT frames cannot be named"
+    hint = "jitunwind knows the JIT of CPython 3.14 and 3.15; bt shows the native frames of any process"
 
 
 class CorruptState(JitunwindError):
@@ -165,7 +165,7 @@ class ReaderFailed(JitunwindError):
 class NothingToAudit(JitunwindError):
     """A program that ran, and in which no JIT code did."""
 
-    hint = "let it run longer; for a Python with a JIT: PYTHON_JIT=1, and code that gets hot"
+    hint = "a Python with a JIT, PYTHON_JIT=1, and a program that runs hot code for some seconds"
 
 
 class JitOff(JitunwindError):

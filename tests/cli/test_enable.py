@@ -262,7 +262,7 @@ def test_no_such_process() -> None:
 def test_not_a_python() -> None:
     with Program(["cat"]) as cat:
         cat.settle()
-        refused(jitunwind("enable", cat.pid), f"process {cat.pid} is no CPython: ", "3.14 and 3.15")
+        refused(jitunwind("enable", cat.pid), f"process {cat.pid} is no CPython: ", "3.14 or 3.15")
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="this Python is not too old")

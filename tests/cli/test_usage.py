@@ -264,3 +264,9 @@ def test_run_says_what_is_no_python(forked: Forked) -> None:
     assert told(forked, "run", "--python", os.devnull, "x")[0].startswith(
         "--python /dev/null: that is no program"
     )
+
+
+def test_a_timeout_is_a_number_of_seconds(forked: Forked) -> None:
+    for verb in ("enable", "disable", "audit"):
+        for seconds in ("nan", "inf", "1e308", "-1", "abc"):
+            assert "--timeout" in told(forked, verb, "--timeout", seconds, "1")[0], (verb, seconds)

@@ -46,7 +46,7 @@ def _regions(memory: Memory, what: str) -> Regions:
     except NotPython as error:
         raise NotPython(f"{what} is no CPython: {error}") from None
     except UnsupportedVersion as error:
-        raise UnsupportedVersion(f"{what}: {error}", "audit looks at CPython 3.14 and 3.15") from None
+        raise UnsupportedVersion(f"{what}: {error}") from None
 
 
 def dump_of(target: str, exe: Path | None, warn: Warn) -> Dump:

@@ -8,6 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from jitunwind.check.files import Place, Result
+from jitunwind.wording import counted
 
 
 @dataclass
@@ -100,8 +101,8 @@ def as_markdown(results: Sequence[Result]) -> str:
     for r in results:
         lines += ["", f"### {Path(r.file).name}, {r.architecture}", ""]
         lines += [
-            f"{r.padding:,} instructions are padding between blocks; {r.seeded:,} parts are judged from "
-            f"their FDE's own first row; {r.assumed_calls:,} calls are taken never to return; "
+            f"{r.padding:,} instructions are padding between blocks; {counted(r.seeded, 'part')} judged from "
+            f"an FDE's own first row; {r.assumed_calls:,} calls are taken never to return; "
             f"{r.unresolved_jumps:,} indirect jumps are not understood; "
             f"{r.off_balance_returns:,} returns leave the stack or a register other than they found it.",
             "",

@@ -2,9 +2,26 @@
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 INHERITED_SIGCHLD = signal.getsignal(signal.SIGCHLD)
 """The disposition of SIGCHLD that this process was started with, for a program that it becomes."""
+
+
+@contextmanager
+def ended_by_interrupts() -> Iterator[None]:
+    """An interruption ends this process at once, by its signal: while modules are imported, where Python would print a
+    traceback of whatever it was at. A disposition that was inherited stays."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def main() -> None:
@@ -13,10 +30,11 @@ def main() -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
-        from jitunwind.cli import streams
+        with ended_by_interrupts():
+            from jitunwind.cli import streams
 
-        streams.take()
-        from jitunwind.cli.app import run
+            streams.take()
+            from jitunwind.cli.app import run
 
         status = run()
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ from importlib import import_module
 import click
 from click.shell_completion import CompletionItem
 
+from jitunwind.cli import ended_by_interrupts
 from jitunwind.cli.bt import bt
 from jitunwind.cli.completion import completion
 from jitunwind.cli.gdb import gdb
@@ -30,7 +31,8 @@ class _Verbs(click.Group):
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name in _LAZY:
-            command: click.Command = getattr(import_module(f"jitunwind.cli.{_LAZY[name]}"), name)
+            with ended_by_interrupts():
+                command: click.Command = getattr(import_module(f"jitunwind.cli.{_LAZY[name]}"), name)
             return command
         return super().get_command(context, name)
 

@@ -26,10 +26,10 @@ from jitunwind.audit.subject import check_has_jit, dump_of, dump_of_remote
 from jitunwind.audit.witness import STATIC, STEPPED
 from jitunwind.cli.files import Output, check_stdout_is_free
 from jitunwind.cli.output import ERASE_LINE, FOUND, INTERRUPTED, folded, is_coloured, print_warning
-from jitunwind.cli.verb import Verb, color_option, junit_option, markdown_option, target_argument
+from jitunwind.cli.verb import Seconds, Verb, color_option, junit_option, markdown_option, target_argument
 from jitunwind.errors import JitunwindError, NothingToAudit
 from jitunwind.memory.core import is_core
-from jitunwind.memory.live import check_process, is_number
+from jitunwind.memory.live import check_process, is_number, is_stopped_by_signal
 from jitunwind.tables.sources import Published, Recovered
 from jitunwind.wording import counted, printable
 
@@ -64,7 +64,7 @@ _FIRST_LINE_SECONDS, _LINE_SECONDS = 3.0, 30.0
 @click.option(
     "--timeout",
     "seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(min=0, min_open=True),
     metavar="SECONDS",
     help="Stop after so many seconds; report and exit status are of what was judged by then.",
 )
@@ -240,6 +240,11 @@ def _take(kind: _Kind, target: Sequence[str], remote: str | None, output: int | 
     if kind is _Kind.PROCESS:
         check_process(int(target[0]))
         check_has_jit(int(target[0]))
+        if is_stopped_by_signal(int(target[0])):
+            raise JitunwindError(
+                f"process {target[0]} has been stopped by a signal, and stepping would have it run",
+                f"kill -CONT {target[0]}, or judge without stepping: --emulate",
+            )
         return Tracee.attach(int(target[0]))
     environment = {"PYTHON_JIT": "1", **os.environ}
     arch = architecture_of(target[0], environment)
@@ -379,4 +384,4 @@ def _amiss(tables: dict[str, dict[str, int]]) -> str:
 
 
 def _instructions(region: dict[str, Any]) -> int:
-    return int(next(iter(region["tables"].values()))["instructions"])
+    return max(int(table["instructions"]) for table in region["tables"].values())

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,8 @@ def bt(
     if as_json:
         click.echo(json.dumps({key: stacks[key] for key in _JSON_KEYS}, indent=2))
     else:
-        _print(stacks, report, is_coloured(color, sys.stdout), full_paths)
+        hints = [_missing_names(stacks), *([] if python else [_missing_functions(stacks)])]
+        _print(stacks, report, is_coloured(color, sys.stdout), full_paths, hints)
     for warning in stacks["warnings"]:
         print_warning(warning)
     if problem or not stacks["complete"]:
@@ -135,12 +137,14 @@ def _notes(stacks: dict[str, Any], report: Report) -> list[str]:
 _MISMATCH = "core file may not match"
 
 
-def _print(stacks: dict[str, Any], report: Report, coloured: bool, full_paths: bool) -> None:
+def _print(
+    stacks: dict[str, Any], report: Report, coloured: bool, full_paths: bool, hints: Sequence[str]
+) -> None:
     paint: Paint = click.style if coloured else _plain
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     form = page.Form(paint, width, full_paths)
     lines = [*page.lines(stacks, form), ""]
-    lines += [paint(line, dim=True) for line in page.wrapped(_missing_names(stacks), form)]
+    lines += [paint(line, dim=True) for hint in hints for line in page.wrapped(hint, form)]
     whole = "all stacks are whole" if stacks["complete"] else "NOT every stack is whole"
     stood = f"; the process stood still for {report.stopped_seconds:.3f} s" if not stacks["core"] else ""
     style: dict[str, Any] = {"dim": True} if stacks["complete"] else {"fg": "red", "bold": True}
@@ -149,6 +153,16 @@ def _print(stacks: dict[str, Any], report: Report, coloured: bool, full_paths: b
 
 def _plain(text: str, **style: Any) -> str:
     return text
+
+
+def _missing_functions(stacks: dict[str, Any]) -> str:
+    """What shows the Python functions of threads that run no JIT code; empty where all do, or there is no CPython."""
+    in_jit_code = [any(frame["kind"] == "jit" for frame in thread["frames"]) for thread in stacks["threads"]]
+    return (
+        ""
+        if stacks["python"] is None or all(in_jit_code)
+        else "Python functions that the interpreter runs: --python"
+    )
 
 
 def _missing_names(stacks: dict[str, Any]) -> str:

@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from jitunwind.agent import built
-from jitunwind.cli.output import UNUSABLE, print_warning, progress
-from jitunwind.cli.verb import Verb, target_argument
+from jitunwind.cli.output import UNUSABLE, print_warning, reporting
+from jitunwind.cli.verb import Seconds, Verb, target_argument
 from jitunwind.startup.attach import disable_in, enable_in
 from jitunwind.wording import counted
 
@@ -23,7 +23,7 @@ def _asking(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--timeout",
-            type=click.FloatRange(min=0),
+            type=Seconds(min=0),
             default=10.0,
             show_default=True,
             metavar="SECONDS",
@@ -49,7 +49,7 @@ def enable(context: click.Context, target: str, timeout: float, python: str | No
     """
     pid = int(target)
     built.check()
-    with progress(f"waiting for process {pid}"):
+    with reporting(f"waiting for process {pid}"):
         answer = enable_in(pid, python, timeout)
     if answer.is_off:
         print_warning(
@@ -74,7 +74,7 @@ def disable(target: str, timeout: float, python: str | None) -> None:
     Exit status: 0 it does not publish; 2 it could not be asked, or has not answered in time.
     """
     pid = int(target)
-    with progress(f"waiting for process {pid}"):
+    with reporting(f"waiting for process {pid}"):
         answer = disable_in(pid, python, timeout)
     if answer.already:
         click.echo(f"process {pid} does not publish its JIT code: nothing was changed")

@@ -97,7 +97,7 @@ _STYLED = re.compile(r"((?:\x1b\[[0-9;]*m)*)([^\x1b]*)((?:\x1b\[0m)?)")
 
 def folded(text: str, stream: TextIO) -> str:
     """`text` with lines that `stream`, a terminal, has no room for broken between words; each is of one style."""
-    width = columns(stream, 0)
+    width = columns(stream, 0) if stream.isatty() else 0
     return "\n".join(_folded(line, width) for line in text.split("\n")) if width else text
 
 
@@ -134,4 +134,6 @@ def print_warning(message: str) -> None:
 
 def _say(what: str, colour: str | None, message: str) -> None:
     label = click.style(f"{what}:", fg=colour, bold=True)
-    click.echo(f"{label} {printable(message)}", err=True, color=is_coloured("auto", sys.stderr))
+    plain = f"{what}: {printable(message)}"
+    shown = folded(plain, sys.stderr).replace(f"{what}:", label, 1)
+    click.echo(shown, err=True, color=is_coloured("auto", sys.stderr))

@@ -1,5 +1,6 @@
 """What verbs have in common: how their arguments are read, the options that several have, and their help."""
 
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +16,21 @@ _WIDEST, _MARGIN = 80, 2
 _PID = "jitunwind.pid"
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Seconds(click.FloatRange):
+    """A time to wait, at most a year."""
+
+    name = "number of seconds"
+
+    def __init__(self, **limits: Any) -> None:
+        super().__init__(max=365 * 24 * 3600.0, **limits)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is not a valid {self.name}.", param, ctx)
+        return seconds
 
 
 class _Formatter(click.HelpFormatter):

@@ -10,13 +10,10 @@ def about_running(regions: Sequence[Listed]) -> str:
     """Which regions run now, and how that is known; empty where nobody was asked."""
     if all(each.threads is None for each in regions):
         return ""
-    known = (
-        "Threads say this of themselves, and were not stopped for it. They name the innermost JIT code alone: "
-        "jitunwind bt shows whole stacks."
-    )
+    known = "A thread's state names its innermost JIT code alone: jitunwind bt shows whole stacks."
     if not any(each.threads for each in regions):
-        return f"No thread says that it runs one of these regions now. {known}"
-    return f"“runs”: a thread says that it runs the region now. {known}"
+        return f"No thread's state names one of these regions. {known}"
+    return f"“runs”: the state of a thread names the region. {known}"
 
 
 def name_and_place(region: Listed) -> tuple[str, str]:
