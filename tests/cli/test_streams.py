@@ -32,7 +32,20 @@ ENCODINGS = {
     "UTF-8": ({"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"}, "utf-8"),
 }
 WIDTHS = (40, 60, 100, 200)
-VERBS = ("agent", "audit", "bt", "check", "completion", "dump", "enable", "explain", "gdb", "help", "run")
+VERBS = (
+    "agent",
+    "audit",
+    "bt",
+    "check",
+    "completion",
+    "disable",
+    "dump",
+    "enable",
+    "explain",
+    "gdb",
+    "help",
+    "run",
+)
 ODD = "ěšč→.o"
 HELPS = (("--help",), *((verb, "--help") for verb in VERBS))
 TEXTS = (
@@ -331,3 +344,28 @@ def test_a_table_that_is_none(forked: Forked, folder: Path) -> None:
         assert error_of(forked(*verb, "--table", text, "DUMP").stderr).endswith("table.py is no ELF object")
         assert "cut" in error_of(forked(*verb, "--table", cut, "DUMP").stderr)
         assert "neither " in error_of(forked(*verb, "--table", "nowhere", "DUMP").stderr)
+
+
+@pytest.mark.parametrize("reads_first", [False, True])
+def test_a_pipe_that_nobody_reads_is_waited_for_with_a_word(tmp_path: Path, reads_first: bool) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK) if reads_first else -1
+    writer = subprocess.Popen(
+        command("check", "--markdown", pipe, "/bin/true"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=plain_environment(),
+    )
+    assert writer.stderr is not None
+    if reads_first:
+        os.set_blocking(reader, True)
+    else:
+        assert writer.stderr.readline() == f"note: {pipe} is a pipe that nobody reads: waiting for a reader\n"
+        reader = os.open(pipe, os.O_RDONLY)
+    # A pipe without a writer yet reads as ended: it is there when the writer ends at the latest.
+    assert writer.wait() == 0
+    with open(reader, "rb") as file:
+        assert b"| file |" in file.read().lower()
+    assert writer.stderr.read() == ""

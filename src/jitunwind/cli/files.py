@@ -11,6 +11,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from jitunwind.cli.output import print_note
 from jitunwind.cli.streams import check_stdout
 from jitunwind.errors import CannotWrite
 
@@ -62,8 +63,21 @@ class Output:
                 except PermissionError:  # the folder's, not the file's
                     if before is None:
                         raise
-            with open(self._path, "wb") as file:
+            is_pipe = before is not None and stat.S_ISFIFO(before.st_mode)
+            with open(self._reached() if is_pipe else self._path, "wb") as file:
                 file.write(data)
+
+    def _reached(self) -> int:
+        """The pipe, opened; where nobody reads it, that is said, and waited for."""
+        try:
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            print_note(f"{self._path} is a pipe that nobody reads: waiting for a reader")
+            return os.open(self._path, os.O_WRONLY)
+        os.set_blocking(descriptor, True)
+        return descriptor
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
