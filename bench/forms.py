@@ -18,7 +18,7 @@ from publishing import ENOUGH, bench_of
 from support import ROOT, VERSIONS
 
 from jitunwind.arch.effects import Decoded, Effects
-from jitunwind.arch.x86_64 import forms, semantics
+from jitunwind.arch.x86_64 import form, forms, semantics
 from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.known_forms import EFFECTS, FORMS
 from jitunwind.arch.x86_64.registers import X86_64
@@ -100,13 +100,13 @@ def learnt(codes: Iterable[tuple[bytes, dict[int, Row]]]) -> list[forms.Forms]:
     return list(every.values())
 
 
-def form_of(key: bytes) -> tuple[object, ...]:
+def fields_of(key: bytes) -> tuple[object, ...]:
     """As it is written: without what is as by default at the end."""
-    told, form = semantics.form_at(key.ljust(forms.LONGEST, b"\0"), 0)
+    told, found = semantics.form_at(key.ljust(form.LONGEST, b"\0"), 0)
     if told > len(key):
         return ()
-    fields = list(form)
-    while len(fields) > 1 and fields[-1] == forms.Form(0)[len(fields) - 1]:
+    fields = list(found)
+    while len(fields) > 1 and fields[-1] == form.Form(0)[len(fields) - 1]:
         fields.pop()
     return tuple(fields)
 
@@ -124,7 +124,7 @@ def page(every: list[forms.Forms], versions: Sequence[str]) -> str:
     return HEADER.format(
         versions=" and ".join(versions),
         iced=version("iced-x86"),
-        forms="".join(f"    {key!r}: {form_of(key)},\n" for key in sorted(keys)),
+        forms="".join(f"    {key!r}: {fields_of(key)},\n" for key in sorted(keys)),
         effects="".join(map(_by_followed, sorted(effects.items()))),
     )
 

@@ -16,7 +16,8 @@ from iced_x86 import FlowControl as Flow
 from jitunwind.arch.effects import Control, Decoded, Step
 from jitunwind.arch.x86_64 import effects, semantics
 from jitunwind.arch.x86_64.effects import decode
-from jitunwind.arch.x86_64.forms import LONGEST, Form, Forms
+from jitunwind.arch.x86_64.form import LONGEST, Form
+from jitunwind.arch.x86_64.forms import Forms
 from jitunwind.arch.x86_64.known_forms import EFFECTS, FORMS
 from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.arch.x86_64.sweep import sweep

@@ -23,6 +23,7 @@ from jitunwind.arch.effects import (
     clobber,
     effects,
 )
+from jitunwind.arch.x86_64.form import ANY_REGISTER, LONGEST, Form
 from jitunwind.arch.x86_64.known_forms import EFFECTS, FORMS
 from jitunwind.arch.x86_64.registers import RSP
 from jitunwind.rows import WORD
@@ -32,29 +33,9 @@ try:
 except ImportError:  # it was not built, or for another machine
     table = None  # type: ignore[assignment]
 
-LONGEST = 15
-"""Bytes of an instruction (AMD64 manual, volume 3, section 1.1)."""
-NO_REGISTER, ANY_REGISTER = -1, -2
 PUSH_NEXT = effects(Store(RSP, -WORD, None, WORD), Assign(RSP, RSP, -WORD))
 """Of a call of the next instruction, which takes its own address from the stack."""
 _MOST_KNOWN = 1 << 16
-
-
-class Form(NamedTuple):
-    """A form of instructions, whoever looks at them.
-
-    `handler` names what tells what one does (`semantics.effects_of`); empty: nothing of interest. It matters to who
-    follows the register `operand` (its DWARF number): NO_REGISTER, to nobody; ANY_REGISTER, to everybody.
-    `control` is the name of a `Control`. Those with a `displacement` lead to what their last so many bytes say, from
-    behind them. `clobbers` is a register that they set to something not followed, whatever their constants are.
-    """
-
-    length: int
-    handler: str = ""
-    operand: int = ANY_REGISTER
-    control: str = Control.NEXT.name
-    displacement: int = 0
-    clobbers: int = NO_REGISTER
 
 
 class Observed(NamedTuple):

@@ -39,7 +39,7 @@ from jitunwind.arch.effects import (
     load,
     store,
 )
-from jitunwind.arch.x86_64.forms import ANY_REGISTER, LONGEST, NO_REGISTER, Form
+from jitunwind.arch.x86_64.form import ANY_REGISTER, LONGEST, NO_REGISTER, Form
 from jitunwind.arch.x86_64.registers import NAMES, R11, RAX, RBP, RCX, RSP
 from jitunwind.rows import WORD
 
