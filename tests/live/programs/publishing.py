@@ -20,8 +20,8 @@ from typing import Any
 from made import make
 
 import jitunwind
-from jitunwind.agent import follow
 from jitunwind.agent.library import agent
+from jitunwind.jits.cpython.inside import follow
 from jitunwind.jits.cpython.inside.describing import Describer
 from jitunwind.jits.cpython.inside.memory import OwnProcess
 from jitunwind.jits.cpython.layout import read_layout
