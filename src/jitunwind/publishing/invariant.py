@@ -6,7 +6,7 @@ from jitunwind.arch import Architecture
 from jitunwind.arch.effects import Decoder
 from jitunwind.errors import BrokenInvariant
 from jitunwind.recover.flow import analyze
-from jitunwind.recover.state import Entry, States
+from jitunwind.recover.state import States
 from jitunwind.recover.table import table_of
 from jitunwind.rows import UNDEFINED, WORD, CfaRule, RegisterRule, Row, SavedAt, UnwindTable
 
@@ -29,16 +29,16 @@ class FramePointer:
         pointer, states = arch.frame_pointer, States(arch)
         by_call = arch.entry_return
         return_at = by_call.offset if isinstance(by_call, SavedAt) else WORD - self.offset
-        saved = {return_at: Entry(arch.return_address), -self.offset: Entry(pointer)}
-        entry = states.make({pointer: -self.offset}, saved)
+        saved = {return_at: arch.return_address, -self.offset: pointer}
+        rules: dict[int, RegisterRule] = dict.fromkeys(arch.callee_saved, UNDEFINED)
+        rules.update((register, SavedAt(at)) for at, register in saved.items())
+        row = Row(CfaRule(pointer, self.offset), tuple(sorted(rules.items())))
+        entry = states.of_row(row)
         flow = analyze(arch, states, code, decode, {0: entry}, {pointer, arch.stack_pointer})
         for offset, state in sorted(flow.states.items()):
-            if state.registers.get(pointer) != -self.offset or saved.items() - state.slots.items():
+            if state.registers.get(pointer) != -self.offset or entry.slots.items() - state.slots.items():
                 name = arch.register_names[pointer]
                 raise BrokenInvariant(f"at +{offset:#x} the CFA is not {name} + {self.offset} any more")
-        rules: dict[int, RegisterRule] = dict.fromkeys(arch.callee_saved, UNDEFINED)
-        rules.update((number, SavedAt(at)) for at, (number, _) in saved.items())
-        row = Row(CfaRule(pointer, self.offset), tuple(sorted(rules.items())))
         table = table_of(len(code), flow)
         return UnwindTable(
             table.size, table.offsets, [row if isinstance(each, Row) else each for each in table.rows]
