@@ -206,7 +206,8 @@ def sampler(python: Interpreter, folder: Path, walker: str) -> Path:
     place.mkdir(exist_ok=True)
     sources = [SUPPORT / "sampler.c", SUPPORT / f"sample_{walker}.c"]
     libraries = ["-lunwind"] if walker == "libunwind" else []
-    gcc = [python.machine.compiler(), "-shared", *FLAGS, *python.includes]
+    # A PLT has no table on AArch64, and what is interrupted in one cannot be walked from.
+    gcc = [python.machine.compiler(), "-shared", "-fno-plt", *FLAGS, *python.includes]
     run(*gcc, "-o", place / "sampler.so", *sources, *libraries)
     return place
 
