@@ -1,12 +1,10 @@
 """The sweep knows instructions by their first bytes: here, against iced decoding each by itself."""
 
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from elftools.elf.elffile import ELFFile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from iced_x86 import Code
@@ -21,6 +19,7 @@ from jitunwind.arch.x86_64.forms import Forms
 from jitunwind.arch.x86_64.known_forms import EFFECTS, FORMS
 from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.arch.x86_64.sweep import sweep
+from tests.support.compiled import real_code
 from tests.support.sanitized import run_sanitized
 
 FOLLOWED = (X86_64.stack_pointer, *X86_64.callee_saved)
@@ -73,12 +72,8 @@ def test_any_bytes_are_decoded_as_one_by_one(code):
 
 
 def test_real_code_cut_off_anywhere_is_decoded_as_one_by_one():
-    program = Path(shutil.which("gcc") or pytest.fail("needs gcc"))
-    with open(program, "rb") as file:
-        text = ELFFile(file).get_section_by_name(".text").data()
-    for index in range(STRETCHES):
-        start = index * (len(text) // STRETCHES)
-        assert_as_one_by_one(text[start : start + LENGTH + index])
+    for code in real_code(STRETCHES, LENGTH):
+        assert_as_one_by_one(code)
 
 
 SANITIZED = """

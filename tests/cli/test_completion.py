@@ -38,20 +38,18 @@ def test_the_script_is_right_bash(tmp_path: Path) -> None:
             [
                 f"plain,{verb}"
                 for verb in (
-                    *(
-                        "agent",
-                        "audit",
-                        "bt",
-                        "check",
-                        "completion",
-                        "disable",
-                        "dump",
-                        "enable",
-                        "explain",
-                        "gdb",
-                        "help",
-                        "run",
-                    ),
+                    "agent",
+                    "audit",
+                    "bt",
+                    "check",
+                    "completion",
+                    "disable",
+                    "dump",
+                    "enable",
+                    "explain",
+                    "gdb",
+                    "help",
+                    "run",
                 )
             ],
         ),

@@ -13,8 +13,10 @@ import termios
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from jitunwind.cli.app import cli
 from tests.support.forked import BROKEN_PIPE, CLOSED, Forked
 from tests.support.processes import (
     PROGRAMS,
@@ -32,20 +34,7 @@ ENCODINGS = {
     "UTF-8": ({"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"}, "utf-8"),
 }
 WIDTHS = (40, 60, 100, 200)
-VERBS = (
-    "agent",
-    "audit",
-    "bt",
-    "check",
-    "completion",
-    "disable",
-    "dump",
-    "enable",
-    "explain",
-    "gdb",
-    "help",
-    "run",
-)
+VERBS = tuple(cli.list_commands(click.Context(cli)))
 ODD = "ěšč→.o"
 HELPS = (("--help",), *((verb, "--help") for verb in VERBS))
 TEXTS = (

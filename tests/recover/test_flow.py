@@ -1,10 +1,8 @@
 """Control flow and data flow: where code is left and in what state, and which paths disagree."""
 
-import shutil
 from pathlib import Path
 
 import pytest
-from elftools.elf.elffile import ELFFile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +13,7 @@ from jitunwind.recover import flow, straight
 from jitunwind.recover.flow import Disagreement, Exit, Flow, analyze, leaves
 from jitunwind.recover.state import States
 from tests.support.assembly import Code, assemble, told
+from tests.support.compiled import real_code
 from tests.support.sanitized import run_sanitized
 
 STRETCHES, LENGTH = 40, 3000
@@ -266,12 +265,8 @@ def test_the_walk_in_c_comes_to_the_same(parts):
 
 
 def test_the_walk_in_c_comes_to_the_same_in_real_code():
-    program = Path(shutil.which("gcc") or pytest.fail("needs gcc"))
-    with open(program, "rb") as file:
-        text = ELFFile(file).get_section_by_name(".text").data()
-    for index in range(STRETCHES):
-        start = index * (len(text) // STRETCHES)
-        assert_the_same_in_c(text[start : start + LENGTH])
+    for code in real_code(STRETCHES, LENGTH):
+        assert_the_same_in_c(code)
 
 
 def test_the_walk_in_c_under_sanitizers(tmp_path):

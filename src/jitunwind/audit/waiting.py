@@ -67,7 +67,11 @@ class Waiting:
         if not stayed:
             return NOT_ENTERED
         self.hint = "audit --emulate judges its code, and steps nothing"
-        threads = f"thread {stayed[0]} has" if len(stayed) == 1 else f"threads {_listed(stayed)} have each"
+        threads = (
+            f"thread {stayed[0]} has"
+            if len(stayed) == 1
+            else f"threads {', '.join(map(str, stayed))} have each"
+        )
         return f"{threads} been in one activation since the start; JIT code is judged from its next entry on"
 
 
@@ -97,7 +101,3 @@ def _is_in_jit_code(registers: list[int], regions: Regions) -> bool:
     except UnreadableMemory:
         return False
     return any(regions.returns_to_shim(word) for word in words)
-
-
-def _listed(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers))

@@ -1,6 +1,6 @@
 """A jitdump file (the kernel's tools/perf/Documentation/jitdump-specification.txt): what a JIT leaves for perf.
 
-In come the file's bytes; out come the unwind tables that it has for the code in it. `audit.tables` asks.
+In come the file's bytes; out come the unwind tables that it has for the code in it. `tables.sources` asks.
 """
 
 import struct

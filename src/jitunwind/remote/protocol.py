@@ -1,7 +1,7 @@
 """GDB's remote serial protocol, spoken to a stub: qemu-user's (-g), gdbserver's, or any other.
 
 In come requests, out go replies; what a stub sends is never trusted: packets, replies and waits are bounded. GDB
-manual, appendix "GDB Remote Serial Protocol". `memory.remote` reads memory by it, `audit.remote` steps.
+manual, appendix "GDB Remote Serial Protocol". `remote.process` reads memory by it, `audit.remote` steps.
 """
 
 import re

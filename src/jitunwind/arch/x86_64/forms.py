@@ -7,7 +7,7 @@ written; others are learnt from iced-x86 (`semantics`) when code has them.
 
 from collections.abc import Callable
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jitunwind.arch.effects import (
     NO_EFFECTS,
@@ -30,8 +30,17 @@ from jitunwind.rows import WORD
 
 try:
     from jitunwind.arch.x86_64.sweep import clear, put, table
-except ImportError:  # it was not built, or for another machine
-    table = None  # type: ignore[assignment]
+except ImportError:  # it was not built, or for another machine: the dictionaries are all there is
+
+    def table() -> object:
+        return None
+
+    def put(table: object, key: bytes, value: int) -> None:
+        pass
+
+    def clear(table: object) -> None:
+        pass
+
 
 PUSH_NEXT = effects(Store(RSP, -WORD, None, WORD), Assign(RSP, RSP, -WORD))
 """Of a call of the next instruction, which takes its own address from the stack."""
@@ -94,12 +103,13 @@ class Forms:
         self.places: dict[bytes, int] = {}
         """By whole instructions whose form has a handler: the index in `effects` of what they do."""
         self.effects: list[Effects] = []
-        self._in_c = None if table is None else (table(), table())
+        self._in_c = (table(), table())
         """`lengths` and `places` once more, for the sweep in C."""
-        self.context: _Context = (
+        self.context: tuple[Any, ...] = (
             *(WIDTHS, self.lengths, self.observed, self.places, self.effects, self._in_c),
             *(Control.NEXT, Control.BRANCH, Control.CALL, PUSH_NEXT, Step),
         )
+        """What a sweep needs: `WIDTHS`, what is known here, and what C has no other way to."""
         self._known_effects = EFFECTS.get(tuple(sorted(followed)), {})
 
     def learn(self, code: bytes, position: int) -> Observed:
@@ -129,8 +139,7 @@ class Forms:
             self.effects.clear()
         self.effects.append(found)  # before it is known: a time limit may strike in between
         self.places[instruction] = len(self.effects) - 1
-        if self._in_c is not None:
-            put(self._in_c[1], instruction, len(self.effects) - 1)
+        put(self._in_c[1], instruction, len(self.effects) - 1)
         return found
 
     def _remember(self, key: bytes, form: Form) -> None:
@@ -149,13 +158,11 @@ class Forms:
 
     def _note(self, key: bytes, length: int) -> None:
         self.lengths[key] = length
-        if self._in_c is not None:
-            put(self._in_c[0], key, length)
+        put(self._in_c[0], key, length)
 
     def _forget(self, which: int, known: dict[bytes, int]) -> None:
         known.clear()
-        if self._in_c is not None:
-            clear(self._in_c[which])
+        clear(self._in_c[which])
 
 
 def _known(code: bytes, position: int) -> tuple[bytes, Form] | None:
@@ -187,10 +194,6 @@ _CONTROLS = {control.name: control for control in Control}
 _EFFECTS: dict[str, Callable[..., Effect]] = {
     kind.__name__: kind for kind in (Assign, Clobber, Store, Load, Exchange)
 }
-_Context = tuple[
-    bytes, dict[bytes, int], list[Observed], dict[bytes, int], list[Effects], *tuple[object, ...]
-]
-"""`WIDTHS`, what `Forms` has known, and what C has no other way to."""
 
 
 @cache

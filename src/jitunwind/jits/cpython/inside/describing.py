@@ -1,6 +1,5 @@
 """What is to be published of this process's JIT code: the same look that is taken from outside, and its own memory."""
 
-import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -31,8 +30,6 @@ class Describer:
         self._frames = Frames(self._memory.architecture)
         self._layout = read_layout(self._memory)
         self._parents: dict[int, Executor] = {}
-        self._modules = 0
-        """How many have been imported since what is among them was kept from being compiled."""
 
     @property
     def own_registration(self) -> tuple[int, int] | None:
@@ -49,9 +46,7 @@ class Describer:
 
     def described(self, some: list[tuple[int, int]]) -> Iterator[tuple[int, Described | Exception]]:
         """Of each of `some` (start and size of its code), by its start, what is to be published, or why nothing."""
-        if self._modules != len(sys.modules):  # ours may be among the new ones
-            self._modules = len(sys.modules)
-            keep_uncompiled(self._layout.offsets["code_object.co_code_adaptive"])
+        keep_uncompiled(self._layout.offsets["code_object.co_code_adaptive"])
         regions = Newcomers(self._memory, self._layout, some, self._parents)
         for start, size in some:
             try:

@@ -34,6 +34,10 @@ _DECISIONS = (
 
 _met: set[object] = set()
 """The functions and classes that have been seen to."""
+_modules: set[str] = set()
+"""The modules of this package whose functions have been seen to."""
+_imported = 0
+"""How many modules of any package there were then."""
 
 
 class _Decision(NamedTuple):
@@ -47,11 +51,16 @@ class _Decision(NamedTuple):
 def keep_uncompiled(bytecode_at: int) -> None:
     """Keep the functions of all modules of this package that are imported now from being compiled, but for what is
     compiled already. Code objects have their bytecode at `bytecode_at`. Nothing happens where CPython does not tell
-    its opcodes."""
+    its opcodes. It is quick where nothing has been imported since it was called last."""
+    global _imported
+    if len(sys.modules) == _imported:
+        return
+    _imported = len(sys.modules)
     decisions = list(_decisions())
     first = {__name__: sys.modules[__name__]}  # it gets hot itself here
     for name, module in {**first, **sys.modules}.items():
-        if name.partition(".")[0] == _PACKAGE:
+        if name.partition(".")[0] == _PACKAGE and name not in _modules:
+            _modules.add(name)
             for function in _functions(module):
                 _decide(function.__code__, decisions, bytecode_at)
 
