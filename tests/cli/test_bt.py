@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from jitunwind.cli.page import Form, lines, shortened
-from jitunwind.gdbplugin.debugfiles import what_to_install
 from jitunwind.memory.process import LiveProcess
+from jitunwind.stacks.debugfiles import what_to_install
 from tests.support.processes import (
     PATIENCE,
     PROGRAMS,
@@ -313,14 +313,15 @@ def test_json_has_the_documented_form(stacks: Stacks, loop: Program, version: st
     assert stacks["complete"] is True
     assert stacks["warnings"] == []
     (thread,) = stacks["threads"]
-    assert list(thread) == ["tid", "name", "state", "gil", "frames"]
+    assert list(thread) == ["tid", "name", "state", "gil", "frames", "reason"]
+    assert thread["reason"] == ""
     assert (thread["state"], thread["gil"]) == ("idle", False)
     assert (thread["tid"], thread["name"]) == (loop.pid, f"python{version}")
 
 
 def test_every_json_frame_has_the_documented_form(stacks: Stacks) -> None:
     about = ["kind", "name", "function", "trace", "inlined", "file", "line", "region"]
-    keys = ["index", "pc", "sp", *about, "registers"]
+    keys = ["index", "pc", "sp", *about, "registers", "exact"]
     for index, frame in enumerate(only_thread(stacks)):
         assert list(frame) == keys
         assert frame["index"] == index
@@ -331,6 +332,7 @@ def test_every_json_frame_has_the_documented_form(stacks: Stacks) -> None:
         assert frame["name"] not in ("", "??")
         assert (frame["file"] is None) == (frame["line"] is None)
         assert frame["file"] is None or (isinstance(frame["file"], str) and isinstance(frame["line"], int))
+        assert frame["exact"] is True
         assert set(frame["registers"]) <= CALLEE_SAVED
         assert all(HEX.fullmatch(value) for value in frame["registers"].values())
         if frame["kind"] == "native":

@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -15,13 +15,11 @@ from jitunwind.cli.output import UNUSABLE, is_coloured, print_warning, progress
 from jitunwind.cli.page import Paint
 from jitunwind.cli.verb import Verb, color_option, debug_dir_option, target_argument
 from jitunwind.errors import BadCore, JitunwindError, NoSuchThread, NotPython
-from jitunwind.gdbplugin.backtrace import Report, Wanted, of_core, of_process
-from jitunwind.gdbplugin.debugfiles import what_to_install
-from jitunwind.gdbplugin.launch import find_gdb
 from jitunwind.memory.live import is_number
 
 if TYPE_CHECKING:
     from jitunwind.arch import Architecture
+    from jitunwind.gdbplugin.backtrace import Report
 
 _JSON_KEYS = (
     *("pid", "core", "command", "executable", "python", "jit", "signal"),
@@ -38,10 +36,12 @@ _JSON_KEYS = (
 @color_option
 @click.option("--full-paths", is_flag=True, help="Print whole paths, not the names of files alone.")
 @click.option(
-    "--c-lines", is_flag=True, help="Lines of C functions, too: the process may stand still for seconds."
+    "--c-lines",
+    is_flag=True,
+    help="Lines of C functions, too, by GDB: the process may stand still for seconds.",
 )
 @debug_dir_option
-@click.option("--gdb", "gdb_path", metavar="GDB", help="The GDB to use.  [default: $JITUNWIND_GDB, or gdb]")
+@click.option("--gdb", "gdb_path", metavar="GDB", help="Have this GDB do it.")
 @click.pass_context
 def bt(
     context: click.Context,
@@ -64,18 +64,20 @@ def bt(
     Exit status: 0 all stacks are whole; 2 the input cannot be used, a stack is not whole, or the process has
     no JIT code because its JIT is off or it is no Python (its stack is printed all the same); 130 interrupted.
     """
-    path = find_gdb(gdb_path, _architecture(target))
+    _check_target(target, exe)
     with progress(f"reading the stacks of {target}"):
-        report = _read(path, target, exe, Wanted(thread, python, as_json, debug_dirs, c_lines))
-    stacks = report.stacks
-    _check(target, report, thread)
+        if gdb_path is not None or c_lines:
+            found = _by_gdb(gdb_path, target, exe, thread, python, as_json, debug_dirs, c_lines)
+        else:
+            found = _by_ourselves(target, exe, thread, python, as_json, debug_dirs)
+    stacks = found.stacks
     problem = _problem(stacks)
-    stacks["warnings"] += [problem] if problem else _notes(stacks, report)
+    stacks["warnings"] += [problem] if problem else _notes(stacks)
     if as_json:
         click.echo(json.dumps({key: stacks[key] for key in _JSON_KEYS}, indent=2))
     else:
         hints = [_missing_names(stacks), *([] if python else [_missing_functions(stacks)])]
-        _print(stacks, report, is_coloured(color, sys.stdout), full_paths, hints)
+        _print(stacks, found.stopped_seconds, is_coloured(color, sys.stdout), full_paths, hints)
     for warning in stacks["warnings"]:
         print_warning(warning)
     if problem or not stacks["complete"]:
@@ -91,20 +93,64 @@ def _architecture(target: str) -> "Architecture | None":
     return check_core(Path(target))
 
 
-def _read(gdb: str, target: str, exe: str | None, wanted: Wanted) -> Report:
+class _Found(NamedTuple):
+    """The stacks as data, and for how long the process stood still."""
+
+    stacks: dict[str, Any]
+    stopped_seconds: float
+
+
+def _check_target(target: str, exe: str | None) -> None:
     if is_number(target):
         if exe is not None:
             raise click.UsageError("--exe is for cores: a live process says itself what it runs")
-        return of_process(gdb, int(target), wanted)
-    core = Path(target)
-    if not core.exists():
+    elif not Path(target).exists():
         raise BadCore(f"{target} is neither a process number nor a file", "name a PID or a core file")
-    if exe is not None and not Path(exe).is_file():
+    elif exe is not None and not Path(exe).is_file():
         raise BadCore(f"--exe {exe}: there is no such file", "name the program that left the core")
-    return of_core(gdb, core, exe, wanted)
 
 
-def _check(target: str, report: Report, thread: int | None) -> None:
+def _by_ourselves(
+    target: str, exe: str | None, thread: int | None, python: bool, registers: bool, debug_dirs: Sequence[str]
+) -> _Found:
+    from jitunwind.stacks.data import as_data
+    from jitunwind.stacks.library import stacks
+
+    found = stacks(target, thread=thread, python=python, registers=registers, exe=exe, debug_dirs=debug_dirs)
+    return _Found(as_data(found), found.stopped_seconds)
+
+
+def _by_gdb(
+    named: str | None,
+    target: str,
+    exe: str | None,
+    thread: int | None,
+    python: bool,
+    registers: bool,
+    debug_dirs: Sequence[str],
+    c_lines: bool,
+) -> _Found:
+    from jitunwind.gdbplugin.backtrace import Wanted, of_core, of_process
+    from jitunwind.gdbplugin.launch import find_gdb
+
+    gdb = find_gdb(named, _architecture(target))
+    wanted = Wanted(thread, python, registers, debug_dirs, c_lines)
+    report = (
+        of_process(gdb, int(target), wanted) if is_number(target) else of_core(gdb, Path(target), exe, wanted)
+    )
+    _check(target, report, thread)
+    stacks = report.stacks
+    for each in stacks["threads"]:  # GDB does not say them
+        each["reason"] = None
+        for frame in each["frames"]:
+            frame["exact"] = None
+    stacks["warnings"] += [
+        line.removeprefix("warning: ") for line in report.gdb_said.splitlines() if _MISMATCH in line
+    ]
+    return _Found(stacks, report.stopped_seconds)
+
+
+def _check(target: str, report: "Report", thread: int | None) -> None:
     """NoSuchThread or JitunwindError, where there is nothing to print."""
     stacks = report.stacks
     if not stacks["tids"]:
@@ -126,19 +172,18 @@ def _problem(stacks: dict[str, Any]) -> str | None:
     return None
 
 
-def _notes(stacks: dict[str, Any], report: Report) -> list[str]:
+def _notes(stacks: dict[str, Any]) -> list[str]:
     """What is good to know, and no reason to fail."""
-    notes = [line.removeprefix("warning: ") for line in report.gdb_said.splitlines() if _MISMATCH in line]
     if not stacks["jit_code"]:
-        notes.append("no JIT code here yet: the JIT is on, and nothing has become hot")
-    return notes
+        return ["no JIT code here yet: the JIT is on, and nothing has become hot"]
+    return []
 
 
 _MISMATCH = "core file may not match"
 
 
 def _print(
-    stacks: dict[str, Any], report: Report, coloured: bool, full_paths: bool, hints: Sequence[str]
+    stacks: dict[str, Any], stopped_seconds: float, coloured: bool, full_paths: bool, hints: Sequence[str]
 ) -> None:
     paint: Paint = click.style if coloured else _plain
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
@@ -146,7 +191,7 @@ def _print(
     lines = [*page.lines(stacks, form), ""]
     lines += [paint(line, dim=True) for hint in hints for line in page.wrapped(hint, form)]
     whole = "all stacks are whole" if stacks["complete"] else "NOT every stack is whole"
-    stood = f"; the process stood still for {report.stopped_seconds:.3f} s" if not stacks["core"] else ""
+    stood = f"; the process stood still for {stopped_seconds:.3f} s" if not stacks["core"] else ""
     style: dict[str, Any] = {"dim": True} if stacks["complete"] else {"fg": "red", "bold": True}
     click.echo("\n".join([*lines, paint(f"{whole}{stood}", **style)]), color=coloured)
 
@@ -169,6 +214,8 @@ def _missing_names(stacks: dict[str, Any]) -> str:
     """What brings the names of the interpreter's functions, where frames have none; else empty."""
     if stacks["problem_kind"] == NotPython.__name__:
         return ""
+    from jitunwind.stacks.debugfiles import what_to_install
+
     for path in stacks["nameless"]:
         if path == stacks["executable"] or os.path.basename(path).startswith("libpython"):
             return f"names of C functions: {what_to_install(path)}, or --debug-dir DIR"

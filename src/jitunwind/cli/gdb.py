@@ -7,12 +7,13 @@ import click
 from jitunwind.cli.handing_on import HandsOn, become
 from jitunwind.cli.verb import debug_dir_option
 from jitunwind.errors import GdbFailed
-from jitunwind.gdbplugin.debugfiles import debug_folders, setting
+from jitunwind.gdbplugin.debugfiles import setting
 from jitunwind.gdbplugin.guardian import guard_this_process
 from jitunwind.gdbplugin.launch import attached_to, find_gdb, load_line, why_unfit
 from jitunwind.gdbplugin.thread_library import settings
 from jitunwind.memory.live import executable_here, is_alive
 from jitunwind.memory.stopping import Standing, check_can_stop
+from jitunwind.stacks.debugfiles import debug_folders
 
 
 @click.command(cls=HandsOn)

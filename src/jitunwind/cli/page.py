@@ -48,6 +48,8 @@ def lines(stacks: dict[str, Any], form: Form) -> Iterator[str]:
         digits = len(str(len(thread["frames"])))
         for frame in thread["frames"]:
             yield from _frame(frame, digits, form)
+        if thread.get("reason"):
+            yield from (form.paint(line, fg="red") for line in wrapped(f"  … {thread['reason']}", form))
 
 
 def _header(stacks: dict[str, Any], form: Form) -> Iterator[str]:
@@ -130,7 +132,9 @@ def _place(frame: dict[str, Any], form: Form) -> list[_Piece]:
 
 
 def _note(frame: dict[str, Any]) -> list[_Piece]:
-    """In which trace another function than its own runs."""
+    """In which trace another function than its own runs; whether the frame was guessed."""
+    if frame.get("exact") is False:
+        return [("(guessed by the frame pointer)", _DIM)]
     trace = frame["trace"]
     if trace is None or trace == frame["function"]:
         return []

@@ -4,9 +4,11 @@ Own code, so that it can witness against binutils, LLVM and pyelftools; it knows
 the bytes may be anybody's: whatever they hold, the answer is a table or `MalformedFrames`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from struct import Struct
+from typing import NamedTuple
 
 from jitunwind.dwarf.constants import OMITTED, CallFrame, PointerBase, PointerFormat
 from jitunwind.errors import MalformedFrames
@@ -34,7 +36,34 @@ _FIXED: dict[int, Struct] = {
     PointerFormat.SDATA8: Struct("<q"),
 }
 _UNDECIDED = Unknown("the CFA is not defined")
-_BY_EXPRESSION = Unknown("the CFA is given by an expression")
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A DWARF expression (DWARF 5 section 2.5): where the register is saved, or, `is_value`, what its value is. Of a
+    CFA it is always the value."""
+
+    code: bytes
+    is_value: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CfaPlus:
+    """The register's value is CFA + offset (DW_CFA_val_offset)."""
+
+    offset: int
+
+
+FrameRule = RegisterRule | Expression | CfaPlus
+
+
+class FrameState(NamedTuple):
+    """The rules at one program counter as the call frame machine has them: a `Row` and what no row can say. A register
+    that is not listed is undefined."""
+
+    cfa: CfaRule | Expression | Unknown
+    rules: tuple[tuple[int, FrameRule], ...]
+    signed: Signed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +187,33 @@ def eh_frame(data: bytes, address: int) -> Iterator[Fde]:
         yield _fde(data, address, offset, body, end, cies[at])
 
 
+def fde_at(read: Callable[[int, int], bytes], address: int) -> Fde:
+    """The FDE that begins at `address` in memory, in an `.eh_frame`; its `offset` is 0. `read(address, size)` gives up
+    to `size` bytes: fewer, where memory ends. MalformedFrames, and what `read` raises."""
+    data = _entry_at(read, address)
+    body, end, width = _extent(data, 0, is_eh=True)
+    cie_address = address + body - int.from_bytes(data[body : body + width], "little")
+    if end == body or cie_address == address + body:
+        raise MalformedFrames(f"the entry at {address:#x} is no FDE")
+    cie = _cie(_entry_at(read, cie_address), cie_address, 0, is_eh=True)
+    return _fde(data, address, 0, body + width, end, cie)
+
+
+def _entry_at(read: Callable[[int, int], bytes], address: int) -> bytes:
+    """The bytes of one entry, and maybe some more."""
+    data = read(address, _USUAL_ENTRY)
+    length = int.from_bytes(data[:4], "little") + 4
+    if length == 0x1_0000_0003:
+        length = int.from_bytes(data[4:12], "little") + 12
+    if length > _LARGEST_ENTRY:
+        raise MalformedFrames(f"the entry at {address:#x} has {length:#x} bytes")
+    return data if length <= len(data) else read(address, length)
+
+
+_USUAL_ENTRY = 256
+_LARGEST_ENTRY = 1 << 24
+
+
 def alone(data: bytes, address: int, fde: Fde) -> tuple[int, bytes]:
     """An FDE of the `.eh_frame` at `address`, with its CIE, as an `.eh_frame` of its own: where it has to lie, so
     that what the FDE says relative to its own place stays true, and its bytes."""
@@ -271,9 +327,9 @@ def _fde(data: bytes, address: int, offset: int, body: int, end: int, cie: Cie) 
     return Fde(offset, cie, start, size, lsda, cursor.take(end - at), address + at)
 
 
-_Rules = dict[int, RegisterRule | Unknown]
+_Rules = dict[int, FrameRule]
 _rows: dict[
-    tuple[CfaRule | Unknown, tuple[tuple[int, RegisterRule | Unknown], ...], Signed | None], Row | Unknown
+    tuple[CfaRule | Expression | Unknown, tuple[tuple[int, FrameRule], ...], Signed | None], Row | Unknown
 ] = {}
 
 
@@ -282,7 +338,7 @@ class _Machine:
 
     def __init__(self, fde: Fde, unspecified: Sequence[int]) -> None:
         self.fde, self.cie = fde, fde.cie
-        self.cfa: CfaRule | Unknown = _UNDECIDED
+        self.cfa: CfaRule | Expression | Unknown = _UNDECIDED
         self.rules: _Rules = dict.fromkeys(unspecified, SAME_VALUE)
         self.signed: Signed | None = None
         self.at = 0
@@ -292,9 +348,13 @@ class _Machine:
         self._run(fde.cie.instructions, 0)
         self.initial = dict(self.rules)
 
-    def table(self) -> UnwindTable:
+    def run(self) -> None:
+        """Execute the FDE's own instructions; the CIE's have been."""
         self._run(self.fde.instructions, self.fde.instructions_address)
         self._note_row(self.fde.size)
+
+    def table(self) -> UnwindTable:
+        self.run()
         return UnwindTable(self.fde.size, self.offsets, self.rows)
 
     def _note_row(self, until: int) -> None:
@@ -314,7 +374,7 @@ class _Machine:
 
     def _run(self, code: bytes, address: int) -> None:
         cursor = Cursor(code, address)
-        remembered: list[tuple[CfaRule | Unknown, _Rules, Signed | None]] = []
+        remembered: list[tuple[CfaRule | Expression | Unknown, _Rules, Signed | None]] = []
         size, scale, factor = len(code), self.cie.code_alignment, self.cie.data_alignment
         while cursor.at < size:
             opcode = code[cursor.at]
@@ -360,8 +420,7 @@ class _Machine:
         elif opcode == CallFrame.DEF_CFA_OFFSET_SF:
             self._define_offset(cursor.sleb() * factor)
         elif opcode == CallFrame.DEF_CFA_EXPRESSION:
-            cursor.take(cursor.uleb())
-            self.cfa = _BY_EXPRESSION
+            self.cfa = Expression(cursor.take(cursor.uleb()), is_value=True)
         elif opcode == CallFrame.OFFSET_EXTENDED:
             register, offset = cursor.uleb(), cursor.uleb()
             rules[register] = SavedAt(offset * factor)
@@ -382,12 +441,14 @@ class _Machine:
             rules[register] = InRegister(other)
         elif opcode in (CallFrame.EXPRESSION, CallFrame.VAL_EXPRESSION):
             register = cursor.uleb()
-            cursor.take(cursor.uleb())
-            rules[register] = Unknown("a register is given by an expression")
-        elif opcode in (CallFrame.VAL_OFFSET, CallFrame.VAL_OFFSET_SF):
-            register = cursor.uleb()
-            cursor.uleb()  # as long in either kind
-            rules[register] = Unknown("a register is given as an offset from the CFA")
+            code = cursor.take(cursor.uleb())
+            rules[register] = Expression(code, opcode == CallFrame.VAL_EXPRESSION)
+        elif opcode == CallFrame.VAL_OFFSET:
+            register, offset = cursor.uleb(), cursor.uleb()
+            rules[register] = CfaPlus(offset * factor)
+        elif opcode == CallFrame.VAL_OFFSET_SF:
+            register, offset = cursor.uleb(), cursor.sleb()
+            rules[register] = CfaPlus(offset * factor)
         elif opcode == CallFrame.GNU_ARGS_SIZE:
             cursor.uleb()  # bytes of arguments pushed: of use to landing pads alone
         elif opcode in (CallFrame.AARCH64_NEGATE_RA_STATE, CallFrame.AARCH64_NEGATE_RA_STATE_WITH_PC):
@@ -410,18 +471,55 @@ class _Machine:
 _ADVANCES: dict[int, int] = {CallFrame.ADVANCE_LOC1: 1, CallFrame.ADVANCE_LOC2: 2, CallFrame.ADVANCE_LOC4: 4}
 
 
-def _row(cfa: CfaRule | Unknown, rules: _Rules, signed: Signed | None) -> Row | Unknown:
+def _row(cfa: CfaRule | Expression | Unknown, rules: _Rules, signed: Signed | None) -> Row | Unknown:
     if isinstance(cfa, Unknown):
         return cfa
+    if isinstance(cfa, Expression):
+        return Unknown("the CFA is given by an expression")
     known: list[tuple[int, RegisterRule]] = []
-    for register, rule in sorted(rules.items()):
-        if isinstance(rule, Unknown):
-            return rule
+    for register, rule in sorted(rules.items(), key=_register):
+        if isinstance(rule, Expression):
+            return Unknown("a register is given by an expression")
+        if isinstance(rule, CfaPlus):
+            return Unknown("a register is given as an offset from the CFA")
         known.append((register, rule))
     return Row(cfa, tuple(known), signed)
+
+
+def _register(item: tuple[int, FrameRule]) -> int:
+    return item[0]
+
+
+class _Reached(Exception):
+    """The state holds at the offset that is asked for."""
+
+
+class _MachineUntil(_Machine):
+    """Runs until the state that holds at `offset`."""
+
+    _offset = -1
+
+    def __init__(self, fde: Fde, unspecified: Sequence[int], offset: int) -> None:
+        super().__init__(fde, unspecified)
+        self.at = 0
+        self._offset = offset
+
+    def _note_row(self, until: int) -> None:
+        if self.at <= self._offset < until:
+            raise _Reached
+        self.at = until
 
 
 def table_of(fde: Fde, unspecified: Sequence[int]) -> UnwindTable:
     """The rows of one FDE. `unspecified` are the registers that keep their value unless the FDE says
     otherwise: compilers leave out what the convention makes a callee keep."""
     return _Machine(fde, unspecified).table()
+
+
+def state_at(fde: Fde, unspecified: Sequence[int], offset: int) -> FrameState:
+    """The state that holds `offset` bytes behind the FDE's first instruction. `unspecified` as for `table_of`. Quicker
+    than a table where one program counter is asked for, and it has what a `Row` cannot say. MalformedFrames."""
+    machine = _MachineUntil(fde, unspecified, offset)
+    with suppress(_Reached):
+        machine.run()
+    return FrameState(machine.cfa, tuple(sorted(machine.rules.items(), key=_register)), machine.signed)

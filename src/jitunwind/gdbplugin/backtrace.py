@@ -29,6 +29,7 @@ from jitunwind.memory.live import (
     thread_states,
 )
 from jitunwind.memory.stopping import Standing, check_can_stop
+from jitunwind.stacks.debugfiles import debug_folders
 
 if TYPE_CHECKING:
     from jitunwind.memory.core import Signal
@@ -120,7 +121,7 @@ def _name_functions(
     which the process would stand still. `here` says where a file of the process is on this machine."""
     from jitunwind.elf.names import FunctionNames  # `bt` starts faster without it
 
-    folders = debugfiles.debug_folders(wanted.debug_dirs, programs)
+    folders = debug_folders(wanted.debug_dirs, programs)
     folders += stacks["debug_folders"].split(os.pathsep)
     files: dict[str, FunctionNames] = {}
     nameless = set()
@@ -182,7 +183,7 @@ def _run(
         )
         settings = [*_QUIET, debugfiles.ASK, debugfiles.WITHOUT, load_line(STACK)]
         if wanted.c_lines:
-            settings[-2] = debugfiles.setting(debugfiles.debug_folders(wanted.debug_dirs, programs))
+            settings[-2] = debugfiles.setting(debug_folders(wanted.debug_dirs, programs))
         early = [part for line in settings for part in ("-iex", line)]
         command = [gdb, "-nx", "-batch", *early, *arguments, "-ex", report]
         targets = [] if target is None else [target]

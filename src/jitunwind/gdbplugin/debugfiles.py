@@ -1,28 +1,13 @@
-"""Where the debug files of an interpreter are, which have the names of its static functions; and what brings them.
-
-Runs outside GDB, in the user's Python; `setting` and `WITHOUT` are lines that GDB is given.
-"""
+"""The lines that GDB is given to find debug files, or to leave them. Runs outside GDB, in the user's Python."""
 
 import os
-import platform
-import re
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 _OPTION = "debug-file-directory"
 ASK = f"python import gdb; own_debug_folders = gdb.parameter({_OPTION!r})"
 """The GDB command that keeps, for its Python, where it looks by itself."""
 WITHOUT = f"set {_OPTION}"
 """The GDB command that has it read no debug files."""
-_USUAL = "/usr/lib/debug"
-_INTERPRETER = re.compile(r"python3\.\d+")
-"""What an interpreter is called, and its packages on Debian and Fedora begin with."""
-
-
-def debug_folders(named: Sequence[str], programs: Iterable[str]) -> list[str]:
-    """The folders `named`, those of the installations that `programs` belong to, and the usual one; in this order."""
-    own = [os.path.join(os.path.dirname(os.path.dirname(program)), "lib/debug") for program in programs]
-    return list(dict.fromkeys([*map(os.path.abspath, named), *filter(os.path.isdir, [*own, _USUAL])]))
 
 
 def setting(folders: Sequence[str]) -> str:
@@ -30,30 +15,3 @@ def setting(folders: Sequence[str]) -> str:
     both = f"[*{list(folders)!r}, *gdb.parameter({_OPTION!r}).split({os.pathsep!r})]"
     joined = f"{os.pathsep!r}.join(filter(None, dict.fromkeys({both})))"
     return f"python import gdb; gdb.execute('set {_OPTION} ' + {joined})"
-
-
-def what_to_install(program: str) -> str:
-    """What brings the debug files of the interpreter at `program`, or of a program that has one in it: as this
-    distribution has it, where that is where the interpreter is from."""
-    name = os.path.basename(program)
-    if name.startswith("libpython"):
-        name = name.partition(".so")[0].removeprefix("lib")
-    if not _INTERPRETER.fullmatch(name):
-        return f"install the debug symbols of {name}"
-    debian, fedora = f"apt-get install {name}-dbg", f"dnf debuginfo-install {name}"
-    if program.startswith(("/usr/bin/", "/usr/lib")) and Path(program).is_file():
-        known = _distribution()
-        if "debian" in known:
-            return debian
-        if "fedora" in known:
-            return fedora
-    return f"install the debug symbols of {name} (Debian: {name}-dbg; Fedora: {fedora})"
-
-
-def _distribution() -> list[str]:
-    """Its name and those of what it is made from (os-release(5))."""
-    try:
-        said = platform.freedesktop_os_release()
-    except OSError:
-        return []
-    return [said.get("ID", ""), *said.get("ID_LIKE", "").split()]

@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # who only asks for processes starts faster without it
     from jitunwind.arch import Architecture
 
 ADDRESS_LIMIT = 1 << 64
+_PAGE = 4096
 
 
 class Mapping(NamedTuple):
@@ -57,6 +58,20 @@ class Memory(ABC):
         ):
             raise UnreadableMemory(address, size)
         return self.read(address, size)
+
+    def piece(self, address: int, size: int) -> tuple[int, bytes | memoryview]:
+        """Where a readable piece of memory begins in which `address` lies, and its bytes, some `size` of them. Empty,
+        where nothing can be read."""
+        start = address - address % size
+        for begin, end in (
+            (start, start + size),
+            (address - address % _PAGE, address - address % _PAGE + _PAGE),
+        ):
+            try:
+                return begin, self.checked_read(begin, end - begin)
+            except UnreadableMemory:
+                continue
+        return address, b""
 
     def word(self, address: int) -> int:
         return int.from_bytes(self.checked_read(address, 8), "little")

@@ -25,6 +25,10 @@ _NT_PRSTATUS, _NT_PRPSINFO, _NT_AUXV = 1, 3, 6
 _NT_FILE, _NT_SIGINFO = 0x46494C45, 0x53494749
 _CURSIG, _STATUS_PID = struct.Struct("<12xH"), struct.Struct("<32xI")
 """Of struct elf_prstatus (Linux include/linux/elfcore.h) of a 64-bit process: pr_cursig and pr_pid."""
+_STATUS_REGISTERS = 112
+"""Of struct elf_prstatus: pr_reg."""
+_INFO_PID = struct.Struct("<24xI")
+"""Of struct elf_prpsinfo: pr_pid."""
 _ARGUMENTS, _LONGEST_ARGUMENTS = 56, 80
 """Of struct elf_prpsinfo: pr_psargs, which the kernel cuts there."""
 _SIGINFO = struct.Struct("<iii4xQ")
@@ -203,6 +207,30 @@ def signal_of(path: Path) -> Signal | None:
     return Signal(
         number, thread, code, detail if is_fault else None, detail & 0xFFFFFFFF if is_sent else None
     )
+
+
+class CoreThread(NamedTuple):
+    """A thread of a core: its kernel id, and its registers as struct elf_prstatus has them (pr_reg)."""
+
+    tid: int
+    registers: bytes
+
+
+def threads_of(path: Path) -> list[CoreThread]:
+    """The threads of the core at `path`, the one that got the signal first. BadCore, OSError."""
+    with path.open("rb") as file:
+        return [
+            CoreThread(_STATUS_PID.unpack_from(content)[0], content[_STATUS_REGISTERS:])
+            for kind, content in _notes(file)
+            if kind == _NT_PRSTATUS and len(content) >= _STATUS_REGISTERS
+        ]
+
+
+def process_of(path: Path) -> int:
+    """The process number that the core at `path` names; 0, where it names none. BadCore, OSError."""
+    with path.open("rb") as file:
+        info = _first_notes(file).get(_NT_PRPSINFO, b"")
+    return int(_INFO_PID.unpack_from(info)[0]) if len(info) >= _INFO_PID.size else 0
 
 
 _SI_USER, _SI_QUEUE, _SI_TKILL, _SI_KERNEL = 0, -1, -6, 0x80

@@ -29,20 +29,30 @@ _WAITS_FOR_CHILD = {"x86_64": (56, 58, 435), "aarch64": (220, 435)}
 
 def check_can_stop(pid: int) -> None:
     """CannotStop, if the process is frozen, or a thread of it has waited uninterruptibly for a second."""
+    check_not_frozen(pid)
+    for tid in long_waiting(pid):
+        raise CannotStop(
+            f"process {pid} cannot be stopped: its thread {tid} is in an uninterruptible wait (state D)"
+            + cause_of_wait(pid, tid),
+            "try again when the wait is over; until then the kernel keeps every signal from that thread",
+        )
+
+
+def check_not_frozen(pid: int) -> None:
+    """CannotStop, if the process is frozen."""
     frozen = frozen_by(pid)
     if frozen is not None:
         raise CannotStop(f"process {pid} cannot be stopped: its cgroup {frozen.group} is frozen", frozen.hint)
+
+
+def long_waiting(pid: int) -> list[int]:
+    """The threads that have waited uninterruptibly for a second. So this takes a second, if there are any."""
     waiting = dict(_uninterruptible(pid))
     deadline = time.monotonic() + _LONGEST_SHORT_WAIT
     while waiting and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
         waiting = dict(waiting.items() & set(_uninterruptible(pid)))
-    for tid in waiting:
-        raise CannotStop(
-            f"process {pid} cannot be stopped: its thread {tid} is in an uninterruptible wait (state D)"
-            + _cause(pid, tid),
-            "try again when the wait is over; until then the kernel keeps every signal from that thread",
-        )
+    return sorted(waiting)
 
 
 class Standing:
@@ -107,7 +117,7 @@ def _uninterruptible(pid: int) -> Iterator[tuple[int, str]]:
             yield int(fields["Pid"]), fields.get("voluntary_ctxt_switches", "")
 
 
-def _cause(pid: int, tid: int) -> str:
+def cause_of_wait(pid: int, tid: int) -> str:
     """What a thread waits for, as far as the kernel tells."""
     task = Path(f"/proc/{pid}/task/{tid}")
     try:

@@ -1,0 +1,225 @@
+"""`jitunwind.stacks`: the stacks of a process or a core, without a debugger.
+
+A live process stands still while its registers and stacks are copied (`snapshot`); then frames are walked (`walk`) and
+named. A core goes the same way, without the stop.
+"""
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import NamedTuple
+
+from jitunwind.errors import JitunwindError, NoSuchThread
+from jitunwind.jits.cpython.keeping import keep_frames
+from jitunwind.jits.cpython.layout import Layout, read_layout
+from jitunwind.memory import Memory
+from jitunwind.memory.live import check_process, command_line, executable, is_number, thread_states
+from jitunwind.memory.stopping import cause_of_wait, check_can_stop, check_not_frozen, long_waiting
+from jitunwind.stacks.images import Images
+from jitunwind.stacks.jitcode import CPythonCode
+from jitunwind.stacks.model import Frame, FrameKind, Stacks, Thread
+from jitunwind.stacks.names import Names
+from jitunwind.stacks.native import NativeRules
+from jitunwind.stacks.pythonframes import by_thread, interleaved
+from jitunwind.stacks.snapshot import Registers, Snapshot
+from jitunwind.stacks.walk import RawFrame, Walker
+
+
+def stacks(
+    target: int | str | PathLike[str],
+    *,
+    thread: int | None = None,
+    python: bool = False,
+    registers: bool = True,
+    exe: str | None = None,
+    debug_dirs: Sequence[str] = (),
+) -> Stacks:
+    """The stacks of a live process (its number) or of a core (its path).
+
+    `thread`: only the one with that kernel id. `python`: the interpreter's pure Python frames, too. `registers`: those
+    of each frame. `exe`: the program that left a core. `debug_dirs`: where to look for debug files, before the usual
+    places.
+
+    A live process stands still for some milliseconds, and goes on whatever happens here. What cannot be read is said
+    in a thread's `reason`, or in `warnings`.
+
+    NoSuchProcess, NoSuchThread, NotPermitted, AlreadyTraced, CannotStop, BadCore.
+    """
+    wanted = _Wanted(thread, python, registers, tuple(debug_dirs))
+    if isinstance(target, int):
+        return _of_process(target, wanted)
+    if is_number(str(target)):
+        return _of_process(int(str(target)), wanted)
+    return _of_core(Path(target), exe, wanted)
+
+
+class _Wanted(NamedTuple):
+    """What to report."""
+
+    thread: int | None
+    python: bool
+    registers: bool
+    debug_dirs: tuple[str, ...]
+
+
+def _of_process(pid: int, wanted: _Wanted) -> Stacks:
+    check_process(pid)
+    check_not_frozen(pid)
+    waiting = long_waiting(pid)
+    states = thread_states(pid)
+    command, program = command_line(pid), executable(pid)
+    with Snapshot(pid) as snapshot:
+        layout, problem = _layout_of(snapshot)
+
+        def during(memory: Snapshot) -> None:
+            if layout is not None:
+                keep_frames(memory, memory, layout)
+
+        snapshot.take(during)
+        if not snapshot.registers:
+            check_can_stop(pid)
+        missing = {tid: why + _cause(pid, tid, waiting) for tid, why in snapshot.missing.items()}
+        names = {tid: _comm(pid, tid) for tid in (*snapshot.registers, *missing)}
+        found = _read(snapshot, layout, snapshot.registers, wanted)
+        threads = [replace(each, name=names[each.tid], state=states.get(each.tid)) for each in found.threads]
+        threads += [
+            Thread(tid, names[tid], states.get(tid), None, (), why)
+            for tid, why in missing.items()
+            if wanted.thread in (None, tid)
+        ]
+        tids = sorted((*snapshot.registers, *missing))
+        _check_thread(pid, threads, tids, wanted)
+        return replace(
+            found,
+            pid=pid,
+            command=command,
+            executable=program,
+            threads=tuple(sorted(threads, key=lambda each: each.tid)),
+            tids=tuple(tids),
+            problem=str(problem or ""),
+            problem_kind=type(problem).__name__ if problem is not None else "",
+            stopped_seconds=snapshot.stopped_seconds,
+        )
+
+
+def _cause(pid: int, tid: int, waiting: Sequence[int]) -> str:
+    return cause_of_wait(pid, tid) if tid in waiting else ""
+
+
+def _check_thread(target: object, threads: Sequence[Thread], tids: Sequence[int], wanted: _Wanted) -> None:
+    if not threads:
+        known = ", ".join(map(str, tids))
+        raise NoSuchThread(f"{target} has no thread {wanted.thread}", f"one of its own: {known}")
+
+
+def _of_core(path: Path, program: str | None, wanted: _Wanted) -> Stacks:
+    from jitunwind.stacks import cores  # with a process `bt` starts faster without it
+
+    with cores.open_core(path, program) as memory:
+        layout, problem = _layout_of(memory)
+        found = _read(memory, layout, memory.registers, wanted)
+        _check_thread(path, found.threads, sorted(memory.registers), wanted)
+        return replace(
+            found,
+            pid=memory.pid,
+            core=str(path),
+            command=memory.command,
+            executable=memory.program,
+            signal=memory.signal,
+            problem=str(problem or ""),
+            problem_kind=type(problem).__name__ if problem is not None else "",
+        )
+
+
+def _comm(pid: int, tid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/task/{tid}/comm").read_text(errors="replace").rstrip("\n")
+    return ""
+
+
+def _layout_of(memory: Memory) -> tuple[Layout | None, JitunwindError | None]:
+    """That of the CPython in `memory`; or why there is none."""
+    try:
+        return read_layout(memory), None
+    except JitunwindError as error:
+        return None, error
+
+
+def _read(memory: Memory, layout: Layout | None, registers: dict[int, Registers], wanted: _Wanted) -> Stacks:
+    """Walk and name all that is wanted, in a memory that stands still."""
+    arch = memory.architecture
+    images = Images(memory)
+    jit = CPythonCode(memory, layout) if layout is not None else None
+    walker = Walker(memory, NativeRules(memory, images), jit)
+    names = Names(memory, images, wanted.debug_dirs)
+    walked = {tid: walker.walk(of.values) for tid, of in registers.items() if wanted.thread in (None, tid)}
+    python = by_thread(jit, memory, registers, arch) if jit is not None else {}
+    holders = jit.holders() if jit is not None else None
+    threads = []
+    for tid, found in walked.items():
+        frames = _frames(
+            found.frames, jit, names, arch.register_names, arch.callee_saved if wanted.registers else ()
+        )
+        states = python.get(tid, ())
+        if wanted.python and jit is not None:
+            for state in states:
+                frames = interleaved(frames, list(jit.stretches(state)))
+        gil = None if holders is None else any(state.address in holders for state in states)
+        threads.append(Thread(tid, "", None, gil, tuple(frames), found.reason))
+    is_jit = any(frame.kind in (FrameKind.JIT, FrameKind.SHIM) for each in threads for frame in each.frames)
+    return Stacks(
+        pid=0,
+        core=None,
+        command="",
+        executable=None,
+        python=jit.version if jit is not None else None,
+        jit=jit.is_on() if jit is not None else None,
+        jit_code=is_jit or (jit is not None and jit.has_code()),
+        threads=tuple(threads),
+        tids=tuple(sorted(registers)),
+        warnings=tuple(_warnings(threads, jit)),
+        nameless=tuple(sorted(names.nameless)),
+    )
+
+
+def _warnings(threads: Iterable[Thread], jit: CPythonCode | None) -> list[str]:
+    ends = [f"the stack of thread {each.tid} is not whole: {each.reason}" for each in threads if each.reason]
+    return [*ends, *(jit.warnings if jit is not None else ())]
+
+
+def _frames(
+    raw_frames: Sequence[RawFrame],
+    jit: CPythonCode | None,
+    names: Names,
+    register_names: Sequence[str],
+    kept: Sequence[int],
+) -> list[Frame]:
+    frames: list[Frame] = []
+    shown = [(register, register_names[register]) for register in kept]
+    below_jit = False
+    for raw in raw_frames:
+        frame = jit.frame(raw, below_jit) if jit is not None else None
+        if frame is None:
+            frame = names.frame(raw)
+        below_jit = frame.kind is FrameKind.JIT
+        of = raw.registers
+        values = {name: of[register] for register, name in shown if register in of}
+        frames.append(
+            Frame(
+                raw.pc,
+                raw.sp,
+                frame.kind,
+                frame.name,
+                frame.function,
+                frame.trace,
+                frame.inlined,
+                frame.file,
+                frame.line,
+                frame.region,
+                values,
+                raw.is_exact,
+            )
+        )
+    return frames

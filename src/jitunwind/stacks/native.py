@@ -1,0 +1,132 @@
+"""The rules for a program counter in native code: from the unwind table of the image that it lies in.
+
+`Rules` are what `walk` applies. Where there is no unwind information, the code that signal handlers return to is known
+by its bytes, and everything else is unwound by the frame pointer, which may be wrong: such rules are not `exact`.
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from jitunwind.arch.known import module
+from jitunwind.dwarf.decode import Fde, FrameRule, FrameState, eh_frame, fde_at, state_at
+from jitunwind.errors import MalformedFrames, UnreadableMemory
+from jitunwind.memory import Memory
+from jitunwind.rows import SAME_VALUE, CfaRule, Row, SavedAt
+from jitunwind.stacks.images import Image, Images
+
+_LARGEST_FRAMES = 1 << 28
+"""Bytes of an .eh_frame without an index that are read."""
+
+
+class Rules(NamedTuple):
+    """How to come from a frame to its caller. `is_signal`: the caller is what a signal has interrupted, so that its
+    program counter is where it goes on, and not behind a call. `is_exact`: not guessed."""
+
+    state: FrameState
+    is_signal: bool = False
+    is_exact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class NoRules:
+    """Why there are none."""
+
+    reason: str
+
+
+def rules_of_row(row: Row) -> Rules:
+    """Those of a recovered row."""
+    return Rules(FrameState(row.cfa, row.rules, row.signed))
+
+
+class NativeRules:
+    """The rules for the native code of one process."""
+
+    def __init__(self, memory: Memory, images: Images) -> None:
+        self._memory = memory
+        self._images = images
+        self._arch = memory.architecture
+        self._signals = module(self._arch, "state")
+        self._linear: dict[int, list[Fde]] = {}
+
+    def at(self, pc: int, is_exact: bool) -> Rules | NoRules:
+        """The rules at `pc`; `is_exact`: the frame is at `pc`, rather than at the call before it."""
+        place = pc if is_exact else pc - 1
+        image = self._images.at(place)
+        found: Rules | NoRules | None = None
+        if image is not None:
+            try:
+                found = self._by_table(image, place)
+            except MalformedFrames as error:
+                found = NoRules(f"the unwind information of {image.path} is damaged: {error}")
+            except UnreadableMemory as error:
+                found = NoRules(f"the unwind information of {image.path} is not to be had: {error}")
+        if isinstance(found, Rules):
+            return found
+        return self._of_sigreturn(pc) or found or self._by_frame_pointer()
+
+    def _by_table(self, image: Image, place: int) -> Rules | None:
+        fde = self._fde(image, place)
+        if fde is None or not fde.start <= place < fde.start + fde.size:
+            return None
+        state = state_at(fde, self._arch.unspecified, place - fde.start)
+        return Rules(state, is_signal=fde.cie.signal_frame)
+
+    def _fde(self, image: Image, place: int) -> Fde | None:
+        index = image.frame_index
+        if index is None:
+            return None
+        if index.has_table:
+            address = index.fde_of(place)
+            return None if address is None else fde_at(self._some, address)
+        if image.base not in self._linear:
+            self._linear[image.base] = self._all(image, index.frames)
+        return next((fde for fde in self._linear[image.base] if 0 <= place - fde.start < fde.size), None)
+
+    def _all(self, image: Image, address: int) -> list[Fde]:
+        """The FDEs of an .eh_frame without an index; it ends with its mapping."""
+        end = next((m.end for m in self._memory.mappings() if m.start <= address < m.end), address)
+        data = self._memory.checked_read(address, min(end - address, _LARGEST_FRAMES))
+        return list(_until_malformed(data, address))
+
+    def _some(self, address: int, size: int) -> bytes:
+        """Up to `size` bytes: fewer at the end of a mapping."""
+        try:
+            return self._memory.checked_read(address, size)
+        except UnreadableMemory:
+            return self._memory.checked_read(address, min(size, -address % 4096 or 4096))
+
+    def _of_sigreturn(self, pc: int) -> Rules | None:
+        """For what a signal handler returns to: some C libraries, kernels and emulators have no table for it."""
+        code = self._signals.SIGRETURN
+        try:
+            if self._memory.checked_read(pc, len(code)) != code:
+                return None
+        except UnreadableMemory:
+            return None
+        arch, saved = self._arch, self._signals.INTERRUPTED
+        rules = [(register, SavedAt(offset)) for register, offset in saved.items()]
+        rules = [each for each in rules if each[0] != arch.stack_pointer]
+        state = FrameState(CfaRule(arch.stack_pointer, 0), tuple(sorted(rules)))
+        return Rules(state._replace(rules=(*state.rules, _stack_pointer(arch.stack_pointer, saved))), True)
+
+    def _by_frame_pointer(self) -> Rules:
+        """As code compiled with -fno-omit-frame-pointer keeps it: the caller's frame pointer and the return address
+        stand where it points to."""
+        arch = self._arch
+        rules: dict[int, FrameRule] = dict.fromkeys(arch.callee_saved, SAME_VALUE)
+        rules |= {arch.frame_pointer: SavedAt(-16), arch.return_address: SavedAt(-8)}
+        state = FrameState(CfaRule(arch.frame_pointer, 16), tuple(sorted(rules.items())))
+        return Rules(state, is_exact=False)
+
+
+def _stack_pointer(register: int, saved: dict[int, int]) -> tuple[int, SavedAt]:
+    return register, SavedAt(saved[register])
+
+
+def _until_malformed(data: bytes, address: int) -> "list[Fde]":
+    found: list[Fde] = []
+    with suppress(MalformedFrames):  # of what is behind the section
+        found.extend(eh_frame(data, address))
+    return found

@@ -1,0 +1,98 @@
+"""Where a CPython's Python frames belong among a thread's native frames: by the markers on its stack.
+
+Each run of the interpreter loop has a marker on the C stack. So a stack tells which Python frames are its own: in a
+core, too, and in a PID namespace, where thread ids are others inside than outside.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from jitunwind.arch import Architecture
+from jitunwind.jits.cpython.frames import Stretch, ThreadState
+from jitunwind.memory import Memory
+from jitunwind.stacks.jitcode import CPythonCode
+from jitunwind.stacks.model import Frame, FrameKind
+from jitunwind.stacks.snapshot import Registers, mapping_in
+
+
+def by_thread(
+    jit: CPythonCode, memory: Memory, registers: Mapping[int, Registers], arch: Architecture
+) -> dict[int, list[ThreadState]]:
+    """The thread states of each thread. Those without a marker, which execute nothing now, go by the kernel id."""
+    pointers = sorted((of.values[arch.stack_pointer], tid) for tid, of in registers.items())
+    mappings = memory.mappings()
+    found: dict[int, list[ThreadState]] = {}
+    inner: dict[int, int] | None = None
+    for state in jit.threads():
+        marker = jit.first_marker(state)
+        tid = _owner(pointers, mappings, marker) if marker else None
+        if tid is None:
+            inner = _ids_inside(registers) if inner is None else inner
+            tid = inner.get(state.native_id)
+        if tid is not None:
+            found.setdefault(tid, []).append(state)
+    return found
+
+
+def _owner(pointers: Sequence[tuple[int, int]], mappings: Sequence, address: int) -> int | None:  # type: ignore[type-arg]
+    """The thread on whose stack `address` lies: of those whose stack pointers are in the same mapping, below it, the
+    nearest."""
+    index = bisect_right(pointers, (address, 1 << 64)) - 1
+    mapping = mapping_in(mappings, address)
+    if index < 0 or mapping is None or not mapping.start <= pointers[index][0]:
+        return None
+    return pointers[index][1]
+
+
+def _ids_inside(tids: Iterable[int]) -> dict[int, int]:
+    """The kernel ids of threads by those that they have in their own PID namespace (proc(5), NSpid)."""
+    found = {}
+    for tid in tids:
+        found[tid] = tid
+        with suppress(OSError):
+            for line in Path(f"/proc/{tid}/status").read_text(errors="replace").splitlines():
+                if line.startswith("NSpid:"):
+                    found[int(line.split()[-1])] = tid
+    return found
+
+
+def interleaved(frames: Sequence[Frame], stretches: Iterable[Stretch]) -> list[Frame]:
+    """`frames` with the Python frames before the native frames that run them."""
+    before: dict[int, list[Frame]] = {}
+    pointers = [frame.sp for frame in frames]
+    for stretch in stretches:
+        index = _run_by(frames, pointers, stretch)
+        if index is not None:
+            before.setdefault(index, []).extend(_python_frames(stretch))
+    merged: list[Frame] = []
+    for index, frame in enumerate(frames):
+        merged.extend(before.get(index, ()))
+        merged.append(frame)
+    return merged
+
+
+def _run_by(frames: Sequence[Frame], pointers: Sequence[int], stretch: Stretch) -> int | None:
+    """The index of the innermost frame of the run of the interpreter loop that holds `stretch`: the loop's own, on
+    whose stack the marker lies, or that of the JIT code it has entered."""
+    index = bisect_right(pointers, stretch.marker) - 1
+    if index < 0:
+        return None
+    while index > 0 and frames[index - 1].kind in (FrameKind.JIT, FrameKind.SHIM):
+        index -= 1
+    return index
+
+
+def _python_frames(stretch: Stretch) -> Iterator[Frame]:
+    for each in stretch.frames:
+        name = each.code.qualname
+        yield Frame(
+            each.instruction,
+            each.address,
+            FrameKind.PYTHON,
+            name,
+            function=name,
+            file=each.code.filename,
+            line=each.line,
+        )

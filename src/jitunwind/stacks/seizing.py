@@ -1,0 +1,254 @@
+"""Stopping a live process for a moment: all of its threads stand still while a function runs, and go on then.
+
+PTRACE_SEIZE and PTRACE_INTERRUPT (ptrace(2)) send no signal. The kernel lets go of what a tracer holds when the tracer
+ends, however it ends. The tracer is a thread of its own, which ends with the stop: so nothing is held for longer,
+not even a thread that could not stop in time.
+"""
+
+import _thread
+import contextlib
+import ctypes
+import errno
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jitunwind.errors import AlreadyTraced, NoSuchProcess, NotPermitted
+
+_DETACH, _GETREGSET, _SEIZE, _INTERRUPT = 17, 0x4204, 0x4206, 0x4207
+_NT_PRSTATUS = 1
+_WALL = 0x40000000
+_EVENT_STOP = 128
+_LARGEST_REGISTERS = 1024
+_PATIENCE_SECONDS = 0.5
+"""Until a thread that is ready to run must have stopped: a machine may have many of them."""
+_PATIENCE_WAITING_SECONDS = 0.02
+"""The same for threads in an uninterruptible wait, while all others stand still."""
+_SPINS = 2000
+_POLL_SECONDS = 0.0002
+_MOST_ROUNDS = 1000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_ptrace = _libc.ptrace
+_ptrace.restype = ctypes.c_long
+_ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+
+
+class _Vector(ctypes.Structure):
+    """struct iovec."""
+
+    _fields_ = [("base", ctypes.c_void_p), ("size", ctypes.c_size_t)]
+
+
+@dataclass
+class Stop:
+    """What came of a stop: `registers` of each thread that stood still (the note NT_PRSTATUS, raw bytes), why others
+    did not, and for how long the process stood still, in seconds."""
+
+    registers: dict[int, bytes] = field(default_factory=dict)
+    missing: dict[int, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def with_threads_stopped(pid: int, work: Callable[[Stop], None]) -> Stop:
+    """Call `work` while every thread of process `pid` stands still. Each goes on as it was, whatever happens.
+
+    `work` runs in another thread. NoSuchProcess, AlreadyTraced, NotPermitted; and what `work` raises.
+    """
+    stop, errors = Stop(), list[BaseException]()
+    done = _thread.allocate_lock()
+    done.acquire()
+
+    def trace() -> None:
+        try:
+            _Tracer(pid, stop).run(work)
+        except BaseException as error:  # handed on
+            errors.append(error)
+        finally:
+            done.release()
+
+    _thread.start_new_thread(trace, ())
+    done.acquire()
+    if errors:
+        raise errors[0]
+    return stop
+
+
+class _Tracer:
+    """The thread that traces."""
+
+    def __init__(self, pid: int, stop: Stop) -> None:
+        self._pid = pid
+        self._stop = stop
+        self._seized: set[int] = set()
+        self._signals: dict[int, int] = {}
+        """By a thread that stands still: the signal that it was about to get, or 0."""
+        self._buffer = ctypes.create_string_buffer(_LARGEST_REGISTERS)
+
+    def run(self, work: Callable[[Stop], None]) -> None:
+        new = self._seize_new()
+        begin = time.perf_counter()
+        try:
+            for _ in range(_MOST_ROUNDS):
+                self._interrupt(new)
+                new = self._seize_new()  # threads that a thread has started before it stopped
+                if not new:
+                    break
+            self._read_registers()
+            if self._stop.registers:
+                work(self._stop)
+        finally:
+            for tid, number in self._signals.items():
+                _ptrace(_DETACH, tid, None, number)
+            self._stop.seconds = time.perf_counter() - begin
+
+    def _seize_new(self) -> list[int]:
+        """Seize the threads that are not seized yet; those that it got."""
+        new, refused = [], 0
+        for tid in thread_ids(self._pid):
+            if tid in self._seized or tid in self._stop.missing:
+                continue
+            if _ptrace(_SEIZE, tid, None, None) < 0:
+                if ctypes.get_errno() == errno.EPERM and not _has_ended(self._pid, tid):
+                    refused = tid
+            else:
+                self._seized.add(tid)
+                new.append(tid)
+        if refused:
+            self._refuse(refused)
+        if not self._seized:
+            raise NoSuchProcess(f"process {self._pid} has ended")
+        return new
+
+    def _refuse(self, tid: int) -> None:
+        tracer = next(
+            (line[10:].strip() for line in _status(self._pid, tid) if line.startswith("TracerPid")), "0"
+        )
+        if tracer not in ("0", str(os.getpid())):
+            raise AlreadyTraced(f"process {self._pid} is being traced by process {tracer}")
+        raise NotPermitted(f"process {self._pid} may not be traced by this user")
+
+    def _interrupt(self, tids: list[int]) -> None:
+        """Have threads stop, and wait for them."""
+        for tid in tids:
+            _ptrace(_INTERRUPT, tid, None, None)
+        begin, spins, left = time.perf_counter(), 0, tids
+        while left := [tid for tid in left if not self._has_stopped(tid)]:
+            spins += 1
+            if spins < _SPINS:
+                os.sched_yield()
+                continue
+            time.sleep(_POLL_SECONDS)
+            waited = time.perf_counter() - begin
+            if waited > _PATIENCE_WAITING_SECONDS:
+                self._give_up_on([tid for tid in left if _letter(self._pid, tid) == "D"], _IN_D)
+            if waited > _PATIENCE_SECONDS:
+                self._give_up_on(left, "did not stop in time")
+            left = [tid for tid in left if tid not in self._stop.missing]
+
+    def _give_up_on(self, tids: list[int], why: str) -> None:
+        self._stop.missing.update(dict.fromkeys(tids, why))
+
+    def _has_stopped(self, tid: int) -> bool:
+        """Whether the thread stands still, or has ended."""
+        try:
+            got, status = os.waitpid(tid, _WALL | os.WNOHANG)
+        except ChildProcessError:
+            self._seized.discard(tid)
+            return True
+        if not got:
+            return False
+        if not os.WIFSTOPPED(status):
+            self._seized.discard(tid)
+        else:
+            is_event = status >> 16 == _EVENT_STOP
+            self._signals[tid] = 0 if is_event else os.WSTOPSIG(status)
+        return True
+
+    def _read_registers(self) -> None:
+        vector = _Vector(ctypes.addressof(self._buffer), _LARGEST_REGISTERS)
+        for tid in self._signals:
+            vector.size = _LARGEST_REGISTERS
+            if _ptrace(_GETREGSET, tid, _NT_PRSTATUS, ctypes.addressof(vector)) == 0:
+                self._stop.registers[tid] = self._buffer.raw[: vector.size]
+            else:
+                self._stop.missing[tid] = "ended meanwhile"
+
+
+_IN_D = "did not stop: uninterruptible wait (state D)"
+
+
+def thread_ids(pid: int) -> list[int]:
+    """The kernel ids of the process's threads; none, where it is gone."""
+    try:
+        return sorted(map(int, os.listdir(f"/proc/{pid}/task")))
+    except OSError:
+        return []
+
+
+def living_thread(pid: int) -> int | None:
+    """A thread through which the process's memory can be had: of a process whose main thread has ended, another one.
+    None, where all have ended."""
+    return next((tid for tid in thread_ids(pid) if not _has_ended(pid, tid)), None)
+
+
+def _has_ended(pid: int, tid: int) -> bool:
+    return _letter(pid, tid) in ("", "Z", "X", "x")
+
+
+def _letter(pid: int, tid: int) -> str:
+    """The state's letter (proc(5)); empty, where there is no such thread."""
+    try:
+        text = Path(f"/proc/{pid}/task/{tid}/stat").read_bytes()
+    except OSError:
+        return ""
+    return text[text.rfind(b")") + 2 :][:1].decode()
+
+
+def _status(pid: int, tid: int) -> list[str]:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/task/{tid}/status").read_text(errors="replace").splitlines()
+    return []
+
+
+class Reader:
+    """Copies memory of the process that thread `tid` is of, into `arena` or out of it: by process_vm_readv(2), which
+    takes one copy, or where that is forbidden through /proc/TID/mem. NoSuchProcess, NotPermitted."""
+
+    def __init__(self, tid: int) -> None:
+        self._tid = tid
+        try:
+            self._file = os.open(f"/proc/{tid}/mem", os.O_RDONLY)
+        except PermissionError:
+            raise NotPermitted(f"process {tid} may not be looked into by this user") from None
+        except OSError as error:
+            raise NoSuchProcess(f"process {tid} cannot be read: {error.strerror}") from None
+        self._readv = _libc.process_vm_readv
+        self._readv.restype = ctypes.c_ssize_t
+        self._readv.argtypes = [
+            *(ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong),
+            *(ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong),
+        ]
+        self._here, self._there = _Vector(), _Vector()
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def into(self, place: int, view: memoryview, address: int) -> int:
+        """Fill `view`, which lies at `place` in our own memory, from `address` on; the bytes that were there."""
+        self._here.base, self._here.size = place, len(view)
+        self._there.base, self._there.size = address, len(view)
+        got = self._readv(self._tid, ctypes.addressof(self._here), 1, ctypes.addressof(self._there), 1, 0)
+        if got >= 0:
+            return int(got)
+        with contextlib.suppress(OSError, OverflowError):
+            return os.preadv(self._file, [view], address)
+        return 0
+
+    def read(self, address: int, size: int) -> bytes:
+        """Up to `size` bytes at `address`."""
+        with contextlib.suppress(OSError, OverflowError):
+            return os.pread(self._file, size, address)
+        return b""

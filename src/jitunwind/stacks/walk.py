@@ -1,0 +1,255 @@
+"""From a thread's registers to its frames: the walk from each frame to its caller, until there is none.
+
+In comes a `Memory` that stands still and what knows the rules of each program counter, out come frames with their
+registers, and why the walk ended where it did. Whatever the memory holds, it ends: each step must lead outwards.
+"""
+
+from collections.abc import Mapping
+from struct import Struct
+from typing import NamedTuple, Protocol
+
+from jitunwind.dwarf.decode import CfaPlus, Expression, FrameState
+from jitunwind.dwarf.expression import evaluate_expression
+from jitunwind.errors import MalformedFrames, UnreadableMemory
+from jitunwind.memory import Mapping as MemoryMapping
+from jitunwind.memory import Memory
+from jitunwind.rows import CfaRule, InRegister, SameValue, SavedAt, Undefined, Unknown, without_signature
+from jitunwind.stacks.native import NativeRules, NoRules, Rules
+from jitunwind.stacks.snapshot import mapping_in
+
+MOST_FRAMES = 100_000
+_MASK = (1 << 64) - 1
+_word = Struct("<Q").unpack_from
+_WINDOW = 1 << 16
+
+
+class RawFrame(NamedTuple):
+    """A frame without names: its program counter, stack pointer, and the registers that are known there, by DWARF
+    number. `at_pc`: it is at its program counter, rather than at the call before. `is_exact`: no rule on the way from
+    the innermost frame was guessed."""
+
+    pc: int
+    sp: int
+    registers: Mapping[int, int]
+    at_pc: bool
+    is_exact: bool
+
+
+class Walked(NamedTuple):
+    """Frames, the innermost first. `reason` says why there are no more: empty, where the last one has no caller."""
+
+    frames: list[RawFrame]
+    reason: str
+
+
+class JitRules(Protocol):
+    """Who knows the rules of JIT code."""
+
+    def rules_at(self, pc: int) -> Rules | NoRules | None:
+        """Those at `pc`, a program counter or a return address; None, where there is no JIT code."""
+
+    def caller_of_unknown(self, registers: Mapping[int, int]) -> tuple[int, int] | None:
+        """The CFA and return address of JIT code for which `rules_at` had none; None, where they are not known."""
+
+
+class _Plan(NamedTuple):
+    """A `Rules` taken apart, once for each program counter. `state` is where `saved` and `same` cannot say it all."""
+
+    rules: Rules
+    cfa_register: int
+    cfa_offset: int
+    same: tuple[int, ...]
+    saved: tuple[tuple[int, int], ...]
+    is_plain: bool
+    is_bottom: bool
+
+
+class Walker:
+    """Walks the stacks of one process or core."""
+
+    def __init__(self, memory: Memory, native: NativeRules, jit: JitRules | None) -> None:
+        self._memory, self._native, self._jit = memory, native, jit
+        self._arch = memory.architecture
+        self._mappings = memory.mappings()
+        self._plans: dict[tuple[int, bool], _Plan | NoRules] = {}
+        self._is_code: dict[int, bool] = {}
+        self._words = Words(memory)
+
+    def walk(self, registers: Mapping[int, int]) -> Walked:
+        """The frames of a thread with these registers, by DWARF number."""
+        arch = self._arch
+        pc, sp = registers[arch.program_counter], registers[arch.stack_pointer]
+        frames: list[RawFrame] = []
+        at_pc, is_exact = True, True
+        seen: set[tuple[int, int]] = set()
+        while True:
+            frames.append(RawFrame(pc, sp, registers, at_pc, is_exact))
+            if (pc, sp) in seen:
+                return Walked(frames[:-1], "the stack goes in a circle")
+            seen.add((pc, sp))
+            if len(frames) >= MOST_FRAMES:
+                return Walked(frames, f"there are more than {MOST_FRAMES} frames")
+            plan = self._plan(pc, at_pc)
+            if isinstance(plan, NoRules):
+                found = self._jit.caller_of_unknown(registers) if self._jit is not None else None
+                if found is None:
+                    return Walked(frames, plan.reason)
+                kept = {arch.frame_pointer: registers[arch.frame_pointer]}
+                caller = {**kept, arch.stack_pointer: found[0], arch.program_counter: found[1]}
+            elif plan.is_bottom:
+                return Walked(frames, "")
+            else:
+                try:
+                    caller = self._caller(plan, registers)
+                except UnreadableMemory as error:
+                    return Walked(frames, f"memory cannot be read: {error}")
+                except KeyError as error:
+                    return Walked(
+                        frames, f"{self._name(error.args[0])} is not known, which the next frame needs"
+                    )
+                except MalformedFrames as error:
+                    return Walked(frames, f"the unwind information is damaged: {error}")
+            is_signal = not isinstance(plan, NoRules) and plan.rules.is_signal
+            reason = self._wrong(plan, frames[-1], caller, is_signal)
+            if reason is not None:
+                return Walked(frames, reason)
+            is_exact = is_exact and not isinstance(plan, NoRules) and plan.rules.is_exact
+            pc, sp, registers, at_pc = (
+                caller[arch.program_counter],
+                caller[arch.stack_pointer],
+                caller,
+                is_signal,
+            )
+
+    def _wrong(
+        self, plan: _Plan | NoRules, frame: RawFrame, caller: Mapping[int, int], is_signal: bool
+    ) -> str | None:
+        """Why `caller` cannot be the caller of `frame`; empty, if that has none; None, if it can."""
+        arch = self._arch
+        pc, sp = caller.get(arch.program_counter), caller[arch.stack_pointer]
+        if pc is None:
+            return "the return address is not known"
+        if is_signal:  # what was interrupted may be on another stack, and have jumped anywhere
+            return None
+        guessed = not isinstance(plan, NoRules) and not plan.rules.is_exact
+        if guessed and not (sp > frame.sp and self._can_be_returned_to(pc) and sp % 8 == 0):
+            return self._why_guessed(frame)
+        if pc == 0:
+            return ""
+        if sp < frame.sp:
+            return f"the caller's stack pointer {sp:#x} is below {frame.sp:#x}"
+        if not self._can_be_returned_to(pc):
+            return f"the return address {pc:#x} is in no code"
+        return None
+
+    def _why_guessed(self, frame: RawFrame) -> str:
+        mapping = mapping_in(self._mappings, frame.pc)
+        where = (mapping.path if mapping is not None else "") or "the code"
+        return f"no unwind information for {where} at {frame.pc:#x}, and no frame pointer"
+
+    def _can_be_returned_to(self, address: int) -> bool:
+        found = self._is_code.get(address)
+        if found is None:
+            mapping: MemoryMapping | None = mapping_in(self._mappings, address - 1)
+            found = self._is_code[address] = mapping is not None and mapping.executable
+        return found
+
+    def _name(self, register: int) -> str:
+        names = self._arch.register_names
+        return names[register] if register < len(names) else f"register {register}"
+
+    def _plan(self, pc: int, at_pc: bool) -> _Plan | NoRules:
+        found = self._plans.get((pc, at_pc))
+        if found is None:
+            rules = self._jit.rules_at(pc) if self._jit is not None else None
+            if rules is None:
+                rules = self._native.at(pc, at_pc)
+            found = self._plans[pc, at_pc] = rules if isinstance(rules, NoRules) else self._taken_apart(rules)
+        return found
+
+    def _taken_apart(self, rules: Rules) -> _Plan | NoRules:
+        state, most = rules.state, self._arch.program_counter
+        if isinstance(state.cfa, Unknown):
+            return NoRules(state.cfa.reason)
+        general = [(register, rule) for register, rule in state.rules if register <= most]
+        same = tuple(register for register, rule in general if isinstance(rule, SameValue))
+        saved = tuple((register, rule.offset) for register, rule in general if isinstance(rule, SavedAt))
+        others = any(isinstance(rule, (InRegister, Expression, CfaPlus)) for _, rule in general)
+        at_expression = isinstance(state.cfa, Expression)
+        register, offset = (0, 0) if isinstance(state.cfa, Expression) else state.cfa
+        is_plain = not others and not at_expression and state.signed is None
+        return _Plan(rules, register, offset, same, saved, is_plain, self._is_bottom(state))
+
+    def _is_bottom(self, state: FrameState) -> bool:
+        """Whether the frame has no caller: its return address is said to be undefined, as in `_start` and `clone`."""
+        arch, rules = self._arch, dict(state.rules)
+        back = rules.get(arch.program_counter) or rules.get(arch.return_address)
+        return back is None or isinstance(back, Undefined)
+
+    def _caller(self, plan: _Plan, registers: Mapping[int, int]) -> dict[int, int]:
+        """The caller's registers, its program counter among them where it is known. KeyError for a register that is
+        not known; UnreadableMemory, MalformedFrames."""
+        arch, word = self._arch, self._words.word
+        state = plan.rules.state
+        if isinstance(state.cfa, CfaRule):
+            cfa = registers[plan.cfa_register] + plan.cfa_offset & _MASK
+        else:
+            assert isinstance(state.cfa, Expression)
+            cfa = evaluate_expression(state.cfa.code, registers, word)
+        caller = {register: registers[register] for register in plan.same if register in registers}
+        caller[arch.stack_pointer] = cfa
+        for register, offset in plan.saved:
+            caller[register] = word(cfa + offset & _MASK)
+        if not plan.is_plain:
+            self._other_rules(plan, cfa, registers, caller)
+        back = arch.return_address
+        if back != arch.program_counter and back in caller:
+            caller.setdefault(arch.program_counter, caller[back])
+        return caller
+
+    def _other_rules(
+        self, plan: _Plan, cfa: int, registers: Mapping[int, int], caller: dict[int, int]
+    ) -> None:
+        state = plan.rules.state
+        for register, rule in state.rules:
+            if register > self._arch.program_counter:
+                continue
+            if isinstance(rule, InRegister):
+                if rule.register in registers:
+                    caller[register] = registers[rule.register]
+            elif isinstance(rule, CfaPlus):
+                caller[register] = cfa + rule.offset & _MASK
+            elif isinstance(rule, Expression):
+                place = evaluate_expression(rule.code, registers, self._words.word, cfa)
+                caller[register] = place if rule.is_value else self._words.word(place)
+        if state.signed is not None and state.signed.register in caller:
+            caller[state.signed.register] = without_signature(caller[state.signed.register])
+
+
+class Words:
+    """Words of a memory that stands still, read by larger pieces: neighbours are asked for one after the other."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._start = 0
+        self._data: bytes | memoryview = b""
+        self._last = -1
+        """The last offset in `_data` at which a word begins."""
+
+    def word(self, address: int) -> int:
+        """The 64-bit word at `address`. UnreadableMemory."""
+        within = address - self._start
+        if not 0 <= within <= self._last:
+            if not self._move_to(address):
+                return self._memory.word(address)
+            within = address - self._start
+        found: int = _word(self._data, within)[0]
+        return found
+
+    def _move_to(self, address: int) -> bool:
+        """Take the piece in which the word at `address` lies; whether that was possible."""
+        start, data = self._memory.piece(address, _WINDOW)
+        if address - start + 8 > len(data):
+            return False
+        self._start, self._data, self._last = start, data, len(data) - 8
+        return True
