@@ -69,8 +69,8 @@ def core(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def test_segments(core: Path) -> None:
     first = 64 + 56 * 3 + len(NOTES)
     assert load_segments(str(core)) == [
-        Segment(0x400000, 0x402000, True, first, 16),
-        Segment(0x7F0000002000, 0x7F0000003000, False, first + 16, 16),
+        Segment(0x400000, 0x402000, True, first, 16, False),
+        Segment(0x7F0000002000, 0x7F0000003000, False, first + 16, 16, True),
     ]
 
 

@@ -12,12 +12,13 @@ from typing import BinaryIO, NamedTuple
 
 from jitunwind.arch import Architecture
 from jitunwind.arch.known import ARCHITECTURES, of_machine
+from jitunwind.arch.machine import Machine
 from jitunwind.errors import BadCore
 
 _ET_DYN, _ET_CORE = 3, 4
 _PT_LOAD = 1
 _PT_NOTE = 4
-_PF_X = 1
+_PF_X, _PF_W = 1, 2
 _MOST_HEADERS = 1 << 20
 _PN_XNUM = 0xFFFF
 """With more headers than this, e_phnum is this, and the number stands in the first section's sh_info."""
@@ -49,6 +50,7 @@ class Segment(NamedTuple):
     executable: bool
     offset: int
     stored: int
+    writable: bool
 
 
 def _program_headers(file: BinaryIO) -> Iterator[tuple[int, ...]]:
@@ -81,7 +83,7 @@ def load_segments(path: str) -> list[Segment]:
     """The segments of the core at `path`. BadCore, OSError."""
     with Path(path).open("rb") as file:
         return [
-            Segment(address, address + in_memory, bool(flags & _PF_X), offset, in_file)
+            Segment(address, address + in_memory, bool(flags & _PF_X), offset, in_file, bool(flags & _PF_W))
             for kind, flags, offset, address, _, in_file, in_memory, _ in _program_headers(file)
             if kind == _PT_LOAD
         ]
@@ -148,6 +150,21 @@ def check_core(path: Path) -> Architecture:
     return arch
 
 
+def stack_pointer_of(path: Path) -> int | None:
+    """The stack pointer of the core's first thread; None where the core does not tell it. BadCore, OSError."""
+    with path.open("rb") as file:
+        machine = int.from_bytes(_at(file, 18, 2), "little")
+        status = _first_notes(file).get(_NT_PRSTATUS, b"")
+    at = _STATUS_REGISTERS + 8 * _STACK_POINTERS.get(machine, 0)
+    return int.from_bytes(status[at : at + 8], "little") if len(status) >= at + 8 else None
+
+
+_STATUS_REGISTERS = 112
+"""Of struct elf_prstatus: pr_reg."""
+_STACK_POINTERS: dict[int, int] = {Machine.X86_64: 19, Machine.AARCH64: 31}
+"""Of pr_reg: user_regs_struct.rsp and user_pt_regs.sp (Linux arch/*/include/uapi/asm/ptrace.h)."""
+
+
 class MappedFile(NamedTuple):
     """[start, end) of the process, which the file at `path` holds from `offset` on."""
 
@@ -180,7 +197,8 @@ def program_of(path: Path) -> Program:
 
 class Signal(NamedTuple):
     """The signal that a core was written for, and the thread that got it. `code` is si_code (sigaction(2)). `address`
-    is what a fault was about; `sender` the process that sent it by kill(2) or the like; None where that is not told."""
+    is what a fault was about; `sender` the process that sent it by kill(2) or the like; None where that is not
+    told."""
 
     number: int
     tid: int

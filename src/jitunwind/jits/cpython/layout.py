@@ -257,14 +257,18 @@ def _older(memory: Memory) -> str:
     """What to call a CPython without debug offsets; since 3.11 it exports its version."""
     try:
         address = memory.symbol("Py_Version")
+        version = _version(memory.word(address)) if address else (0, 0, 0)
+        if version[0] == _MAJOR and version[1] <= _LAST_MINOR_WITHOUT_OFFSETS:
+            return f"CPython {'.'.join(map(str, version))}"
         if address:
-            return f"CPython {'.'.join(map(str, _version(memory.word(address))))}"
+            return "a CPython that does not tell its version"
     except UnreadableMemory:
         pass
     return "a CPython before 3.11"
 
 
 _LARGEST_OFFSET = 1 << 24
+_MAJOR, _LAST_MINOR_WITHOUT_OFFSETS = 3, 12
 
 
 def _names(fields: str) -> list[str]:
