@@ -1,5 +1,5 @@
-"""Runs in GDB: again and again it attaches to PID, writes the report of the plugin's `stack` to the file INTO, a line of
-JSON, and detaches. It waits for a byte from the pipe GATE before, and writes one to the pipe DONE afterwards.
+"""Runs in GDB: again and again it attaches to PID, writes the report of the plugin's `stack` to the file INTO, a line
+of JSON, and detaches. It waits for a byte from the pipe GATE before, and writes one to the pipe DONE afterwards.
 """
 
 import json

@@ -35,7 +35,10 @@ class Witness:
         names = {"PID": pid, "GATE": str(paths[0]), "DONE": str(paths[1]), "INTO": str(self._into)}
         load = {"SEARCH": [str(REPOSITORY / "src")], "START": "jitunwind.gdbplugin.stack"}
         early = ["set auto-load no", "set width 0", "set confirm off", "set debug-file-directory"]
-        early += ["set backtrace past-main on", f"python import runpy; runpy.run_path({str(LOAD)!r}, {load!r})"]
+        early += [
+            "set backtrace past-main on",
+            f"python import runpy; runpy.run_path({str(LOAD)!r}, {load!r})",
+        ]
         command = [gdb, "-nx", "-q", "-batch", *(part for line in early for part in ("-iex", line))]
         command += ["-ex", f"python import runpy; runpy.run_path({str(ATTACHING)!r}, {names!r})"]
         self._process = subprocess.Popen(
@@ -77,7 +80,9 @@ def stop(pid: int) -> None:
     wait_until(lambda: all(each["State"][0] == "T" for each in task_status(pid)), f"{pid} to stop")
 
 
-def at_random_moments(pid: int, times: int, of_gdb: Witness, seed: int = 1) -> Iterator[tuple[dict[str, Any], Stacks]]:
+def at_random_moments(
+    pid: int, times: int, of_gdb: Witness, seed: int = 1
+) -> Iterator[tuple[dict[str, Any], Stacks]]:
     """What GDB says and what we say, at each stop."""
     moments = random.Random(seed)
     for _ in range(times):
@@ -102,12 +107,25 @@ def differences(gdbs: dict[str, Any], ours: Stacks) -> list[str]:
             named = "unnamed" not in one
             wanted = (
                 *(int(one["pc"], 16), int(one["sp"], 16), one["kind"], one["name"] if named else other.name),
-                *(one["function"], one["trace"], one["inlined"], None if one["kind"] == "native" else one["file"]),
+                *(
+                    one["function"],
+                    one["trace"],
+                    one["inlined"],
+                    None if one["kind"] == "native" else one["file"],
+                ),
                 *(None if one["kind"] == "native" else one["line"],),
                 {name: int(value, 16) for name, value in one["registers"].items()},
             )
             got = (
-                *(other.pc, other.sp, str(other.kind), other.name, other.function, other.trace, other.inlined),
+                *(
+                    other.pc,
+                    other.sp,
+                    str(other.kind),
+                    other.name,
+                    other.function,
+                    other.trace,
+                    other.inlined,
+                ),
                 *(other.file, other.line, dict(other.registers)),
             )
             if wanted != got:

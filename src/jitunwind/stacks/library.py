@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jitunwind.errors import JitunwindError, NoSuchThread
 from jitunwind.jits.cpython.keeping import keep_frames
@@ -23,8 +23,11 @@ from jitunwind.stacks.model import Frame, FrameKind, Stacks, Thread
 from jitunwind.stacks.names import Names
 from jitunwind.stacks.native import NativeRules
 from jitunwind.stacks.pythonframes import by_thread, interleaved
-from jitunwind.stacks.snapshot import Registers, Snapshot
+from jitunwind.stacks.snapshot import Snapshot
 from jitunwind.stacks.walk import RawFrame, Walker
+
+if TYPE_CHECKING:
+    from jitunwind.stacks.cores import Core
 
 
 def stacks(
@@ -82,7 +85,7 @@ def _of_process(pid: int, wanted: _Wanted) -> Stacks:
             check_can_stop(pid)
         missing = {tid: why + _cause(pid, tid, waiting) for tid, why in snapshot.missing.items()}
         names = {tid: _comm(pid, tid) for tid in (*snapshot.registers, *missing)}
-        found = _read(snapshot, layout, snapshot.registers, wanted)
+        found = _read(snapshot, layout, program, wanted)
         threads = [replace(each, name=names[each.tid], state=states.get(each.tid)) for each in found.threads]
         threads += [
             Thread(tid, names[tid], states.get(tid), None, (), why)
@@ -119,7 +122,7 @@ def _of_core(path: Path, program: str | None, wanted: _Wanted) -> Stacks:
 
     with cores.open_core(path, program) as memory:
         layout, problem = _layout_of(memory)
-        found = _read(memory, layout, memory.registers, wanted)
+        found = _read(memory, layout, memory.program, wanted)
         _check_thread(path, found.threads, sorted(memory.registers), wanted)
         return replace(
             found,
@@ -147,13 +150,13 @@ def _layout_of(memory: Memory) -> tuple[Layout | None, JitunwindError | None]:
         return None, error
 
 
-def _read(memory: Memory, layout: Layout | None, registers: dict[int, Registers], wanted: _Wanted) -> Stacks:
+def _read(memory: "Snapshot | Core", layout: Layout | None, program: str | None, wanted: _Wanted) -> Stacks:
     """Walk and name all that is wanted, in a memory that stands still."""
-    arch = memory.architecture
+    arch, registers, files = memory.architecture, memory.registers, memory.files
     images = Images(memory)
     jit = CPythonCode(memory, layout) if layout is not None else None
     walker = Walker(memory, NativeRules(memory, images), jit)
-    names = Names(memory, images, wanted.debug_dirs)
+    names = Names(files, images, wanted.debug_dirs, program)
     walked = {tid: walker.walk(of.values) for tid, of in registers.items() if wanted.thread in (None, tid)}
     python = by_thread(jit, memory, registers, arch) if jit is not None else {}
     holders = jit.holders() if jit is not None else None
@@ -179,7 +182,7 @@ def _read(memory: Memory, layout: Layout | None, registers: dict[int, Registers]
         jit_code=is_jit or (jit is not None and jit.has_code()),
         threads=tuple(threads),
         tids=tuple(sorted(registers)),
-        warnings=tuple(_warnings(threads, jit)),
+        warnings=tuple(dict.fromkeys([*_warnings(threads, jit), *files.warnings])),
         nameless=tuple(sorted(names.nameless)),
     )
 

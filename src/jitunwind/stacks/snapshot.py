@@ -9,6 +9,7 @@ import ctypes
 import re
 from bisect import bisect_right, insort
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from jitunwind.arch import Architecture
 from jitunwind.arch.known import module, native
 from jitunwind.errors import NoSuchProcess, UnreadableMemory
 from jitunwind.memory import Mapping, Memory
+from jitunwind.memory.backing import LiveFiles
 from jitunwind.memory.maps import parse_maps
 from jitunwind.stacks.images import Images
 from jitunwind.stacks.seizing import Reader, Stop, living_thread, thread_ids, with_threads_stopped
@@ -106,6 +108,11 @@ class Snapshot(Memory):
     def symbol(self, name: str) -> int | None:
         return self._images.symbol(name)
 
+    @cached_property
+    def files(self) -> LiveFiles:
+        """The files that it had mapped."""
+        return LiveFiles(self.thread, self, self._maps.decode(errors="surrogateescape"))
+
     # What was copied
 
     def copied(self, address: int, size: int) -> memoryview | None:
@@ -172,7 +179,8 @@ class Snapshot(Memory):
 
     def _at_stop(self, stop: Stop, during: Callable[["Snapshot"], None]) -> None:
         maps = self._read_maps()
-        if maps != self._maps:
+        if maps and maps != self._maps:
+            self._maps = maps
             self._mappings = parse_maps(maps.decode(errors="replace"))
         stacks = []
         for tid, note in stop.registers.items():
