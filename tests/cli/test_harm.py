@@ -1,6 +1,7 @@
 """No process is left stopped: not one that cannot be stopped, whatever happens to jitunwind, to GDB, or to both."""
 
 import contextlib
+import json
 import os
 import random
 import select
@@ -169,9 +170,23 @@ def test_a_frozen_process_is_explained_and_not_asked(group: Cgroup, python: str)
 def test_a_process_in_vfork_is_not_attached_to(byte: bytes, vforking: Vforking) -> None:
     tid = vforking.block(byte)
     for verb in ATTACHING:
+        if verb == "bt" and tid != vforking.pid:
+            continue  # it shows the threads that stop
         done = jitunwind(*looking(verb, vforking.pid))
         refused(done, f"its thread {tid} is in an uninterruptible wait (state D)", "started with vfork")
         assert is_let_alone(vforking.pid)
+    vforking.release()
+    assert vforking.goes_on()
+
+
+def test_a_thread_in_vfork_does_not_hide_the_others(vforking: Vforking) -> None:
+    tid = vforking.block(b"t")
+    done = jitunwind("bt", vforking.pid, "--json")
+    first, other = json.loads(done.stdout)["threads"]
+    assert (done.returncode, first["reason"], first["frames"][-1]["name"]) == (2, "", "_start")
+    assert (other["tid"], other["frames"]) == (tid, [])
+    assert other["reason"].startswith("did not stop: uninterruptible wait (state D) for its child "), other
+    assert is_let_alone(vforking.pid)
     vforking.release()
     assert vforking.goes_on()
 

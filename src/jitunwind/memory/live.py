@@ -23,11 +23,22 @@ def is_number(target: str) -> bool:
 
 def check_process(pid: int) -> None:
     """NoSuchProcess, AlreadyTraced, NotPermitted or NotPython, where attaching to `pid` cannot work."""
+    if _status(pid).get("State", "")[:1] in _ENDED:
+        raise NoSuchProcess(f"process {pid} has ended already")
+    check_threads(pid)
+
+
+def check_threads(pid: int) -> None:
+    """The same for what looks at each thread by itself: there the main thread may have ended, if others live."""
     fields = _status(pid)
     if not fields:
         raise NoSuchProcess(f"there is no process {pid}")
     if fields.get("State", "")[:1] in _ENDED:
-        raise NoSuchProcess(f"process {pid} has ended already")
+        others = (each for each in task_status(pid) if each.get("State", "")[:1] not in _ENDED)
+        fields = next(others, {})
+        if not fields:
+            raise NoSuchProcess(f"process {pid} has ended already")
+        fields["Tgid"] = str(pid)
     process = int(fields.get("Tgid", pid))
     if process != pid:
         raise NoSuchProcess(
@@ -38,8 +49,9 @@ def check_process(pid: int) -> None:
     if tracer:
         raise AlreadyTraced(f"process {pid} is being traced by process {tracer} ({_name(tracer)})")
     try:
-        os.close(os.open(f"/proc/{pid}/mem", os.O_RDONLY))
-        os.readlink(f"/proc/{pid}/exe")
+        task = f"/proc/{pid}/task/{fields['Pid']}"
+        os.close(os.open(f"{task}/mem", os.O_RDONLY))
+        os.readlink(f"{task}/exe")
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM):
             raise NotPermitted(f"process {pid} ({_name(pid)}) may not be looked into by this user") from None

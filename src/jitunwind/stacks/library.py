@@ -4,18 +4,17 @@ A live process stands still while its registers and stacks are copied (`snapshot
 named. A core goes the same way, without the stop.
 """
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from jitunwind.errors import JitunwindError, NoSuchThread
+from jitunwind.errors import CannotStop, JitunwindError, NoSuchProcess, NoSuchThread
 from jitunwind.jits.cpython.keeping import keep_frames
 from jitunwind.jits.cpython.layout import Layout, read_layout
 from jitunwind.memory import Memory
-from jitunwind.memory.live import check_process, command_line, executable, is_number, thread_states
+from jitunwind.memory.live import check_threads, command_line, executable, is_number, thread_states
 from jitunwind.memory.stopping import cause_of_wait, check_can_stop, check_not_frozen, long_waiting
 from jitunwind.stacks.images import Images
 from jitunwind.stacks.jitcode import CPythonCode
@@ -23,6 +22,7 @@ from jitunwind.stacks.model import Frame, FrameKind, Stacks, Thread
 from jitunwind.stacks.names import Names
 from jitunwind.stacks.native import NativeRules
 from jitunwind.stacks.pythonframes import by_thread, interleaved
+from jitunwind.stacks.seizing import living_thread
 from jitunwind.stacks.snapshot import Snapshot
 from jitunwind.stacks.walk import RawFrame, Walker
 
@@ -67,13 +67,26 @@ class _Wanted(NamedTuple):
     debug_dirs: tuple[str, ...]
 
 
+_MOST_PROGRAMS = 5
+"""That a process may run one after the other while it is looked at."""
+
+
 def _of_process(pid: int, wanted: _Wanted) -> Stacks:
-    check_process(pid)
+    for _ in range(_MOST_PROGRAMS):
+        found = _of_program(pid, wanted)
+        if found is not None:
+            return found
+    raise CannotStop(f"process {pid} has run one program after the other", "try again when it stays with one")
+
+
+def _of_program(pid: int, wanted: _Wanted) -> Stacks | None:
+    """None, if the process has run another program meanwhile."""
+    check_threads(pid)
     check_not_frozen(pid)
     waiting = long_waiting(pid)
     states = thread_states(pid)
-    command, program = command_line(pid), executable(pid)
     with Snapshot(pid) as snapshot:
+        command, program = command_line(snapshot.thread), executable(snapshot.thread)
         layout, problem = _layout_of(snapshot)
 
         def during(memory: Snapshot) -> None:
@@ -84,11 +97,17 @@ def _of_process(pid: int, wanted: _Wanted) -> Stacks:
         if not snapshot.registers:
             check_can_stop(pid)
         missing = {tid: why + _cause(pid, tid, waiting) for tid, why in snapshot.missing.items()}
-        names = {tid: _comm(pid, tid) for tid in (*snapshot.registers, *missing)}
+        names = snapshot.thread_names
         found = _read(snapshot, layout, program, wanted)
-        threads = [replace(each, name=names[each.tid], state=states.get(each.tid)) for each in found.threads]
+        if not found.complete and not snapshot.is_there():
+            if living_thread(pid) is None:
+                raise NoSuchProcess(f"process {pid} has ended while its stacks were being read")
+            return None
+        threads = [
+            replace(each, name=names.get(each.tid, ""), state=states.get(each.tid)) for each in found.threads
+        ]
         threads += [
-            Thread(tid, names[tid], states.get(tid), None, (), why)
+            Thread(tid, names.get(tid, ""), states.get(tid), None, (), why)
             for tid, why in missing.items()
             if wanted.thread in (None, tid)
         ]
@@ -136,12 +155,6 @@ def _of_core(path: Path, program: str | None, wanted: _Wanted) -> Stacks:
         )
 
 
-def _comm(pid: int, tid: int) -> str:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/task/{tid}/comm").read_text(errors="replace").rstrip("\n")
-    return ""
-
-
 def _layout_of(memory: Memory) -> tuple[Layout | None, JitunwindError | None]:
     """That of the CPython in `memory`; or why there is none."""
     try:
@@ -182,14 +195,9 @@ def _read(memory: "Snapshot | Core", layout: Layout | None, program: str | None,
         jit_code=is_jit or (jit is not None and jit.has_code()),
         threads=tuple(threads),
         tids=tuple(sorted(registers)),
-        warnings=tuple(dict.fromkeys([*_warnings(threads, jit), *files.warnings])),
+        warnings=tuple(dict.fromkeys([*(jit.warnings if jit is not None else ()), *files.warnings])),
         nameless=tuple(sorted(names.nameless)),
     )
-
-
-def _warnings(threads: Iterable[Thread], jit: CPythonCode | None) -> list[str]:
-    ends = [f"the stack of thread {each.tid} is not whole: {each.reason}" for each in threads if each.reason]
-    return [*ends, *(jit.warnings if jit is not None else ())]
 
 
 def _frames(

@@ -64,7 +64,24 @@ class NativeRules:
                 found = NoRules(f"the unwind information of {image.path} is not to be had: {error}")
         if isinstance(found, Rules):
             return found
-        return self._of_sigreturn(pc) or found or self._by_frame_pointer()
+        found = self._of_sigreturn(pc) or found
+        if found is None and is_exact and not self._is_code(pc):
+            found = self._of_jump_to_nowhere()
+        return found or self._by_frame_pointer()
+
+    def problem_at(self, pc: int) -> str:
+        """Why the image at `pc` has no unwind information; empty where it has some, or there is no image."""
+        image = self._images.at(pc)
+        return image.problem if image is not None else ""
+
+    def _is_code(self, pc: int) -> bool:
+        return any(each.start <= pc < each.end and each.executable for each in self._memory.mappings())
+
+    def _of_jump_to_nowhere(self) -> Rules:
+        """Where no code is, nothing has been executed: all is as at a function's first instruction, if it was a call
+        that led there."""
+        row = self._arch.at_entry(self._arch.platform)
+        return Rules(FrameState(row.cfa, row.rules), is_exact=False)
 
     def _by_table(self, image: Image, place: int) -> Rules | None:
         fde = self._fde(image, place)

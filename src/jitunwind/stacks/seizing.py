@@ -26,8 +26,8 @@ _PATIENCE_SECONDS = 0.5
 """Until a thread that is ready to run must have stopped: a machine may have many of them."""
 _PATIENCE_WAITING_SECONDS = 0.02
 """The same for threads in an uninterruptible wait, while all others stand still."""
-_SPINS = 2000
-_POLL_SECONDS = 0.0002
+_POLLS_AT_ONCE = 20
+_POLL_SECONDS = 0.00005
 _MOST_ROUNDS = 1000
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -70,7 +70,11 @@ def with_threads_stopped(pid: int, work: Callable[[Stop], None]) -> Stop:
             done.release()
 
     _thread.start_new_thread(trace, ())
-    done.acquire()
+    try:
+        done.acquire()
+    except BaseException:  # the thread would not end its work in a Python that ends
+        done.acquire(timeout=2 * _PATIENCE_SECONDS)
+        raise
     if errors:
         raise errors[0]
     return stop
@@ -134,22 +138,22 @@ class _Tracer:
         """Have threads stop, and wait for them."""
         for tid in tids:
             _ptrace(_INTERRUPT, tid, None, None)
-        begin, spins, left = time.perf_counter(), 0, tids
+        begin, polls, left = time.perf_counter(), 0, tids
         while left := [tid for tid in left if not self._has_stopped(tid)]:
-            spins += 1
-            if spins < _SPINS:
-                os.sched_yield()
-                continue
-            time.sleep(_POLL_SECONDS)
-            waited = time.perf_counter() - begin
-            if waited > _PATIENCE_WAITING_SECONDS:
-                self._give_up_on([tid for tid in left if _letter(self._pid, tid) == "D"], _IN_D)
-            if waited > _PATIENCE_SECONDS:
-                self._give_up_on(left, "did not stop in time")
-            left = [tid for tid in left if tid not in self._stop.missing]
+            polls += 1
+            if polls > _POLLS_AT_ONCE:
+                time.sleep(_POLL_SECONDS)
+                left = self._waited_for(left, time.perf_counter() - begin)
 
-    def _give_up_on(self, tids: list[int], why: str) -> None:
-        self._stop.missing.update(dict.fromkeys(tids, why))
+    def _waited_for(self, tids: list[int], seconds: float) -> list[int]:
+        """Those of the threads for which it is worth to wait longer than that."""
+        if seconds > _PATIENCE_WAITING_SECONDS:
+            for tid in tids:
+                if _letter(self._pid, tid) == "D":
+                    self._stop.missing[tid] = _IN_D
+                elif seconds > _PATIENCE_SECONDS:
+                    self._stop.missing[tid] = "did not stop in time"
+        return [tid for tid in tids if tid not in self._stop.missing]
 
     def _has_stopped(self, tid: int) -> bool:
         """Whether the thread stands still, or has ended."""

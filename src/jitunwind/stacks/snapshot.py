@@ -9,6 +9,7 @@ import ctypes
 import re
 from bisect import bisect_right, insort
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from struct import Struct
@@ -77,6 +78,8 @@ class Snapshot(Memory):
         self._starts: list[int] = []
         self._copies: dict[int, memoryview] = {}
         self._keeps = False
+        self.thread_names = {tid: comm(pid, tid) for tid in thread_ids(pid)}
+        """What the threads are called."""
         self._new_arena(_FIRST_ARENA + _ARENA_PER_THREAD * len(thread_ids(pid)))
 
     def __enter__(self) -> "Snapshot":
@@ -101,6 +104,11 @@ class Snapshot(Memory):
         if len(data) != size:
             raise UnreadableMemory(address, size)
         return data
+
+    def is_there(self) -> bool:
+        """Whether the process still has the memory that was looked at: it has not ended, or run another program."""
+        program = next((each for each in self._mappings if each.path.startswith("/")), None)
+        return program is not None and bool(self._reader.read(program.start, 1))
 
     def mappings(self) -> list[Mapping]:
         return self._mappings
@@ -184,6 +192,8 @@ class Snapshot(Memory):
             self._mappings = parse_maps(maps.decode(errors="replace"))
         stacks = []
         for tid, note in stop.registers.items():
+            if tid not in self.thread_names:  # it has been started since, and may end at once
+                self.thread_names[tid] = comm(self.pid, tid)
             self.registers[tid] = registers_of(note, self.architecture)
             stacks += self._copy_stacks(self.registers[tid], tid)
         self._keeps = True
@@ -264,6 +274,13 @@ class Snapshot(Memory):
             else:
                 parts.append(mapping._replace(start=start, end=end))
         return parts
+
+
+def comm(pid: int, tid: int) -> str:
+    """What a thread is called (proc(5), comm); empty, where it has gone."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/task/{tid}/comm").read_text(errors="replace").rstrip("\n")
+    return ""
 
 
 def mapping_in(mappings: Sequence[Mapping], address: int) -> Mapping | None:

@@ -102,7 +102,8 @@ class Walker:
                 try:
                     caller = self._caller(plan, registers)
                 except UnreadableMemory as error:
-                    return Walked(frames, f"memory cannot be read: {error}")
+                    why = f"memory cannot be read: {error}"
+                    return Walked(frames, why if plan.rules.is_exact else self._why_guessed(frames[-1]))
                 except KeyError as error:
                     return Walked(
                         frames, f"{self._name(error.args[0])} is not known, which the next frame needs"
@@ -144,8 +145,11 @@ class Walker:
 
     def _why_guessed(self, frame: RawFrame) -> str:
         mapping = mapping_in(self._mappings, frame.pc)
-        where = (mapping.path if mapping is not None else "") or "the code"
-        return f"no unwind information for {where} at {frame.pc:#x}, and no frame pointer"
+        if mapping is None or not mapping.executable:
+            return f"{frame.pc:#x} is in no code"
+        problem = self._native.problem_at(frame.pc)
+        why = f" ({problem})" if problem else ""
+        return f"no unwind information for {mapping.path or 'the code'} at {frame.pc:#x}{why}, and no frame pointer"
 
     def _can_be_returned_to(self, address: int) -> bool:
         found = self._is_code.get(address)

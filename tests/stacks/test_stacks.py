@@ -1,0 +1,326 @@
+"""Stacks without a debugger: against GDB with the plugin, frame by frame, and in situations that processes are in."""
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jitunwind.errors import AlreadyTraced, CannotStop, JitunwindError, NoSuchProcess, NotPython
+from jitunwind.stacks.library import stacks
+from jitunwind.stacks.model import Frame, FrameKind, Stacks
+from tests.support import THOROUGH
+from tests.support.compiled import compiled, needs_gcc
+from tests.support.live import PROGRAMS, REPOSITORY, Interpreter, running
+from tests.support.processes import command, plain_environment, status, wait_until
+from tests.support.stopped import at_random_moments, differences, stop, witness
+
+COMPARED = ("loops", "recursion", "exceptions", "threads", "generators", "calls_c")
+STOPS = 200 if THOROUGH else 5
+KILLS = 100 if THOROUGH else 20
+LONGEST_STOP = 0.1
+"""Seconds: of a stop on a machine that is busy with other tests."""
+DEEP = (500, 1_000, 2_000)
+
+
+@pytest.mark.parametrize("program", COMPARED)
+def test_each_frame_is_as_gdb_has_it(python: Interpreter, program: str, tmp_path: Path) -> None:
+    """Program counters, stack pointers, names, lines, and the callee-saved registers at each frame."""
+    in_jit_code = 0
+    with running(python, program, cwd=tmp_path) as started, witness(started.pid, tmp_path) as gdb:
+        for gdbs, ours in at_random_moments(started.pid, STOPS, gdb):
+            assert not differences(gdbs, ours), "\n".join(differences(gdbs, ours))
+            assert ours.complete, ours.warnings
+            in_jit_code += any(frame.kind is FrameKind.JIT for each in ours.threads for frame in each.frames)
+    assert in_jit_code
+
+
+def test_no_gdb_is_needed(python: Interpreter, tmp_path: Path) -> None:
+    empty = tmp_path / "bin"
+    empty.mkdir()
+    with running(python, "loops", cwd=tmp_path) as started:
+        environment = plain_environment() | {"PATH": str(empty)}
+        done = subprocess.run(command("bt", started.pid), env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    assert "all stacks are whole" in done.stdout
+
+
+def test_deep_stacks_take_time_and_frames_in_proportion(python: Interpreter, tmp_path: Path) -> None:
+    """Each level is the same frames; the longest stack has its Python frames, too."""
+    frames = []
+    for depth in DEEP:
+        command = [python.python, str(REPOSITORY / "bench/many.py"), "1", str(depth)]
+        with started(command, python.environment()) as pid:
+            found = stacks(pid, python=depth == DEEP[-1])
+            assert found.complete, found.threads[0].reason
+            kinds = [frame.kind for frame in found.threads[0].frames]
+            frames.append(len(kinds) - kinds.count(FrameKind.PYTHON))
+            if depth == DEEP[-1]:
+                assert kinds.count(FrameKind.PYTHON) >= depth
+            assert found.stopped_seconds < LONGEST_STOP
+    per_level = (frames[2] - frames[1]) / (DEEP[2] - DEEP[1])
+    assert per_level == pytest.approx((frames[1] - frames[0]) / (DEEP[1] - DEEP[0]), rel=0.2)
+
+
+@contextmanager
+def started(command: list[str], environment: dict[str, str] | None = None) -> Iterator[int]:
+    """The pid of a program that says "ready"; killed at the end."""
+    process = subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+# --- situations
+
+
+@pytest.fixture(scope="module")
+def situations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = (REPOSITORY / "tests/support/situations.c").read_text()
+    return compiled(tmp_path_factory.mktemp("situations") / "situations", source, "-O1 -pthread")
+
+
+def only(found: Stacks) -> tuple[Frame, ...]:
+    (thread,) = found.threads
+    return thread.frames
+
+
+def names(frames: tuple[Frame, ...]) -> list[str]:
+    return [frame.name for frame in frames]
+
+
+@needs_gcc
+def test_a_signal_handler_on_a_stack_of_its_own(situations: Path) -> None:
+    with started([str(situations), "alternate"]) as pid:
+        found = stacks(pid)
+    assert found.complete, found.threads[0].reason
+    called = names(only(found))
+    assert called.index("handler") < called.index("interrupted") < called.index("main"), called
+    assert all(frame.exact for frame in only(found))
+
+
+@needs_gcc
+def test_a_jump_to_nowhere_has_its_caller_and_is_said_to_be_guessed(situations: Path) -> None:
+    with started([str(situations), "nowhere"]) as pid:
+        frames = only(stacks(pid))
+    nowhere = next(number for number, frame in enumerate(frames) if frame.pc == 16)
+    assert names(frames[nowhere + 1 : nowhere + 2]) == ["main"]
+    assert [frame.exact for frame in frames[nowhere : nowhere + 2]] == [True, False]
+
+
+@needs_gcc
+def test_code_without_tables_is_unwound_by_the_frame_pointer_and_marked(situations: Path) -> None:
+    with started([str(situations), "by_pointer"]) as pid:
+        frames = only(stacks(pid))
+    called = names(frames)
+    at = called.index("by_pointer")
+    assert called[at + 1] == "main", called
+    assert [frame.exact for frame in frames[at : at + 2]] == [True, False]
+
+
+@needs_gcc
+@pytest.mark.parametrize(
+    ("situation", "reason"),
+    [
+        ("lost", "no unwind information for {path} at"),
+        ("switched", "no unwind information for {path} at"),
+        ("circle", "the stack goes in a circle"),
+    ],
+)
+def test_a_walk_that_cannot_go_on_says_why(situation: str, reason: str, situations: Path) -> None:
+    with started([str(situations), situation]) as pid:
+        (thread,) = stacks(pid).threads
+    assert thread.reason.startswith(reason.format(path=situations)), thread
+    assert thread.frames[-1].name == situation
+
+
+@needs_gcc
+def test_a_main_thread_that_has_ended_hides_nothing(situations: Path) -> None:
+    with started([str(situations), "zombie"]) as pid:
+        wait_until(lambda: status(pid)["State"][0] == "Z", "the end of the main thread")
+        found = stacks(pid)
+    (thread,) = found.threads
+    assert (thread.tid != pid, found.complete) == (True, True)
+    assert "other" in names(thread.frames)
+    assert found.executable == str(situations)
+
+
+@needs_gcc
+def test_threads_that_come_and_go(situations: Path) -> None:
+    with started([str(situations), "threads"]) as pid:
+        for _ in range(20):
+            found = stacks(pid)
+            assert pid in found.tids
+            assert len(found.threads) == len(found.tids)
+            assert all(thread.frames or thread.reason for thread in found.threads), found
+        assert status(pid)["TracerPid"] == "0"
+
+
+@needs_gcc
+def test_programs_one_after_the_other(situations: Path) -> None:
+    with started([str(situations), "exec"]) as pid:
+        for _ in range(10):
+            with contextlib.suppress(CannotStop):  # it has run one after the other
+                assert stacks(pid).pid == pid
+        wait_until(lambda: status(pid).get("TracerPid") == "0", "nobody to trace it")
+        assert status(pid)["State"][0] != "T"
+
+
+def test_a_process_that_is_traced_is_let_alone(python: Interpreter, tmp_path: Path) -> None:
+    strace = [sys.executable, "-c", TRACER]
+    with running(python, "loops", cwd=tmp_path) as started:
+        with subprocess.Popen(
+            [*strace, str(started.pid)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as tracer:
+            assert tracer.stdout is not None
+            assert tracer.stdout.readline() == b"ready\n"
+            with pytest.raises(AlreadyTraced):
+                stacks(started.pid)
+            tracer.communicate(b"")
+        assert stacks(started.pid).complete
+
+
+TRACER = """
+import ctypes, sys
+ptrace = ctypes.CDLL(None).ptrace
+ptrace.argtypes = [ctypes.c_long] * 2 + [ctypes.c_void_p] * 2
+assert ptrace(0x4206, int(sys.argv[1]), None, None) == 0
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_process_that_a_signal_has_stopped_stays_stopped(python: Interpreter, tmp_path: Path) -> None:
+    with running(python, "threads", cwd=tmp_path) as started:
+        stop(started.pid)
+        found = stacks(started.pid)
+        assert found.complete
+        assert {thread.state for thread in found.threads} == {"stopped"}
+        assert status(started.pid)["State"][0] == "T"
+        os.kill(started.pid, signal.SIGCONT)
+        wait_until(lambda: status(started.pid)["State"][0] in "RS", "it to go on")
+
+
+def test_no_signal_is_lost(tmp_path: Path) -> None:
+    """Each signal that is sent while the process is looked at again and again arrives."""
+    program = "\n".join(
+        [
+            *("import os, signal, sys", "count = 0"),
+            *("def handler(*_):", "    global count", "    count += 1", "    os.write(1, b'.')"),
+            *("signal.signal(signal.SIGUSR1, handler)", "print('ready', flush=True)"),
+            "while True: signal.pause()",
+        ]
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == b"ready\n"
+        for _ in range(50):
+            process.send_signal(signal.SIGUSR1)
+            stacks(process.pid)
+            assert process.stdout.read(1) == b"."
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_the_process_goes_on_whenever_who_looks_is_killed(
+    number: int, python: Interpreter, tmp_path: Path
+) -> None:
+    moments = random.Random(number)
+    with running(python, "threads", cwd=tmp_path) as started, looking_again_and_again(started.pid) as looking:
+        assert looking.stdin is not None
+        assert looking.stdout is not None
+        for _ in range(KILLS):
+            looking.stdin.write("again\n")
+            looking.stdin.flush()
+            child = int(looking.stdout.readline())
+            time.sleep(moments.uniform(0, 0.03))  # any moment is as good
+            os.kill(child, number)
+            assert looking.stdout.readline() == "ended\n"
+            wait_until(lambda: all_go_on(started.pid), f"{started.pid} to go on: {status(started.pid)}")
+
+
+@contextmanager
+def looking_again_and_again(pid: int) -> "Iterator[subprocess.Popen[str]]":
+    """A process that forks for each line that it gets: the child prints its number, and reads the stacks of `pid` for
+    ever. When that has ended, it says so."""
+    command = [sys.executable, "-c", LOOKING, str(pid)]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    with process:
+        yield process
+        process.kill()
+
+
+LOOKING = """
+import os, sys
+from jitunwind.stacks.library import stacks
+stacks(int(sys.argv[1]))
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        print(os.getpid(), flush=True)  # not its parent: after a fork Python forgets signals
+        while True:
+            stacks(int(sys.argv[1]))
+    os.waitpid(child, 0)
+    print("ended", flush=True)
+"""
+
+
+def all_go_on(pid: int) -> bool:
+    """Whether nobody traces any of its threads, and none stands still."""
+    of = [status_of(pid, tid) for tid in os.listdir(f"/proc/{pid}/task")]
+    return all(each.get("TracerPid") == "0" and each["State"][0] in "RSD" for each in of)
+
+
+def status_of(pid: int, tid: str) -> dict[str, Any]:
+    lines = Path(f"/proc/{pid}/task/{tid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+@pytest.mark.parametrize(
+    ("pid", "error"),
+    [(2, NotPython), ((1 << 22) - 1, NoSuchProcess), (1 << 40, NoSuchProcess)],
+    ids=["kernel", "none", "huge"],
+)
+def test_what_is_no_process_of_ours(pid: int, error: type[JitunwindError]) -> None:
+    if pid == 2 and Path("/proc/2/comm").exists() and Path("/proc/2/comm").read_text() != "kthreadd\n":
+        pytest.skip("in this PID namespace there are no kernel threads")
+    with pytest.raises(error if pid != 2 or Path("/proc/2").exists() else NoSuchProcess):
+        stacks(pid)
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+def test_an_interpreter_that_is_not_there_any_more(how: str, python: Interpreter, tmp_path: Path) -> None:
+    copy = tmp_path / "python"
+    shutil.copy(python.python, copy)
+    home = {"PYTHONHOME": str(Path(python.python).resolve().parents[1])}
+    with started([str(copy), str(PROGRAMS / "loops.py")], python.environment() | home) as pid:
+        copy.unlink()
+        if how == "replaced":
+            shutil.copy("/bin/true", copy)
+        found = stacks(pid)
+        assert found.complete, found.threads[0].reason
+        assert found.python is not None
+        assert "_PyEval_EvalFrameDefault" in names(only(found)) or "_start" in names(only(found))
