@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from jitunwind.stacks.library import stacks as stacks_of
 from tests.live.test_scenarios import KNOWN, has_jit, names
 from tests.support import THOROUGH
 from tests.support.live import (
@@ -29,6 +30,7 @@ from tests.support.live import (
 )
 from tests.support.machines import ARM
 from tests.support.processes import jitunwind
+from tests.support.stopped import differences
 from tests.support.stub import waiting_for_gdb
 
 INSIDE = REPOSITORY / "tests/support/inside.py"
@@ -193,6 +195,9 @@ def test_a_core_has_the_stack_of_the_live_process(python: Interpreter, gdb: str,
     assert done.returncode == 0, done.stderr
     stacks = json.loads(done.stdout)
     assert stacks["complete"], done.stdout
+    ours = stacks_of(cores[0])
+    assert not differences(stacks, ours), "\n".join(differences(stacks, ours))
+    assert ours.complete
     frames = stacks["threads"][0]["frames"]
     kinds = [frame["kind"] for frame in frames]
     at = kinds.index("jit")

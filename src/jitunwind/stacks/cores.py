@@ -11,8 +11,9 @@ from jitunwind.memory.core import (
     signal_of,
     threads_of,
 )
-from jitunwind.memory.corefile import CoreFile
+from jitunwind.memory.corefile import CoreFile, CoreFiles
 from jitunwind.stacks.images import Images
+from jitunwind.stacks.loaded import libraries, mappings_of
 from jitunwind.stacks.model import Death
 from jitunwind.stacks.snapshot import Registers, registers_of
 
@@ -29,6 +30,19 @@ class Core(CoreFile):
         for tid, note in threads_of(path):
             self.registers.setdefault(tid, registers_of(note, self.architecture))
         self.pid = process_of(path) or next(iter(self.registers), 0)
+        self._images = Images(self)
+        if program is not None and all(each.path == str(program) for each in self.files.mappings):
+            self._add_libraries()
+
+    def _add_libraries(self) -> None:
+        """Of a core that does not say what was mapped (qemu's): those that the loader lists."""
+        begin = self.files.mappings[0].start if self.files.mappings else 0
+        image = self._images.at(begin)
+        if image is None:
+            return
+        found = [mapping for library in libraries(self, image) for mapping in mappings_of(library)]
+        self.files = CoreFiles(self, [*self.files.mappings, *found], None)
+        self.__dict__.pop("_mappings", None)
         self._images = Images(self)
 
     def __enter__(self) -> "Core":

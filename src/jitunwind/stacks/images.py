@@ -79,7 +79,8 @@ class Image:
             return None
 
     @cached_property
-    def _dynamic(self) -> dict[int, int]:
+    def dynamic(self) -> dict[int, int]:
+        """Its dynamic section: the first value of each tag."""
         address, length = self._segments.get(_PT_DYNAMIC, (0, 0))
         count = min(length // 16, _MOST_DYNAMIC)
         words = self._memory.words(address + self.bias, 2 * count) if count else ()
@@ -100,7 +101,7 @@ class Image:
     def _at(self, tag: int) -> int | None:
         """Where a table of the dynamic section lies: glibc's loader writes the address that it has moved it to, musl's
         and that of the vDSO leave the file's own."""
-        value = self._dynamic.get(tag)
+        value = self.dynamic.get(tag)
         return value if value is None or value >= self.base else value + self.bias
 
     def _symbol(self, name: bytes) -> int | None:
