@@ -9,13 +9,12 @@ from click.shell_completion import CompletionItem
 from jitunwind.cli import ended_by_interrupts
 from jitunwind.cli.bt import bt
 from jitunwind.cli.completion import completion
-from jitunwind.cli.gdb import gdb
 from jitunwind.cli.output import INTERRUPTED, UNUSABLE, print_error
 from jitunwind.cli.usage import in_words, no_such_verb
 from jitunwind.cli.verb import Context, Verb
 from jitunwind.errors import JitunwindError
 
-_LAZY = {name: name for name in ("agent", "audit", "check", "dump", "enable", "explain", "run")} | {
+_LAZY = {name: name for name in ("agent", "audit", "check", "dump", "enable", "explain", "gdb", "run")} | {
     "disable": "enable"
 }
 """Verbs that are imported when they are asked for, so that the others start as fast without them, and their modules."""
@@ -98,7 +97,6 @@ def print_help(context: click.Context, verb: str | None) -> None:
 
 
 cli.add_command(bt)
-cli.add_command(gdb)
 cli.add_command(completion)
 cli.add_command(print_help)
 

@@ -1,7 +1,6 @@
 """Where the debug files of an interpreter are, which have the names of its static functions; and what brings them."""
 
 import os
-import platform
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -37,6 +36,8 @@ def what_to_install(program: str) -> str:
 
 def _distribution() -> list[str]:
     """Its name and those of what it is made from (os-release(5))."""
+    import platform  # needed when something is missing
+
     try:
         said = platform.freedesktop_os_release()
     except OSError:

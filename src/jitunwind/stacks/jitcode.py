@@ -4,7 +4,6 @@ The one place in `stacks` that knows which JITs there are; today that is CPython
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import NamedTuple
 
 from jitunwind.arch.known import decoder
@@ -119,7 +118,7 @@ class CPythonCode:
         if place is not None:
             runs, line = place
             function, file = runs.qualname, runs.filename
-        frame = replace(frame, function=function, trace=trace, file=file, line=line)
+        frame = frame._replace(function=function, trace=trace, file=file, line=line)
         return _Described(frame, owner, None if place is None else runs)
 
     def _running(self, raw: RawFrame, found: _Described) -> Frame:
@@ -132,11 +131,11 @@ class CPythonCode:
             python = frame_at(self._memory, self._layout, regions.objects, address)
             if python is not None and python.line is not None:
                 code = python.code
-                frame = replace(frame, function=code.qualname, file=code.filename, line=python.line)
+                frame = frame._replace(function=code.qualname, file=code.filename, line=python.line)
         if code is None or found.owner is None or _same(code, found.owner):
             return frame
         callers = nearest(self._memory, self._layout, regions.objects, address)
-        return replace(frame, inlined=any(_same(caller, found.owner) for caller in callers))
+        return frame._replace(inlined=any(_same(caller, found.owner) for caller in callers))
 
     def _entry(self, raw: RawFrame) -> Frame | None:
         """3.15's one shim, which is the interpreter's own code."""

@@ -5,7 +5,6 @@ named. A core goes the same way, without the stop.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -104,7 +103,7 @@ def _of_program(pid: int, wanted: _Wanted) -> Stacks | None:
                 raise NoSuchProcess(f"process {pid} has ended while its stacks were being read")
             return None
         threads = [
-            replace(each, name=names.get(each.tid, ""), state=states.get(each.tid)) for each in found.threads
+            each._replace(name=names.get(each.tid, ""), state=states.get(each.tid)) for each in found.threads
         ]
         threads += [
             Thread(tid, names.get(tid, ""), states.get(tid), None, (), why)
@@ -113,8 +112,7 @@ def _of_program(pid: int, wanted: _Wanted) -> Stacks | None:
         ]
         tids = sorted((*snapshot.registers, *missing))
         _check_thread(pid, threads, tids, wanted)
-        return replace(
-            found,
+        return found._replace(
             pid=pid,
             command=command,
             executable=program,
@@ -143,8 +141,7 @@ def _of_core(path: Path, program: str | None, wanted: _Wanted) -> Stacks:
         layout, problem = _layout_of(memory)
         found = _read(memory, layout, memory.program, wanted)
         _check_thread(path, found.threads, sorted(memory.registers), wanted)
-        return replace(
-            found,
+        return found._replace(
             pid=memory.pid,
             core=str(path),
             command=memory.command,

@@ -1,8 +1,9 @@
 """Stacks as typed objects: what `jitunwind.stacks` gives, and `bt` prints."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
+from typing import NamedTuple
 
 
 class FrameKind(StrEnum):
@@ -15,16 +16,17 @@ class FrameKind(StrEnum):
     PYTHON = "python"
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+_NONE: Mapping[str, int] = MappingProxyType({})
+
+
+class Extent(NamedTuple):
     """The JIT code that a frame is in: [start, start + size)."""
 
     start: int
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One activation. Addresses are 64-bit.
 
     `name` is what its code is called; `function`, `file` and `line` what runs there, as far as that is known; `trace`
@@ -43,12 +45,11 @@ class Frame:
     file: str | None = None
     line: int | None = None
     region: Extent | None = None
-    registers: Mapping[str, int] = field(default_factory=dict)
+    registers: Mapping[str, int] = _NONE
     exact: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Thread:
+class Thread(NamedTuple):
     """A thread and its frames, the innermost first. `reason` says why the stack is not whole; empty, if it is.
 
     `state` is active, idle or stopped; None in a core. `gil`: whether it holds its interpreter's lock; None where that
@@ -63,8 +64,7 @@ class Thread:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Death:
+class Death(NamedTuple):
     """The signal that a core was written for, and the thread `tid` that got it. `code` is si_code (sigaction(2)),
     `address` what a fault was about, `sender` the process that sent it; None where that is not told."""
 
@@ -76,8 +76,7 @@ class Death:
     sender: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Stacks:
+class Stacks(NamedTuple):
     """The stacks of a process or core, as they were at one moment.
 
     `python` is the version of its CPython, None where there is none that is known: `problem` says why, `problem_kind`

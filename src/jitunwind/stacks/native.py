@@ -5,7 +5,6 @@ by its bytes, and everything else is unwound by the frame pointer, which may be 
 """
 
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from jitunwind.arch.known import module
@@ -28,8 +27,7 @@ class Rules(NamedTuple):
     is_exact: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class NoRules:
+class NoRules(NamedTuple):
     """Why there are none."""
 
     reason: str

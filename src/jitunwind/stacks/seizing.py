@@ -12,7 +12,6 @@ import errno
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from jitunwind.errors import AlreadyTraced, NoSuchProcess, NotPermitted
@@ -42,14 +41,14 @@ class _Vector(ctypes.Structure):
     _fields_ = [("base", ctypes.c_void_p), ("size", ctypes.c_size_t)]
 
 
-@dataclass
 class Stop:
     """What came of a stop: `registers` of each thread that stood still (the note NT_PRSTATUS, raw bytes), why others
-    did not, and for how long the process stood still, in seconds."""
+    did not (`missing`), and for how long the process stood still, in seconds."""
 
-    registers: dict[int, bytes] = field(default_factory=dict)
-    missing: dict[int, str] = field(default_factory=dict)
-    seconds: float = 0.0
+    def __init__(self) -> None:
+        self.registers: dict[int, bytes] = {}
+        self.missing: dict[int, str] = {}
+        self.seconds = 0.0
 
 
 def with_threads_stopped(pid: int, work: Callable[[Stop], None]) -> Stop:
