@@ -100,6 +100,11 @@ class BackingFiles(ABC):
         known."""
 
     @property
+    @abstractmethod
+    def root(self) -> str:
+        """Where the root directory of the process is on this machine: before a path that begins with a slash."""
+
+    @property
     def mappings(self) -> list[FileMapping]:
         """What is mapped of files, by rising address."""
         return self._mappings
@@ -250,6 +255,10 @@ class LiveFiles(BackingFiles):
         self._pid = pid
         text = Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape") if maps is None else maps
         super().__init__(memory, parse_file_mappings(text))
+
+    @property
+    def root(self) -> str:
+        return f"/proc/{self._pid}/root"
 
     def _candidates(self, mapping: FileMapping) -> Iterator[OpenFile]:
         if not mapping.path.startswith("/"):

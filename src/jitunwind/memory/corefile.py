@@ -131,6 +131,10 @@ class CoreFiles(BackingFiles):
         super().__init__(core, mappings)
         self._core, self._sysroot = core, sysroot
 
+    @property
+    def root(self) -> str:
+        return str(self._sysroot) if self._sysroot is not None else ""
+
     def _candidates(self, mapping: FileMapping) -> Iterator[OpenFile]:
         places = [mapping.path]
         if self._sysroot is not None:
