@@ -35,7 +35,7 @@ from jitunwind.jits.cpython.dump import load
 from jitunwind.jits.cpython.layout import Layout, read_layout
 from jitunwind.jits.cpython.regions import Regions
 from jitunwind.memory import Memory
-from jitunwind.memory.core import arguments_of, check_core, is_core, program_here
+from jitunwind.memory.core import arguments_of, check_core, check_holds_stacks, is_core, program_here
 from jitunwind.memory.corefile import CoreFile
 from jitunwind.memory.live import check_process, command_line, is_number
 from jitunwind.memory.process import LiveProcess
@@ -158,6 +158,7 @@ def _opened(target: str, exe: str | None) -> Iterator[Memory]:
     if not core.exists():
         raise BadCore(f"{target} is neither a process number nor a file", "name a PID or a core file")
     check_core(core)
+    check_holds_stacks(core)
     with CoreFile(core, program_here(core, exe)) as memory:
         yield memory
 

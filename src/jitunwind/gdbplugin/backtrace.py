@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jitunwind.errors import GdbFailed, NoSuchProcess, NotPermitted
+from jitunwind.errors import BadCore, GdbFailed, NoSuchProcess, NotPermitted
 from jitunwind.gdbplugin import debugfiles
 from jitunwind.gdbplugin.guardian import Guarded
 from jitunwind.gdbplugin.launch import STACK, load_line, why_unfit
@@ -108,9 +108,25 @@ def of_core(gdb: str, core: Path, program: str | None, wanted: Wanted) -> Report
         "signal": _as_data(cores.signal_of(core)),
     }
     stacks = answer.checked(gdb) | known
+    if not cores.holds_stacks(core):  # GDB then shows what the program's file has
+        stacks |= {
+            "python": None,
+            "problem": f"the core {cores.WITHOUT_MEMORY}",
+            "problem_kind": BadCore.__name__,
+        }
+    stacks["warnings"] += _missing_files(core, exe)
     own = cores.program_of(core).path
     _name_functions(stacks, wanted, programs, "", lambda path: programs[0] if path == own else path)
     return Report(stacks, 0.0, answer.said)
+
+
+def _missing_files(core: Path, program: Path | None) -> list[str]:
+    """A line for each program and library of the core that is not here, or another one here."""
+    from jitunwind.memory.corefile import CoreFile
+
+    with CoreFile(core, program) as memory:
+        memory.files.find_all()
+        return memory.files.warnings
 
 
 def _name_functions(
