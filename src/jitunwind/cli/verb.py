@@ -159,6 +159,11 @@ debug_dir_option = click.option(
     envvar="JITUNWIND_DEBUG_DIR",
     help="Look for debug files here, too; may be given again.  [default: $JITUNWIND_DEBUG_DIR]",
 )
+debuginfod_option = click.option(
+    "--debuginfod",
+    is_flag=True,
+    help="Fetch debug files that are not here from the servers in $DEBUGINFOD_URLS.",
+)
 markdown_option = click.option(
     "--markdown",
     type=OutputFile(),

@@ -57,6 +57,8 @@ class Wanted(NamedTuple):
     c_lines: bool = False
     """The lines of C functions, too, and what the compiler has inlined: GDB then reads all that debug files say,
     partly while the process stands still: seconds, where it is 0.05 s else."""
+    debuginfod: bool = False
+    """Whether to ask the debuginfod servers that the environment names for the debug files that are not here."""
 
 
 class Report(NamedTuple):
@@ -135,12 +137,14 @@ def _name_functions(
     """Name the functions without a symbol by debug files, which GDB has not read: that takes it a second and more, in
     which the process would stand still. `root` is the process's root directory on this machine, `here` says which
     file below it a file of the process is."""
-    from jitunwind.stacks.separate import opened_elf  # `bt` starts faster without these
+    from jitunwind.stacks.debuginfod import servers  # `bt` starts faster without these
+    from jitunwind.stacks.separate import opened_elf
     from jitunwind.stacks.symbols import FileSymbols
 
     folders = debugfiles.debug_folders(wanted.debug_dirs, programs)
     folders += stacks["debug_folders"].split(os.pathsep)
     files: dict[str, FileSymbols | None] = {}
+    urls = servers() if wanted.debuginfod else []
     nameless = set()
     for frame in (frame for thread in stacks["threads"] for frame in thread["frames"]):
         place = frame.pop("unnamed", None)
@@ -149,7 +153,9 @@ def _name_functions(
             if path not in files:
                 headers = opened_elf(root + here(path))
                 known = [folder for folder in folders if folder]
-                files[path] = FileSymbols(headers, here(path), known, root) if headers is not None else None
+                files[path] = (
+                    FileSymbols(headers, here(path), known, root, urls) if headers is not None else None
+                )
             symbols = files[path]
             name = symbols.at(symbols.begin + offset) if symbols is not None else None
             if name is not None:
