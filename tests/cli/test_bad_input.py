@@ -1,5 +1,6 @@
 """What `jitunwind bt` cannot use: each a message of two lines, exit status 2, and nothing harmed."""
 
+import gzip
 import os
 import re
 import shutil
@@ -433,6 +434,22 @@ def test_a_core_whose_library_has_gone(core: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     moved.write_bytes(core.read_bytes().replace(libm.encode(), libm.encode()[:-1] + b"X"))
     assert re.search(rf"warning: {libm[:-1]}X \(build-id [0-9a-f]+\) ", jitunwind("bt", moved).stderr)
+
+
+def test_compressed_cores_are_like_plain_ones(core: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "core.python3.14.gz"
+    packed.write_bytes(gzip.compress(core.read_bytes(), 1))
+    for arguments in (["bt"], ["explain"], ["audit", "--static"]):
+        plain, done = jitunwind(*arguments, core), jitunwind(*arguments, packed)
+        assert (done.returncode, done.stderr) == (plain.returncode, plain.stderr)
+        assert "jitunwind-" not in done.stdout
+        assert done.stdout.count("\n") == plain.stdout.count("\n")
+    packed.write_bytes(packed.read_bytes()[:-9])
+    (what, *_) = refused(jitunwind("bt", packed))
+    assert what == f"error: {packed} cannot be unpacked: it is cut short"
+    packed.write_bytes(gzip.compress(core.read_bytes()[:1_000_000], 1))
+    (what, *_) = refused(jitunwind("bt", packed))
+    assert what.startswith(f"error: {packed} is cut short: ")
 
 
 # --- a process that goes away

@@ -13,7 +13,14 @@ import click
 from jitunwind.cli import page
 from jitunwind.cli.output import UNUSABLE, is_coloured, print_warning, progress
 from jitunwind.cli.page import Paint
-from jitunwind.cli.verb import Verb, color_option, debug_dir_option, debuginfod_option, target_argument
+from jitunwind.cli.verb import (
+    Verb,
+    color_option,
+    debug_dir_option,
+    debuginfod_option,
+    named,
+    target_argument,
+)
 from jitunwind.errors import BadCore, JitunwindError, NoSuchThread, NotPython
 from jitunwind.gdbplugin.backtrace import Report, Wanted, of_core, of_process
 from jitunwind.gdbplugin.debugfiles import what_to_install
@@ -71,9 +78,11 @@ def bt(
             "--debuginfod needs the servers' addresses in the environment: DEBUGINFOD_URLS"
         )
     path = find_gdb(gdb_path, _architecture(target))
-    with progress(f"reading the stacks of {target}"):
+    with progress(f"reading the stacks of {named(target)}"):
         report = _read(path, target, exe, Wanted(thread, python, as_json, debug_dirs, c_lines, debuginfod))
     stacks = report.stacks
+    if stacks["core"]:
+        stacks["core"] = named(stacks["core"])
     _check(target, report, thread)
     problem = _problem(stacks)
     stacks["warnings"] += [problem] if problem else _notes(stacks, report)
