@@ -154,6 +154,12 @@ class NoEmulator(JitunwindError):
     hint = "pip install 'unicorn>=2.1,<3', for the Python that jitunwind runs in"
 
 
+class NoLineReader(JitunwindError):
+    """The package that reads lines from DWARF is not installed."""
+
+    hint = "pip install 'symbolic>=13,<14', for the Python that jitunwind runs in"
+
+
 class NoReader(JitunwindError):
     """A reader of unwind tables is not on this machine."""
 

@@ -114,6 +114,7 @@ def gdbs(path: Path, folder: str, addresses: Sequence[int]) -> list[str | None]:
     settings = [
         f"set debug-file-directory {folder}",
         "set debuginfod enabled off",
+        "set print demangle off",  # else GDB takes some names for Ada's
         "set print asm-demangle on",
     ]
     early = [part for line in settings for part in ("-iex", line)]

@@ -23,7 +23,7 @@ from jitunwind.jits.cpython.dump import Dump, Frames, load, take
 from jitunwind.jits.cpython.layout import read_layout
 from jitunwind.jits.cpython.regions import Regions
 from jitunwind.memory import Memory
-from jitunwind.memory.core import check_core, is_core, program_here
+from jitunwind.memory.core import check_core, check_holds_stacks, is_core, program_here
 from jitunwind.memory.corefile import CoreFile
 from jitunwind.memory.live import check_process, is_number
 from jitunwind.memory.process import LiveProcess
@@ -71,6 +71,7 @@ def dump_of(target: str, exe: Path | None, warn: Warn) -> Dump:
         )
     elif is_core(path):
         check_core(path)
+        check_holds_stacks(path)
         with CoreFile(path, program_here(path, str(exe) if exe is not None else None)) as core:
             dump = dump_in(core, warn, target)
     else:

@@ -13,7 +13,14 @@ import click
 from jitunwind.cli import page
 from jitunwind.cli.output import UNUSABLE, is_coloured, print_warning, progress
 from jitunwind.cli.page import Paint
-from jitunwind.cli.verb import Verb, color_option, debug_dir_option, target_argument
+from jitunwind.cli.verb import (
+    Verb,
+    color_option,
+    debug_dir_option,
+    debuginfod_option,
+    named,
+    target_argument,
+)
 from jitunwind.errors import BadCore, JitunwindError, NoSuchThread, NotPython
 from jitunwind.memory.live import is_number
 
@@ -35,12 +42,9 @@ _JSON_KEYS = (
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @color_option
 @click.option("--full-paths", is_flag=True, help="Print whole paths, not the names of files alone.")
-@click.option(
-    "--c-lines",
-    is_flag=True,
-    help="Lines of C functions, too, by GDB: the process may stand still for seconds.",
-)
+@click.option("--c-lines", is_flag=True, help="Lines of C functions, too, and the functions inlined there.")
 @debug_dir_option
+@debuginfod_option
 @click.option("--gdb", "gdb_path", metavar="GDB", help="Have this GDB do it.")
 @click.pass_context
 def bt(
@@ -54,6 +58,7 @@ def bt(
     full_paths: bool,
     c_lines: bool,
     debug_dirs: tuple[str, ...],
+    debuginfod: bool,
     gdb_path: str | None,
 ) -> None:
     """Print the native stacks of a process or a core.
@@ -64,13 +69,17 @@ def bt(
     Exit status: 0 all stacks are whole; 2 the input cannot be used, a stack is not whole, or the process has
     no JIT code because its JIT is off or it is no Python (its stack is printed all the same); 130 interrupted.
     """
+    if debuginfod and not os.environ.get("DEBUGINFOD_URLS"):
+        raise click.UsageError(
+            "--debuginfod needs the servers' addresses in the environment: DEBUGINFOD_URLS"
+        )
     _check_target(target, exe)
-    with progress(f"reading the stacks of {target}"):
-        if gdb_path is not None or c_lines:
-            found = _by_gdb(gdb_path, target, exe, thread, python, as_json, debug_dirs, c_lines)
-        else:
-            found = _by_ourselves(target, exe, thread, python, as_json, debug_dirs)
+    wanted = _Wanted(exe, thread, python, as_json, c_lines, debug_dirs, debuginfod)
+    with progress(f"reading the stacks of {named(target)}"):
+        found = _by_ourselves(target, wanted) if gdb_path is None else _by_gdb(gdb_path, target, wanted)
     stacks = found.stacks
+    if stacks["core"]:
+        stacks["core"] = named(stacks["core"])
     problem = _problem(stacks)
     stacks["warnings"] += [problem] if problem else _notes(stacks)
     if as_json:
@@ -110,35 +119,47 @@ def _check_target(target: str, exe: str | None) -> None:
         raise BadCore(f"--exe {exe}: there is no such file", "name the program that left the core")
 
 
-def _by_ourselves(
-    target: str, exe: str | None, thread: int | None, python: bool, registers: bool, debug_dirs: Sequence[str]
-) -> _Found:
+class _Wanted(NamedTuple):
+    """What the options ask for."""
+
+    exe: str | None
+    thread: int | None
+    python: bool
+    registers: bool
+    c_lines: bool
+    debug_dirs: tuple[str, ...]
+    debuginfod: bool
+
+
+def _by_ourselves(target: str, wanted: _Wanted) -> _Found:
     from jitunwind.stacks.data import as_data
     from jitunwind.stacks.library import stacks
 
-    found = stacks(target, thread=thread, python=python, registers=registers, exe=exe, debug_dirs=debug_dirs)
+    found = stacks(
+        target,
+        thread=wanted.thread,
+        python=wanted.python,
+        registers=wanted.registers,
+        c_lines=wanted.c_lines,
+        exe=wanted.exe,
+        debug_dirs=wanted.debug_dirs,
+        debuginfod=wanted.debuginfod,
+    )
     return _Found(as_data(found), found.stopped_seconds)
 
 
-def _by_gdb(
-    named: str | None,
-    target: str,
-    exe: str | None,
-    thread: int | None,
-    python: bool,
-    registers: bool,
-    debug_dirs: Sequence[str],
-    c_lines: bool,
-) -> _Found:
+def _by_gdb(gdb_path: str, target: str, wanted: _Wanted) -> _Found:
     from jitunwind.gdbplugin.backtrace import Wanted, of_core, of_process
     from jitunwind.gdbplugin.launch import find_gdb
 
-    gdb = find_gdb(named, _architecture(target))
-    wanted = Wanted(thread, python, registers, debug_dirs, c_lines)
+    gdb = find_gdb(gdb_path, _architecture(target))
+    asked = Wanted(*wanted[1:4], wanted.debug_dirs, wanted.c_lines, wanted.debuginfod)
     report = (
-        of_process(gdb, int(target), wanted) if is_number(target) else of_core(gdb, Path(target), exe, wanted)
+        of_process(gdb, int(target), asked)
+        if is_number(target)
+        else of_core(gdb, Path(target), wanted.exe, asked)
     )
-    _check(target, report, thread)
+    _check(target, report, wanted.thread)
     stacks = report.stacks
     for each in stacks["threads"]:  # GDB does not say them
         each["reason"] = None

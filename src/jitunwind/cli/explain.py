@@ -14,7 +14,7 @@ import click
 from jitunwind.arch import Architecture
 from jitunwind.cli.files import Output, OutputFile
 from jitunwind.cli.output import columns, is_coloured, print_warning, reporting
-from jitunwind.cli.verb import Verb, color_option, target_argument
+from jitunwind.cli.verb import Verb, color_option, named, target_argument
 from jitunwind.errors import (
     BadCore,
     JitunwindError,
@@ -35,7 +35,7 @@ from jitunwind.jits.cpython.dump import load
 from jitunwind.jits.cpython.layout import Layout, read_layout
 from jitunwind.jits.cpython.regions import Regions
 from jitunwind.memory import Memory
-from jitunwind.memory.core import arguments_of, check_core, is_core, program_here
+from jitunwind.memory.core import arguments_of, check_core, check_holds_stacks, is_core, program_here
 from jitunwind.memory.corefile import CoreFile
 from jitunwind.memory.live import check_process, command_line, is_number
 from jitunwind.memory.process import LiveProcess
@@ -99,14 +99,14 @@ def explain(
         raise NoSuchRegion("--region is empty", "name a number, an address (0x…), or part of a region's name")
     whole = region is not None or output is not None or as_json
     if not is_number(target) and exe is None and Path(target).is_file() and not is_core(Path(target)):
-        with reporting(f"reading {target}") as note:
+        with reporting(f"reading {named(target)}") as note:
             subject, command = f"dump {target}", ""
             version, found = _read_dump(target, region, names, whole, note)
     else:
         with _opened(target, exe) as memory:
             layout = read_layout(memory)
             subject, command = _told(target)
-            with reporting(f"reading {target}") as note:
+            with reporting(f"reading {named(target)}") as note:
                 found = _read(memory, layout, target, region, names, whole, note)
         version = layout.version_text
     origin = origin_of(subject, f"CPython {version}", command)
@@ -132,7 +132,7 @@ def _told(target: str) -> tuple[str, str]:
     """What to call a process or a core, and the command line that started it."""
     if is_number(target):
         return f"process {target}", command_line(int(target))
-    return f"core {target}", arguments_of(Path(target))
+    return f"core {named(target)}", arguments_of(Path(target))
 
 
 class _Found(NamedTuple):
@@ -158,6 +158,7 @@ def _opened(target: str, exe: str | None) -> Iterator[Memory]:
     if not core.exists():
         raise BadCore(f"{target} is neither a process number nor a file", "name a PID or a core file")
     check_core(core)
+    check_holds_stacks(core)
     with CoreFile(core, program_here(core, exe)) as memory:
         yield memory
 
@@ -172,7 +173,7 @@ def _read(
     note: Note,
 ) -> _Found:
     """The regions, and those explained that were asked for; all of one moment, if the process gives one."""
-    sources = sources_of(int(target)) if is_number(target) else sources_of_core(Path(target))
+    sources = sources_of(int(target)) if is_number(target) else sources_of_core(Path(named(target)))
     arch = memory.architecture
     for left in reversed(range(_TRIES)):
         regions = Regions(memory, layout)

@@ -27,7 +27,8 @@ DYNAMIC: dict[int, Dynamic] = {
     Machine.X86_64: Dynamic(8, (6, 7)),
     Machine.AARCH64: Dynamic(1027, (1025, 1026)),
 }
-"""R_X86_64_RELATIVE, GLOB_DAT, JUMP_SLOT: System V psABI x86_64, table 4.9; R_AARCH64_...: AAELF64, section 5.7.16."""
+"""R_X86_64_RELATIVE, GLOB_DAT, JUMP_SLOT: System V psABI x86_64, table 4.9; R_AARCH64_...: AAELF64, section
+5.7.16."""
 
 
 class Relocation(IntEnum):

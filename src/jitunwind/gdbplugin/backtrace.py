@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jitunwind.errors import GdbFailed, NoSuchProcess, NotPermitted
+from jitunwind.errors import BadCore, GdbFailed, NoSuchProcess, NotPermitted
 from jitunwind.gdbplugin import debugfiles
 from jitunwind.gdbplugin.guardian import Guarded
 from jitunwind.gdbplugin.launch import STACK, load_line, why_unfit
@@ -58,6 +58,8 @@ class Wanted(NamedTuple):
     c_lines: bool = False
     """The lines of C functions, too, and what the compiler has inlined: GDB then reads all that debug files say,
     partly while the process stands still: seconds, where it is 0.05 s else."""
+    debuginfod: bool = False
+    """Whether to ask the debuginfod servers that the environment names for the debug files that are not here."""
 
 
 class Report(NamedTuple):
@@ -109,9 +111,25 @@ def of_core(gdb: str, core: Path, program: str | None, wanted: Wanted) -> Report
         "signal": _as_data(cores.signal_of(core)),
     }
     stacks = answer.checked(gdb) | known
+    if not cores.holds_stacks(core):  # GDB then shows what the program's file has
+        stacks |= {
+            "python": None,
+            "problem": f"the core {cores.WITHOUT_MEMORY}",
+            "problem_kind": BadCore.__name__,
+        }
+    stacks["warnings"] += _missing_files(core, exe)
     own = cores.program_of(core).path
     _name_functions(stacks, wanted, programs, "", lambda path: programs[0] if path == own else path)
     return Report(stacks, 0.0, answer.said)
+
+
+def _missing_files(core: Path, program: Path | None) -> list[str]:
+    """A line for each program and library of the core that is not here, or another one here."""
+    from jitunwind.memory.corefile import CoreFile
+
+    with CoreFile(core, program) as memory:
+        memory.files.find_all()
+        return memory.files.warnings
 
 
 def _name_functions(
@@ -120,12 +138,14 @@ def _name_functions(
     """Name the functions without a symbol by debug files, which GDB has not read: that takes it a second and more, in
     which the process would stand still. `root` is the process's root directory on this machine, `here` says which
     file below it a file of the process is."""
-    from jitunwind.stacks.separate import opened_elf  # `bt` starts faster without these
+    from jitunwind.stacks.debuginfod import servers  # `bt` starts faster without these
+    from jitunwind.stacks.separate import opened_elf
     from jitunwind.stacks.symbols import FileSymbols
 
     folders = debug_folders(wanted.debug_dirs, programs)
     folders += stacks["debug_folders"].split(os.pathsep)
     files: dict[str, FileSymbols | None] = {}
+    urls = servers() if wanted.debuginfod else []
     nameless = set()
     for frame in (frame for thread in stacks["threads"] for frame in thread["frames"]):
         place = frame.pop("unnamed", None)
@@ -134,7 +154,9 @@ def _name_functions(
             if path not in files:
                 headers = opened_elf(root + here(path))
                 known = [folder for folder in folders if folder]
-                files[path] = FileSymbols(headers, here(path), known, root) if headers is not None else None
+                files[path] = (
+                    FileSymbols(headers, here(path), known, root, urls) if headers is not None else None
+                )
             symbols = files[path]
             name = symbols.at(symbols.begin + offset) if symbols is not None else None
             if name is not None:

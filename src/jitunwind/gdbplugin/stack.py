@@ -5,15 +5,17 @@ no symbol file is made. `report()` gives the JSON of `bt --json`, without colour
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 import gdb
 import gdb.unwinder
 
+from jitunwind.gdbplugin.python_threads import states_by_thread
 from jitunwind.gdbplugin.session import Session, is_general, name_of, session, watch
 from jitunwind.gdbplugin.unwinder import JitUnwinder
-from jitunwind.jits.cpython.frames import Stretch, frame_at, gil_holders, nearest, stretches
+from jitunwind.jits.cpython.frames import Stretch, frame_at, gil_states, nearest, stretches_from
 from jitunwind.jits.cpython.objects import CodeObject
 from jitunwind.jits.cpython.regions import ENTRY_NAME, JitCode, Regions
 from jitunwind.region import RegionKind
@@ -31,8 +33,8 @@ def install() -> None:
 
 
 def report(only_thread: int | None, with_python: bool, with_registers: bool = True) -> dict[str, Any]:
-    """The stacks of the selected inferior, as `bt --json` prints them (docs/using.md), and what `backtrace` makes that
-    of: each frame without a symbol has `unnamed`, its file and the offset of what it executes there.
+    """The stacks of the selected inferior, as `bt --json` prints them (docs/using.md), and what `backtrace` makes
+    that of: each frame without a symbol has `unnamed`, its file and the offset of what it executes there.
 
     `with_registers`: read the registers of each frame, which takes as long as all the rest.
     """
@@ -40,7 +42,6 @@ def report(only_thread: int | None, with_python: bool, with_registers: bool = Tr
     inferior = gdb.selected_inferior()
     threads = sorted((t for t in inferior.threads() if t.is_valid()), key=lambda t: t.num)
     listed, complete = [], True
-    holders = gil_holders(current.memory, current.layout) if current.layout else None
     stacks = _Stacks(current, with_registers)
     for thread in threads:
         tid = thread.ptid[1] or thread.ptid[0]
@@ -49,12 +50,11 @@ def report(only_thread: int | None, with_python: bool, with_registers: bool = Tr
         thread.switch()
         frames, whole = stacks.of_selected_thread()
         complete = complete and whole
-        if with_python:
-            frames = _interleave(current, frames, tid)
-        for index, frame in enumerate(frames):
+        listed.append({"tid": tid, "name": thread.name or "", "state": None, "gil": None, "frames": frames})
+    _add_python(current, listed, with_python)
+    for each in listed:
+        for index, frame in enumerate(each["frames"]):
             frame["index"] = index
-        holds = None if holders is None else tid in holders
-        listed.append({"tid": tid, "name": thread.name or "", "state": None, "gil": holds, "frames": frames})
     regions = current.regions()
     warnings = [f"unknown, {count} times: {what}" for what, count in current.counts.items()]
     warnings += regions.warnings if regions is not None else []
@@ -161,8 +161,8 @@ class _Stacks:
         return found
 
     def _function_of(self, frame: gdb.Frame, found: "_InJit", described: Frame, is_exact: bool) -> None:
-        """Which function runs in JIT code, and where. At a call the interpreter's frame is up to date: its instruction
-        pointer says the line."""
+        """Which function runs in JIT code, and where. At a call the interpreter's frame is up to date: its
+        instruction pointer says the line."""
         regions = self._regions
         if regions is None:
             return
@@ -284,13 +284,31 @@ def _register(frame: gdb.Frame, name: str) -> int | None:
         return None
 
 
-def _interleave(current: Session, frames: list[Frame], tid: int) -> list[Frame]:
+def _add_python(current: Session, threads: list[dict[str, Any]], with_frames: bool) -> None:
+    """What CPython says of the threads: who holds the GIL, and their Python frames."""
+    layout, regions, memory = current.layout, current.regions(), current.memory
+    if layout is None:
+        return
+    holders = gil_states(memory, layout)
+    live = 0 if memory.core_file else gdb.selected_inferior().pid
+    stacks = {each["tid"]: [int(frame["sp"], 16) for frame in each["frames"]] for each in threads}
+    states = states_by_thread(memory, layout, stacks, live)
+    for each in threads:
+        own = states.get(each["tid"], [])
+        each["gil"] = None if holders is None else any(state.address in holders for state in own)
+        if with_frames and regions is not None:
+            chains = [
+                stretches_from(memory, layout, regions.objects, state.current_frame)
+                for state in own
+                if state.current_frame
+            ]
+            each["frames"] = _interleave(each["frames"], chain.from_iterable(chains))
+
+
+def _interleave(frames: list[Frame], stretches: Iterable[Stretch]) -> list[Frame]:
     """`frames` with the Python frames before the native frames that run them."""
-    regions = current.regions()
-    if regions is None:
-        return frames
     before: dict[int, list[Frame]] = {}
-    for stretch in stretches(current.memory, regions.layout, regions.objects, tid):
+    for stretch in stretches:
         index = _run_by(frames, stretch)
         if index is not None:
             before.setdefault(index, []).extend(_python_frames(stretch))

@@ -67,11 +67,7 @@ class BackingFile:
 
 
 class BackingFiles(ABC):
-    """The files of one process. Whoever knows the mappings of a process can implement it; see `LiveFiles`,
-    `CoreFiles`.
-
-    `warnings` says what could not be had, or only from memory: a line for each file, with its build-id.
-    """
+    """The files of one process, by its memory and what it has mapped (`LiveFiles`, `CoreFiles`)."""
 
     def __init__(self, memory: Memory, mappings: list[FileMapping]) -> None:
         self._memory = memory
@@ -79,7 +75,20 @@ class BackingFiles(ABC):
         self._starts = [mapping.start for mapping in self._mappings]
         self._contents: dict[tuple[str, int, int], _Content | None] = {}
         self._files: dict[tuple[str, int, int, int], BackingFile] = {}
-        self.warnings: list[str] = []
+        self._missing: list[str] = []
+        self._unchecked: list[str] = []
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was asked for and could not be had, or only from memory, with the build-id; and what was not
+        checked."""
+        if not self._unchecked:
+            return self._missing
+        names = ", ".join(os.path.basename(path) for path in self._unchecked)
+        return [
+            *self._missing,
+            f"these files may be others than the process had, as the core does not hold their first pages: {names}",
+        ]
 
     @abstractmethod
     def _candidates(self, mapping: FileMapping) -> Iterator[OpenFile]:
@@ -89,7 +98,7 @@ class BackingFiles(ABC):
     def _is_same(self, mapping: FileMapping, opened: OpenFile, status: os.stat_result) -> bool:
         """Whether an open file is the one that is mapped, whatever its bytes say."""
 
-    def _is_believed_unchecked(self, path: str, headers: Headers | None) -> bool:
+    def _is_believed_unchecked(self) -> bool:
         """Whether a file is taken for the one that is mapped, where the process's memory does not tell its
         build-id."""
         return False
@@ -139,6 +148,11 @@ class BackingFiles(ABC):
                 seen.add((file.path, file.bias))
                 yield file
 
+    def find_all(self) -> None:
+        """Look for every file that is mapped, so that `warnings` has all that are missing."""
+        for mapping in self._mappings:
+            self._content(mapping)
+
     def _of(self, mapping: FileMapping) -> BackingFile | None:
         content = self._content(mapping)
         if content is None or content.headers is None:
@@ -187,7 +201,9 @@ class BackingFiles(ABC):
         if self._is_same(mapping, opened, status):
             return _Content(data, headers, opened.place)
         if build_id is None:
-            is_it = self._is_believed_unchecked(opened.place, headers)
+            is_it = self._is_believed_unchecked()
+            if is_it and headers is not None:
+                self._unchecked.append(opened.place)
         else:
             is_it = headers is not None and headers.build_id == build_id
         if is_it:
@@ -206,9 +222,11 @@ class BackingFiles(ABC):
             return None
 
     def _first(self, mapping: FileMapping) -> FileMapping | None:
-        """The mapping of the file's first bytes, which belongs to the same load of it."""
-        before = self._mappings[: bisect_right(self._starts, mapping.start)]
-        of_file = (each for each in reversed(before) if each.identity == mapping.identity)
+        """The mapping of the file's first bytes: that of the same load of it, the nearest one before. A library may
+        map a part of itself once more, with nothing before it."""
+        before = reversed(self._mappings[: bisect_right(self._starts, mapping.start)])
+        behind = self._mappings[bisect_right(self._starts, mapping.start) :]
+        of_file = (each for each in (*before, *behind) if each.identity == mapping.identity)
         return next((each for each in of_file if not each.offset), None)
 
     def _from_memory(self, mapping: FileMapping, build_id: str | None, others: list[str]) -> _Content | None:
@@ -221,10 +239,10 @@ class BackingFiles(ABC):
             headers = Headers(image)
         except NotElf:
             if mapping.path.startswith("/") and (build_id is not None or mapping.executable):
-                self.warnings.append(f"{named} cannot be read: {why}")
+                self._missing.append(f"{named} cannot be read: {why}")
             return None
         if mapping.path != _VDSO:
-            self.warnings.append(f"{named} is known from the process's memory alone: {why}")
+            self._missing.append(f"{named} is known from the process's memory alone: {why}")
         return _Content(headers.data, headers, None)
 
     def _image(self, mapping: FileMapping) -> bytes:
@@ -311,7 +329,7 @@ def exported_symbols(files: BackingFiles, program: str | None) -> dict[str, int]
     for file in files.files():
         name = os.path.basename(file.path)
         is_wanted = file.path == program or name.startswith("libpython")
-        if is_wanted or (by_loader and asks_for_loader(file)):
+        if is_wanted or (by_loader and asks_for_loader(file.path, file.headers)):
             found = {**exported(file.headers, file.bias), **found}
     return found
 
@@ -327,11 +345,11 @@ def is_loader(path: str) -> bool:
     return os.path.basename(path).startswith(("ld-", "ld.so", "ld64.so"))
 
 
-def asks_for_loader(file: BackingFile) -> bool:
+def asks_for_loader(path: str, headers: Headers) -> bool:
     """Whether a file has an interpreter (gABI, PT_INTERP), as programs do; glibc's libc.so has one, too."""
-    if os.path.basename(file.path).startswith("libc"):
+    if os.path.basename(path).startswith("libc"):
         return False
-    return any(segment.kind == PT_INTERP for segment in file.headers.segments)
+    return any(segment.kind == PT_INTERP for segment in headers.segments)
 
 
 def _called(build_id: str) -> str:

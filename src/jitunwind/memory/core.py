@@ -13,7 +13,9 @@ from typing import BinaryIO, NamedTuple
 from jitunwind.arch import Architecture
 from jitunwind.arch.known import ARCHITECTURES, of_machine
 from jitunwind.arch.machine import Machine
-from jitunwind.errors import BadCore
+from jitunwind.elf.headers import Headers
+from jitunwind.errors import BadCore, NotElf
+from jitunwind.memory.backing import asks_for_loader, is_loader
 
 _ET_DYN, _ET_CORE = 3, 4
 _PT_LOAD = 1
@@ -159,6 +161,25 @@ def stack_pointer_of(path: Path) -> int | None:
     return int.from_bytes(status[at : at + 8], "little") if len(status) >= at + 8 else None
 
 
+def holds_stacks(path: Path) -> bool:
+    """Whether the core has the stack of its first thread, and so the process's own memory: a coredump_filter may
+    have left that out (core(5)). True where the core does not tell the stack pointer. BadCore, OSError."""
+    pointer = stack_pointer_of(path)
+    return pointer is None or any(
+        segment.start <= pointer < segment.start + segment.stored for segment in load_segments(str(path))
+    )
+
+
+WITHOUT_MEMORY = "holds none of the process's own memory: its coredump_filter left it out (core(5))"
+
+
+def check_holds_stacks(path: Path) -> None:
+    """BadCore, where the core does not have the process's own memory. OSError."""
+    if not holds_stacks(path):
+        raise BadCore(f"{path} {WITHOUT_MEMORY}", _WITH_MEMORY)
+
+
+_WITH_MEMORY = "take another one: echo 0x33 > /proc/PID/coredump_filter before the crash, or gcore PID"
 _STATUS_REGISTERS = 112
 """Of struct elf_prstatus: pr_reg."""
 _STACK_POINTERS: dict[int, int] = {Machine.X86_64: 19, Machine.AARCH64: 31}
@@ -177,7 +198,7 @@ class MappedFile(NamedTuple):
 class Program(NamedTuple):
     """What a core says of the program that left it: the file that was mapped where execution began, or, if it does
     not say what was mapped (qemu's), the one that was executed (None without either), and the address at which it
-    began (0 likewise)."""
+    began (0 likewise, and where it was started through the dynamic loader)."""
 
     path: str | None
     entry: int
@@ -192,7 +213,27 @@ def program_of(path: Path) -> Program:
         files = _files(notes.get(_NT_FILE, b""))
         if not files:
             return Program(_string(file, _auxiliary(auxv, _AT_EXECFN)), entry)
-    return Program(next((file.path for file in files if file.start <= entry < file.end), None), entry)
+        first = next((each.path for each in files if each.start <= entry < each.end), None)
+        if first is None or not is_loader(first):
+            return Program(first, entry)
+        started = (each for each in files if not each.offset and each.path != first)
+        return Program(next((each.path for each in started if _asks_for_loader(file, each)), first), 0)
+
+
+def _asks_for_loader(file: BinaryIO, mapped: MappedFile) -> bool:
+    """Whether the mapped file is a program for the dynamic loader, by its first page, which the core stores."""
+    try:
+        return asks_for_loader(mapped.path, Headers(_stored(file, mapped.start, _PAGE)))
+    except NotElf:
+        return False
+
+
+def _stored(file: BinaryIO, address: int, size: int) -> bytes:
+    """Up to `size` bytes at that address of the process, as far as one segment of the core stores them."""
+    for kind, _, offset, start, _, stored, _, _ in list(_program_headers(file)):
+        if kind == _PT_LOAD and start <= address < start + stored:
+            return _at(file, offset + address - start, min(size, start + stored - address))
+    return b""
 
 
 class Signal(NamedTuple):
@@ -351,12 +392,8 @@ def _auxiliary(auxv: bytes, wanted: int) -> int:
 
 def _string(file: BinaryIO, address: int) -> str | None:
     """The NUL-terminated string at that address of the process; None, if the core does not have all of it."""
-    for kind, _, offset, start, _, stored, _, _ in list(_program_headers(file)):
-        if kind == _PT_LOAD and start <= address < start + stored:
-            most = min(_LONGEST_PATH, start + stored - address)
-            text, end, _ = _at(file, offset + address - start, most).partition(b"\0")
-            return text.decode(errors="surrogateescape") if end and text else None
-    return None
+    text, end, _ = _stored(file, address, _LONGEST_PATH).partition(b"\0")
+    return text.decode(errors="surrogateescape") if end and text else None
 
 
 def _files(data: bytes) -> list[MappedFile]:

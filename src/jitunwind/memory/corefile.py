@@ -12,18 +12,17 @@ from functools import cached_property
 from pathlib import Path
 
 from jitunwind.arch import Architecture
-from jitunwind.elf.headers import Headers
 from jitunwind.errors import UnreadableMemory
 from jitunwind.memory import Mapping, Memory
 from jitunwind.memory.backing import BackingFiles, OpenFile, exported_symbols, open_file
 from jitunwind.memory.core import (
     Segment,
     check_core,
+    holds_stacks,
     is_code,
     load_segments,
     mapped_files,
     program_of,
-    stack_pointer_of,
 )
 from jitunwind.memory.maps import FileMapping
 
@@ -41,8 +40,7 @@ class CoreFile(Memory):
         self._program = str(program) if program is not None else program_of(path).path
         self._core = os.open(path, os.O_RDONLY)
         self.files = CoreFiles(self, self._file_mappings(path, program), sysroot)
-        pointer = stack_pointer_of(path)
-        self.has_stacks = pointer is None or bool(self.stored(pointer, 1))
+        self.has_stacks = holds_stacks(path)
         """Whether it stored the process's own memory. Without, what a file holds for writable memory is what that
         was when the process began."""
 
@@ -150,12 +148,7 @@ class CoreFiles(BackingFiles):
     def _is_same(self, mapping: FileMapping, opened: OpenFile, status: os.stat_result) -> bool:
         return False
 
-    def _is_believed_unchecked(self, path: str, headers: Headers | None) -> bool:
-        if headers is not None and headers.build_id:
-            self.warnings.append(
-                f"{path} (build-id {headers.build_id}) may be another file than the process had: "
-                "the core does not hold its first page"
-            )
+    def _is_believed_unchecked(self) -> bool:
         return True
 
     def _in_memory(self, address: int, size: int) -> bytes:

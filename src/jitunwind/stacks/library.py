@@ -9,12 +9,14 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from jitunwind.errors import CannotStop, JitunwindError, NoSuchProcess, NoSuchThread
+from jitunwind.errors import BadCore, CannotStop, JitunwindError, NoSuchProcess, NoSuchThread
 from jitunwind.jits.cpython.keeping import keep_frames
 from jitunwind.jits.cpython.layout import Layout, read_layout
 from jitunwind.memory import Memory
+from jitunwind.memory.backing import BackingFiles
 from jitunwind.memory.live import check_threads, command_line, executable, is_number, thread_states
 from jitunwind.memory.stopping import cause_of_wait, check_can_stop, check_not_frozen, long_waiting
+from jitunwind.stacks.debugfiles import debug_folders
 from jitunwind.stacks.images import Images
 from jitunwind.stacks.jitcode import CPythonCode
 from jitunwind.stacks.model import Frame, FrameKind, Stacks, Thread
@@ -35,21 +37,24 @@ def stacks(
     thread: int | None = None,
     python: bool = False,
     registers: bool = True,
+    c_lines: bool = False,
     exe: str | None = None,
     debug_dirs: Sequence[str] = (),
+    debuginfod: bool = False,
 ) -> Stacks:
     """The stacks of a live process (its number) or of a core (its path).
 
     `thread`: only the one with that kernel id. `python`: the interpreter's pure Python frames, too. `registers`: those
-    of each frame. `exe`: the program that left a core. `debug_dirs`: where to look for debug files, before the usual
-    places.
+    of each frame. `c_lines`: lines of C functions, and the functions inlined there, as frames of their own. `exe`: the
+    program that left a core. `debug_dirs`: where to look for debug files, before the usual places. `debuginfod`: fetch
+    those that are not here from the servers that the environment names.
 
     A live process stands still for some milliseconds, and goes on whatever happens here. What cannot be read is said
     in a thread's `reason`, or in `warnings`.
 
-    NoSuchProcess, NoSuchThread, NotPermitted, AlreadyTraced, CannotStop, BadCore.
+    NoSuchProcess, NoSuchThread, NotPermitted, AlreadyTraced, CannotStop, BadCore, NoLineReader.
     """
-    wanted = _Wanted(thread, python, registers, tuple(debug_dirs))
+    wanted = _Wanted(thread, python, registers, c_lines, tuple(debug_dirs), debuginfod)
     if isinstance(target, int):
         return _of_process(target, wanted)
     if is_number(str(target)):
@@ -63,7 +68,9 @@ class _Wanted(NamedTuple):
     thread: int | None
     python: bool
     registers: bool
+    c_lines: bool
     debug_dirs: tuple[str, ...]
+    debuginfod: bool
 
 
 _MOST_PROGRAMS = 5
@@ -135,10 +142,14 @@ def _check_thread(target: object, threads: Sequence[Thread], tids: Sequence[int]
 
 
 def _of_core(path: Path, program: str | None, wanted: _Wanted) -> Stacks:
+    from jitunwind.memory.core import WITHOUT_MEMORY
     from jitunwind.stacks import cores  # with a process `bt` starts faster without it
 
     with cores.open_core(path, program) as memory:
         layout, problem = _layout_of(memory)
+        if not memory.has_stacks:
+            layout, problem = None, BadCore(f"the core {WITHOUT_MEMORY}")
+        memory.files.find_all()
         found = _read(memory, layout, memory.program, wanted)
         _check_thread(path, found.threads, sorted(memory.registers), wanted)
         return found._replace(
@@ -166,9 +177,13 @@ def _read(memory: "Snapshot | Core", layout: Layout | None, program: str | None,
     images = Images(memory)
     jit = CPythonCode(memory, layout) if layout is not None else None
     walker = Walker(memory, NativeRules(memory, images), jit)
-    names = Names(files, images, wanted.debug_dirs, program)
+    names = _names(files, images, program, wanted)
     walked = {tid: walker.walk(of.values) for tid, of in registers.items() if wanted.thread in (None, tid)}
-    python = by_thread(jit, memory, registers, arch) if jit is not None else {}
+    python = (
+        by_thread(jit, memory, registers, arch, memory.pid if isinstance(memory, Snapshot) else 0)
+        if jit is not None
+        else {}
+    )
     holders = jit.holders() if jit is not None else None
     threads = []
     for tid, found in walked.items():
@@ -197,6 +212,16 @@ def _read(memory: "Snapshot | Core", layout: Layout | None, program: str | None,
     )
 
 
+def _names(files: BackingFiles, images: Images, program: str | None, wanted: _Wanted) -> Names:
+    folders = debug_folders(wanted.debug_dirs, [program] if program else [])
+    servers: list[str] = []
+    if wanted.debuginfod:
+        from jitunwind.stacks import debuginfod  # only some want them
+
+        servers = debuginfod.servers()
+    return Names(files, images, folders, servers, wanted.c_lines)
+
+
 def _frames(
     raw_frames: Sequence[RawFrame],
     jit: CPythonCode | None,
@@ -209,25 +234,10 @@ def _frames(
     below_jit = False
     for raw in raw_frames:
         frame = jit.frame(raw, below_jit) if jit is not None else None
-        if frame is None:
-            frame = names.frame(raw)
-        below_jit = frame.kind is FrameKind.JIT
+        described = names.frames(raw) if frame is None else [frame]
+        below_jit = described[0].kind is FrameKind.JIT
         of = raw.registers
         values = {name: of[register] for register, name in shown if register in of}
-        frames.append(
-            Frame(
-                raw.pc,
-                raw.sp,
-                frame.kind,
-                frame.name,
-                frame.function,
-                frame.trace,
-                frame.inlined,
-                frame.file,
-                frame.line,
-                frame.region,
-                values,
-                raw.is_exact,
-            )
-        )
+        for each in described:
+            frames.append(each._replace(sp=raw.sp, registers=values, exact=raw.is_exact))
     return frames

@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from jitunwind.memory.backing import BackingFiles
-from jitunwind.stacks.debugfiles import debug_folders
 from jitunwind.stacks.images import Images
 from jitunwind.stacks.model import Frame, FrameKind
 from jitunwind.stacks.symbols import Symbols
@@ -13,24 +13,47 @@ from jitunwind.stacks.walk import RawFrame
 _DELETED = " (deleted)"
 
 
+if TYPE_CHECKING:
+    from jitunwind.stacks.lines import Lines, Location
+
+
+def _lines(files: BackingFiles, symbols: Symbols) -> "Lines":
+    from jitunwind.stacks.lines import Lines  # only some want them
+
+    return Lines(files, symbols)
+
+
+def _at_line(frame: Frame, location: "Location") -> Frame:
+    return frame._replace(file=location.file, line=location.line) if location.line else frame
+
+
 class Names:
     """Of the native code of one process. `nameless`: the files of code that had none."""
 
     def __init__(
-        self, files: BackingFiles, images: Images, debug_dirs: Sequence[str], program: str | None
+        self, files: BackingFiles, images: Images, folders: Sequence[str], servers: Sequence[str], lines: bool
     ) -> None:
-        folders = debug_folders(debug_dirs, [program] if program else [])
-        self._images, self._symbols = images, Symbols(files, folders)
-        self._frames: dict[tuple[int, bool], Frame] = {}
+        self._images, self._symbols = images, Symbols(files, folders, servers)
+        self._lines = _lines(files, self._symbols) if lines else None
+        self._frames: dict[tuple[int, bool], list[Frame]] = {}
         self.nameless: set[str] = set()
 
-    def frame(self, raw: RawFrame) -> Frame:
-        """The frame, but for its stack and registers."""
+    def frames(self, raw: RawFrame) -> list[Frame]:
+        """The frame, but for its stack and registers; before it those of the functions that the compiler has inlined
+        there, where lines are wanted and known."""
         key = raw.pc, raw.at_pc
         found = self._frames.get(key)
         if found is None:
-            found = self._frames[key] = Frame(raw.pc, 0, FrameKind.NATIVE, self._name(*key))
+            found = self._frames[key] = self._described(*key)
         return found
+
+    def _described(self, pc: int, at_pc: bool) -> list[Frame]:
+        frame = Frame(pc, 0, FrameKind.NATIVE, self._name(pc, at_pc))
+        located = self._lines.at(pc if at_pc else pc - 1) if self._lines is not None else []
+        if not located:
+            return [frame]
+        inlined = [_at_line(frame._replace(name=each.function), each) for each in located[:-1]]
+        return [*inlined, _at_line(frame, located[-1])]
 
     def _name(self, pc: int, at_pc: bool) -> str:
         place = pc if at_pc else pc - 1

@@ -6,21 +6,21 @@ core, too, and in a PID namespace, where thread ids are others inside than outsi
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 
 from jitunwind.arch import Architecture
 from jitunwind.jits.cpython.frames import Stretch, ThreadState
 from jitunwind.memory import Memory
+from jitunwind.memory.live import ids_inside
 from jitunwind.stacks.jitcode import CPythonCode
 from jitunwind.stacks.model import Frame, FrameKind
 from jitunwind.stacks.snapshot import Registers, mapping_in
 
 
 def by_thread(
-    jit: CPythonCode, memory: Memory, registers: Mapping[int, Registers], arch: Architecture
+    jit: CPythonCode, memory: Memory, registers: Mapping[int, Registers], arch: Architecture, live: int
 ) -> dict[int, list[ThreadState]]:
-    """The thread states of each thread. Those without a marker, which execute nothing now, go by the kernel id."""
+    """The thread states of each thread. Those without a marker, which execute nothing now, go by the kernel id. `live`:
+    the number of the process; 0 for a core."""
     pointers = sorted((of.values[arch.stack_pointer], tid) for tid, of in registers.items())
     mappings = memory.mappings()
     found: dict[int, list[ThreadState]] = {}
@@ -29,7 +29,7 @@ def by_thread(
         marker = jit.first_marker(state)
         tid = _owner(pointers, mappings, marker) if marker else None
         if tid is None:
-            inner = _ids_inside(registers) if inner is None else inner
+            inner = {tid: tid for tid in registers} | ids_inside(live) if inner is None else inner
             tid = inner.get(state.native_id)
         if tid is not None:
             found.setdefault(tid, []).append(state)
@@ -44,18 +44,6 @@ def _owner(pointers: Sequence[tuple[int, int]], mappings: Sequence, address: int
     if index < 0 or mapping is None or not mapping.start <= pointers[index][0]:
         return None
     return pointers[index][1]
-
-
-def _ids_inside(tids: Iterable[int]) -> dict[int, int]:
-    """The kernel ids of threads by those that they have in their own PID namespace (proc(5), NSpid)."""
-    found = {}
-    for tid in tids:
-        found[tid] = tid
-        with suppress(OSError):
-            for line in Path(f"/proc/{tid}/status").read_text(errors="replace").splitlines():
-                if line.startswith("NSpid:"):
-                    found[int(line.split()[-1])] = tid
-    return found
 
 
 def interleaved(frames: Sequence[Frame], stretches: Iterable[Stretch]) -> list[Frame]:
