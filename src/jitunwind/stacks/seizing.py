@@ -28,6 +28,8 @@ _PATIENCE_WAITING_SECONDS = 0.02
 _POLLS_AT_ONCE = 20
 _POLL_SECONDS = 0.00005
 _MOST_ROUNDS = 1000
+_FIRST = -20
+"""The priority of the thread that traces: others wait for it."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _ptrace = _libc.ptrace
@@ -62,6 +64,8 @@ def with_threads_stopped(pid: int, work: Callable[[Stop], None]) -> Stop:
 
     def trace() -> None:
         try:
+            with contextlib.suppress(OSError):  # not everybody may: where processors are scarce, it shortens the stop
+                os.setpriority(os.PRIO_PROCESS, _thread.get_native_id(), _FIRST)
             _Tracer(pid, stop).run(work)
         except BaseException as error:  # handed on
             errors.append(error)
