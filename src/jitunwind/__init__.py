@@ -22,9 +22,13 @@ if TYPE_CHECKING:
         UnwindTable,
         evaluate,
     )
+    from jitunwind.stacks.library import stacks
+    from jitunwind.stacks.model import Frame, FrameKind, Stacks, Thread
 
 __all__ = [
     "CfaRule",
+    "Frame",
+    "FrameKind",
     "InRegister",
     "JitunwindError",
     "Line",
@@ -35,7 +39,9 @@ __all__ = [
     "Row",
     "SameValue",
     "SavedAt",
+    "Stacks",
     "Statistics",
+    "Thread",
     "Undefined",
     "Unknown",
     "UnwindTable",
@@ -47,16 +53,21 @@ __all__ = [
     "is_enabled",
     "problems",
     "publish",
+    "stacks",
     "statistics",
 ]
 
 _ELSEWHERE = {
+    "Frame": "stacks.model",
+    "FrameKind": "stacks.model",
     "JitunwindError": "errors",
     "Line": "region",
     "Publication": "publishing.publication",
     "Region": "region",
     "RegionKind": "region",
+    "Stacks": "stacks.model",
     "Statistics": "agent.library",
+    "Thread": "stacks.model",
     "disable": "jits.cpython.inside.follow",
     "enable": "jits.cpython.inside.follow",
     "flush": "jits.cpython.inside.follow",
@@ -64,6 +75,7 @@ _ELSEWHERE = {
     "is_enabled": "jits.cpython.inside.follow",
     "problems": "jits.cpython.inside.follow",
     "publish": "publishing.publication",
+    "stacks": "stacks.library",
     "statistics": "agent.library",
 }
 

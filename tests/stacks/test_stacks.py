@@ -324,3 +324,13 @@ def test_an_interpreter_that_is_not_there_any_more(how: str, python: Interpreter
         assert found.complete, found.threads[0].reason
         assert found.python is not None
         assert "_PyEval_EvalFrameDefault" in names(only(found)) or "_start" in names(only(found))
+
+
+def test_the_library_gives_typed_objects(python: Interpreter, tmp_path: Path) -> None:
+    """Before and after the room that has the function's name was imported."""
+    code = "import sys, jitunwind; a = jitunwind.stacks(int(sys.argv[1])); b = jitunwind.stacks(int(sys.argv[1])); "
+    code += "print(type(a) is type(b) is jitunwind.Stacks, a.threads[0].frames[-1].name, a.complete)"
+    with running(python, "loops", cwd=tmp_path) as started:
+        command = [sys.executable, "-c", code, str(started.pid)]
+        done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("True _start True\n", "")

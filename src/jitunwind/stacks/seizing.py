@@ -64,7 +64,9 @@ def with_threads_stopped(pid: int, work: Callable[[Stop], None]) -> Stop:
 
     def trace() -> None:
         try:
-            with contextlib.suppress(OSError):  # not everybody may: where processors are scarce, it shortens the stop
+            with contextlib.suppress(
+                OSError
+            ):  # not everybody may: where processors are scarce, it shortens the stop
                 os.setpriority(os.PRIO_PROCESS, _thread.get_native_id(), _FIRST)
             _Tracer(pid, stop).run(work)
         except BaseException as error:  # handed on
