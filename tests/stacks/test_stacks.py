@@ -1,6 +1,7 @@
 """Stacks without a debugger: against GDB with the plugin, frame by frame, and in situations that processes are in."""
 
 import contextlib
+import itertools
 import os
 import random
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from jitunwind.errors import AlreadyTraced, CannotStop, JitunwindError, NoSuchProcess, NotPython
 from jitunwind.stacks.library import stacks
@@ -149,6 +151,20 @@ def test_a_walk_that_cannot_go_on_says_why(situation: str, reason: str, situatio
         (thread,) = stacks(pid).threads
     assert thread.reason.startswith(reason.format(path=situations)), thread
     assert thread.frames[-1].name == situation
+
+
+@needs_gcc
+@pytest.mark.parametrize("options", ["-g -fno-asynchronous-unwind-tables", "-static"])
+def test_tables_that_are_in_the_file_alone(options: str, tmp_path: Path) -> None:
+    """.debug_frame, and the .eh_frame of a static program, which no header leads to."""
+    source = (REPOSITORY / "tests/support/situations.c").read_text()
+    program = compiled(tmp_path / "program", source, f"-O1 -pthread -fomit-frame-pointer {options}")
+    with started([str(program), "alternate"]) as pid:
+        found = stacks(pid)
+    assert found.complete, found.threads[0].reason
+    called = names(only(found))
+    assert called.index("handler") < called.index("interrupted") < called.index("main"), called
+    assert all(frame.exact for frame in only(found))
 
 
 @needs_gcc
@@ -334,3 +350,36 @@ def test_the_library_gives_typed_objects(python: Interpreter, tmp_path: Path) ->
         command = [sys.executable, "-c", code, str(started.pid)]
         done = subprocess.run(command, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("True _start True\n", "")
+
+
+def test_a_python_in_a_pid_namespace(python: Interpreter) -> None:
+    command = ["unshare", "--pid", "--fork", "--kill-child", python.python, str(PROGRAMS / "threads.py")]
+    if subprocess.run([*command[:3], "true"], capture_output=True).returncode:
+        pytest.skip("this user may make no PID namespace")
+    with started(command, python.environment()) as pid:
+        (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        found = stacks(int(child), python=True)
+    assert found.complete
+    assert len(found.threads) > 1
+    for thread in found.threads:
+        assert any(frame.kind is FrameKind.PYTHON for frame in thread.frames), thread
+
+
+def test_a_python_that_the_dynamic_loader_was_started_with(python: Interpreter) -> None:
+    with Path(python.python).open("rb") as file:
+        elf = ELFFile(file)
+        loader = next(each for each in elf.iter_segments("PT_INTERP")).get_interp_name()
+    with started([loader, *python.command("loops")], python.environment()) as pid:
+        found = stacks(pid)
+    assert (found.complete, found.python is not None, found.jit) == (True, True, True)
+    assert "_start" in names(only(found))
+
+
+def test_lines_of_c_and_inlined_functions(python: Interpreter) -> None:
+    pytest.importorskip("symbolic")
+    with started(python.command("calls_c"), python.environment()) as pid:
+        frames = only(stacks(pid, c_lines=True, python=True, debug_dirs=[python.debug_file_directory]))
+    evaluated = next(frame for frame in frames if frame.name == "PyEval_EvalCode")
+    assert evaluated.file is not None
+    assert (os.path.basename(evaluated.file), bool(evaluated.line)) == ("ceval.c", True)
+    assert any(one.pc == other.pc and one.name != other.name for one, other in itertools.pairwise(frames))

@@ -3,7 +3,7 @@
 The one place in `stacks` that knows which JITs there are; today that is CPython's.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from jitunwind.arch.known import decoder
@@ -40,11 +40,16 @@ class _Described(NamedTuple):
 
 
 class CPythonCode:
-    """The JIT code of a CPython, and its Python frames."""
+    """The JIT code of a CPython, and its Python frames. `is_unchanged(start, size)`: whether code that stood still is
+    in memory still, so that what the process says of it now is true of it."""
 
-    def __init__(self, memory: Memory, layout: Layout) -> None:
+    def __init__(
+        self, memory: Memory, layout: Layout, is_unchanged: Callable[[int, int], bool] | None = None
+    ) -> None:
         self._memory, self._layout = memory, layout
         self._regions = Regions(memory, layout)
+        self._is_unchanged = is_unchanged
+        self._codes: dict[int, JitCode | None] = {}
         self._tables: dict[int, UnwindTable] = {}
         self._described: dict[tuple[int, bool], _Described | None] = {}
 
@@ -67,11 +72,21 @@ class CPythonCode:
     def rules_at(self, pc: int) -> Rules | NoRules | None:
         if self._regions.meets(pc) is None:
             return None
-        code = self._regions.find(pc)
+        code = self._find(pc)
         if code is None:
             return NoRules(f"no executor is known at {pc:#x}")
         row = self._table(code).at_return_address(pc - code.start)
         return rules_of_row(row) if isinstance(row, Row) else NoRules(f"at {pc:#x}: {row.reason}")
+
+    def _find(self, pc: int) -> JitCode | None:
+        """The code at `pc`. Not that of an executor that has come since, at the place of one that has gone; 3.14's code
+        says itself whose it is."""
+        code = self._regions.find(pc)
+        if code is None or code.shim_size or self._is_unchanged is None:
+            return code
+        if code.start not in self._codes:
+            self._codes[code.start] = code if self._is_unchanged(code.start, code.size) else None
+        return self._codes[code.start]
 
     def _table(self, code: JitCode) -> UnwindTable:
         table = self._tables.get(code.start)
@@ -101,7 +116,7 @@ class CPythonCode:
     def _at(self, pc: int, at_pc: bool) -> _Described | None:
         key = pc, at_pc
         if key not in self._described:
-            code = self._regions.find(pc) if self._regions.meets(pc) is not None else None
+            code = self._find(pc) if self._regions.meets(pc) is not None else None
             self._described[key] = None if code is None else self._describe(code, pc, at_pc)
         return self._described[key]
 

@@ -17,6 +17,7 @@ from jitunwind.memory.backing import BackingFiles
 from jitunwind.memory.live import check_threads, command_line, executable, is_number, thread_states
 from jitunwind.memory.stopping import cause_of_wait, check_can_stop, check_not_frozen, long_waiting
 from jitunwind.stacks.debugfiles import debug_folders
+from jitunwind.stacks.fileframes import FileFrames
 from jitunwind.stacks.images import Images
 from jitunwind.stacks.jitcode import CPythonCode
 from jitunwind.stacks.model import Frame, FrameKind, Stacks, Thread
@@ -25,10 +26,12 @@ from jitunwind.stacks.native import NativeRules
 from jitunwind.stacks.pythonframes import by_thread, interleaved
 from jitunwind.stacks.seizing import living_thread
 from jitunwind.stacks.snapshot import Snapshot
+from jitunwind.stacks.symbols import Symbols
 from jitunwind.stacks.walk import RawFrame, Walker
 
 if TYPE_CHECKING:
     from jitunwind.stacks.cores import Core
+    from jitunwind.stacks.lines import Lines
 
 
 def stacks(
@@ -175,9 +178,11 @@ def _read(memory: "Snapshot | Core", layout: Layout | None, program: str | None,
     """Walk and name all that is wanted, in a memory that stands still."""
     arch, registers, files = memory.architecture, memory.registers, memory.files
     images = Images(memory)
-    jit = CPythonCode(memory, layout) if layout is not None else None
-    walker = Walker(memory, NativeRules(memory, images), jit)
-    names = _names(files, images, program, wanted)
+    unchanged = memory.is_unchanged if isinstance(memory, Snapshot) else None
+    jit = CPythonCode(memory, layout, unchanged) if layout is not None else None
+    symbols = _symbols(files, program, wanted)
+    walker = Walker(memory, NativeRules(memory, images, FileFrames(files, symbols)), jit)
+    names = Names(images, symbols, _lines(files, symbols) if wanted.c_lines else None)
     walked = {tid: walker.walk(of.values) for tid, of in registers.items() if wanted.thread in (None, tid)}
     python = (
         by_thread(jit, memory, registers, arch, memory.pid if isinstance(memory, Snapshot) else 0)
@@ -212,14 +217,21 @@ def _read(memory: "Snapshot | Core", layout: Layout | None, program: str | None,
     )
 
 
-def _names(files: BackingFiles, images: Images, program: str | None, wanted: _Wanted) -> Names:
-    folders = debug_folders(wanted.debug_dirs, [program] if program else [])
+def _lines(files: BackingFiles, symbols: Symbols) -> "Lines":
+    from jitunwind.stacks.lines import Lines  # only some want them
+
+    return Lines(files, symbols)
+
+
+def _symbols(files: BackingFiles, program: str | None, wanted: _Wanted) -> Symbols:
+    first = next((mapping.path for mapping in files.mappings if mapping.path.startswith("/")), "")
+    folders = debug_folders(wanted.debug_dirs, dict.fromkeys(filter(None, (program, first))))
     servers: list[str] = []
     if wanted.debuginfod:
         from jitunwind.stacks import debuginfod  # only some want them
 
         servers = debuginfod.servers()
-    return Names(files, images, folders, servers, wanted.c_lines)
+    return Symbols(files, folders, servers)
 
 
 def _frames(

@@ -1,10 +1,8 @@
 """What native code is called: the function that it is of, or where none is known, its file and the offset in it."""
 
 import os
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from jitunwind.memory.backing import BackingFiles
 from jitunwind.stacks.images import Images
 from jitunwind.stacks.model import Frame, FrameKind
 from jitunwind.stacks.symbols import Symbols
@@ -17,12 +15,6 @@ if TYPE_CHECKING:
     from jitunwind.stacks.lines import Lines, Location
 
 
-def _lines(files: BackingFiles, symbols: Symbols) -> "Lines":
-    from jitunwind.stacks.lines import Lines  # only some want them
-
-    return Lines(files, symbols)
-
-
 def _at_line(frame: Frame, location: "Location") -> Frame:
     return frame._replace(file=location.file, line=location.line) if location.line else frame
 
@@ -30,11 +22,8 @@ def _at_line(frame: Frame, location: "Location") -> Frame:
 class Names:
     """Of the native code of one process. `nameless`: the files of code that had none."""
 
-    def __init__(
-        self, files: BackingFiles, images: Images, folders: Sequence[str], servers: Sequence[str], lines: bool
-    ) -> None:
-        self._images, self._symbols = images, Symbols(files, folders, servers)
-        self._lines = _lines(files, self._symbols) if lines else None
+    def __init__(self, images: Images, symbols: Symbols, lines: "Lines | None") -> None:
+        self._images, self._symbols, self._lines = images, symbols, lines
         self._frames: dict[tuple[int, bool], list[Frame]] = {}
         self.nameless: set[str] = set()
 

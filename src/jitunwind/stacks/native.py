@@ -12,6 +12,7 @@ from jitunwind.dwarf.decode import Fde, FrameRule, FrameState, eh_frame, fde_at,
 from jitunwind.errors import MalformedFrames, UnreadableMemory
 from jitunwind.memory import Memory
 from jitunwind.rows import SAME_VALUE, CfaRule, Row, SavedAt
+from jitunwind.stacks.fileframes import FileFrames
 from jitunwind.stacks.images import Image, Images
 
 _LARGEST_FRAMES = 1 << 28
@@ -41,9 +42,10 @@ def rules_of_row(row: Row) -> Rules:
 class NativeRules:
     """The rules for the native code of one process."""
 
-    def __init__(self, memory: Memory, images: Images) -> None:
+    def __init__(self, memory: Memory, images: Images, file_frames: FileFrames) -> None:
         self._memory = memory
         self._images = images
+        self._file_frames = file_frames
         self._arch = memory.architecture
         self._signals = module(self._arch, "state")
         self._linear: dict[int, list[Fde]] = {}
@@ -82,10 +84,13 @@ class NativeRules:
         return Rules(FrameState(row.cfa, row.rules), is_exact=False)
 
     def _by_table(self, image: Image, place: int) -> Rules | None:
-        fde = self._fde(image, place)
+        fde, bias = self._fde(image, place), 0
         if fde is None or not fde.start <= place < fde.start + fde.size:
-            return None
-        state = state_at(fde, self._arch.unspecified, place - fde.start)
+            found = self._file_frames.at(place)
+            if found is None:
+                return None
+            fde, bias = found
+        state = state_at(fde, self._arch.unspecified, place - bias - fde.start)
         return Rules(state, is_signal=fde.cie.signal_frame)
 
     def _fde(self, image: Image, place: int) -> Fde | None:

@@ -4,7 +4,7 @@ Each run of the interpreter loop has a marker on the C stack. So a stack tells w
 core, too, and in a PID namespace, where thread ids are others inside than outside.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from jitunwind.arch import Architecture
@@ -67,6 +67,9 @@ def _run_by(frames: Sequence[Frame], pointers: Sequence[int], stretch: Stretch) 
     index = bisect_right(pointers, stretch.marker) - 1
     if index < 0:
         return None
+    index = bisect_left(
+        pointers, pointers[index]
+    )  # functions that the compiler has inlined share a stack pointer
     while index > 0 and frames[index - 1].kind in (FrameKind.JIT, FrameKind.SHIM):
         index -= 1
     return index

@@ -21,7 +21,7 @@ _NT_PRSTATUS = 1
 _WALL = 0x40000000
 _EVENT_STOP = 128
 _LARGEST_REGISTERS = 1024
-_PATIENCE_SECONDS = 0.5
+_PATIENCE_SECONDS = 2.0
 """Until a thread that is ready to run must have stopped: a machine may have many of them."""
 _PATIENCE_WAITING_SECONDS = 0.02
 """The same for threads in an uninterruptible wait, while all others stand still."""

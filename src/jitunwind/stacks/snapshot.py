@@ -105,6 +105,11 @@ class Snapshot(Memory):
             raise UnreadableMemory(address, size)
         return data
 
+    def is_unchanged(self, address: int, size: int) -> bool:
+        """Whether the process has the same bytes at `address` still, where they were copied."""
+        copy = self.copied(address, size)
+        return copy is None or self._reader.read(address, size) == copy
+
     def is_there(self) -> bool:
         """Whether the process still has the memory that was looked at: it has not ended, or run another program."""
         program = next((each for each in self._mappings if each.path.startswith("/")), None)
