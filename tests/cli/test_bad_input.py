@@ -551,7 +551,7 @@ def test_no_gdb_on_path(program: Program, tmp_path: Path) -> None:
     beside = str(tmp_path / "python")
     elsewhere = f"import sys; sys.executable = {beside!r}; from jitunwind.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", elsewhere, "bt", str(program.pid)],  # one may lie beside this Python
+        [sys.executable, "-c", elsewhere, "gdb", "-batch", "-p", str(program.pid)],  # one may lie beside this Python
         env=plain_environment() | {"PATH": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -562,8 +562,9 @@ def test_no_gdb_on_path(program: Program, tmp_path: Path) -> None:
     assert "gdb-for-pwndbg" in hint
 
 
-@pytest.mark.parametrize("by", ["--gdb", "JITUNWIND_GDB"])
-@pytest.mark.parametrize("verb", ["bt", "gdb"])
+@pytest.mark.parametrize(
+    ("by", "verb"), [("--gdb", "bt"), ("--gdb", "gdb"), ("JITUNWIND_GDB", "gdb")], ids=str
+)
 def test_a_gdb_that_is_not_there(by: str, verb: str, program: Program) -> None:
     options = ["--gdb", "/nonexistent"] if by == "--gdb" else []
     environment = {} if options else {"JITUNWIND_GDB": "/nonexistent"}
