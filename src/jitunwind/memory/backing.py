@@ -208,7 +208,8 @@ class BackingFiles(ABC):
             is_it = is_it and (bool(build_id) or self._has_first_page(mapping, data))
         if is_it:
             return _Content(data, headers, opened.place)
-        others.append(f"{opened.place} is another file ({_called(headers.build_id if headers else '')})")
+        if opened.place.endswith(mapping.path.removesuffix(_DELETED)):  # else it is no file of that path
+            others.append(f"{opened.place} is another file ({_called(headers.build_id if headers else '')})")
         return None
 
     def _has_first_page(self, mapping: FileMapping, data: memoryview) -> bool:
