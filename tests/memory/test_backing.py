@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jitunwind.elf.headers import PT_INTERP, Headers
-from jitunwind.errors import NotPython, UnreadableMemory
+from jitunwind.errors import BadCore, NotPython, UnreadableMemory
 from jitunwind.jits.cpython.layout import read_layout
 from jitunwind.memory.backing import BackingFile, LiveFiles, OpenFile, exported
 from jitunwind.memory.core import holds_stacks, program_here, program_of
@@ -135,6 +135,42 @@ def test_without_the_file_the_memory_of_the_process_has_what_is_mapped(version: 
             assert f"(build-id {true_headers.build_id}) is known from the process's memory alone" in warning
 
 
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
+def test_a_file_without_a_build_id_is_believed_by_its_first_page(tmp_path: Path) -> None:
+    source, program = tmp_path / "x.c", tmp_path / "program"
+    source.write_text("#include <unistd.h>\nint main(void) { char c; return read(0, &c, 1); }\n")
+    subprocess.run(["gcc", "-Wl,--build-id=none", "-o", program, source], check=True)
+    same, other = tmp_path / "same", tmp_path / "other"
+    shutil.copy(program, same)
+    source.write_text("int main(int a, char **b) { return 7 + a; } int f(void) { return 1; }\n")
+    subprocess.run(["gcc", "-Wl,--build-id=none", "-o", other, source], check=True)
+
+    class Found(LiveFiles):
+        """As where inodes tell nothing: on some overlay file systems."""
+
+        place = same
+
+        def _candidates(self, mapping: FileMapping) -> Iterator[OpenFile]:
+            if mapping.path == str(program):
+                yield OpenFile(os.open(self.place, os.O_RDONLY), str(self.place))
+
+    with Program([program]) as running:
+        running.settle()
+        with LiveProcess(running.pid) as memory:
+            code = next(
+                each for each in memory.files.mappings if each.path == str(program) and each.executable
+            )
+            file = Found(running.pid, memory).at(code.start)
+            assert file is not None
+            assert file.place == str(same)
+            Found.place = other
+            files = Found(running.pid, memory)
+            file = files.at(code.start)
+            assert file is not None
+            assert file.place is None
+            assert f"{other} is another file (without a build-id)" in files.warnings[0]
+
+
 def test_the_vdso_is_a_file_like_others() -> None:
     with LiveProcess(os.getpid()) as memory:
         mapping = next((each for each in memory.files.mappings if each.path == "[vdso]"), None)
@@ -201,6 +237,18 @@ def test_another_or_missing_file_is_named_and_not_read(core: Path, tmp_path: Pat
             assert what in warning
             with pytest.raises(UnreadableMemory):
                 memory.read(code.start, 16)
+
+
+def test_a_program_of_another_build_is_refused(core: Path, tmp_path: Path) -> None:
+    python = Path(interpreter("3.14"))
+    build_id = Headers(python.read_bytes()).build_id
+    other = tmp_path / "python"
+    other.write_bytes(python.read_bytes().replace(bytes.fromhex(build_id), bytes(len(build_id) // 2)))
+    with pytest.raises(BadCore) as caught:
+        program_here(core, str(other))
+    said = f"left by {python} (build-id {build_id}), not by this {other} (build-id {'0' * len(build_id)})"
+    assert said in str(caught.value)
+    assert program_here(core, str(python)) == python
 
 
 def hollow(core: Path, folder: Path) -> Path:

@@ -17,7 +17,7 @@ import pytest
 from jitunwind.elf.headers import Headers
 from jitunwind.elf.symbols import tables_of
 from jitunwind.errors import NoLineReader
-from jitunwind.stacks import debuginfod, lines
+from jitunwind.stacks import cache, debuginfod, lines
 from jitunwind.stacks.cache import Cache
 from jitunwind.stacks.lines import FileLines
 from jitunwind.stacks.separate import debug_file, opened_elf
@@ -168,29 +168,41 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch: pytest.
     "damage", [lambda data: data[:-1], lambda data: b"", lambda data: data[1:], lambda data: b"x" * 9]
 )
 def test_a_damaged_entry_counts_as_none(damage: object, tmp_path: Path) -> None:
-    cache = Cache("kind", tmp_path)
-    assert cache.get("abcd") is None
-    path = cache.put("abcd", b"content")
+    kept = Cache("kind", tmp_path)
+    assert kept.get("abcd") is None
+    path = kept.put("abcd", b"content")
     assert path is not None
-    assert cache.get("abcd") == path
+    assert kept.get("abcd") == path
     assert path.read_bytes().startswith(b"content")
     assert callable(damage)
     path.write_bytes(damage(path.read_bytes()))
-    assert cache.get("abcd") is None
-    assert cache.put("../evil", b"") is None
+    assert kept.get("abcd") is None
+    assert kept.put("../evil", b"") is None
 
 
 def test_many_writers_leave_one_whole_entry(tmp_path: Path) -> None:
-    cache, content = Cache("kind", tmp_path), [bytes([number]) * 100_000 for number in range(8)]
-    threads = [threading.Thread(target=cache.put, args=("abcd", each)) for each in content]
+    kept, content = Cache("kind", tmp_path), [bytes([number]) * 100_000 for number in range(8)]
+    threads = [threading.Thread(target=kept.put, args=("abcd", each)) for each in content]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    path = cache.get("abcd")
+    path = kept.get("abcd")
     assert path is not None
     assert path.read_bytes()[:100_000] in content
     assert [entry.name for entry in path.parent.iterdir()] == ["abcd"]
+
+
+def test_the_oldest_entries_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_MOST_BYTES", 2500)
+    kept = Cache("kind", tmp_path)
+    for number, build_id in enumerate(("aaaa", "bbbb", "cccc")):
+        path = kept.put(build_id, bytes(1000))
+        assert path is not None
+        os.utime(path, (number, number))
+    kept.put("dddd", bytes(1000))
+    found = [build_id for build_id in ("aaaa", "bbbb", "cccc", "dddd") if kept.get(build_id)]
+    assert found == ["cccc", "dddd"]
 
 
 # --- debuginfod

@@ -166,6 +166,19 @@ def test_names_are_those_of_gdb(form: str, built: Path, tmp_path: Path) -> None:
 
 
 @needs_tools
+def test_without_a_build_id_the_checksum_in_the_link_decides(built: Path, tmp_path: Path) -> None:
+    anonymous = tmp_path / "anonymous"
+    run("objcopy", "--remove-section", ".note.gnu.build-id", built, anonymous)
+    path = with_debug_file("bare.debug")(anonymous, tmp_path)
+    hidden = next(address for address in code_of(built) if ours(built, [])(address) == "own_alias")
+    assert ours(path, [])(hidden) == "own_alias"
+    same(path, "")
+    debug = tmp_path / "bare.debug"
+    debug.write_bytes(debug.read_bytes() + b"\0")
+    assert ours(path, [])(hidden) is None
+
+
+@needs_tools
 @pytest.mark.parametrize("version", ["3.14", "3.15"])
 @pytest.mark.parametrize("what", ["interpreter", "libc.so.6", "ld-linux"])
 def test_names_in_large_files_are_those_of_gdb(version: str, what: str, tmp_path: Path) -> None:

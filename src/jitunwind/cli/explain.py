@@ -187,6 +187,8 @@ def _read(
         if steady or not left:
             break
     found.warnings[:0] = regions.warnings
+    if isinstance(memory, CoreFile):
+        found.warnings.extend(memory.files.warnings)
     found.warnings.extend(
         f"{file} is newer than the {'process' if is_number(target) else 'core'}: lines of it may be others than those "
         "that run"

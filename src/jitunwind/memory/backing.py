@@ -11,7 +11,6 @@ import stat
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +22,8 @@ from jitunwind.memory.maps import FileMapping, parse_file_mappings
 
 _DELETED = " (deleted)"
 _VDSO = "[vdso]"
-_FIRST_BYTES = 1 << 14
+_PAGE = 4096
+FIRST_BYTES = 1 << 14
 """Of a file, in which its program headers and its build-id are."""
 _LARGEST_IMAGE = 1 << 28
 """Bytes of a file that are taken from the memory of the process, where the file is not to be had."""
@@ -45,8 +45,7 @@ class _Content(NamedTuple):
     place: str | None
 
 
-@dataclass(frozen=True)
-class BackingFile:
+class BackingFile(NamedTuple):
     """The file behind a mapping.
 
     `path` is what the process calls it, `place` where it was opened on this machine (None: its bytes were taken from
@@ -206,16 +205,26 @@ class BackingFiles(ABC):
                 self._unchecked.append(opened.place)
         else:
             is_it = headers is not None and headers.build_id == build_id
+            is_it = is_it and (bool(build_id) or self._has_first_page(mapping, data))
         if is_it:
             return _Content(data, headers, opened.place)
-        others.append(f"{opened.place} is another file ({_called(headers.build_id if headers else '')})")
+        if opened.place.endswith(mapping.path.removesuffix(_DELETED)):  # else it is no file of that path
+            others.append(f"{opened.place} is another file ({_called(headers.build_id if headers else '')})")
         return None
+
+    def _has_first_page(self, mapping: FileMapping, data: memoryview) -> bool:
+        """Whether the first page of a file is what the process has in memory: its headers, of a file without a
+        build-id."""
+        first = self._first(mapping)
+        return first is not None and self._in_memory(first.start, _PAGE) == bytes(data[:_PAGE]).ljust(
+            _PAGE, b"\0"
+        )
 
     def _build_id(self, mapping: FileMapping) -> str | None:
         """The build-id of the file that is mapped, as the process's memory has it: "" where it has none, None where
         that cannot be told."""
         first = self._first(mapping)
-        data = self._in_memory(first.start, min(_FIRST_BYTES, first.end - first.start)) if first else b""
+        data = self._in_memory(first.start, min(FIRST_BYTES, first.end - first.start)) if first else b""
         try:
             return Headers(data).build_id if data else None
         except NotElf:

@@ -15,7 +15,7 @@ from jitunwind.arch.known import ARCHITECTURES, of_machine
 from jitunwind.arch.machine import Machine
 from jitunwind.elf.headers import Headers
 from jitunwind.errors import BadCore, NotElf
-from jitunwind.memory.backing import asks_for_loader, is_loader
+from jitunwind.memory.backing import FIRST_BYTES, asks_for_loader, is_loader
 
 _ET_DYN, _ET_CORE = 3, 4
 _PT_LOAD = 1
@@ -318,7 +318,34 @@ def program_here(core: Path, named: str | None) -> Path | None:
     if not can_have_left(Path(exe), entry):
         left_by = own or "another program"
         raise BadCore(f"{core} was left by {left_by}, not by this {exe}", "name the right one with --exe")
+    here, had = _build_id_of(Path(exe)), _build_id_in(core, own)
+    if here is not None and had and here != had:
+        this = f"build-id {here}" if here else "without a build-id"
+        raise BadCore(
+            f"{core} was left by {own} (build-id {had}), not by this {exe} ({this})",
+            "name the right one with --exe",
+        )
     return Path(exe)
+
+
+def _build_id_of(program: Path) -> str | None:
+    """The build-id of a file; None, where it is no ELF file."""
+    try:
+        with program.open("rb") as file:
+            return Headers(file.read(FIRST_BYTES)).build_id
+    except NotElf:
+        return None
+
+
+def _build_id_in(core: Path, path: str | None) -> str:
+    """The build-id that a file had in the process, as the core's memory has it; empty, where it does not."""
+    with core.open("rb") as file:
+        mapped = _files(dict(_notes(file)).get(_NT_FILE, b""))
+        first = next((each for each in mapped if each.path == path and not each.offset), None)
+        try:
+            return Headers(_stored(file, first.start, FIRST_BYTES)).build_id if first is not None else ""
+        except NotElf:
+            return ""
 
 
 def mapped_files(core: Path, program: Path | None) -> list[MappedFile]:

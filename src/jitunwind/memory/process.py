@@ -100,6 +100,12 @@ class LiveProcess(LoadedFiles):
         """The files that it has mapped now. OSError where it has gone."""
         return LiveFiles(self.pid, self)
 
+    def library_symbol(self, library: str, name: str) -> int | None:
+        for file in self.files.files():
+            if os.path.basename(file.path).startswith(library):
+                return exported(file.headers, file.bias).get(name)
+        return None
+
     @cached_property
     def _symbols(self) -> dict[str, int]:
         return exported_symbols(self.files, self.program().removesuffix(" (deleted)"))

@@ -4,9 +4,12 @@ In comes a symbol's name, out goes the function's; other names come back as they
 `__cxa_demangle` of libstdc++ (Itanium C++ ABI, section 5.1), which every machine that runs C++ has.
 """
 
-import ctypes
 import re
 from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ctypes import CDLL
 
 _LIBRARY = "libstdc++.so.6"
 _MANGLED = ("_Z", "__Z", "___Z")
@@ -22,6 +25,8 @@ def demangled(name: str, with_parameters: bool) -> str:
     """The name of a function, `with_parameters` or without (`f(int)`, `f`)."""
     if not name.startswith(_MANGLED) or len(name) > _LONGEST:
         return name
+    import ctypes  # takes 20 ms; most names are C's
+
     library = _library()
     if library is None:
         return name
@@ -58,7 +63,9 @@ def _rust(text: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def _library() -> ctypes.CDLL | None:
+def _library() -> "CDLL | None":
+    import ctypes
+
     try:
         library = ctypes.CDLL(_LIBRARY)
         library.__cxa_demangle.restype = ctypes.c_void_p
@@ -69,6 +76,8 @@ def _library() -> ctypes.CDLL | None:
 
 
 def _free(pointer: int) -> None:
+    import ctypes
+
     free = ctypes.CDLL(None).free
     free.argtypes, free.restype = [ctypes.c_void_p], None
     free(pointer)

@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import NamedTuple
 
 from jitunwind.elf.headers import Headers
-from jitunwind.elf.plt import plt_symbol
 from jitunwind.elf.symbols import Symbol, SymbolTable, tables_of
 from jitunwind.memory.backing import BackingFile, BackingFiles
 from jitunwind.stacks.demangling import demangled
@@ -49,11 +48,16 @@ class FileSymbols:
 
     def at(self, address: int) -> Name | None:
         """The function that has `address`, in the file's own terms; None where it is not known."""
-        found = self._own(address) or self._separate(address) or plt_symbol(self.headers, address)
+        found = self._own(address) or self._separate(address) or self._linkage(address)
         return None if found is None else Name(found.name, address - found.address)
 
     def _own(self, address: int) -> Symbol | None:
         return _best(self._tables, address, has_dwarf(self.headers))
+
+    def _linkage(self, address: int) -> Symbol | None:
+        from jitunwind.elf.plt import plt_symbol  # seldom needed
+
+        return plt_symbol(self.headers, address)
 
     def _separate(self, address: int) -> Symbol | None:
         if self.debug_file is None:
