@@ -9,6 +9,7 @@
 
 #include "agent.h"
 #include "python.h"
+#include "unwinding.h"
 
 /* _PyJitCodeRegistration (Python/jit_publish.c). NULLs in it are passed over when the executor is freed. */
 struct registration {
@@ -62,11 +63,11 @@ static void take_over(const struct executor *executor, size_t code_at, size_t re
 
 /* jitunwind_publish in the place of what CPython has published of these executors; nothing happens in between. With
    the GIL held. */
-int jitunwind_replace(const struct jitunwind_region *regions, size_t count, unsigned consumers,
+int jitunwind_replace(const struct jitunwind_region *regions, size_t count, unsigned bits,
                       const struct executor *executors, size_t executor_count, size_t code_at, size_t registration_at,
                       struct jitunwind_publication **handles)
 {
-    int state, same, error = store_check(regions, count, consumers);
+    int state, same, error = store_check(regions, count, bits);
     if (error)
         return error;
     if (!debugger_find() || !libgcc_find())
@@ -76,7 +77,7 @@ int jitunwind_replace(const struct jitunwind_region *regions, size_t count, unsi
     debugger_lock(&state);
     for (size_t i = 0; i < executor_count; i++)
         take_over(&executors[i], code_at, registration_at);
-    error = store_publish(regions, count, consumers, handles);
+    error = store_publish(regions, count, bits, handles);
     debugger_unlock(state);
     return error;
 }

@@ -12,15 +12,8 @@
 #include <string.h>
 
 #include "agent.h"
+#include "arch.h"
 #include "bytes.h"
-
-#if defined(__x86_64__)
-#define MACHINE EM_X86_64
-#elif defined(__aarch64__)
-#define MACHINE EM_AARCH64
-#else
-#error "unknown architecture"
-#endif
 
 /* The sections. STRTAB is the first, so that an old image's is found; those from OWN on are other names for it. */
 enum { STRTAB, EH_FRAME, SYMTAB, ABBREV, INFO, LINE, OWN, OTHERS = OWN + 2 };
