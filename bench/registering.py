@@ -124,7 +124,7 @@ class Publisher:
 
     def publish(self, regions: Sequence[Known]) -> list[tuple[int, bytes]]:
         """Publish `regions`; the entries that have changed by that, each as its number and its file."""
-        self._handles += agent().publish([each.published() for each in regions], GDB)
+        self._handles += agent().publish([each.published() for each in regions], (GDB,))
         changed = []
         for entry in entries():
             place, file = ctypes.addressof(entry), entry.symbol_file

@@ -12,7 +12,7 @@ from elftools.elf.elffile import ELFFile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jitunwind.agent.library import Published, agent
+from jitunwind.agent.library import GDB, Published, agent
 from jitunwind.arch.x86_64.registers import RBP, RBX, RETURN_ADDRESS, RSP, X86_64
 from jitunwind.publishing.described import described, frames_of
 from jitunwind.region import Line, Region
@@ -211,7 +211,7 @@ def test_what_regions_share_stands_once() -> None:
     for index in range(20):
         one = region(index)._replace(name=name)
         lines = [Line(0, "/tmp/shared.py", 1), Line(1, "/tmp/other.py", 2)]
-        handles += agent().publish([described(one, frames_of(X86_64, one.start, FULL), lines)], 1)
+        handles += agent().publish([described(one, frames_of(X86_64, one.start, FULL), lines)], (GDB,))
     (image,) = files()
     assert image.count(name.encode() + b"\0") == image.count(name.encode() + b" \0") == 1
     assert image.count(b"shared.py\0") == image.count(b"/tmp/other.py\0") == 1
@@ -238,15 +238,15 @@ def test_lines_are_read_as_they_were_given(lines: list[tuple[int, int]], entry: 
 
 def test_a_file_is_replaced_when_regions_come_and_go(tmp_path: Path) -> None:
     """GIVEN files that lose and get regions, THEN they hold what is published, and no file is left that is empty."""
-    first = agent().publish(some(MOST_REGIONS), 1)
-    second = agent().publish(some(10, MOST_REGIONS), 1)
+    first = agent().publish(some(MOST_REGIONS), (GDB,))
+    second = agent().publish(some(10, MOST_REGIONS), (GDB,))
     assert [len(symbols(image)) for image in files()] == [10, MOST_REGIONS]
     agent().withdraw(first[::2])
     agent().withdraw(second)
     (image,) = files()
     assert sorted(at for _, at, _ in symbols(image)) == [region(i).start for i in range(1, MOST_REGIONS, 2)]
     check_with_tools(image, tmp_path / "half.elf")
-    third = agent().publish(some(20, 2 * MOST_REGIONS, lines=False), 1)
+    third = agent().publish(some(20, 2 * MOST_REGIONS, lines=False), (GDB,))
     assert [len(symbols(image)) for image in files()] == [MOST_REGIONS // 2 + 20], "there was room"
     check_with_tools(files()[0], tmp_path / "more.elf")
     agent().withdraw(first[1::2])
@@ -267,8 +267,8 @@ def test_an_entry_has_a_name_of_its_own(tmp_path: Path) -> None:
         )
         return described(body, frames_of(X86_64, whole.start, FULL), [Line(0, "/tmp/a.py", index)], entry)
 
-    handles = agent().publish([entered(index) if index % 2 else some(1, index)[0] for index in range(10)], 1)
-    more = agent().publish([entered(11)], 1)
+    handles = agent().publish([entered(index) if index % 2 else some(1, index)[0] for index in range(10)], (GDB,))
+    more = agent().publish([entered(11)], (GDB,))
     (image,) = files()
     wanted = [(region(index).start, region(index).size) for index in range(0, 10, 2)]
     for each in map(region, (*range(1, 10, 2), 11)):
@@ -285,9 +285,9 @@ def test_an_entry_has_a_name_of_its_own(tmp_path: Path) -> None:
 
 
 def test_a_file_that_has_lost_half_is_filled_again() -> None:
-    handles = agent().publish(some(3 * MOST_REGIONS, lines=False), 1)
+    handles = agent().publish(some(3 * MOST_REGIONS, lines=False), (GDB,))
     agent().withdraw(handles[: MOST_REGIONS // 2 - 1])
-    more = agent().publish(some(1, 4 * MOST_REGIONS), 1)
+    more = agent().publish(some(1, 4 * MOST_REGIONS), (GDB,))
     assert sorted(len(symbols(image)) for image in files()) == [
         1,
         MOST_REGIONS // 2 + 1,

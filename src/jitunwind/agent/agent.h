@@ -118,7 +118,7 @@ void jitunwind_pause(void);
 void jitunwind_resume(int now);
 void jitunwind_call(void);
 int jitunwind_is_paused(void);
-void jitunwind_attend(void (*function)(void *), void *argument);
+void jitunwind_set_worker(void (*function)(void *), void *argument);
 size_t jitunwind_events(void);
 size_t jitunwind_take(struct jitunwind_event *events, size_t room);
 int jitunwind_lost(void);

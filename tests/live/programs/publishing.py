@@ -232,7 +232,7 @@ def reentered() -> dict[str, Any]:
     Describer._published = enters  # type: ignore[method-assign]
     kept = []
     for each in (fork, lambda: counts.append(jitunwind.flush()), jitunwind.problems, switch):
-        agent().pause()  # the attendant leaves it to `flush`
+        agent().pause()  # the worker leaves it to `flush`
         kept.append(make())
         todo.append(each)
         jitunwind.flush(PATIENCE)
