@@ -268,7 +268,7 @@ static pthread_mutex_t round_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t round_done = PTHREAD_COND_INITIALIZER;
 static _Atomic unsigned hooked, unhooked;
 
-static void work(void *unused)
+static void run_worker(void *unused)
 {
     (void)unused;
     enum { MOST = 256 };
@@ -591,7 +591,7 @@ int main(int count, char **arguments)
         make_executable(blocks[i]);
     }
     warm_up();
-    jitunwind_set_worker(work, NULL);
+    jitunwind_set_worker(run_worker, NULL);
     for (uintptr_t i = 0; i < THREADS; i++)
         pthread_create(&threads[i], NULL, run, (void *)i);
     jitunwind_pause();

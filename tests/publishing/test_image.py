@@ -267,7 +267,9 @@ def test_an_entry_has_a_name_of_its_own(tmp_path: Path) -> None:
         )
         return described(body, frames_of(X86_64, whole.start, FULL), [Line(0, "/tmp/a.py", index)], entry)
 
-    handles = agent().publish([entered(index) if index % 2 else some(1, index)[0] for index in range(10)], (GDB,))
+    handles = agent().publish(
+        [entered(index) if index % 2 else some(1, index)[0] for index in range(10)], (GDB,)
+    )
     more = agent().publish([entered(11)], (GDB,))
     (image,) = files()
     wanted = [(region(index).start, region(index).size) for index in range(0, 10, 2)]

@@ -375,7 +375,10 @@ SENSELESS = {
 class TestAgent:
     @pytest.mark.parametrize("what", SENSELESS)
     def test_what_makes_no_sense_is_refused(self, what: str) -> None:
-        with pytest.raises(AgentFailed, match="makes no sense"), Announced([SENSELESS[what]()], (GDB, LIBGCC)):
+        with (
+            pytest.raises(AgentFailed, match="makes no sense"),
+            Announced([SENSELESS[what]()], (GDB, LIBGCC)),
+        ):
             pass
         assert statistics().regions == 0
 

@@ -130,8 +130,12 @@ int jitunwind_follow(uint64_t inside);
 struct executor {
     uint64_t address, start;
 };
+struct executor_layout {
+    size_t code, registration; /* in an executor: of its machine code, of a pointer to what CPython has published of it */
+    size_t debugger, libgcc;   /* in that: of pointers to an entry in the debuggers' list, and to frames */
+};
 int jitunwind_replace(const struct jitunwind_region *regions, size_t count, unsigned consumers,
-                      const struct executor *executors, size_t executor_count, size_t code_at, size_t registration_at,
+                      const struct executor *executors, size_t executor_count, const struct executor_layout *layout,
                       struct jitunwind_publication **handles);
 bool read_here(uint64_t address, void *data, size_t size);
 

@@ -102,17 +102,17 @@ class Agent:
 
         KeyError for a name that is none. AgentFailed, if the agent refuses.
         """
-        return self._publish(regions, consumers, b"", (0, 0))
+        return self._publish(regions, consumers, b"", (0, 0, 0, 0))
 
     def replace(
         self,
         regions: Sequence[Published],
         consumers: Collection[str],
         executors: Sequence[tuple[int, int]],
-        offsets: tuple[int, int],
+        offsets: tuple[int, int, int, int],
     ) -> None:
         """`publish` in the place of what CPython 3.15 has published itself of `executors`: (address, start of the
-        code) of each. `offsets` are those of their fields jit_code and jit_registration."""
+        code) of each. `offsets` are the fields of struct executor_layout (agent.h)."""
         words = [word for executor in executors for word in executor]
         self._publish(regions, consumers, pack(f"={len(words)}Q", *words), offsets)
 
@@ -121,7 +121,7 @@ class Agent:
         regions: Sequence[Published],
         consumers: Collection[str],
         executors: bytes,
-        offsets: tuple[int, int],
+        offsets: tuple[int, int, int, int],
     ) -> list[int]:
         words: list[int] = []
         line_words: list[int] = []

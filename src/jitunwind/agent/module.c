@@ -44,19 +44,20 @@ static struct jitunwind_region *regions_of(PyObject *words, PyObject *lines, PyO
     return (struct jitunwind_region *)copy;
 }
 
-/* publish(words, lines, data, consumers, executors, code_at, registration_at): an errno, or the handles as bytes. Where there
-   are `executors` (address and start of the code of each), in the place of what CPython has published of them. */
+/* publish(words, lines, data, bits, executors, and four offsets: struct executor_layout): an errno, or the handles as bytes.
+   Where there are `executors` (address and start of the code of each), in the place of what CPython has published. */
 static PyObject *publish(PyObject *self, PyObject *arguments)
 {
     PyObject *words, *lines, *data, *executors, *result = NULL;
     unsigned bits;
-    unsigned long long code_at, registration_at;
+    unsigned long long offsets[4];
     size_t count = 0;
     int error;
     (void)self;
-    if (!PyArg_ParseTuple(arguments, "SSSISKK", &words, &lines, &data, &bits, &executors, &code_at,
-                          &registration_at))
+    if (!PyArg_ParseTuple(arguments, "SSSISKKKK", &words, &lines, &data, &bits, &executors, &offsets[0],
+                          &offsets[1], &offsets[2], &offsets[3]))
         return NULL;
+    struct executor_layout layout = {offsets[0], offsets[1], offsets[2], offsets[3]};
     struct jitunwind_region *regions = regions_of(words, lines, data, &count);
     struct jitunwind_publication **handles = calloc(count + 1, sizeof *handles);
     size_t executor_count = (size_t)PyBytes_Size(executors) / sizeof(struct executor);
@@ -64,7 +65,7 @@ static PyObject *publish(PyObject *self, PyObject *arguments)
         error = ENOMEM;
     else if (executor_count)
         error = jitunwind_replace(regions, count, bits, (const struct executor *)PyBytes_AsString(executors),
-                                  executor_count, code_at, registration_at, handles);
+                                  executor_count, &layout, handles);
     else
         error = jitunwind_publish(regions, count, bits, handles);
     result = error ? PyLong_FromLong(error)

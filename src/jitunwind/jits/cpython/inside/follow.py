@@ -269,7 +269,8 @@ class Follower:
             self._agent.publish(regions, _CONSUMERS)
         else:
             executors = [(each.executor, each.region.start) for each in ready]
-            self._agent.replace(regions, _CONSUMERS, executors, offsets)
+            code, registration = offsets
+            self._agent.replace(regions, _CONSUMERS, executors, (code, *registration))
 
 
 @contextmanager
@@ -317,11 +318,16 @@ def enable() -> None:
 
     Nothing is done where it has no JIT, and in other interpreters than the main one, whose JIT is off. GDB, LLDB,
     libgcc (C++ exceptions, `backtrace`), nongnu libunwind and LLVM's then know it. Enabled twice is enabled once.
-    UnsupportedVersion for another CPython than 3.14 and 3.15; AgentMissing, if the agent was not built;
+    UnsupportedVersion for a CPython whose JIT is not known; AgentMissing, if the agent was not built;
     AgentFailed, if it cannot work in this process.
     """
     if not hasattr(sys, "_jit"):
-        raise UnsupportedVersion(f"CPython {sys.version_info[0]}.{sys.version_info[1]} is not known here")
+        from jitunwind.jits.cpython.versions import in_words
+
+        raise UnsupportedVersion(
+            f"CPython {sys.version_info[0]}.{sys.version_info[1]} is not known here",
+            f"jitunwind publishes the JIT code of CPython {in_words('and')}",
+        )
     if not sys._jit.is_available() or not agent().in_main_interpreter():
         return
     with _switch:

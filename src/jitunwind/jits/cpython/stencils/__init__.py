@@ -38,9 +38,6 @@ class Stencils(Protocol):
         """The address of the executor whose flag, `warm` bytes into it, the first instructions of a 3.14 body
         set; the machine code lies at `start`, its body is at offset `body`."""
 
-    def frame_register(self, layout: Layout) -> int:
-        """The DWARF number of the register that holds the interpreter's frame in bodies."""
-
     def stores(self, code: bytes, start: int, layout: Layout) -> Iterable[Store]:
         """Where the machine code at `start` stores or computes the frame's instruction pointer, in no order."""
 
