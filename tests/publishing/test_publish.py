@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jitunwind import Line, Region, UnwindTable, frame_pointer, publish
-from jitunwind.agent.library import GDB, LIBGCC, agent, statistics
+from jitunwind.agent.library import GDB, LIBGCC, loaded_agent, statistics
 from jitunwind.arch.aarch64.registers import AARCH64, X19, X29, X30
 from jitunwind.arch.known import decoder
 from jitunwind.arch.x86_64.registers import RBP, RBX, RETURN_ADDRESS, RSP, X86_64
@@ -411,11 +411,11 @@ class TestAgent:
         Announced(
             [with_rows(CODE + SIZE * index, SIZE, [row_at()]) for index in range(40)], (GDB, LIBGCC)
         ).__enter__()
-        agent().withdraw_range(CODE + SIZE + 1, 37 * SIZE)
-        known = [index for index in range(40) if agent().knows(CODE + SIZE * index)]
+        loaded_agent().withdraw_range(CODE + SIZE + 1, 37 * SIZE)
+        known = [index for index in range(40) if loaded_agent().knows(CODE + SIZE * index)]
         assert known == [0, 39]
         assert found_by_libgcc(CODE)
         assert not found_by_libgcc(CODE + SIZE)
-        agent().withdraw_range(CODE, 40 * SIZE)
+        loaded_agent().withdraw_range(CODE, 40 * SIZE)
         assert statistics().regions == 0
         assert not files()

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from jitunwind.agent import library
 from jitunwind.agent.built import AGENT, DESCRIPTOR
-from jitunwind.agent.library import GDB, agent
+from jitunwind.agent.library import GDB, loaded_agent
 from jitunwind.errors import AgentFailed
 from jitunwind.rows import InRegister, RegisterRule, Row, SameValue, SavedAt, Undefined
 
@@ -114,7 +114,7 @@ def files() -> list[bytes]:
 
 def entries() -> Iterator[Entry]:
     """The list's entries, the newest first."""
-    agent()
+    loaded_agent()
     descriptor = _Descriptor.in_dll(ctypes.CDLL(DESCRIPTOR), "__jit_debug_descriptor")
     entry = descriptor.first
     while entry:
@@ -152,7 +152,7 @@ class Announced:
         structs = [each if isinstance(each, RegionStruct) else struct_of(each) for each in regions]
         self._regions = (RegionStruct * len(structs))(*structs)
         self._structs = structs  # which have what the array's copies point to
-        self._consumers = bits | sum(agent().consumers[name] for name in consumers)
+        self._consumers = bits | sum(loaded_agent().consumers[name] for name in consumers)
         self._c = ctypes.PyDLL(AGENT)
 
     def __enter__(self) -> list[int]:

@@ -164,7 +164,7 @@ class Agent:
 _agent: Agent | None = None
 
 
-def agent() -> Agent:
+def loaded_agent() -> Agent:
     """The agent of this process. AgentMissing, if it was not built."""
     global _agent
     if _agent is None:
@@ -174,4 +174,4 @@ def agent() -> Agent:
 
 def statistics() -> Statistics:
     """What is published in this process now. AgentMissing."""
-    return agent().statistics()
+    return loaded_agent().statistics()

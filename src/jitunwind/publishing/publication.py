@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import Literal
 
-from jitunwind.agent.library import GDB, LIBGCC, agent
+from jitunwind.agent.library import GDB, LIBGCC, loaded_agent
 from jitunwind.arch.known import decoder, native
 from jitunwind.publishing.described import described, frames_of
 from jitunwind.publishing.invariant import FramePointer
@@ -27,7 +27,7 @@ class Publication:
         """Take it back: before the code's memory is freed or written to. Doing it again does nothing."""
         handle, self._handle = self._handle, 0
         if handle:
-            agent().withdraw([handle])
+            loaded_agent().withdraw([handle])
 
     def __enter__(self) -> "Publication":
         return self
@@ -58,7 +58,7 @@ def publish(
     ValueError for a table of another size, an unknown consumer, or a region that makes no sense; BrokenInvariant;
     AgentMissing; AgentFailed, if the region overlaps one that is published, or there is no memory.
     """
-    known = agent().consumers
+    known = loaded_agent().consumers
     unknown = set(consumers) - known.keys()
     if unknown or not consumers:
         raise ValueError(
@@ -77,5 +77,7 @@ def publish(
             raise ValueError(f"table is an UnwindTable, frame_pointer() or 'recover', not {table!r}")
     elif table.size != region.size:
         raise ValueError(f"the table is of {table.size:#x} bytes, the region of {region.size:#x}")
-    (handle,) = agent().publish([described(region, frames_of(arch, region.start, table), lines)], consumers)
+    (handle,) = loaded_agent().publish(
+        [described(region, frames_of(arch, region.start, table), lines)], consumers
+    )
     return Publication(region, table, handle)

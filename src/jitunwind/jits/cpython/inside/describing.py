@@ -6,7 +6,7 @@ from typing import NamedTuple
 from jitunwind.agent.library import Published
 from jitunwind.errors import UnreadableMemory
 from jitunwind.jits.cpython.executors import Executor
-from jitunwind.jits.cpython.inside.frames import Frames
+from jitunwind.jits.cpython.inside.cfi_cache import CfiCache
 from jitunwind.jits.cpython.inside.memory import OwnProcess
 from jitunwind.jits.cpython.inside.uncompiled import keep_uncompiled
 from jitunwind.jits.cpython.layout import read_layout
@@ -28,7 +28,7 @@ class Describer:
 
     def __init__(self) -> None:
         self._memory = OwnProcess()
-        self._frames = Frames(self._memory.architecture)
+        self._frames = CfiCache(self._memory.architecture)
         self._layout = read_layout(self._memory)
         self._parents: dict[int, Executor] = {}
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from jitunwind.agent.library import CODE_CAME, GDB, LIBGCC, LIBUNWIND, agent
+from jitunwind.agent.library import CODE_CAME, GDB, LIBGCC, LIBUNWIND, loaded_agent
 from jitunwind.errors import AgentFailed, UnsupportedVersion
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Follower:
     """Follows the interpreter of one process; in the child of a fork it goes on."""
 
     def __init__(self) -> None:
-        self._agent = agent()
+        self._agent = loaded_agent()
         self._lock = _thread.RLock()
         """Held while something is looked at and published. A handler of a signal and a finalizer may run in the thread
         that has it: they get it as well, but leave alone what is half done."""
@@ -328,7 +328,7 @@ def enable() -> None:
             f"CPython {sys.version_info[0]}.{sys.version_info[1]} is not known here",
             f"jitunwind publishes the JIT code of CPython {in_words('and')}",
         )
-    if not sys._jit.is_available() or not agent().in_main_interpreter():
+    if not sys._jit.is_available() or not loaded_agent().in_main_interpreter():
         return
     with _switch:
         _enable()

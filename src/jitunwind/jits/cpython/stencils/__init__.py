@@ -45,6 +45,10 @@ class Stencils(Protocol):
         """Whether the code of a `_SET_IP`, [begin, end) of that at `start`, stores the instruction pointer
         `value`."""
 
+    def constants(self, code: bytes) -> list[tuple[int, int]] | None:
+        """The offsets of what may be instructions that hold a 64-bit constant as bytes of their own, and of those
+        bytes, by rising offset; None where constants are parts of instructions."""
+
 
 if TYPE_CHECKING:
     from jitunwind.jits.cpython.stencils import aarch64, x86_64

@@ -70,6 +70,9 @@ class _Stores(NamedTuple):
 _MOVABS_FORM = rb"[\x48\x49][\xb8-\xbf]"
 _MOVABS = re.compile(_MOVABS_FORM)
 _MOVABS_SIZE = 10
+_CONSTANT_AT = 2
+_WITH_CONSTANT = re.compile(_MOVABS_FORM + rb".{8}", re.DOTALL)
+"""REX.W, B8 + register, the constant (AMD64 manual, volume 3, MOV)."""
 _FIRST_OF_MOVE = rb"[\x49\x4d]"
 """REX.W + REX.B, as the frame is in r12 or r13; + REX.R."""
 
@@ -105,3 +108,8 @@ def stores(code: bytes, start: int, layout: Layout) -> list[Store]:
 
 def names(code: bytes, start: int, begin: int, end: int, value: int, layout: Layout) -> bool:
     return code.find(value.to_bytes(WORD, "little"), begin, end) >= 0
+
+
+def constants(code: bytes) -> list[tuple[int, int]]:
+    starts = (match.start() for match in _WITH_CONSTANT.finditer(code))
+    return [(start, start + _CONSTANT_AT) for start in starts]
