@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from jitunwind import Line, Region, UnwindTable, frame_pointer, publish
+from jitunwind.agent import built
 from jitunwind.agent.library import GDB, LIBGCC, loaded_agent, statistics
 from jitunwind.arch.aarch64.registers import AARCH64, X19, X29, X30
 from jitunwind.arch.known import decoder
@@ -419,3 +420,11 @@ class TestAgent:
         loaded_agent().withdraw_range(CODE, 40 * SIZE)
         assert statistics().regions == 0
         assert not files()
+
+
+def test_consumers_have_the_bits_of_the_header() -> None:
+    header = Path(built.FOLDER, "jitunwind.h").read_text()
+    bits = {
+        name.lower(): int(bit) for name, bit in re.findall(r"^#define JITUNWIND_(\w+) (\d+)u", header, re.M)
+    }
+    assert loaded_agent().consumers == bits

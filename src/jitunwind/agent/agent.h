@@ -103,7 +103,7 @@ bool cie_reaches(const struct cie *cie, const unsigned char *frames, size_t size
 unsigned char *cie_put_frames(unsigned char *at, const unsigned char *frames, size_t size, const unsigned char *cie);
 
 /* rows.c: rows as .eh_frame entries with a terminator behind them, in memory from malloc; NULL with errno. */
-unsigned char *frames_of(const struct jitunwind_region *region, size_t *size);
+unsigned char *cfi_of_rows(const struct jitunwind_region *region, size_t *size);
 
 /* events.c: which code comes and goes. */
 enum event_kind { NOTHING, CODE_CAME, CODE_GOES };

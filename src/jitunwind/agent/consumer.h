@@ -1,7 +1,8 @@
 /* Consumers: what is told of published code. Each has one row; store.c knows nothing else of them.
 
    All functions but `find` are called with the lock of publishing held (debugger_lock). A region's code can be read at
-   its start, and is complete; its .eh_frame entries stand in the publication, whichever form its table was given in. */
+   its start, and is complete. Its .eh_frame entries stand in the publication, whichever form its table was given in: FDEs
+   that point to `cie`, or, where that is NULL, all entries. */
 
 #ifndef JITUNWIND_CONSUMER_H
 #define JITUNWIND_CONSUMER_H

@@ -100,7 +100,7 @@ static unsigned char *put_row(unsigned char *at, const struct jitunwind_row *row
     return at;
 }
 
-unsigned char *frames_of(const struct jitunwind_region *region, size_t *size)
+unsigned char *cfi_of_rows(const struct jitunwind_region *region, size_t *size)
 {
     static const unsigned char cie[] = {
         0, 0, 0, 0, 0, 0, 0, 0, 1, 'z', 'R', 0, CODE_ALIGNMENT, 0x7f /* -1 */, RETURN_ADDRESS, 1, 0 /* absptr */,

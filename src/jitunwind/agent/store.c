@@ -82,12 +82,12 @@ static struct jitunwind_publication *with_frames(const unsigned char *frames, si
     return new;
 }
 
-/* A publication that nobody knows yet; NULL with errno. */
+/* A publication that is not in the set yet; NULL with errno. */
 static struct jitunwind_publication *made_of(const struct jitunwind_region *region)
 {
     size_t size = region->eh_frame_size;
     unsigned char *of_rows = NULL;
-    if (region->row_count && !(of_rows = frames_of(region, &size)))
+    if (region->row_count && !(of_rows = cfi_of_rows(region, &size)))
         return NULL;
     const unsigned char *frames = of_rows ? of_rows : region->eh_frame;
     struct jitunwind_publication *new = with_frames(frames, size, cie_of(frames, size));
@@ -101,9 +101,8 @@ static struct jitunwind_publication *made_of(const struct jitunwind_region *regi
     return new;
 }
 
-/* A publication in the set, of which nobody has been told; NULL with an errno. */
-static struct jitunwind_publication *inserted(const struct jitunwind_region *region, unsigned bits,
-                                              int *error)
+/* A publication in the set, which no consumer knows yet; NULL with `error`. */
+static struct jitunwind_publication *inserted(const struct jitunwind_region *region, unsigned bits, int *error)
 {
     struct jitunwind_publication *publication = made_of(region);
     if (!publication) {
