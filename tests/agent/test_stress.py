@@ -87,6 +87,17 @@ def test_memory_that_runs_out_on_aarch64(tmp_path: Path) -> None:
     run(program, environment=OPTIONS, timeout=PATIENCE, machine=machine)
 
 
+def test_what_any_consumer_may_rely_on(tmp_path: Path) -> None:
+    """GIVEN consumers of our own: one that cannot take back, and fails at each place; and one that joins late."""
+    program = harness(
+        "consumers.c",
+        tmp_path,
+        ADDRESS,
+        without=("imports.c", "module.c", "consumers.c", "symbol_files.c", "llvm.c"),
+    )
+    run(program, environment=OPTIONS, timeout=PATIENCE)
+
+
 def test_a_handler_that_walks_may_interrupt_publishing(tmp_path: Path) -> None:
     program = harness("walks.c", tmp_path)
     run(program, WALKS, environment=OPTIONS, timeout=PATIENCE / 10)
