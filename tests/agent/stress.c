@@ -151,7 +151,7 @@ static unsigned random_below(unsigned *state, unsigned bound)
 static unsigned char *own_frames(uint64_t start, size_t *size)
 {
     struct jitunwind_region region = {.start = start, .size = SLOT_SIZE, .rows = rows, .row_count = ROWS};
-    unsigned char *frames = frames_of(&region, size);
+    unsigned char *frames = cfi_of_rows(&region, size);
     CHECK(frames);
     return frames;
 }
