@@ -1,8 +1,8 @@
 """Prints, as its last line, the path of a JIT-enabled CPython that runs here.
 
 In comes a version such as 3.14 (with --arch another architecture's, with --debug-symbols
-one whose lines GDB knows, with --testsuite one with CPython's own tests), out goes a
-path, or with --json all that is known of it; the test-suite and people at a shell call
+one whose lines GDB knows, with --testsuite one with CPython's own tests, with --pydebug one
+that was configured so, with assertions), out goes a path, or with --json all that is known of it; the test-suite and people at a shell call
 it. The machine's own interpreter is taken if it will do. Otherwise Debian sid's packages
 come through the machine's apt (private state, signatures checked) into a private folder,
 where patchelf gives the executable the libc that came with it. Nothing of the system is
@@ -82,19 +82,26 @@ class Request:
     arch: str  # as Debian names it
     debug_symbols: bool
     testsuite: bool = False
+    pydebug: bool = False
 
     @property
     def python(self) -> str:
+        return f"python{self.version}{'d' * self.pydebug}"
+
+    @property
+    def package(self) -> str:
+        """That with what all its builds share, as Debian names it."""
         return f"python{self.version}"
 
     @property
     def override(self) -> str:
-        return f"JITUNWIND_PYTHON_{self.version.replace('.', '_')}"
+        return f"JITUNWIND_PYTHON_{self.version.replace('.', '_')}{'D' * self.pydebug}"
 
     @property
     def tree(self) -> str:
         """The name of its folder."""
-        return f"{self.version}{'-dbg' * self.debug_symbols}{'-testsuite' * self.testsuite}"
+        asked = {"-pydebug": self.pydebug, "-dbg": self.debug_symbols, "-testsuite": self.testsuite}
+        return self.version + "".join(suffix for suffix, is_asked in asked.items() if is_asked)
 
     @property
     def native(self) -> bool:
@@ -141,7 +148,7 @@ def facts_unseen(python: Path, root: Path, request: Request) -> dict[str, Any]:
     text = (include / "patchlevel.h").read_text()
     version = "".join(re.findall(r'define PY_VERSION\s+"(.+)"', text))
     facts = {"python": str(python), "version": version, "prefix": root / "usr", "include": str(include)}
-    return {**facts, "jit": True, "shared": False, "stdlib": root / "usr/lib" / request.python}
+    return {**facts, "jit": True, "shared": False, "stdlib": root / "usr/lib" / request.package}
 
 
 def has_debug_symbols(program: Path, directory: Path) -> bool:
@@ -216,15 +223,17 @@ def download(request: Request, folder: Path, config: Path) -> None:
     say("asking the mirror what Debian sid has")
     apt_get("update")
     try:
-        names = needed_by(apt_get, f"{request.python}-venv")
+        debug_build = [f"{request.package}-dbg"] if request.pydebug else []
+        names = needed_by(apt_get, f"{request.package}-venv", *debug_build)
     except CannotError as error:
         what = f"{request.python} for {request.arch}"
         raise CannotError(f"Debian sid cannot give {what} ({error})") from error
-    names.append(f"lib{request.python}-dev")
+    names.append(f"lib{request.package}-dev")
     if request.debug_symbols:
-        names.append(f"{request.python}-dbg")
+        names.append(f"{request.package}-dbg")
     if request.testsuite:
-        names.append(f"lib{request.python}-testsuite")
+        names.append(f"lib{request.package}-testsuite")
+    names = list(dict.fromkeys(names))
     say(f"downloading {len(names)} packages")
     apt_get("download", *names)
 
@@ -258,7 +267,8 @@ def relocate(tree: Path, root: Path, request: Request, patcher: Path) -> None:
     header = only(tree, f"usr/include/*-linux-gnu/{request.python}/pyconfig.h")
     shutil.copy(header, tree / "usr/include" / request.python)
     # Here sysconfig reads where the headers (INCLUDEPY) and pip (WHEEL_PKG_DIR) are.
-    settings = only(tree, f"usr/lib/{request.python}/_sysconfigdata__linux_*.py")
+    flags = "d" * request.pydebug
+    settings = only(tree, f"usr/lib/{request.package}/_sysconfigdata_{flags}_linux_*.py")
     text = settings.read_text()
     settings.write_text(re.sub("'/usr/(?=include|lib|share)", f"'{root}/usr/", text))
     # RPATH, not RUNPATH: it holds for what extension modules need, too (ld.so(8)).
@@ -270,7 +280,9 @@ def relocate(tree: Path, root: Path, request: Request, patcher: Path) -> None:
 
 def fill(root: Path, request: Request, cache: Path) -> None:
     """Fetches and unpacks what `request` asks for, so that it runs in `root`."""
-    parts = {f"lib{request.python}-dev": "./usr/include", f"{request.python}-dbg": "./usr/lib/debug"}
+    parts = {f"lib{request.package}-dev": "./usr/include"}
+    if not request.pydebug:
+        parts[f"{request.package}-dbg"] = "./usr/lib/debug"
     patcher = patchelf(cache / "patchelf")
     with scratch(cache / "making") as making:
         tree, packages, apt = making / "tree", making / "packages", making / "apt"
@@ -343,6 +355,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     flags = {
         "--debug-symbols": "one whose lines GDB knows",
         "--testsuite": "one with CPython's own tests",
+        "--pydebug": "one configured --with-pydebug",
         "--refresh": "fetch Debian's newest, even if there is one",
         "--json": "print all that is known of it, not only its path",
     }
@@ -358,7 +371,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     given = parse(arguments)
-    request = Request(given.version, DEBIAN_NAMES[given.arch], given.debug_symbols, given.testsuite)
+    arch = DEBIAN_NAMES[given.arch]
+    request = Request(given.version, arch, given.debug_symbols, given.testsuite, given.pydebug)
     try:
         found = find(request, given.refresh)
     except CannotError as error:
