@@ -21,7 +21,6 @@ from jitunwind.check.files import Reports, Result, judge_file, result_of
 from jitunwind.check.functions import Program
 
 ROOT = Path(__file__).resolve().parents[1]
-VERSIONS = ("3.14", "3.15")
 ENABLE = "import jitunwind; jitunwind.enable()\n"
 STARTUP = "publishing_switched_on"
 

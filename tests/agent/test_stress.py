@@ -43,8 +43,8 @@ CASES = (
 
 @pytest.mark.parametrize("flags", [(), ADDRESS, THREAD], ids=["plain", "address", "thread"])
 def test_publishing_from_many_threads_with_forks_in_between(tmp_path: Path, flags: tuple[str, ...]) -> None:
-    """GIVEN 8 threads that publish and withdraw 20,000 regions (100,000 without sanitizers), hooks that tell an
-    attendant of code, and forks in between, THEN each is found by libgcc right after it was published and not right
+    """GIVEN 8 threads that publish and withdraw 20,000 regions (100,000 without sanitizers), hooks that tell a
+    worker of code, and forks in between, THEN each is found by libgcc right after it was published and not right
     after it was withdrawn; each child has a list of whole files with just the regions that are published; and after
     each cycle nothing is left, and no more memory is held than after the first."""
     program = harness("stress.c", tmp_path, flags)
