@@ -1,12 +1,11 @@
 """Prints, as its last line, the path of a JIT-enabled CPython that runs here.
 
-In comes a version such as 3.14 (with --arch another architecture's, with --debug-symbols
-one whose lines GDB knows, with --testsuite one with CPython's own tests, with --pydebug one
-that was configured so, with assertions), out goes a path, or with --json all that is known of it; the test-suite and people at a shell call
-it. The machine's own interpreter is taken if it will do. Otherwise Debian sid's packages
-come through the machine's apt (private state, signatures checked) into a private folder,
-where patchelf gives the executable the libc that came with it. Nothing of the system is
-changed.
+In comes a version such as 3.14 (with --arch another architecture's, with --debug-symbols one
+whose lines GDB knows, with --testsuite one with CPython's own tests, with --pydebug one with
+assertions), out goes a path, or with --json all that is known of it; the test-suite and people at
+a shell call it. The machine's own interpreter is taken if it will do. Otherwise Debian sid's
+packages come through the machine's apt (private state, signatures checked) into a private folder,
+where patchelf gives the executable the libc that came with it. Nothing of the system is changed.
 
 In the environment, JITUNWIND_PYTHON_3_14 (_3_15, ...) names an interpreter of one's own
 and JITUNWIND_CACHE the private folder (else $XDG_CACHE_HOME/jitunwind or

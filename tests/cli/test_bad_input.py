@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.executors import interpreters
-from jitunwind.jits.cpython.layout import Layout, read_layout
+from jitunwind.jits.cpython.layout import Layout
 from tests.support.processes import (
     VERSIONS,
     WARM,

@@ -31,7 +31,7 @@ from jitunwind.errors import (
     RemoteDebuggingOff,
     UnsupportedVersion,
 )
-from jitunwind.jits.cpython.layout import read_layout
+from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.versions import in_words
 from jitunwind.memory.live import check_process, is_alive, is_stopped_by_signal, is_stopped_by_tracer
 from jitunwind.memory.process import LiveProcess

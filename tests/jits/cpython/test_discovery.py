@@ -6,7 +6,8 @@ import struct
 import pytest
 
 from jitunwind.jits.cpython.discovery import located
-from jitunwind.jits.cpython.layout import EXECUTORS, ExecutorLayout, Layout
+from jitunwind.jits.cpython.layout import Layout
+from jitunwind.jits.cpython.versions import NAMES, VERSIONS, ExecutorLayout, Version
 from jitunwind.memory import Mapping
 from jitunwind.rows import WORD
 from tests.support.fake_memory import FakeMemory
@@ -28,31 +29,8 @@ IMAGES = 100
 """For each version."""
 
 
-def moved(record: ExecutorLayout, inside: int, own: int) -> ExecutorLayout:
-    """The record of a build whose interpreter has its fields `inside` bytes farther, executors theirs `own` bytes."""
-
-    def there(offset: int | None) -> int | None:
-        return None if offset is None else offset + inside
-
-    return record._replace(
-        lists=tuple(offset + inside for offset in record.lists),
-        singles=tuple(offset + inside for offset in record.singles),
-        array=there(record.array),
-        array_count=there(record.array_count),
-        jit_switch=record.jit_switch + inside,
-        link_next=record.link_next + own,
-        code=record.code + own,
-        jit_size=record.jit_size + own,
-        jit_code=record.jit_code + own,
-        registration=None if record.registration is None else record.registration + own,
-        code_size=record.code_size + own,
-        exits=record.exits + own,
-        exit_count=record.exit_count + own,
-    )
-
-
-def shortened(record: ExecutorLayout) -> ExecutorLayout:
-    return moved(record, -NEARER, 0)
+def shortened(version: Version) -> ExecutorLayout:
+    return version.executor.moved(in_interpreter=-NEARER)
 
 
 class Image:
@@ -134,16 +112,19 @@ class Image:
         return FakeMemory(blocks, {}, [*mapped, Mapping(CODE, CODE + CODE_SIZE, True, "")])
 
 
-def layout_of(version: tuple[int, int]) -> Layout:
-    return Layout(RUNTIME, (*version, 0), OFFSETS, shortened(EXECUTORS[version]))
+def layout_of(version: Version) -> Layout:
+    return Layout(RUNTIME, (*version.number, 0), OFFSETS, version._replace(executor=shortened(version)))
 
 
-@pytest.mark.parametrize("version", EXECUTORS, ids=lambda version: ".".join(map(str, version)))
-def test_moved_offsets_are_found_or_said_not_to_be(version: tuple[int, int]) -> None:
+each_version = pytest.mark.parametrize("version", VERSIONS.values(), ids=NAMES)
+
+
+@each_version
+def test_moved_offsets_are_found_or_said_not_to_be(version: Version) -> None:
     found = 0
     for seed in range(IMAGES):
         chance = random.Random(seed)
-        of = moved(shortened(EXECUTORS[version]), 8 * chance.randrange(-100, 400), 8 * chance.randrange(0, 8))
+        of = shortened(version).moved(8 * chance.randrange(-100, 400), 8 * chance.randrange(0, 8))
         image = Image(of, chance, executors=chance.randrange(0, 9))
 
         told = located(image.memory(), layout_of(version))
@@ -155,9 +136,9 @@ def test_moved_offsets_are_found_or_said_not_to_be(version: tuple[int, int]) -> 
     assert found > IMAGES // 2
 
 
-@pytest.mark.parametrize("version", EXECUTORS, ids=lambda version: ".".join(map(str, version)))
-def test_a_known_build_is_checked_and_not_searched(version: tuple[int, int]) -> None:
-    image = Image(shortened(EXECUTORS[version]), random.Random(1), executors=5)
+@each_version
+def test_a_known_build_is_checked_and_not_searched(version: Version) -> None:
+    image = Image(shortened(version), random.Random(1), executors=5)
     memory = image.memory()
     told = located(memory, layout_of(version))
     assert told.is_checked
@@ -165,12 +146,12 @@ def test_a_known_build_is_checked_and_not_searched(version: tuple[int, int]) -> 
     assert memory.reads < 100
 
 
-@pytest.mark.parametrize("version", EXECUTORS, ids=lambda version: ".".join(map(str, version)))
-def test_nothing_false_comes_of_garbage(version: tuple[int, int]) -> None:
+@each_version
+def test_nothing_false_comes_of_garbage(version: Version) -> None:
     """GIVEN images that are damaged everywhere, THEN what is claimed to be executors is executors."""
     for seed in range(IMAGES):
         chance = random.Random(seed)
-        image = Image(moved(shortened(EXECUTORS[version]), 64, 0), chance, executors=4)
+        image = Image(shortened(version).moved(64), chance, executors=4)
         for data in (image.interpreter, image.heap):
             for _ in range(chance.randrange(200)):
                 at = chance.randrange(len(data) // WORD) * WORD

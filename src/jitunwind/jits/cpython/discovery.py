@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 from jitunwind.errors import UnreadableMemory
 from jitunwind.jits.cpython.executors import EXECUTOR_TYPE, LARGEST_REGION, MOST_EXECUTORS, interpreters
-from jitunwind.jits.cpython.layout import EXIT_EXECUTOR, ExecutorLayout, Layout
+from jitunwind.jits.cpython.layout import Layout, described, unknown_version
 from jitunwind.jits.cpython.objects import Objects
+from jitunwind.jits.cpython.versions import ExecutorLayout
 from jitunwind.memory import Mapping, Memory
 from jitunwind.rows import WORD
 
@@ -39,6 +40,19 @@ class Located(NamedTuple):
     evidence: str
 
 
+def read_layout(memory: Memory) -> Layout:
+    """The layout of the CPython in `memory`, by which its executors are found.
+
+    NotPython where there is none; UnsupportedVersion for versions before the oldest that is known, for free-threaded
+    builds, for implausible debug offsets, and for newer versions of which no executor is found by its structure.
+    """
+    layout = described(memory)
+    found = located(memory, layout)
+    if layout.is_guess and not found.is_checked:
+        raise unknown_version(f"CPython {layout.version_text}")
+    return found.layout
+
+
 def located(memory: Memory, layout: Layout) -> Located:
     """`layout` with the offsets of executors that this process has. Never raises for damaged memory."""
     search = _Search(memory, layout)
@@ -51,7 +65,7 @@ def located(memory: Memory, layout: Layout) -> Located:
         evidence = f"{len(search.executors)} executors were found by their type and their machine code"
         if moved:
             evidence += f"; their fields lie {moved:+d} bytes from those of this version's release builds"
-        return Located(layout._replace(executor=found), True, evidence)
+        return Located(layout._replace(record=layout.record._replace(executor=found)), True, evidence)
     return Located(layout, False, "no executor was found, so the offsets are not checked")
 
 
@@ -232,16 +246,7 @@ class _Search:
         expected = {"code": record.code + own, "link_next": record.link_next + own}
         if any(fields.get(name, offset) != offset for name, offset in expected.items()):
             return None
-        moved = record._replace(
-            link_next=record.link_next + own,
-            code=record.code + own,
-            jit_size=record.jit_size + own,
-            jit_code=record.jit_code + own,
-            registration=None if record.registration is None else record.registration + own,
-            code_size=record.code_size + own,
-            exits=record.exits + own,
-            exit_count=record.exit_count + own,
-        )
+        moved = record.moved(in_executor=own)
         if not self._exits_agree(moved):
             return None
         if record.array is not None:
@@ -249,13 +254,7 @@ class _Search:
         else:  # the list of executors in use comes before that of those that wait for deletion
             distances = [found - offset for offset in record.lists for found in sorted(heads)]
         for distance in distances:
-            there = moved._replace(
-                lists=tuple(offset + distance for offset in record.lists),
-                singles=tuple(offset + distance for offset in record.singles),
-                array=None if record.array is None else record.array + distance,
-                array_count=None if record.array_count is None else record.array_count + distance,
-                jit_switch=record.jit_switch + distance,
-            )
+            there = moved.moved(in_interpreter=distance)
             if self.roots_of(there) and self._is_switch(interpreter + there.jit_switch):
                 return there
         return None
@@ -274,7 +273,7 @@ class _Search:
             except UnreadableMemory:
                 return False
             for index in range(min(count, _MOST_CHECKED)):
-                target = self._word(address + of.exits + 16 * index + EXIT_EXECUTOR)
+                target = self._word(address + of.exits + of.exit_size * index + of.exit_executor)
                 if target and not self.is_executor(target):
                     return False
         return True

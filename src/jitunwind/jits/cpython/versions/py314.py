@@ -16,6 +16,7 @@ VERSION = Version(
         type_object: size tp_name tp_repr tp_flags
         {CONTAINERS}
     """,
+    later_without=(),
     executor=ExecutorLayout(
         lists=(223192, 223200),
         singles=(),

@@ -27,6 +27,7 @@ VERSION = Version(
         heap_type_object: size ht_cached_keys
         {CONTAINERS}
     """,
+    later_without=("thread_state.last_profiled_frame_seq",),
     executor=ExecutorLayout(
         lists=(223464,),
         singles=(223472, 223480),
