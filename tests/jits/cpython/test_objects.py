@@ -212,7 +212,9 @@ RUNTIME = 0x50000
 A_FILE = [Mapping(RUNTIME, RUNTIME + 0x2000, False, "/usr/bin/python3.14")]
 
 
-def runtime(cookie: bytes = b"xdebugpy", version: int = 0x030E0AF0, free_threaded: int = 0, offset: int = 8) -> bytes:
+def runtime(
+    cookie: bytes = b"xdebugpy", version: int = 0x030E0AF0, free_threaded: int = 0, offset: int = 8
+) -> bytes:
     offsets = words(*[offset] * 600)
     return cookie + words(version, free_threaded) + offsets
 

@@ -121,7 +121,7 @@ def _debug_offsets(
     offsets = dict(zip(names, values, strict=True))
     for name, offset in offsets.items():
         group, _, field = name.partition(".")
-        size = _LARGEST_OFFSET if field == "size" else offsets.get(f"{group}.size", _LARGEST_OFFSET)
+        size = _LARGEST_OFFSET if field.endswith("size") else offsets.get(f"{group}.size", _LARGEST_OFFSET)
         if offset > size:
             return None
     return offsets
