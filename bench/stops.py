@@ -86,7 +86,9 @@ def main() -> None:
                     seen = []
                     for _ in range(ROUNDS_OF_OTHERS):
                         with watched(pid) as still:
-                            subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+                            subprocess.run(
+                                command, stdin=subprocess.DEVNULL, capture_output=True, check=False
+                            )
                         seen += still
                     print(f"  {other}, seen from outside: {figures(seen)}", flush=True)
 

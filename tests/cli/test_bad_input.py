@@ -16,8 +16,9 @@ import pytest
 
 from jitunwind.cli.verb import Verb, target_argument
 from jitunwind.errors import NoSuchProcess
+from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.executors import interpreters
-from jitunwind.jits.cpython.layout import Layout, read_layout
+from jitunwind.jits.cpython.layout import Layout
 from jitunwind.memory.core import mapped_files
 from jitunwind.memory.live import LARGEST_PID
 from jitunwind.memory.process import LiveProcess
@@ -551,7 +552,15 @@ def test_no_gdb_on_path(program: Program, tmp_path: Path) -> None:
     beside = str(tmp_path / "python")
     elsewhere = f"import sys; sys.executable = {beside!r}; from jitunwind.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", elsewhere, "gdb", "-batch", "-p", str(program.pid)],  # one may lie beside this Python
+        [
+            sys.executable,
+            "-c",
+            elsewhere,
+            "gdb",
+            "-batch",
+            "-p",
+            str(program.pid),
+        ],  # one may lie beside this Python
         env=plain_environment() | {"PATH": str(tmp_path)},
         capture_output=True,
         text=True,

@@ -140,7 +140,7 @@ class CPythonCode:
         """Which function runs there, and where. At a call the interpreter's frame is up to date: its instruction
         pointer says the line."""
         regions = self._regions
-        address = raw.registers.get(regions.stencils.frame_register(self._layout), 0)
+        address = raw.registers.get(self._layout.record.frame_registers[self._memory.architecture.name], 0)
         code, frame = found.runs, found.frame
         if not raw.at_pc and address:
             python = frame_at(self._memory, self._layout, regions.objects, address)

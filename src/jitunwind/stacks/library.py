@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from jitunwind.errors import BadCore, CannotStop, JitunwindError, NoSuchProcess, NoSuchThread
+from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.keeping import keep_frames
-from jitunwind.jits.cpython.layout import Layout, read_layout
+from jitunwind.jits.cpython.layout import Layout
 from jitunwind.memory import Memory
 from jitunwind.memory.backing import BackingFiles
 from jitunwind.memory.live import check_threads, command_line, executable, is_number, thread_states

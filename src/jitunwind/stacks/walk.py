@@ -13,7 +13,7 @@ from jitunwind.dwarf.expression import evaluate_expression
 from jitunwind.errors import MalformedFrames, UnreadableMemory
 from jitunwind.memory import Mapping as MemoryMapping
 from jitunwind.memory import Memory
-from jitunwind.rows import CfaRule, InRegister, SameValue, SavedAt, Undefined, Unknown, without_signature
+from jitunwind.rows import CfaRule, InRegister, SameValue, SavedAt, Undefined, Unknown
 from jitunwind.stacks.native import NativeRules, NoRules, Rules
 from jitunwind.stacks.snapshot import mapping_in
 
@@ -214,9 +214,9 @@ class Walker:
     def _other_rules(
         self, plan: _Plan, cfa: int, registers: Mapping[int, int], caller: dict[int, int]
     ) -> None:
-        state = plan.rules.state
+        state, arch = plan.rules.state, self._arch
         for register, rule in state.rules:
-            if register > self._arch.program_counter:
+            if register > arch.program_counter:
                 continue
             if isinstance(rule, InRegister):
                 if rule.register in registers:
@@ -227,7 +227,7 @@ class Walker:
                 place = evaluate_expression(rule.code, registers, self._words.word, cfa)
                 caller[register] = place if rule.is_value else self._words.word(place)
         if state.signed is not None and state.signed.register in caller:
-            caller[state.signed.register] = without_signature(caller[state.signed.register])
+            caller[state.signed.register] = arch.without_signature(caller[state.signed.register])
 
 
 class Words:
