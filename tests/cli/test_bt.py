@@ -167,9 +167,9 @@ def test_native_code_has_its_function_of_the_interpreters_debug_files(text: str)
 
 
 def test_the_time_that_the_process_stood_still_is_printed(text: str) -> None:
-    found = re.search(r"; the process stood still for (\d+\.\d{3}) s$", text)
+    found = re.search(r"; the process stood still for (\d+\.\d) ms$", text)
     assert found is not None, text
-    assert 0 < float(found[1]) < PATIENCE
+    assert 0 < float(found[1]) < 1000
 
 
 def test_the_process_goes_on_afterwards(loop: Program, text: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from jitunwind.cli import page
+from jitunwind.cli import page, without_garbage_collection
 from jitunwind.cli.output import UNUSABLE, is_coloured, print_warning, progress
 from jitunwind.cli.page import Paint
 from jitunwind.cli.verb import (
@@ -132,20 +132,21 @@ class _Wanted(NamedTuple):
 
 
 def _by_ourselves(target: str, wanted: _Wanted) -> _Found:
-    from jitunwind.stacks.data import as_data
-    from jitunwind.stacks.library import stacks
+    with without_garbage_collection():
+        from jitunwind.stacks.data import as_data
+        from jitunwind.stacks.library import stacks
 
-    found = stacks(
-        target,
-        thread=wanted.thread,
-        python=wanted.python,
-        registers=wanted.registers,
-        c_lines=wanted.c_lines,
-        exe=wanted.exe,
-        debug_dirs=wanted.debug_dirs,
-        debuginfod=wanted.debuginfod,
-    )
-    return _Found(as_data(found), found.stopped_seconds)
+        found = stacks(
+            target,
+            thread=wanted.thread,
+            python=wanted.python,
+            registers=wanted.registers,
+            c_lines=wanted.c_lines,
+            exe=wanted.exe,
+            debug_dirs=wanted.debug_dirs,
+            debuginfod=wanted.debuginfod,
+        )
+        return _Found(as_data(found), found.stopped_seconds)
 
 
 def _by_gdb(gdb_path: str, target: str, wanted: _Wanted) -> _Found:
@@ -212,9 +213,13 @@ def _print(
     lines = [*page.lines(stacks, form), ""]
     lines += [paint(line, dim=True) for hint in hints for line in page.wrapped(hint, form)]
     whole = "all stacks are whole" if stacks["complete"] else "NOT every stack is whole"
-    stood = f"; the process stood still for {stopped_seconds:.3f} s" if not stacks["core"] else ""
+    stood = f"; the process stood still for {_duration(stopped_seconds)}" if not stacks["core"] else ""
     style: dict[str, Any] = {"dim": True} if stacks["complete"] else {"fg": "red", "bold": True}
     click.echo("\n".join([*lines, paint(f"{whole}{stood}", **style)]), color=coloured)
+
+
+def _duration(seconds: float) -> str:
+    return f"{1000 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.3f} s"
 
 
 def _plain(text: str, **style: Any) -> str:
