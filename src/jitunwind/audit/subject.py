@@ -19,8 +19,8 @@ from jitunwind.errors import (
     NotPython,
     UnsupportedVersion,
 )
+from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.dump import Dump, Frames, load, take
-from jitunwind.jits.cpython.layout import read_layout
 from jitunwind.jits.cpython.regions import Regions
 from jitunwind.memory import Memory
 from jitunwind.memory.core import check_core, check_holds_stacks, is_core, program_here
@@ -44,9 +44,9 @@ def _regions(memory: Memory, what: str) -> Regions:
     try:
         return Regions(memory, read_layout(memory))
     except NotPython as error:
-        raise NotPython(f"{what} is no CPython: {error}") from None
+        raise NotPython(f"{what} is no CPython: {error}", error.hint) from None
     except UnsupportedVersion as error:
-        raise UnsupportedVersion(f"{what}: {error}") from None
+        raise UnsupportedVersion(f"{what}: {error}", error.hint) from None
 
 
 def dump_of(target: str, exe: Path | None, warn: Warn) -> Dump:

@@ -16,7 +16,6 @@ from jitunwind.jits.cpython.layout import Layout
 from jitunwind.jits.cpython.objects import CodeObject, Objects
 from jitunwind.memory import Memory
 
-_OWNED_BY_INTERPRETER = 3
 _TAGS = 3
 """The low bits of a _PyStackRef that are no address."""
 MOST_FRAMES = 1 << 20
@@ -100,7 +99,8 @@ def first_marker(memory: Memory, layout: Layout, frame: int) -> int:
     with suppress(UnreadableMemory):
         while frame and frame not in seen and len(seen) < MOST_FRAMES:
             seen.add(frame)
-            if memory.checked_read(frame + offsets["interpreter_frame.owner"], 1)[0] == _OWNED_BY_INTERPRETER:
+            owner = memory.checked_read(frame + offsets["interpreter_frame.owner"], 1)[0]
+            if owner == layout.record.frame_of_interpreter:
                 return frame
             frame = memory.word(frame + offsets["interpreter_frame.previous"])
     return 0
@@ -217,7 +217,7 @@ def _chain(
             previous = memory.word(address + offsets["interpreter_frame.previous"])
         except UnreadableMemory:
             break
-        if owner == _OWNED_BY_INTERPRETER:
+        if owner == layout.record.frame_of_interpreter:
             stretch.marker = address
             yield stretch
             stretch = Stretch()
