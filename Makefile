@@ -7,10 +7,12 @@ STAMP := $(VENV)/.jitunwind-set-up
 VERSIONS := 3.14 3.15
 # Benchmarks with targets of their own, and what they run.
 LONG := $(patsubst %,bench/%.py,witness libraries audit testsuite publishing held readers record unwinders upstream forms readme)
+# One process more than there are processors: tests wait for processes that they have started.
+PYTEST = $(VENV)/bin/python -m pytest -n $(shell expr $$(nproc) + 1) --dist loadfile --no-loadscope-reorder --costs -r fEs
 # GDB from PyPI lies in .venv, and is the second choice.
 export PATH := $(PATH):$(CURDIR)/$(VENV)/bin
 
-.PHONY: help setup interpreters guests test thorough stress lint format demo readme bench witness libraries readers unwinders audit suite upstream forms speed publishing picture screens clean
+.PHONY: help setup interpreters guests debuggers test offline thorough stress lint format demo readme bench witness libraries readers unwinders audit suite upstream forms speed publishing picture screens clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -35,11 +37,17 @@ guests: $(STAMP) ## the same for AArch64, which qemu-aarch64 runs
 		$(VENV)/bin/python tools/interpreters.py $$version --arch arm64 --debug-symbols || exit; \
 	done
 
-test: interpreters guests ## run the tests, half of those that differ by version; PYTEST_ARGS="-k name" runs those of that name
-	@$(if $(PYTEST_ARGS),,JITUNWIND_HALF=1) $(VENV)/bin/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+debuggers: $(STAMP) ## get GDB 18, LLDB 19 and LLVM's libunwind 19, which tests compare (fetched if need be)
+	@$(VENV)/bin/python tools/debuggers.py
 
-thorough: interpreters guests ## the tests, with all that is done in part otherwise: interrupts, steps, ways, publishes
-	@JITUNWIND_THOROUGH=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+test: interpreters guests debuggers ## run all tests; PYTEST_ARGS="-k name" runs those of that name
+	@$(PYTEST) $(PYTEST_ARGS)
+
+offline: $(STAMP) ## run the tests that need no interpreter with a JIT
+	@$(PYTEST) -m "not live" $(PYTEST_ARGS)
+
+thorough: interpreters guests debuggers ## run the same tests with more steps, interrupts, samples and publishes
+	@JITUNWIND_THOROUGH=1 $(PYTEST) $(PYTEST_ARGS)
 
 stress: $(STAMP) ## the agent: 100,000 publishes from 8 threads, with forks, under each sanitizer
 	@JITUNWIND_THOROUGH=1 $(VENV)/bin/python -m pytest tests/agent
@@ -79,7 +87,7 @@ witness: interpreters guests ## docs/witness.md: recovered tables against what c
 libraries: $(STAMP) ## docs/check.md: jitunwind check over the shared libraries of this machine
 	@$(VENV)/bin/python bench/libraries.py --into docs/check.md
 
-readers: $(STAMP) ## docs/readers.md: what libgcc, libunwind, GDB, perf and others make of call frame information
+readers: debuggers ## docs/readers.md: what libgcc, libunwind, GDB, perf and others make of call frame information
 	@$(VENV)/bin/python bench/readers.py --into docs/readers.md
 
 build/pyperformance: | $(STAMP)

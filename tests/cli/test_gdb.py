@@ -35,7 +35,7 @@ SYSTEM = shutil.which("gdb")
 pytestmark = pytest.mark.skipif(SYSTEM is None, reason="no gdb")
 
 
-@pytest.fixture(scope="module", params=["3.14-system", "3.15-system", "3.15-newest"])
+@pytest.fixture(scope="module", params=["3.14-system", "3.14-newest", "3.15-system", "3.15-newest"])
 def pair(request: pytest.FixtureRequest) -> tuple[str, str]:
     """A version of CPython, and a GDB."""
     version, _, gdb = request.param.partition("-")

@@ -36,7 +36,7 @@ from tests.support.processes import (
 
 GDB = shutil.which("gdb")
 INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
-MOMENTS = 100 if THOROUGH else 30
+MOMENTS = 100 if THOROUGH else 18
 _SIGSTOP = 1 << signal.SIGSTOP - 1
 ATTACHING = {"bt": ["bt"], "gdb": ["gdb", "-nx", "-batch", "-p"], "gdb-ex": ["gdb", "-nx", "-batch", "-ex"]}
 

@@ -19,6 +19,7 @@ import pytest
 from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.memory.process import LiveProcess
 from jitunwind.tables.sources import Published, decoded
+from tests.support import THOROUGH
 from tests.support.agent import packages
 from tests.support.live import (
     EVERYWHERE,
@@ -29,6 +30,7 @@ from tests.support.live import (
     Frame,
     Interpreter,
     frames_in,
+    function_names,
     gdb_command,
     interpreter,
     newest_gdb,
@@ -40,6 +42,8 @@ from tests.support.stub import waiting_for_gdb
 
 COURSES = PROGRAMS / "publishing.py"
 RUN = (sys.executable, "-m", "jitunwind", "run", "--python")
+SHORT_RUNS = 5 if THOROUGH else 2
+"""Of the program of a second."""
 
 
 @contextmanager
@@ -201,7 +205,7 @@ def test_a_program_of_a_second_is_described_before_its_last_third(
     command = [*RUN, python.python, str(PROGRAMS / "second.py"), str(library)]
     warm = subprocess.run(command, env=python.environment(), capture_output=True, text=True, timeout=PATIENCE)
     assert warm.returncode == 0, warm.stderr  # its imports are compiled now
-    for _ in range(5):
+    for _ in range(SHORT_RUNS):
         done = subprocess.run(
             command, env=python.environment(), capture_output=True, text=True, timeout=PATIENCE
         )
@@ -289,7 +293,8 @@ def test_plain_gdb_goes_through_the_code_of_aarch64(version: str, tmp_path: Path
     with waiting_for_gdb(ARM, program, python.environment()) as connect:
         pending = ["-ex", "set breakpoint pending on"]
         run = [word for command in commands for word in ("-ex", command)]
-        said = run_gdb(gdb_command(python, *connect, *pending, *run, plugin=False, gdb=gdb))
+        symbols = function_names(python)
+        said = run_gdb(gdb_command(python, *connect, *pending, *run, plugin=False, gdb=gdb, symbols=symbols))
     before, _, rest = said.partition("<line>\n")
     line, _, rest = rest.partition("<outer>\n")
     registers, *steps = rest.partition("<end>\n")[0].split("<step>\n")
