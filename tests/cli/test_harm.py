@@ -40,6 +40,11 @@ MOMENTS = 100 if THOROUGH else 18
 _SIGSTOP = 1 << signal.SIGSTOP - 1
 ATTACHING = {"bt": ["bt"], "gdb": ["gdb", "-nx", "-batch", "-p"], "gdb-ex": ["gdb", "-nx", "-batch", "-ex"]}
 
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.one_version("how a process is stopped and let go does not depend on the version"),
+]
+
 
 def looking(verb: str, pid: int) -> list[str]:
     """The arguments of a verb that attaches to a process."""

@@ -36,7 +36,8 @@ INSIDE = REPOSITORY / "tests/support/inside.py"
 EXTENSION = REPOSITORY / "tests/support/known_registers.c"
 READY = ("-ex", "set breakpoint pending on", "-ex", "tbreak alarm", "-ex", "continue")
 INTERRUPTS = 25 if THOROUGH else 8
-DESCRIBED_STEPS = 600 if THOROUGH else 200
+DESCRIBED_STEPS = 600 if THOROUGH else 300
+pytestmark = pytest.mark.aarch64
 KEPT = tuple(f"x{number}" for number in range(19, 30))
 
 
@@ -192,10 +193,8 @@ def test_a_core_has_the_stack_of_the_live_process(python: Interpreter, gdb: str,
     (live,) = inside(python, gdb, tmp_path, "calls_c", {"scenario": "aborted", "function": "builtin_id"})
     cores = list(tmp_path.glob("qemu_*.core" if ARM.is_emulated else "core*"))  # not that of qemu itself
     assert cores, f"nobody left a core:\n{live}"
-    command = gdb_command(
-        python, "-iex", "set sysroot /", python.python, "-c", str(cores[0]), "-ex", "bt", gdb=gdb
-    )
-    dead = run_gdb(command)
+    look = ("-iex", "set sysroot /", python.python, "-c", str(cores[0]), "-ex", "bt")
+    dead = run_gdb(gdb_command(python, *look, gdb=gdb, symbols=function_names(python)))
     assert has_jit(whole(live)), live
     assert real(live) == real("#0" + dead.rpartition("\n#0")[2]), f"live:\n{live}\ncore:\n{dead}"
 

@@ -273,6 +273,7 @@ def whole(stack: str) -> list[Frame]:
     return frames
 
 
+@pytest.mark.aarch64
 @pytest.mark.parametrize("version", VERSIONS)
 def test_plain_gdb_goes_through_the_code_of_aarch64(version: str, tmp_path: Path) -> None:
     """GIVEN a GDB without the plugin, connected from the start, and a stop in C that JIT code has called, THEN the

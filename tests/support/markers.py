@@ -15,6 +15,7 @@ FIXTURES = {
     "version": {"live"},
     "of_version": {"live"},
     "hot_process": {"live"},
+    "installed": {"live"},
     "arm": {"live", "aarch64"},
 }
 _running: set[str] | None = None
