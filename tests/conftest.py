@@ -25,10 +25,14 @@ def pytest_configure(config: pytest.Config) -> None:
         noisy.put_on_path(Path(folder.name))
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m selects
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
+    for item in items:  # before -m selects by markers
         markers.mark(item)
+    yield
+    # pytest-xdist hands out file by file: those that take longest come first.
+    slow, live = ({item.path for item in items if item.get_closest_marker(name)} for name in ("slow", "live"))
+    items.sort(key=lambda item: (item.path not in slow, item.path not in live))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -212,6 +212,8 @@ def test_a_program_with_a_python_in_it(python: str, left_over: dict[str, str], t
         assert jitunwind("enable", "--python", python, hot.pid, environment=left_over).returncode == 0
 
 
+@pytest.mark.live
+@pytest.mark.one_version("it is about both")
 def test_a_python_of_another_version_cannot_ask(left_over: dict[str, str]) -> None:
     with started(interpreter("3.14"), "hot") as hot:
         other = interpreter("3.15")

@@ -267,6 +267,8 @@ def test_a_script_file(loop: Program, gdb_path: str, tmp_path: Path) -> None:
     assert loop.goes_on()
 
 
+@pytest.mark.live
+@pytest.mark.one_version("arguments are handed on in the same way to each")
 def test_a_program_and_its_arguments() -> None:
     python = interpreter("3.14")
     arguments = ["--args", python, "-c", "import sys; print(sys.argv)", "-batch", "--help"]

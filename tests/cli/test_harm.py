@@ -397,6 +397,7 @@ def has_mark(mark: str) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stands", [False, True], ids=["runs", "stopped-before"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_interrupted_at_any_moment(version: str, stands: bool) -> None:

@@ -128,6 +128,8 @@ def program(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.live
+@pytest.mark.one_version("what a program publishes of its own code does not depend on the version")
 class TestPython:
     def test_values(self, machine: Machine) -> None:
         example = [*python(machine), EXAMPLES / "jit.py"]

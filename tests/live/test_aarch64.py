@@ -86,6 +86,7 @@ def whole(stack: str) -> list[Frame]:
     return frames
 
 
+@pytest.mark.slow
 def test_stacks_are_whole_and_the_evaluators_registers_right(
     python: Interpreter, gdb: str, tmp_path: Path
 ) -> None:

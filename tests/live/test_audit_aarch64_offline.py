@@ -45,6 +45,7 @@ def dump(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return path
 
 
+@pytest.mark.slow
 def test_every_path_is_exact(dump: Path) -> None:
     report = audit("--emulate", dump)
     recovered, published = report["tables"]["recovered"], report["tables"]["published"]

@@ -161,6 +161,7 @@ def test_flushes_end_in_time_and_say_what_they_left(python: Interpreter) -> None
     assert told["end"] < SLACK
 
 
+@pytest.mark.slow
 def test_flushes_end_where_other_threads_make_code_for_ever(python: Interpreter) -> None:
     told = course(python, "endless")
     for left, seconds in told["flushes"]:
@@ -195,6 +196,7 @@ def test_nothing_is_a_problem_only_where_all_code_is_described(python: Interpret
     assert found["fails"] == [{"ValueError: cannot be described": 1}]
 
 
+@pytest.mark.slow
 def test_a_program_of_a_second_is_described_before_its_last_third(
     python: Interpreter, tmp_path: Path
 ) -> None:
@@ -273,6 +275,7 @@ def whole(stack: str) -> list[Frame]:
     return frames
 
 
+@pytest.mark.slow
 @pytest.mark.aarch64
 @pytest.mark.parametrize("version", VERSIONS)
 def test_plain_gdb_goes_through_the_code_of_aarch64(version: str, tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ def test_walks_through_code_that_nobody_published_do_not_end(
     [case(version, ARM, walker) for version in VERSIONS for walker in ("backtrace", "unwind")],
     indirect=["python"],
 )
+@pytest.mark.slow
 def test_every_walk_on_aarch64_ends(python: Interpreter, tmp_path: Path, walker: str) -> None:
     """Where it is emulated, by qemu-user, signals come between its translated blocks: so a walk begins at the first
     instruction of one, and not at every instruction."""

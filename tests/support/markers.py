@@ -14,6 +14,7 @@ FIXTURES = {
     "python": {"live"},
     "version": {"live"},
     "of_version": {"live"},
+    "chain": {"live"},
     "hot_process": {"live"},
     "installed": {"live"},
     "arm": {"live", "aarch64"},
