@@ -408,16 +408,16 @@ def test_interrupted_at_any_moment(version: str, stands: bool) -> None:
         assert jitunwind("bt", program.pid).stdout
         longest = time.monotonic() - begin
         hit = 0
-        for turn in range(MOMENTS // 3 if stands else MOMENTS):
+        for moment in range(MOMENTS // 3 if stands else MOMENTS):
             if stands:
                 program.kill(signal.SIGSTOP)
                 wait_until(lambda: status(program.pid)["State"][0] == "T", "the stop")
-            hit += interrupted(program.pid, INTERRUPTIONS[turn % 3], moments.uniform(0, longest))
+            hit += interrupted(program.pid, INTERRUPTIONS[moment % 3], moments.uniform(0, longest))
             if stands:
                 wait_until(
-                    lambda: is_stopped_and_untraced(program.pid), f"the stop after interruption {turn}"
+                    lambda: is_stopped_and_untraced(program.pid), f"the stop after interruption {moment}"
                 )
                 program.kill(signal.SIGCONT)
-            assert is_let_alone(program.pid), (turn, status(program.pid))
-            assert program.goes_on(), turn
+            assert is_let_alone(program.pid), (moment, status(program.pid))
+            assert program.goes_on(), moment
         assert hit

@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tests.support.live import (
     Interpreter,
     Setup,
     frames_in,
+    function_names,
     gdb_command,
     problems,
     run_gdb,
@@ -55,12 +57,14 @@ OF_THE_MACHINE = re.compile(r"^warning: Section `\.reg-xstate/\d+' in core file 
 """A warning of GDB's about the processor, which nobody's JIT code is the reason for."""
 
 
-def in_setups(*others: Setup) -> pytest.MarkDecorator:
-    """Each version in each set-up in which the process publishes itself, and in `others`."""
+def in_setups(*others: Setup, debug_information: bool = False) -> pytest.MarkDecorator:
+    """Each version in each set-up in which the process publishes itself, and in `others`. `debug_information`: GDB has
+    the interpreter's in all of them."""
+    setups = [*others, *PUBLISHED_SETUPS]
+    if debug_information:
+        setups = [replace(setup, debug_information=True) for setup in setups]
     cases = [
-        pytest.param(version, setup, id=f"{version}-{setup}")
-        for version in VERSIONS
-        for setup in (*others, *PUBLISHED_SETUPS)
+        pytest.param(version, setup, id=f"{version}-{setup}") for version in VERSIONS for setup in setups
     ]
     return pytest.mark.parametrize(("python", "setup"), cases, indirect=["python"])
 
@@ -80,7 +84,7 @@ def inside(
     output = folder / f"{scenario}.json"
     given = {"scenario": scenario, "output": str(output), **arguments}
     run = ["-ex", f"python import runpy; runpy.run_path({str(INSIDE)!r}, {{'ARGUMENTS': {given!r}}})"]
-    calm = setup != NOTHING
+    calm = setup.plugin or setup.published
     if setup.from_start:
         command = [*starting(python), *run, "--args", *python.command(program, *told, published=True)]
         said = run_gdb(setup.command(python, *command), cwd=folder)
@@ -151,7 +155,7 @@ def test_finish_from_a_builtin_leads_into_the_executor_and_its_stack_is_whole(
     assert caller in ("_PyEval_EvalFrameDefault", "_PyEval_Vector"), found["stepped"]
 
 
-@in_setups()
+@in_setups(debug_information=True)
 def test_plain_commands_tell_of_a_jit_frame_what_they_tell_of_others(
     python: Interpreter, setup: Setup, tmp_path: Path
 ) -> None:
@@ -248,7 +252,7 @@ def test_without_the_plugin_3_14_does_not_find_the_c_caller(
     ), found["stack"]
 
 
-@in_setups(PLUGIN, NOTHING)
+@in_setups(PLUGIN, NOTHING, debug_information=True)
 def test_the_evaluator_that_entered_jit_code_has_its_registers_and_arguments(
     python: Interpreter, setup: Setup, tmp_path: Path
 ) -> None:
@@ -256,7 +260,7 @@ def test_the_evaluator_that_entered_jit_code_has_its_registers_and_arguments(
     found, _ = inside(
         python, setup, tmp_path, "calls_c", "evaluators_frame", function="builtin_id", entry=entry
     )
-    if setup == NOTHING:
+    if not setup.plugin and not setup.published:
         assert found["seen"] != found["truth"], "the check cannot fail"
     else:
         assert found["seen"] == found["truth"], found["stack"]
@@ -386,9 +390,9 @@ def test_one_session_sees_one_process_after_another(
 def test_gdb_without_iced_x86_shows_the_same_stack_and_rows(python: Interpreter, tmp_path: Path) -> None:
     core = tmp_path / "saved.core"
     inside(python, PLUGIN, tmp_path, "calls_c", "saved", function="builtin_id", core=str(core))
-    look = ["-ex", "bt", "-ex", "frame 1", "-ex", "jit-rows"]
+    dead = [python.python, "-c", str(core), "-ex", "bt", "-ex", "frame 1", "-ex", "jit-rows"]
     views = {
-        packages: run_gdb(gdb_command(python, python.python, "-c", str(core), *look, packages=packages))
+        packages: run_gdb(gdb_command(python, *dead, packages=packages, symbols=function_names(python)))
         for packages in (True, False)
     }
     assert "decoded by iced-x86" in views[True], views[True]

@@ -13,8 +13,6 @@ import pytest
 
 from tests.support import THOROUGH
 from tests.support.live import (
-    NOTHING,
-    PLUGIN,
     PUBLISHED_SETUPS,
     REPOSITORY,
     VERSIONS,
@@ -29,6 +27,7 @@ PROGRAMS = (
     *("loops", "exceptions", "side_exits", "recursion", "threads", "strings"),
     *("calls", "generators", "attributes", "floats"),
 )
+PLUGIN, NOTHING = Setup(plugin=True), Setup()
 STEPPER = REPOSITORY / "tests/support/stepper.py"
 STEPS_PER_PROGRAM = 2100 if THOROUGH else 600
 LEAST_STEPS = 20_000 if THOROUGH else 5_000

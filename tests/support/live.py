@@ -40,7 +40,7 @@ LOAD = REPOSITORY / "src/jitunwind/gdbplugin/load.py"
 PUBLISHED = REPOSITORY / "tests/support/published.py"
 PACKAGES = sysconfig.get_path("platlib")
 VERSIONS = ("3.14", "3.15")
-PATIENCE = 60
+PATIENCE = 300
 """Seconds until a wait is given up: far more than any takes."""
 
 
@@ -198,7 +198,7 @@ class Setup:
     """GDB 18 or later, from PyPI; else the machine's."""
     from_start: bool = False
     """GDB has started the program; else it attaches to the running one."""
-    debug_information: bool = True
+    debug_information: bool = False
     """GDB has that of the interpreter, which it takes a second to read; else only the names of its functions."""
 
     def __str__(self) -> str:
@@ -217,15 +217,12 @@ class Setup:
         return gdb_command(python, *arguments, plugin=self.plugin, gdb=self.gdb, symbols=symbols)
 
 
-PLUGIN, NOTHING = Setup(plugin=True), Setup()
+PLUGIN, NOTHING = Setup(plugin=True, debug_information=True), Setup()
 PUBLISHED_SETUPS = [
-    Setup(
-        published=True, newest=newest, from_start=from_start, debug_information=not newest and not from_start
-    )
+    Setup(published=True, newest=newest, from_start=from_start)
     for newest in (False, True)
     for from_start in (False, True)
 ]
-"""One of them has debug information."""
 
 
 @cache
