@@ -37,7 +37,7 @@ guests: $(STAMP) ## the same for AArch64, which qemu-aarch64 runs
 		$(VENV)/bin/python tools/interpreters.py $$version --arch arm64 --debug-symbols || exit; \
 	done
 
-debuggers: $(STAMP) ## get GDB 18, LLDB 19 and LLVM's libunwind 19, which tests compare (fetched if need be)
+debuggers: $(STAMP) ## get other debuggers and unwinders that tests compare: GDB 18, LLDB 19, those of Debian sid (fetched if need be)
 	@$(VENV)/bin/python tools/debuggers.py
 
 test: interpreters guests debuggers ## run all tests; PYTEST_ARGS="-k name" runs those of that name

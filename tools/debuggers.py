@@ -1,17 +1,18 @@
-"""Fetches the debuggers and the unwinder that tests need beside the machine's: GDB 18, LLDB 19 and LLVM's libunwind 19.
+"""Fetches the debuggers and unwinders that tests compare with the machine's own: GDB 18, LLDB 19, LLVM's libunwind, and
+the unwinders of Debian sid.
 
-`make debuggers` runs it before the tests, which only look for what is here. Each goes into a folder of its own under
-the private folder: $JITUNWIND_CACHE, or ~/.cache/jitunwind. GDB comes from PyPI, the others from Debian. What is there
-already is left as it is. It exits with 1 if one of them cannot be had, and says why; tests that need that one are
-skipped, and fail in CI.
+`make debuggers` runs it before the tests, which only look for what is here. All of it goes into the private folder:
+$JITUNWIND_CACHE, or ~/.cache/jitunwind. GDB comes from PyPI, the others from Debian. What is there already is left as
+it is. It exits with 1 if one of them cannot be had, and says why; tests that need that one are skipped, and fail in CI.
 """
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 PACKAGES = {
@@ -20,6 +21,14 @@ PACKAGES = {
 }
 """By folder. They are unpacked and not installed: Debian does not install LLVM's libunwind beside nongnu libunwind's
 headers, and LLDB depends on packages that it does not need here, which a mirror may lack."""
+OF_SID = ("libunwind8", "libdw1t64", "llvm-libunwind1", "linux-perf")
+WITH_DEPENDENCIES = (
+    ("sid", OF_SID, platform.machine()),
+    ("sid", ("libgcc-s1",), "aarch64"),
+    ("bookworm", ("libunwind-14",), platform.machine()),
+    ("bookworm", ("libunwind-19",), platform.machine()),
+)
+"""A suite of Debian, packages and an architecture, for tools/debian_packages.py."""
 GDB_FOLDER, GDB = "gdb-for-pwndbg", "gdb-for-pwndbg>=18.1"
 _COMPLETE = ".complete"  # written last: a folder without it is a half-finished one
 
@@ -81,8 +90,15 @@ def _fetch(name: str, fetch: Callable[[Path], None]) -> bool:
     return True
 
 
+def _fetch_with_dependencies(suite: str, packages: Sequence[str], arch: str) -> bool:
+    script = Path(__file__).with_name("debian_packages.py")
+    command: list[str | Path] = [sys.executable, script, suite, *packages, "--arch", arch]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL).returncode == 0
+
+
 def main() -> int:
     found = [_fetch(GDB_FOLDER, _fetch_gdb), *(_fetch(name, _fetch_packages) for name in PACKAGES)]
+    found += [_fetch_with_dependencies(*each) for each in WITH_DEPENDENCIES]
     return 0 if all(found) else 1
 
 

@@ -409,7 +409,7 @@ _ROW = re.compile(r"^(?:=>|  ) 0x[0-9a-f]+ <\+\d+>:\t.*$", re.MULTILINE)
 """A line of `jit-rows`."""
 
 
-STOPS = 200
+STOPS = 200 if THOROUGH else 100
 
 
 @pytest.mark.parametrize("newest", [False, True], ids=["system", "newest"])
