@@ -19,12 +19,10 @@ from jitunwind.errors import (
     BadCore,
     JitunwindError,
     MalformedFrames,
-    NoSuchProcess,
     NoSuchRegion,
     NotElf,
     NothingToCheck,
     NothingToExplain,
-    UnreadableMemory,
 )
 from jitunwind.explain.data import as_data
 from jitunwind.explain.html import page
@@ -39,7 +37,7 @@ from jitunwind.jits.cpython.regions import Regions
 from jitunwind.memory import Memory
 from jitunwind.memory.core import arguments_of, check_core, is_core, program_here
 from jitunwind.memory.corefile import CoreFile
-from jitunwind.memory.live import check_process, command_line, is_alive, is_number
+from jitunwind.memory.live import check_process, command_line, is_number
 from jitunwind.memory.process import LiveProcess
 from jitunwind.tables.sources import Published, Tables, from_dump, from_file
 from jitunwind.wording import printable
@@ -153,13 +151,8 @@ def _opened(target: str, exe: str | None) -> Iterator[Memory]:
         if exe is not None:
             raise click.UsageError("--exe is for cores: a live process says itself what it runs")
         check_process(int(target))
-        try:
-            with LiveProcess(int(target)) as process:
-                yield process
-        except (FileNotFoundError, ProcessLookupError, UnreadableMemory):
-            if is_alive(int(target)):
-                raise
-            raise NoSuchProcess(f"process {target} has ended while it was read") from None
+        with LiveProcess(int(target)) as process:
+            yield process
         return
     core = Path(target)
     if not core.exists():

@@ -16,12 +16,12 @@ from jitunwind.arch import Architecture, known
 from jitunwind.arch.listing import Listed as Line
 from jitunwind.explain.differences import Difference, difference
 from jitunwind.explain.jumps import Jump, in_lanes
-from jitunwind.explain.notation import Parts, parts
 from jitunwind.explain.sources import Sources
 from jitunwind.explain.subjects import Subject
 from jitunwind.jits.cpython import stencils
 from jitunwind.jits.cpython.regions import JitCode
 from jitunwind.jits.cpython.uops import MicroOp, Place
+from jitunwind.notation import Parts, parts
 from jitunwind.recover.table import NOT_REACHED
 from jitunwind.rows import WORD, Row, Unknown, UnwindTable
 from jitunwind.tables.sources import Recovered, Tables
