@@ -116,7 +116,7 @@ publishing: interpreters build/pyperformance ## docs/speed.md: what publishing c
 	@$(VENV)/bin/python bench/record.py docs/speed.md bytes bench/publishing.py build/pyperformance \
 		--measures bytes --versions $(VERSIONS)
 
-unwinders: interpreters ## docs/unwinders.md: what unwinders inside the process find, with publishing and without
+unwinders: interpreters debuggers ## docs/unwinders.md: what unwinders inside the process find, with publishing and without
 	@$(VENV)/bin/python bench/unwinders.py --into docs/unwinders.md
 
 picture: interpreters ## docs/explain.png and docs/explain-phone.png: what explain shows of tools/hot.py

@@ -227,8 +227,8 @@ PUBLISHED_SETUPS = [
 
 @cache
 def function_names(python: Interpreter) -> str:
-    """A debug-file-directory in which the interpreter's debug file has the names of its functions, as the source
-    has them, and nothing else. Where the interpreter has no such file, its own debug-file-directory."""
+    """A debug-file-directory in which the debug file of the interpreter's executable has the names of its functions, as
+    the source has them, and nothing else. Where the executable has no such file, the interpreter's own directory."""
     debug_file = _debug_file(python)
     if debug_file is None:
         return python.debug_file_directory
@@ -243,8 +243,12 @@ def function_names(python: Interpreter) -> str:
     _folders.append(folder)
     source_names = Path(folder.name, "names")
     source_names.write_text("".join(f"{old} {new}\n" for old, new in renamed.items() if count[new] == 1))
+    for other in Path(python.debug_file_directory).rglob("*.debug"):  # of extension modules, which are small
+        link = Path(folder.name, other.relative_to(python.debug_file_directory))
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if other != debug_file:
+            link.symlink_to(other)
     made = Path(folder.name, debug_file.relative_to(python.debug_file_directory))
-    made.parent.mkdir(parents=True)
     rename = f"--redefine-syms={source_names}"
     subprocess.run([f"{tools}objcopy", "--strip-debug", rename, debug_file, made], check=True)
     return folder.name
