@@ -105,8 +105,9 @@ def complete(stack: str) -> list[Frame]:
 
 
 def per_thread(stacks: str) -> list[str]:
-    """The stacks in what `thread apply all bt` says, with whatever GDB says between headings and frames."""
-    return _THREAD.split(stacks)[1:]
+    """The stacks in what `thread apply all bt` says, with whatever GDB says between headings and frames. That of the
+    thread that publishes is left out: it is there only while there is something to do."""
+    return [stack for stack in _THREAD.split(stacks)[1:] if "jitunwind/agent/" not in stack]
 
 
 _THREAD = re.compile(r"^Thread \d+ \(.*\):$", re.MULTILINE)
