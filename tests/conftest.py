@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
 
@@ -31,8 +32,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
         markers.mark(item)
     yield
     # pytest-xdist hands out file by file: those that take longest come first.
-    slow, live = ({item.path for item in items if item.get_closest_marker(name)} for name in ("slow", "live"))
-    items.sort(key=lambda item: (item.path not in slow, item.path not in live))
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    live = Counter(item.path for item in items if item.get_closest_marker("live"))
+    items.sort(key=lambda item: (item.path not in slow, -live[item.path]))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -115,6 +115,7 @@ def imperfect(counts: Counts) -> list[str]:
     return [f"{name}: {verdicts(of)}" for name, of in counts.items() if of["wrong"] or of["unknown"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_each_register_of_the_caller_is_exact_at_each_instruction(reports: Reports, program: str) -> None:
     assert_exact(reports[program, PLUGIN], STEPS_PER_PROGRAM)
