@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VENV := .venv
 STAMP := $(VENV)/.jitunwind-set-up
-VERSIONS := 3.14 3.15
+VERSIONS := $(patsubst src/jitunwind/jits/cpython/versions/py3%.py,3.%,$(sort $(wildcard src/jitunwind/jits/cpython/versions/py3*.py)))
 # Benchmarks with targets of their own, and what they run.
 LONG := $(patsubst %,bench/%.py,witness libraries audit testsuite publishing held readers record unwinders upstream forms readme)
 # One process more than there are processors: tests wait for processes that they have started.
@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml setup.py tools/setup.sh $(wildcard src/*.pth src/jitunw
 	@tools/setup.sh
 	@touch $@
 
-interpreters: $(STAMP) ## get CPython 3.14 and 3.15 with JIT and debug symbols (fetched if need be)
+interpreters: $(STAMP) ## get the CPythons that are known, with JIT and debug symbols (fetched if need be)
 	@for version in $(VERSIONS); do \
 		$(VENV)/bin/python tools/interpreters.py $$version --debug-symbols && continue; \
 		echo "interpreters: then one without debug symbols"; \
@@ -62,7 +62,7 @@ format: $(STAMP) ## format the sources
 	@$(VENV)/bin/ruff format .
 	@$(VENV)/bin/ruff check --fix .
 
-demo: interpreters ## what plain GDB, py-spy, pystack and jitunwind say of one stop, on 3.14 and 3.15
+demo: interpreters ## what plain GDB, py-spy, pystack and jitunwind say of one stop, on each CPython
 	@$(VENV)/bin/python tools/demo.py
 
 readme: interpreters ## README.md's excerpts of such a run, made anew

@@ -48,13 +48,9 @@ class UnreadableMemory(JitunwindError):
 class NotPython(JitunwindError):
     """The process is not a CPython that can be understood."""
 
-    hint = "name a process of CPython 3.14 or 3.15, on x86_64 or AArch64"
-
 
 class UnsupportedVersion(JitunwindError):
     """A CPython whose internals are not known here."""
-
-    hint = "jitunwind knows the JIT of CPython 3.14 and 3.15; bt shows the native frames of any process"
 
 
 class CorruptState(JitunwindError):

@@ -494,7 +494,7 @@ def described(function: str, steps: int) -> dict[str, Any]:
                 "located": not isinstance(micro_ops.offsets(region, trace), Unknown),
             }
         )
-    frame_register = name_of(regions.stencils.frame_register(regions.layout), regions.arch)
+    frame_register = name_of(regions.layout.record.frame_registers[regions.arch.name], regions.arch)
     seen = same = 0
     for _ in range(steps):
         frame = gdb.newest_frame()

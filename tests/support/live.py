@@ -24,6 +24,7 @@ from elftools.elf.elffile import ELFFile
 
 from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.jits.cpython import versions
 from jitunwind.jits.cpython.layout import read_layout
 from jitunwind.jits.cpython.regions import Regions
 from jitunwind.memory.process import LiveProcess
@@ -39,7 +40,7 @@ PROGRAMS = REPOSITORY / "tests/live/programs"
 LOAD = REPOSITORY / "src/jitunwind/gdbplugin/load.py"
 PUBLISHED = REPOSITORY / "tests/support/published.py"
 PACKAGES = sysconfig.get_path("platlib")
-VERSIONS = ("3.14", "3.15")
+VERSIONS = versions.NAMES
 PATIENCE = 300
 """Seconds until a wait is given up: far more than any takes."""
 

@@ -216,7 +216,7 @@ def answer(arch: Architecture, tables: Damaged, each: Any, of_shim: UnwindTable 
         if isinstance(row, Unknown):
             return NO_ANSWER
         try:
-            now = evaluate(row, now, stack.word, arch.stack_pointer)
+            now = evaluate(row, now, stack.word, arch.stack_pointer, arch.without_signature)
             back = now[arch.return_address]
         except (UnreadableMemory, KeyError):
             return NO_ANSWER

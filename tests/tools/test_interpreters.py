@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.live import VERSIONS
+
 TOOL = Path(__file__).parents[2] / "tools/interpreters.py"
 ARCH = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), "amd64")
-VERSIONS = ("3.14", "3.15")
 Done = subprocess.CompletedProcess[str]
 
 

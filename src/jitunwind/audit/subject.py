@@ -44,9 +44,9 @@ def _regions(memory: Memory, what: str) -> Regions:
     try:
         return Regions(memory, read_layout(memory))
     except NotPython as error:
-        raise NotPython(f"{what} is no CPython: {error}") from None
+        raise NotPython(f"{what} is no CPython: {error}", error.hint) from None
     except UnsupportedVersion as error:
-        raise UnsupportedVersion(f"{what}: {error}") from None
+        raise UnsupportedVersion(f"{what}: {error}", error.hint) from None
 
 
 def dump_of(target: str, exe: Path | None, warn: Warn) -> Dump:

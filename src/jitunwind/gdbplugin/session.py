@@ -10,9 +10,8 @@ from typing import Any
 import gdb
 
 from jitunwind.arch import Architecture
-from jitunwind.arch.known import ARCHITECTURES
+from jitunwind.arch.known import ARCHITECTURES, of_bfd_name
 from jitunwind.errors import JitunwindError
-from jitunwind.gdbplugin import GDB_NAMES
 from jitunwind.gdbplugin.decoding import decoder_of
 from jitunwind.gdbplugin.inferior import Inferior
 from jitunwind.jits.cpython.layout import Layout, read_layout
@@ -22,7 +21,6 @@ from jitunwind.recover.table import recover
 from jitunwind.rows import UnwindTable
 
 MOST_TABLES = 1 << 14
-_OF_GDB = {name: ARCHITECTURES[arch] for arch, name in GDB_NAMES.items()}
 
 
 @dataclass
@@ -92,12 +90,13 @@ def _open(inferior: gdb.Inferior) -> Session:
         name = inferior.architecture().name()
     except gdb.error as error:
         failed = f"GDB says: {error}"
-    arch = _OF_GDB.get(name)
+    arch = of_bfd_name(name)
     opened = Session(Inferior(inferior, arch or next(iter(ARCHITECTURES.values()))), name, problem=failed)
     if failed:
         return opened
     if arch is None:
-        opened.problem = f"its architecture is {name}; known are {' and '.join(_OF_GDB)}"
+        known = " and ".join(each.bfd_name for each in ARCHITECTURES.values())
+        opened.problem = f"its architecture is {name}; known are {known}"
         return opened
     try:
         opened.layout = read_layout(opened.memory)

@@ -169,7 +169,8 @@ class _Stacks:
         code = found.runs
         read = regions.memory, regions.layout, regions.objects
         address = (
-            _register(frame, name_of(regions.stencils.frame_register(regions.layout), regions.arch)) or 0
+            _register(frame, name_of(regions.layout.record.frame_registers[regions.arch.name], regions.arch))
+            or 0
         )
         if not is_exact and address:
             python = frame_at(*read, address)

@@ -32,6 +32,7 @@ from jitunwind.errors import (
     UnsupportedVersion,
 )
 from jitunwind.jits.cpython.layout import read_layout
+from jitunwind.jits.cpython.versions import in_words
 from jitunwind.memory.live import check_process, is_alive, is_stopped_by_signal, is_stopped_by_tracer
 from jitunwind.memory.process import LiveProcess
 from jitunwind.memory.stopping import frozen_by
@@ -141,10 +142,10 @@ def _look(pid: int) -> Target:
         with LiveProcess(pid) as memory:
             read_layout(memory)
     except NotPython as error:
-        raise NotPython(f"process {pid} is no CPython: {error}") from None
+        raise NotPython(f"process {pid} is no CPython: {error}", error.hint) from None
     except UnsupportedVersion as error:
         raise UnsupportedVersion(
-            f"process {pid}: {error}", "JIT code is published on 3.14 and 3.15"
+            f"process {pid}: {error}", f"JIT code is published on {in_words('and')}"
         ) from None
     try:
         if os.stat(f"/proc/{pid}/ns/mnt").st_ino != os.stat("/proc/self/ns/mnt").st_ino:

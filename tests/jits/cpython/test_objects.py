@@ -11,8 +11,9 @@ import pytest
 
 from jitunwind.errors import CorruptState, JitunwindError, NotPython, UnreadableMemory, UnsupportedVersion
 from jitunwind.jits.cpython import objects
-from jitunwind.jits.cpython.layout import EXECUTORS, Layout, read_layout
+from jitunwind.jits.cpython.layout import Layout, read_layout
 from jitunwind.jits.cpython.objects import CODE_UNIT, CodeObject, Objects
+from jitunwind.jits.cpython.versions import py314
 from jitunwind.memory import Mapping
 from jitunwind.memory.process import LiveProcess
 from tests.support.fake_memory import FakeMemory, words
@@ -152,7 +153,7 @@ OFFSETS = {
     "code_object.qualname": 128,
     "code_object.co_code_adaptive": 208,
 }
-LAYOUT = Layout(0, (3, 14, 0), OFFSETS, EXECUTORS[3, 14])
+LAYOUT = Layout(0, (3, 14, 0), OFFSETS, py314.VERSION)
 STR, CODE = 0x1000, 0x2000
 
 

@@ -15,7 +15,6 @@ from jitunwind.jits.cpython.layout import Layout
 from jitunwind.jits.cpython.objects import CodeObject, Objects
 from jitunwind.memory import Memory
 
-_OWNED_BY_INTERPRETER = 3
 _TAGS = 3
 """The low bits of a _PyStackRef that are no address."""
 MOST_FRAMES = 1 << 20
@@ -168,7 +167,7 @@ def _chain(
             previous = memory.word(address + offsets["interpreter_frame.previous"])
         except UnreadableMemory:
             break
-        if owner == _OWNED_BY_INTERPRETER:
+        if owner == layout.record.frame_of_interpreter:
             stretch.marker = address
             yield stretch
             stretch = Stretch()
