@@ -12,7 +12,7 @@ PYTEST = $(VENV)/bin/python -m pytest -n $(shell expr $$(nproc) + 1) --dist load
 # GDB from PyPI lies in .venv, and is the second choice.
 export PATH := $(PATH):$(CURDIR)/$(VENV)/bin
 
-.PHONY: help setup interpreters guests debuggers test offline thorough stress lint format demo readme bench witness libraries readers unwinders audit suite upstream forms speed publishing picture screens clean
+.PHONY: help setup interpreters guests builds debuggers test offline thorough stress lint format demo readme bench witness libraries readers unwinders audit suite upstream forms speed publishing picture screens clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -37,16 +37,23 @@ guests: $(STAMP) ## the same for AArch64, which qemu-aarch64 runs
 		$(VENV)/bin/python tools/interpreters.py $$version --arch arm64 --debug-symbols || exit; \
 	done
 
+builds: $(STAMP) ## get other builds of the same CPythons: with assertions; embedded, shared and static
+	@for version in $(VERSIONS); do \
+		for kind in "--pydebug" "--embedded shared" "--embedded static"; do \
+			$(VENV)/bin/python tools/interpreters.py $$version $$kind || exit; \
+		done; \
+	done
+
 debuggers: $(STAMP) ## get other debuggers and unwinders that tests compare: GDB 18, LLDB 19, those of Debian sid (fetched if need be)
 	@$(VENV)/bin/python tools/debuggers.py
 
-test: interpreters guests debuggers ## run all tests; PYTEST_ARGS="-k name" runs those of that name
+test: interpreters guests builds debuggers ## run all tests; PYTEST_ARGS="-k name" runs those of that name
 	@$(PYTEST) $(PYTEST_ARGS)
 
 offline: $(STAMP) ## run the tests that need no interpreter with a JIT
 	@$(PYTEST) -m "not live" $(PYTEST_ARGS)
 
-thorough: interpreters guests debuggers ## run the same tests with more steps, interrupts, samples and publishes
+thorough: interpreters guests builds debuggers ## run the same tests with more steps, interrupts, samples and publishes
 	@JITUNWIND_THOROUGH=1 $(PYTEST) $(PYTEST_ARGS)
 
 stress: $(STAMP) ## the agent: 100,000 publishes from 8 threads, with forks, under each sanitizer

@@ -90,8 +90,8 @@ def held_by_cpython() -> dict[str, float]:
 def held_by_jitunwind() -> dict[str, float]:
     import jitunwind
     from jitunwind.agent.library import loaded_agent
+    from jitunwind.jits.cpython.discovery import read_layout
     from jitunwind.jits.cpython.inside.memory import OwnProcess
-    from jitunwind.jits.cpython.layout import read_layout
     from jitunwind.jits.cpython.regions import Regions
 
     jitunwind.flush(60)

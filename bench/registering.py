@@ -28,7 +28,7 @@ from jitunwind.agent.library import GDB, Published, loaded_agent
 from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.registers import RBX, RETURN_ADDRESS, RSP, X86_64
 from jitunwind.gdbplugin.launch import find_gdb
-from jitunwind.jits.cpython.layout import read_layout
+from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.regions import SHIM_NAME, Regions
 from jitunwind.memory.process import LiveProcess
 from jitunwind.publishing.described import described, frames_of

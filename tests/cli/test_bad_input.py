@@ -15,8 +15,9 @@ import pytest
 
 from jitunwind.cli.verb import Verb, target_argument
 from jitunwind.errors import NoSuchProcess
+from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.executors import interpreters
-from jitunwind.jits.cpython.layout import Layout, read_layout
+from jitunwind.jits.cpython.layout import Layout
 from jitunwind.memory.live import LARGEST_PID
 from jitunwind.memory.process import LiveProcess
 from tests.support.processes import (

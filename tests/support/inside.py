@@ -412,7 +412,7 @@ def listed() -> str:
 def damaged() -> dict[str, dict[str, str]]:
     """`bt` and `info jit-regions`, as they are and with the structures of the executors overwritten."""
     from jitunwind.gdbplugin.session import session
-    from jitunwind.jits.cpython.layout import read_layout
+    from jitunwind.jits.cpython.discovery import read_layout
 
     inferior = gdb.selected_inferior()
     memory = session().memory

@@ -25,7 +25,7 @@ from elftools.elf.elffile import ELFFile
 from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.jits.cpython import versions
-from jitunwind.jits.cpython.layout import read_layout
+from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.regions import Regions
 from jitunwind.memory.process import LiveProcess
 from jitunwind.rows import UnwindTable

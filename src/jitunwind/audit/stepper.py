@@ -21,7 +21,7 @@ from jitunwind.audit.records import Record, back_from_call, judged_registers, re
 from jitunwind.audit.steppable import Steppable, Stop
 from jitunwind.audit.waiting import Waiting, threads_in_jit_code
 from jitunwind.errors import JitunwindError, UnreadableMemory
-from jitunwind.jits.cpython.layout import read_layout
+from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.regions import JitCode, Regions
 from jitunwind.memory import Mapping
 from jitunwind.region import Region

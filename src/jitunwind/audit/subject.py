@@ -19,8 +19,8 @@ from jitunwind.errors import (
     NotPython,
     UnsupportedVersion,
 )
+from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.dump import Dump, Frames, load, take
-from jitunwind.jits.cpython.layout import read_layout
 from jitunwind.jits.cpython.regions import Regions
 from jitunwind.memory import Memory
 from jitunwind.memory.core import check_core, is_core, program_here

@@ -31,8 +31,9 @@ from jitunwind.explain.origin import Origin, origin_of
 from jitunwind.explain.sources import Sources, owner_of, sources_of, sources_of_core
 from jitunwind.explain.subjects import OfDump, OfProcess
 from jitunwind.explain.text import UNBOUNDED, heading, region_lines, regions_table, summary_lines
+from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.dump import load
-from jitunwind.jits.cpython.layout import Layout, read_layout
+from jitunwind.jits.cpython.layout import Layout
 from jitunwind.jits.cpython.regions import Regions
 from jitunwind.memory import Memory
 from jitunwind.memory.core import arguments_of, check_core, is_core, program_here

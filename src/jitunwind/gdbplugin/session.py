@@ -14,7 +14,8 @@ from jitunwind.arch.known import ARCHITECTURES, of_bfd_name
 from jitunwind.errors import JitunwindError
 from jitunwind.gdbplugin.decoding import decoder_of
 from jitunwind.gdbplugin.inferior import Inferior
-from jitunwind.jits.cpython.layout import Layout, read_layout
+from jitunwind.jits.cpython.discovery import read_layout
+from jitunwind.jits.cpython.layout import Layout
 from jitunwind.jits.cpython.regions import JitCode, Regions
 from jitunwind.jits.cpython.unmapped import UnmappedRegions
 from jitunwind.recover.table import recover

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from jitunwind.jits.cpython import versions
-from jitunwind.jits.cpython.layout import Layout, read_layout
+from jitunwind.jits.cpython.discovery import read_layout
+from jitunwind.jits.cpython.layout import Layout
 from jitunwind.jits.cpython.lines import line_rows
 from jitunwind.jits.cpython.objects import CodeObject, Objects
 from jitunwind.jits.cpython.regions import Regions

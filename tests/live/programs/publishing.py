@@ -21,10 +21,10 @@ from made import make
 
 import jitunwind
 from jitunwind.agent.library import loaded_agent
+from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.inside import follow
 from jitunwind.jits.cpython.inside.describing import Describer
 from jitunwind.jits.cpython.inside.memory import OwnProcess
-from jitunwind.jits.cpython.layout import read_layout
 from jitunwind.jits.cpython.regions import Regions
 
 PATIENCE = 120.0

@@ -8,6 +8,7 @@ checked before it is believed.
 
 import os
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from jitunwind.arch import Architecture
@@ -34,16 +35,7 @@ def version_on(number: tuple[int, int], arch: Architecture) -> Version | None:
     farther = _MUTEXES * (arch.linux.mutex_size - X86_64.linux.mutex_size)
     if version is None or not farther:
         return version
-    of = version.executor
-    return version._replace(
-        executor=of._replace(
-            lists=tuple(offset + farther for offset in of.lists),
-            singles=tuple(offset + farther for offset in of.singles),
-            array=None if of.array is None else of.array + farther,
-            array_count=None if of.array_count is None else of.array_count + farther,
-            jit_switch=of.jit_switch + farther,
-        )
-    )
+    return version._replace(executor=version.executor.moved(in_interpreter=farther))
 
 
 class Layout(NamedTuple):
@@ -57,6 +49,8 @@ class Layout(NamedTuple):
     version: tuple[int, int, int]
     offsets: dict[str, int]
     record: Version
+    is_guess: bool = False
+    """The version is newer than all that are known: the record is the newest one's."""
 
     @property
     def executor(self) -> ExecutorLayout:
@@ -67,8 +61,10 @@ class Layout(NamedTuple):
         return ".".join(str(part) for part in self.version)
 
 
-def read_layout(memory: Memory) -> Layout:
-    """The layout of the CPython in `memory`.
+def described(memory: Memory) -> Layout:
+    """What the CPython in `memory` says of itself, and the record of its version. The record's offsets of executors are
+    not checked: `discovery.read_layout` does that. A version newer than all that are known gets the newest record, and
+    `is_guess`.
 
     NotPython where there is no `_PyRuntime` or it is not one; UnsupportedVersion for other minor versions,
     free-threaded builds and implausible offsets.
@@ -81,27 +77,54 @@ def read_layout(memory: Memory) -> Layout:
     except UnreadableMemory:
         raise NotPython("_PyRuntime cannot be read", _NO_PYTHON_HINT) from None
     if cookie != COOKIE:
-        raise UnsupportedVersion(
-            f"{_older(memory)} is not known here, only {in_words('and')} are", _UNKNOWN_HINT
-        )
+        raise unknown_version(_older(memory))
     version = _version(hexversion)
-    text = ".".join(str(part) for part in version)
-    record = version_on(version[:2], memory.architecture)
+    text = f"CPython {'.'.join(map(str, version))}"
+    newest = max(VERSIONS)
+    is_guess = version[:2] > newest
+    record = version_on(newest if is_guess else version[:2], memory.architecture)
     if record is None:
-        raise UnsupportedVersion(
-            f"CPython {text} is not known here, only {in_words('and')} are", _UNKNOWN_HINT
-        )
+        raise unknown_version(text)
     if free_threaded:
-        raise UnsupportedVersion(f"this CPython {text} is free-threaded, and has no JIT", _UNKNOWN_HINT)
-    names = _names(record.debug_offsets)
+        raise UnsupportedVersion(f"this {text} is free-threaded, and has no JIT", _UNKNOWN_HINT)
+    if memory.symbol(_DEBUG_BUILD):
+        record = record._replace(executor=record.executor.moved(in_interpreter=_FARTHER_IN_DEBUG_BUILDS))
+    for lacking in ((), record.later_without) if is_guess else ((),):
+        offsets = _debug_offsets(memory, runtime, record, lacking)
+        if offsets is not None:
+            return Layout(runtime, version, offsets, record, is_guess)
+    if is_guess:
+        raise unknown_version(text)
+    raise UnsupportedVersion(f"the debug offsets of this {text} are implausible", _UNKNOWN_HINT)
+
+
+_DEBUG_BUILD = "_Py_NegativeRefcount"
+"""A function that builds with Py_REF_DEBUG have, as --with-pydebug makes them (Include/refcount.h)."""
+_FARTHER_IN_DEBUG_BUILDS = 16
+"""Bytes; measured on 3.14.10 and 3.15.2 of Debian."""
+
+
+def unknown_version(text: str) -> UnsupportedVersion:
+    """That of a CPython called `text`."""
+    return UnsupportedVersion(f"{text} is not known here, only {in_words('and')} are", _UNKNOWN_HINT)
+
+
+def _debug_offsets(
+    memory: Memory, runtime: int, record: Version, lacking: Sequence[str]
+) -> dict[str, int] | None:
+    """Those of the process, by name; None where they make no sense: a structure has all its fields within its size."""
+    names = [name for name in _names(record.debug_offsets) if name not in lacking]
     try:
         values = memory.words(runtime + 24, len(names))
     except UnreadableMemory:
         raise NotPython("_PyRuntime is cut short", _NO_PYTHON_HINT) from None
     offsets = dict(zip(names, values, strict=True))
-    if any(offset > _LARGEST_OFFSET for offset in offsets.values()):
-        raise UnsupportedVersion(f"the debug offsets of this CPython {text} are implausible", _UNKNOWN_HINT)
-    return Layout(runtime, version, offsets, record)
+    for name, offset in offsets.items():
+        group, _, field = name.partition(".")
+        size = _LARGEST_OFFSET if field.endswith("size") else offsets.get(f"{group}.size", _LARGEST_OFFSET)
+        if offset > size:
+            return None
+    return offsets
 
 
 def find_runtime(memory: Memory) -> int | None:

@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 from jitunwind.agent.library import Published
 from jitunwind.errors import UnreadableMemory
+from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.executors import Executor
 from jitunwind.jits.cpython.inside.cfi_cache import CfiCache
 from jitunwind.jits.cpython.inside.memory import OwnProcess
 from jitunwind.jits.cpython.inside.uncompiled import keep_uncompiled
-from jitunwind.jits.cpython.layout import read_layout
 from jitunwind.jits.cpython.newcomers import Newcomers
 from jitunwind.jits.cpython.regions import JitCode, Regions
 from jitunwind.jits.cpython.versions import Registration

@@ -20,5 +20,10 @@ CONTAINERS = """
     float_object: size ob_fval
     long_object: size lv_tag ob_digit
     bytes_object: size ob_size ob_sval
-    unicode_object: size state length asciiobject_size
+"""
+DEBUGGER = """
+    gen_object: size gi_name gi_iframe gi_frame_state
+    llist_node: next prev
+    debugger_support: eval_breaker remote_debugger_support remote_debugging_enabled debugger_pending_call
+        debugger_script_path debugger_script_path_size
 """

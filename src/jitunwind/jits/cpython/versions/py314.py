@@ -4,7 +4,7 @@ from struct import Struct
 
 from jitunwind.arch.aarch64.registers import X20
 from jitunwind.arch.x86_64.registers import R12
-from jitunwind.jits.cpython.versions.groups import CONTAINERS, FRAMES_AND_CODE, INTERPRETER
+from jitunwind.jits.cpython.versions.groups import CONTAINERS, DEBUGGER, FRAMES_AND_CODE, INTERPRETER
 from jitunwind.jits.cpython.versions.record import Decision, ExecutorLayout, MicroOpLayout, StrLayout, Version
 
 VERSION = Version(
@@ -15,7 +15,11 @@ VERSION = Version(
         {FRAMES_AND_CODE}
         type_object: size tp_name tp_repr tp_flags
         {CONTAINERS}
+        unicode_object: size state length asciiobject_size
+        gc: size collecting
+        {DEBUGGER}
     """,
+    later_without=(),
     executor=ExecutorLayout(
         lists=(223192, 223200),
         singles=(),

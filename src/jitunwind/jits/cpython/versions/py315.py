@@ -4,7 +4,7 @@ from struct import Struct
 
 from jitunwind.arch.aarch64.registers import X21
 from jitunwind.arch.x86_64.registers import R13
-from jitunwind.jits.cpython.versions.groups import CONTAINERS, FRAMES_AND_CODE, INTERPRETER
+from jitunwind.jits.cpython.versions.groups import CONTAINERS, DEBUGGER, FRAMES_AND_CODE, INTERPRETER
 from jitunwind.jits.cpython.versions.record import (
     Decision,
     ExecutorLayout,
@@ -26,7 +26,11 @@ VERSION = Version(
         type_object: size tp_name tp_repr tp_flags tp_basicsize tp_dictoffset
         heap_type_object: size ht_cached_keys
         {CONTAINERS}
+        unicode_object: size state length asciiobject_size compactunicodeobject_size
+        gc: size collecting frame generation_stats_size generation_stats
+        {DEBUGGER}
     """,
+    later_without=("thread_state.last_profiled_frame_seq",),
     executor=ExecutorLayout(
         lists=(223464,),
         singles=(223472, 223480),

@@ -58,6 +58,31 @@ class ExecutorLayout(NamedTuple):
     stencil_group: int
     """Bytes of a StencilGroup (jit_stencils.h, which Tools/jit writes while CPython is built)."""
 
+    def moved(self, in_interpreter: int = 0, in_executor: int = 0) -> "ExecutorLayout":
+        """That of a build whose interpreters have these fields so many bytes farther, and whose executors theirs."""
+
+        def farther(offset: int | None) -> int | None:
+            return None if offset is None else offset + in_interpreter
+
+        registration = self.registration
+        if registration is not None:
+            registration = registration._replace(pointer=registration.pointer + in_executor)
+        return self._replace(
+            lists=tuple(offset + in_interpreter for offset in self.lists),
+            singles=tuple(offset + in_interpreter for offset in self.singles),
+            array=farther(self.array),
+            array_count=farther(self.array_count),
+            jit_switch=self.jit_switch + in_interpreter,
+            link_next=self.link_next + in_executor,
+            code=self.code + in_executor,
+            jit_size=self.jit_size + in_executor,
+            jit_code=self.jit_code + in_executor,
+            registration=registration,
+            code_size=self.code_size + in_executor,
+            exits=self.exits + in_executor,
+            exit_count=self.exit_count + in_executor,
+        )
+
 
 class StrLayout(NamedTuple):
     """`str` objects (Include/cpython/unicodeobject.h). The bits of PyASCIIObject.state begin at `kind` and `ascii`;
@@ -99,6 +124,8 @@ class Version(NamedTuple):
     debug_offsets: str
     """_Py_DebugOffsets (Include/internal/pycore_debug_offsets.h) in order, from behind `free_threaded` on, as far as it
     is used, as `group: field field …`: one 64-bit word for each field."""
+    later_without: tuple[str, ...]
+    """Those that a later version, in development, has no more."""
     executor: ExecutorLayout
     frame_registers: Mapping[str, int]
     """By the name of an architecture: the DWARF number of the register that holds the interpreter's frame in JIT code.
