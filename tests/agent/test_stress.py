@@ -54,6 +54,7 @@ def test_publishing_from_many_threads_with_forks_in_between(tmp_path: Path, flag
     assert len(cycles) == CYCLES
 
 
+@pytest.mark.aarch64
 def test_the_same_on_aarch64(tmp_path: Path) -> None:
     """By the emulator fewer, and there its children start no threads."""
     machine = ARM.needed()
@@ -80,6 +81,7 @@ def test_all_or_none_where_memory_runs_out(tmp_path: Path) -> None:
     run(program, environment=OPTIONS, timeout=PATIENCE)
 
 
+@pytest.mark.aarch64
 def test_memory_that_runs_out_on_aarch64(tmp_path: Path) -> None:
     machine = ARM.needed()
     wrapped = ("-Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc",)
@@ -115,6 +117,7 @@ def test_events(ring: Path, case: str) -> None:
     run(ring, case, environment=OPTIONS, timeout=PATIENCE)
 
 
+@pytest.mark.aarch64
 def test_events_on_aarch64(tmp_path: Path) -> None:
     machine = ARM.needed()
     program = harness("ring.c", tmp_path, without=("imports.c", "module.c", "events.c"), machine=machine)

@@ -41,6 +41,11 @@ PATIENT = 60.0
 """Seconds after which a `bt` counts as one that hangs."""
 GDB = shutil.which("gdb")
 NOBODY = 65534
+
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.one_version("what is refused, and in which words, does not depend on the version"),
+]
 needs_gdb = pytest.mark.skipif(GDB is None, reason="no gdb")
 
 
@@ -163,7 +168,7 @@ def waits(python: str, jit: str | None) -> Program:
     return Program([python, "-c", "import sys; sys.stdin.read()"], jit=jit)
 
 
-@pytest.mark.parametrize(("version", "jit"), [("3.14", None), ("3.15", None), ("3.15", "0")])
+@pytest.mark.parametrize(("version", "jit"), [(version, jit) for version in VERSIONS for jit in (None, "0")])
 def test_a_python_with_its_jit_off(version: str, jit: str | None) -> None:
     with waits(interpreter(version), jit) as off:
         off.settle()

@@ -15,6 +15,8 @@ from jitunwind.jits.cpython.regions import Regions
 from jitunwind.tables.sources import Published
 from tests.support.processes import PROGRAMS, VERSIONS, WritableProcess, run
 
+pytestmark = pytest.mark.live
+
 
 @pytest.fixture(params=VERSIONS)
 def memory(request: pytest.FixtureRequest) -> Iterator[WritableProcess]:

@@ -278,6 +278,7 @@ def a64(source: str) -> tuple[bytes, dict[str, int]]:
         return raw.read_bytes(), {name: int(offset, 16) for offset, name in labels}
 
 
+@pytest.mark.aarch64
 class TestFramePointerOfAArch64:
     """There the return address lies behind the caller's frame pointer, wherever the CFA is."""
 

@@ -236,12 +236,12 @@ def test_a_decoder_is_asked_once_for_a_straight_run():
     assert asked == [0]
 
 
-def flows(code: bytes, way) -> tuple[Flow, Flow | None]:
+def flows(code: bytes, skip_states) -> tuple[Flow, Flow | None]:
     """With that for `skip`: of code that is entered at its start by the platform's convention, and of it alone."""
     states = States(X86_64)
     entry = {0: states.entry(X86_64.platform)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flow, "skip", way)
+        patch.setattr(flow, "skip", skip_states)
         return (
             analyze(X86_64, states, code, decode, entry, range(16)),
             analyze(X86_64, states, code, decode, entry, range(16), callees=entry, enters_calls=False),
