@@ -77,63 +77,64 @@ class Walker:
 
     def walk(self, registers: Mapping[int, int]) -> Walked:
         """The frames of a thread with these registers, by DWARF number."""
-        arch = self._arch
-        pc, sp = registers[arch.program_counter], registers[arch.stack_pointer]
+        frame = self._frame(registers, at_pc=True, is_exact=True)
         frames: list[RawFrame] = []
-        at_pc, is_exact = True, True
         seen: set[tuple[int, int]] = set()
-        while True:
-            frames.append(RawFrame(pc, sp, registers, at_pc, is_exact))
-            if (pc, sp) in seen:
-                return Walked(frames[:-1], "the stack goes in a circle")
-            seen.add((pc, sp))
+        while (frame.pc, frame.sp) not in seen:
+            seen.add((frame.pc, frame.sp))
+            frames.append(frame)
             if len(frames) >= MOST_FRAMES:
                 return Walked(frames, f"there are more than {MOST_FRAMES} frames")
-            plan = self._plan(pc, at_pc)
-            if isinstance(plan, NoRules):
-                found = self._jit.caller_of_unknown(registers) if self._jit is not None else None
-                if found is None:
-                    return Walked(frames, plan.reason)
-                kept = {arch.frame_pointer: registers[arch.frame_pointer]}
-                caller = {**kept, arch.stack_pointer: found[0], arch.program_counter: found[1]}
-            elif plan.is_bottom:
-                return Walked(frames, "")
-            else:
-                try:
-                    caller = self._caller(plan, registers)
-                except UnreadableMemory as error:
-                    why = f"memory cannot be read: {error}"
-                    return Walked(frames, why if plan.rules.is_exact else self._why_guessed(frames[-1]))
-                except KeyError as error:
-                    return Walked(
-                        frames, f"{self._name(error.args[0])} is not known, which the next frame needs"
-                    )
-                except MalformedFrames as error:
-                    return Walked(frames, f"the unwind information is damaged: {error}")
-            is_signal = not isinstance(plan, NoRules) and plan.rules.is_signal
-            reason = self._wrong(plan, frames[-1], caller, is_signal)
-            if reason is not None:
-                return Walked(frames, reason)
-            is_exact = is_exact and not isinstance(plan, NoRules) and plan.rules.is_exact
-            pc, sp, registers, at_pc = (
-                caller[arch.program_counter],
-                caller[arch.stack_pointer],
-                caller,
-                is_signal,
-            )
+            caller = self._caller_of(frame)
+            if isinstance(caller, str):
+                return Walked(frames, caller)
+            frame = caller
+        return Walked(frames, "the stack goes in a circle")
 
-    def _wrong(
-        self, plan: _Plan | NoRules, frame: RawFrame, caller: Mapping[int, int], is_signal: bool
-    ) -> str | None:
+    def _frame(self, registers: Mapping[int, int], at_pc: bool, is_exact: bool) -> RawFrame:
+        pc, sp = registers[self._arch.program_counter], registers[self._arch.stack_pointer]
+        return RawFrame(pc, sp, registers, at_pc, is_exact)
+
+    def _caller_of(self, frame: RawFrame) -> RawFrame | str:
+        """The caller; or why there is none: empty, where the frame is the outermost."""
+        plan = self._plan(frame.pc, frame.at_pc)
+        if isinstance(plan, NoRules):
+            found = self._by_jit_alone(frame)
+            return found if found is not None else plan.reason
+        if plan.is_bottom:
+            return ""
+        try:
+            caller = self._caller(plan, frame.registers)
+        except UnreadableMemory as error:
+            return f"memory cannot be read: {error}" if plan.rules.is_exact else self._why_guessed(frame)
+        except KeyError as error:
+            return f"{self._name(error.args[0])} is not known, which the next frame needs"
+        except MalformedFrames as error:
+            return f"the unwind information is damaged: {error}"
+        reason = self._wrong(plan.rules, frame, caller)
+        if reason is not None:
+            return reason
+        return self._frame(caller, plan.rules.is_signal, frame.is_exact and plan.rules.is_exact)
+
+    def _by_jit_alone(self, frame: RawFrame) -> RawFrame | None:
+        """The caller of JIT code that has no rules, as far as the JIT knows it; None, where it does not."""
+        arch = self._arch
+        found = self._jit.caller_of_unknown(frame.registers) if self._jit is not None else None
+        if found is None or found[0] <= frame.sp:
+            return None
+        caller = {arch.stack_pointer: found[0], arch.program_counter: found[1]}
+        caller[arch.frame_pointer] = frame.registers[arch.frame_pointer]
+        return self._frame(caller, at_pc=False, is_exact=frame.is_exact)
+
+    def _wrong(self, rules: Rules, frame: RawFrame, caller: Mapping[int, int]) -> str | None:
         """Why `caller` cannot be the caller of `frame`; empty, if that has none; None, if it can."""
         arch = self._arch
         pc, sp = caller.get(arch.program_counter), caller[arch.stack_pointer]
         if pc is None:
             return "the return address is not known"
-        if is_signal:  # what was interrupted may be on another stack, and have jumped anywhere
+        if rules.is_signal:  # what was interrupted may be on another stack, and have jumped anywhere
             return None
-        guessed = not isinstance(plan, NoRules) and not plan.rules.is_exact
-        if guessed and not (sp > frame.sp and self._can_be_returned_to(pc) and sp % 8 == 0):
+        if not rules.is_exact and not (sp > frame.sp and self._can_be_returned_to(pc) and sp % 8 == 0):
             return self._why_guessed(frame)
         if pc == 0:
             return ""
