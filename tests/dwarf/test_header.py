@@ -22,6 +22,7 @@ def reader(headers: Headers) -> Callable[[int, int], bytes]:
     return lambda address, size: bytes(headers.at_address(address, size))
 
 
+@pytest.mark.live
 def test_an_address_leads_to_the_entry_and_state_that_the_whole_section_has() -> None:
     headers = Headers(Path(interpreter("3.14").python).read_bytes())
     section = headers.section(".eh_frame")
@@ -52,6 +53,7 @@ def test_an_address_leads_to_the_entry_and_state_that_the_whole_section_has() ->
     assert compared > SAMPLES
 
 
+@pytest.mark.live
 def test_an_address_before_all_code_has_none() -> None:
     headers = Headers(Path(interpreter("3.14").python).read_bytes())
     begin = next(each.address for each in headers.segments if each.kind == PT_GNU_EH_FRAME)

@@ -129,7 +129,7 @@ class Program:
         ends = [*(fde.start for fde in found[1:]), 1 << 64]
         parts = zip(found, ends, strict=False)
         return [
-            fde if fde.size <= end - fde.start else replace(fde, size=end - fde.start)
+            fde if fde.size <= end - fde.start else fde._replace(size=end - fde.start)
             for fde, end in parts
             if fde.size and end > fde.start
         ]

@@ -66,8 +66,7 @@ class FrameState(NamedTuple):
     signed: Signed | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Cie:
+class Cie(NamedTuple):
     """A common information entry (DWARF 5 section 6.4.1); `offset` is its place in the section."""
 
     offset: int
@@ -83,8 +82,7 @@ class Cie:
     instructions: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Fde:
+class Fde(NamedTuple):
     """A frame description entry: the code [start, start + size) and how to unwind it.
 
     `lsda` is the address of the function's exception table; `offset` the entry's place in the section,

@@ -7,7 +7,6 @@ before it, with or without symbols.
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from jitunwind.errors import UnreadableMemory
@@ -25,8 +24,7 @@ MOST_INLINED = 32
 (MAX_ABSTRACT_FRAME_DEPTH, Include/internal/pycore_optimizer.h), 3.14 fewer."""
 
 
-@dataclass(frozen=True)
-class PythonFrame:
+class PythonFrame(NamedTuple):
     """One frame: where its _PyInterpreterFrame is, what it runs, and the bytecode instruction it is at."""
 
     address: int
@@ -38,15 +36,15 @@ class PythonFrame:
         return self.code.line_at(self.instruction)
 
 
-@dataclass
 class Stretch:
     """The Python frames that one run of the interpreter loop holds, innermost first.
 
     `marker` is the address of its marker frame, on the C stack of that run; 0 where the chain broke off.
     """
 
-    frames: list[PythonFrame] = field(default_factory=list)
-    marker: int = 0
+    def __init__(self) -> None:
+        self.frames: list[PythonFrame] = []
+        self.marker = 0
 
 
 def frame_at(memory: Memory, layout: Layout, objects: Objects, address: int) -> PythonFrame | None:
