@@ -185,11 +185,9 @@ def _read(memory: "Snapshot | Core", layout: Layout | None, program: str | None,
     walker = Walker(memory, NativeRules(memory, images, FileFrames(files, symbols)), jit)
     names = Names(images, symbols, _lines(files, symbols) if wanted.c_lines else None)
     walked = {tid: walker.walk(of.values) for tid, of in registers.items() if wanted.thread in (None, tid)}
-    python = (
-        by_thread(jit, memory, registers, arch, memory.pid if isinstance(memory, Snapshot) else 0)
-        if jit is not None
-        else {}
-    )
+    live = memory.pid if isinstance(memory, Snapshot) else 0
+    raw = {tid: found.frames for tid, found in walked.items()}
+    python = by_thread(jit, memory, raw, live) if jit is not None else {}
     holders = jit.holders() if jit is not None else None
     threads = []
     for tid, found in walked.items():

@@ -7,21 +7,21 @@ core, too, and in a PID namespace, where thread ids are others inside than outsi
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from jitunwind.arch import Architecture
 from jitunwind.jits.cpython.frames import Stretch, ThreadState
 from jitunwind.memory import Memory
 from jitunwind.memory.live import ids_inside
 from jitunwind.stacks.jitcode import CPythonCode
 from jitunwind.stacks.model import Frame, FrameKind
-from jitunwind.stacks.snapshot import Registers, mapping_in
+from jitunwind.stacks.snapshot import mapping_in
+from jitunwind.stacks.walk import RawFrame
 
 
 def by_thread(
-    jit: CPythonCode, memory: Memory, registers: Mapping[int, Registers], arch: Architecture, live: int
+    jit: CPythonCode, memory: Memory, stacks: Mapping[int, Sequence[RawFrame]], live: int
 ) -> dict[int, list[ThreadState]]:
-    """The thread states of each thread. Those without a marker, which execute nothing now, go by the kernel id. `live`:
+    """The thread states of each thread, by the thread's frames. Those without a marker, which execute nothing now, go by the kernel id. `live`:
     the number of the process; 0 for a core."""
-    pointers = sorted((of.values[arch.stack_pointer], tid) for tid, of in registers.items())
+    pointers = sorted((frame.sp, tid) for tid, frames in stacks.items() for frame in frames if frame.at_pc)
     mappings = memory.mappings()
     found: dict[int, list[ThreadState]] = {}
     inner: dict[int, int] | None = None
@@ -29,7 +29,7 @@ def by_thread(
         marker = jit.first_marker(state)
         tid = _owner(pointers, mappings, marker) if marker else None
         if tid is None:
-            inner = {tid: tid for tid in registers} | ids_inside(live) if inner is None else inner
+            inner = {tid: tid for tid in stacks} | ids_inside(live) if inner is None else inner
             tid = inner.get(state.native_id)
         if tid is not None:
             found.setdefault(tid, []).append(state)
@@ -37,8 +37,8 @@ def by_thread(
 
 
 def _owner(pointers: Sequence[tuple[int, int]], mappings: Sequence, address: int) -> int | None:  # type: ignore[type-arg]
-    """The thread on whose stack `address` lies: of those whose stack pointers are in the same mapping, below it, the
-    nearest."""
+    """The thread on whose stack `address` lies: the one with the nearest stack pointer below, in the same mapping. Of
+    the `pointers` there is one for each stack that a thread uses: its signal handlers may have another."""
     index = bisect_right(pointers, (address, 1 << 64)) - 1
     mapping = mapping_in(mappings, address)
     if index < 0 or mapping is None or not mapping.start <= pointers[index][0]:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from jitunwind.arch import Architecture
 from jitunwind.arch.known import module, native
 from jitunwind.errors import NoSuchProcess, UnreadableMemory
-from jitunwind.memory import Mapping, Memory
+from jitunwind.memory import ADDRESS_LIMIT, Mapping, Memory
 from jitunwind.memory.backing import LiveFiles
 from jitunwind.memory.maps import parse_maps
 from jitunwind.stacks.images import Images
@@ -31,6 +31,7 @@ _ARENA_PER_THREAD = 1 << 16
 _LARGEST_STACK = 1 << 26
 _LARGEST_IN_ALL = 1 << 28
 """Bytes of stacks that are copied."""
+_PIECE = 1 << 20
 _ALL_JIT_CODE = 1 << 22
 """Bytes of anonymous executable memory up to which all is copied; else only what lies about the stacks' addresses."""
 _BEFORE, _BEHIND = 1 << 20, 1 << 16
@@ -78,6 +79,7 @@ class Snapshot(Memory):
         self._starts: list[int] = []
         self._copies: dict[int, memoryview] = {}
         self._keeps = False
+        self._copied = 0
         self.thread_names = {tid: comm(pid, tid) for tid in thread_ids(pid)}
         """What the threads are called."""
         self._new_arena(_FIRST_ARENA + _ARENA_PER_THREAD * len(thread_ids(pid)))
@@ -222,28 +224,39 @@ class Snapshot(Memory):
         """From the stack pointer to the end of the stack; and where that is an alternate stack for signal handlers, of
         the thread's own, too, from the lowest address on that the alternate one leads to."""
         arch = self.architecture
-        pointer = registers.values[arch.stack_pointer]
+        pointer, own = registers.values[arch.stack_pointer], self._own_stack(registers, tid)
+        if own is not None and own.start <= pointer < own.end:
+            return self._copy_stack(pointer - arch.red_zone, own.end)
         copies = self._copy_stack(pointer - arch.red_zone)
-        mapping, own = self.mapping_of(pointer), self._own_stack(registers, tid)
-        if copies and own is not None and mapping != own:
-            inside = [word for (word,) in _words(copies[0]) if own.start <= word < own.end]
-            copies += self._copy_stack(min(inside) - arch.red_zone) if inside else []
+        if own is not None:
+            inside = [word for copy in copies for (word,) in _words(copy) if own.start <= word < own.end]
+            copies += self._copy_stack(min(inside) - arch.red_zone, own.end) if inside else []
         return copies
 
     def _own_stack(self, registers: Registers, tid: int) -> Mapping | None:
-        """The mapping in which the thread's stack lies, wherever its stack pointer is."""
+        """Where the thread's stack lies, wherever its stack pointer is: below its own data, in a mapping that may have
+        other threads' stacks, too (glibc 2.42 has no mapping of its own for the guard between them)."""
         if tid == self.pid:
             return next((each for each in self._mappings if each.path == "[stack]"), None)
-        return self.mapping_of(registers.thread_pointer) if registers.thread_pointer else None
+        pointer = registers.thread_pointer
+        mapping = self.mapping_of(pointer) if pointer else None
+        return None if mapping is None else mapping._replace(end=pointer & -8)
 
-    def _copy_stack(self, start: int) -> list[memoryview]:
+    def _copy_stack(self, start: int, end: int = ADDRESS_LIMIT) -> list[memoryview]:
+        """What is used of a stack, in pieces: it may end before its mapping does, at a guard."""
         mapping = self.mapping_of(start) or self.mapping_of(start + _PAGE)
         if mapping is None:
             return []
-        start = max(start, mapping.start) & -8
-        left = _LARGEST_IN_ALL - sum(map(len, self._copies.values()))
-        size = min(mapping.end - start, _LARGEST_STACK, left)
-        return [self._copy(start, size)] if size > 0 else []
+        at, copies = max(start, mapping.start) & -8, list[memoryview]()
+        end = min(end, mapping.end, at + min(_LARGEST_STACK, _LARGEST_IN_ALL - self._copied))
+        while at < end:
+            size = min(_PIECE - at % _PIECE, end - at)
+            copies.append(self._copy(at, size))
+            self._copied += len(copies[-1])
+            at += size
+            if len(copies[-1]) < size:
+                break
+        return copies
 
     def _copy_jit_code(self, stacks: Sequence[memoryview]) -> None:
         """Code that is in no file may be freed as soon as the process goes on."""
