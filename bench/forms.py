@@ -58,7 +58,7 @@ from jitunwind.jits.cpython.inside.frames import Frames
 told = []
 of = Frames.of
 def noted(self, code):
-    told.append((code.code, code.entries(self._arch)))
+    told.append((code.data, dict(code.entries)))
     return of(self, code)
 Frames.of = noted
 jitunwind.enable()

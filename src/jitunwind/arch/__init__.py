@@ -37,7 +37,6 @@ class Architecture(NamedTuple):
     red_zone: int
     instruction_size: int
     platform: Convention
-    jit: Convention
 
     @property
     def callee_saved(self) -> tuple[int, ...]:

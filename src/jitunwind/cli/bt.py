@@ -5,7 +5,6 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,11 +13,11 @@ from jitunwind.cli import page
 from jitunwind.cli.output import UNUSABLE, is_coloured, print_warning, progress
 from jitunwind.cli.page import Paint
 from jitunwind.cli.verb import Verb, color_option, debug_dir_option, target_argument
-from jitunwind.errors import BadCore, JitunwindError, NoSuchThread, NotPython
+from jitunwind.errors import JitunwindError, NoSuchThread, NotPython
 from jitunwind.gdbplugin.backtrace import Report, Wanted, of_core, of_process
 from jitunwind.gdbplugin.debugfiles import what_to_install
 from jitunwind.gdbplugin.launch import find_gdb
-from jitunwind.memory.live import is_number
+from jitunwind.memory.targets import Kind, Target, target_of
 
 if TYPE_CHECKING:
     from jitunwind.arch import Architecture
@@ -64,9 +63,10 @@ def bt(
     Exit status: 0 all stacks are whole; 2 the input cannot be used, a stack is not whole, or the process has
     no JIT code because its JIT is off or it is no Python (its stack is printed all the same); 130 interrupted.
     """
-    path = find_gdb(gdb_path, _architecture(target))
+    named = target_of(target, exe)
+    path = find_gdb(gdb_path, _architecture(named))
     with progress(f"reading the stacks of {target}"):
-        report = _read(path, target, exe, Wanted(thread, python, as_json, debug_dirs, c_lines))
+        report = _read(path, named, Wanted(thread, python, as_json, debug_dirs, c_lines))
     stacks = report.stacks
     _check(target, report, thread)
     problem = _problem(stacks)
@@ -82,26 +82,19 @@ def bt(
         context.exit(UNUSABLE)
 
 
-def _architecture(target: str) -> "Architecture | None":
+def _architecture(target: Target) -> "Architecture | None":
     """That of a core; None for this machine's."""
-    if is_number(target) or not Path(target).is_file():
+    if target.kind is Kind.PROCESS:
         return None
     from jitunwind.memory.core import check_core  # with a process the command starts faster without it
 
-    return check_core(Path(target))
+    return check_core(target.path)
 
 
-def _read(gdb: str, target: str, exe: str | None, wanted: Wanted) -> Report:
-    if is_number(target):
-        if exe is not None:
-            raise click.UsageError("--exe is for cores: a live process says itself what it runs")
-        return of_process(gdb, int(target), wanted)
-    core = Path(target)
-    if not core.exists():
-        raise BadCore(f"{target} is neither a process number nor a file", "name a PID or a core file")
-    if exe is not None and not Path(exe).is_file():
-        raise BadCore(f"--exe {exe}: there is no such file", "name the program that left the core")
-    return of_core(gdb, core, exe, wanted)
+def _read(gdb: str, target: Target, wanted: Wanted) -> Report:
+    if target.kind is Kind.PROCESS:
+        return of_process(gdb, target.pid, wanted)
+    return of_core(gdb, target.path, target.exe, wanted)
 
 
 def _check(target: str, report: Report, thread: int | None) -> None:
@@ -117,6 +110,8 @@ def _check(target: str, report: Report, thread: int | None) -> None:
 
 def _problem(stacks: dict[str, Any]) -> str | None:
     """What keeps the answer from being what was asked for, besides a stack that is not whole."""
+    if stacks["python"] is None and stacks["jit_code"]:
+        return None  # another JIT's
     if stacks["problem_kind"] == NotPython.__name__:
         return f"no CPython here: {stacks['problem']}; these are native frames only"
     if stacks["python"] is None:
@@ -129,7 +124,7 @@ def _problem(stacks: dict[str, Any]) -> str | None:
 def _notes(stacks: dict[str, Any], report: Report) -> list[str]:
     """What is good to know, and no reason to fail."""
     notes = [line.removeprefix("warning: ") for line in report.gdb_said.splitlines() if _MISMATCH in line]
-    if not stacks["jit_code"]:
+    if not stacks["jit_code"] and stacks["python"] is not None:
         notes.append("no JIT code here yet: the JIT is on, and nothing has become hot")
     return notes
 

@@ -38,6 +38,4 @@ AARCH64 = Architecture(
     red_zone=0,
     instruction_size=4,
     platform=Convention("AAPCS64", kept=(*range(X19, X29 + 1), *range(D8, D15 + 1))),
-    # Clang's preserve_none, the convention of CPython's stencils: sp, x29, and the return address in x30.
-    jit=Convention("preserve_none", kept=(X29,)),
 )
