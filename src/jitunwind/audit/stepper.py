@@ -412,6 +412,8 @@ class Stepper:
             gone = stack.pop()
             self._resumed(gone)
             self.counts.left += not gone.abandoned
+        if self._code_at(back - 1) is not None:
+            return  # JIT code calls JIT code: nobody has seen that activation begin
         truth = {self.arch.stack_pointer: cfa, self.arch.return_address: back}
         truth.update((register, registers[register]) for register in self._judged)
         self.counts.activations += 1

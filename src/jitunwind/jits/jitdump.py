@@ -8,19 +8,21 @@ import os
 import re
 import struct
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from jitunwind.arch import Architecture, Convention
+from jitunwind.arch import Architecture, Convention, known
+from jitunwind.arch.effects import Decoder
 from jitunwind.dwarf.decode import eh_frame, table_of
 from jitunwind.errors import MalformedFrames, UnreadableMemory
 from jitunwind.jits import Code, entry_row
 from jitunwind.jits.ranges import code_ranges, range_around
 from jitunwind.memory import Mapping, Memory
+from jitunwind.recover.table import recover
 from jitunwind.region import Line, Region
-from jitunwind.rows import UnwindTable
+from jitunwind.rows import Row, UnwindTable
 
 _HEADER = struct.Struct("<6I2Q")
 """Magic, version, size of this header, ELF machine, padding, pid, timestamp, flags (section III)."""
@@ -50,30 +52,33 @@ class _Kind(IntEnum):
 
 
 class Loaded(NamedTuple):
-    """A piece of code, as the file has it; `fdes` are (start, size, table) of its `.eh_frame`, `lines` count from its
-    start."""
+    """A piece of code, as the file has it; `unwinding` is its `.eh_frame`, for code at `loaded_at`; `lines` count from
+    its start."""
 
     start: int
     data: bytes
     name: str
-    fdes: tuple[tuple[int, int, UnwindTable], ...] = ()
+    loaded_at: int
+    unwinding: bytes = b""
     lines: tuple[Line, ...] = ()
 
     @property
     def end(self) -> int:
         return self.start + len(self.data)
 
-    def moved_to(self, start: int) -> "Loaded":
-        by = start - self.start
-        return self._replace(start=start, fdes=tuple((at + by, size, table) for at, size, table in self.fdes))
+    def fdes(self, arch: Architecture) -> list[tuple[int, int, UnwindTable]]:
+        """(start, size, table) of each. MalformedFrames.
+
+        The bytes are as if they lay behind the code, at the next multiple of 8: so perf places them
+        (tools/perf/util/genelf.c)."""
+        by = self.start - self.loaded_at
+        found = eh_frame(self.unwinding, self.loaded_at + (len(self.data) + 7) // 8 * 8)
+        return [(fde.start + by, fde.size, table_of(fde, arch.unspecified)) for fde in found]
 
 
-def code_in(data: bytes, arch: Architecture) -> list[Loaded]:
-    """All code of a file, by rising start; where it came to lie over other code, the later.
-
-    Records on lines and unwinding are about the load behind them. The bytes of the latter are as if they lay behind the
-    code, at the next multiple of 8: so perf places them (tools/perf/util/genelf.c). MalformedFrames, struct.error.
-    """
+def code_in(data: bytes) -> list[Loaded]:
+    """All code of a file, by rising start; where it came to lie over other code, the later. Records on lines and
+    unwinding are about the load behind them. MalformedFrames, struct.error."""
     if len(data) < _HEADER.size or _HEADER.unpack_from(data)[0] != _MAGIC:
         raise MalformedFrames("it does not begin as a little-endian jitdump file does")
     unwinding = b""
@@ -89,27 +94,27 @@ def code_in(data: bytes, arch: Architecture) -> list[Loaded]:
         elif kind == _Kind.LOAD:
             *_, address, size, index = _LOAD.unpack_from(body)
             name, _, code = body[_LOAD.size :].partition(b"\0")
-            fdes = eh_frame(unwinding, address + (size + 7) // 8 * 8)
             loaded.pop(index, None)
             loaded[index] = Loaded(
                 address,
                 code[:size],
                 name.decode("utf-8", "replace"),
-                tuple((fde.start, fde.size, table_of(fde, arch.unspecified)) for fde in fdes),
+                address,
+                unwinding,
                 tuple(Line(max(at - address, 0), file, line) for at, file, line in lines),
             )
             unwinding, lines = b"", ()
         elif kind == _Kind.MOVE:
             *_, new, _, index = _MOVE.unpack_from(body)
             if index in loaded:
-                loaded[index] = loaded.pop(index).moved_to(new)
+                loaded[index] = loaded.pop(index)._replace(start=new)
     found = {each.start: each for each in loaded.values()}
     return [found[start] for start in sorted(found)]
 
 
 def frames_in(data: bytes, arch: Architecture) -> list[tuple[int, int, UnwindTable]]:
     """(start, size, table) of each FDE of a file. MalformedFrames, struct.error."""
-    found = {fde[0]: fde for each in code_in(data, arch) for fde in each.fdes}
+    found = {fde[0]: fde for each in code_in(data) for fde in each.fdes(arch)}
     return [found[start] for start in sorted(found)]
 
 
@@ -146,12 +151,12 @@ _UNSTATED = "not stated"
 
 class JitDump:
     """The code of the jitdump files that the process in `memory` has mapped: that is how perf finds them, too. Code is
-    believed only where memory holds the same bytes: a file tells of what has gone as well."""
+    believed only where memory fits what the file says of it: a file tells of what has gone as well."""
 
     name = "a jitdump file"
 
-    def __init__(self, memory: Memory) -> None:
-        self.memory, self.arch = memory, memory.architecture
+    def __init__(self, memory: Memory, decoder_at: Callable[[int], Decoder] | None = None) -> None:
+        self.memory, self.arch, self._decoder_at = memory, memory.architecture, decoder_at
         self.warnings: list[str] = []
         mappings = memory.mappings()
         self.ranges = code_ranges(mappings)
@@ -208,7 +213,7 @@ class JitDump:
             try:
                 if size > _LARGEST:
                     raise MalformedFrames(f"it has {size:,} bytes")
-                for loaded in code_in(Path(path).read_bytes(), self.arch):
+                for loaded in code_in(Path(path).read_bytes()):
                     if 0 < len(loaded.data) <= _LARGEST_CODE:
                         found[loaded.start] = loaded
             except (OSError, struct.error, MalformedFrames) as error:
@@ -223,14 +228,27 @@ class JitDump:
 
     def _code(self, loaded: Loaded) -> Code | None:
         try:
-            if self.memory.checked_read(loaded.start, len(loaded.data)) != loaded.data:
-                return None
+            data = self.memory.checked_read(loaded.start, len(loaded.data))
         except UnreadableMemory:
             return None
-        table = next((table for start, _, table in loaded.fdes if start == loaded.start), None)
+        try:
+            fdes = loaded.fdes(self.arch)
+        except MalformedFrames as error:
+            self.warnings.append(f"the unwind information of {loaded.name} is not understood: {error}")
+            fdes = []
+        table = next((table for start, _, table in fdes if start == loaded.start), None)
         # Nobody says which registers such code preserves: what is not followed is not known.
         unstated = Convention(_UNSTATED, kept=(self.arch.frame_pointer,))
-        return Code(loaded.start, loaded.data, ((0, entry_row(self.arch, table, unstated)),))
+        code = Code(loaded.start, data, ((0, entry_row(self.arch, table, unstated)),))
+        return code if data == loaded.data or (table is not None and self._fits(code, table)) else None
+
+    def _fits(self, code: Code, table: UnwindTable) -> bool:
+        """Whether a table describes code whose bytes are others than the file's, as those are that CPython 3.15 writes
+        for its trampolines: the stack changes where the table says that it does, and nowhere else."""
+        decode = self._decoder_at(code.start) if self._decoder_at else known.decoder(self.arch)
+        recovered = recover(self.arch, code.data, decode, dict(code.entries))
+        is_whole = all(isinstance(row, Row) for row in recovered.rows)
+        return is_whole and len(recovered.offsets) > 1 and set(recovered.offsets) <= set(table.offsets)
 
 
 def _size(path: str) -> int:

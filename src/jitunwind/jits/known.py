@@ -49,7 +49,7 @@ class Jits:
         if any(_JITDUMP.search(mapping.path) for mapping in mappings):
             from jitunwind.jits.jitdump import JitDump  # a GDB starts faster without it
 
-            self.jits.append(JitDump(memory))
+            self.jits.append(JitDump(memory, decoder_at))
         self._jit_of: dict[int, Jit] = {}
 
     def _add_cpython(self, before: "Jits | None") -> None:
