@@ -244,6 +244,31 @@ def fetched(folder_name: str, *packages: str) -> Path:
 
 
 @cache
+def wheels(minor: str, *packages: str) -> Path:
+    """A folder with those packages of PyPI for that version of CPython, to be put on its path; skips where there are
+    none."""
+    folder = _kept() / f"wheels-{minor}-{'-'.join(packages)}"
+    if not (folder / ".complete").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        command += [
+            "--ignore-requires-python",
+            "--only-binary",
+            ":all:",
+            "--python-version",
+            minor,
+            "--target",
+            str(folder),
+            *packages,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"{packages[0]} for {minor} cannot be installed: {done.stderr.strip()[-200:]}")
+        (folder / ".complete").touch()
+    return folder
+
+
+@cache
 def newest_lldb() -> str:
     """LLDB 19."""
     folder = fetched("lldb-19", "lldb-19", "liblldb-19", "libllvm19", "libclang-cpp19")

@@ -1,21 +1,21 @@
 """Code of LLVM's, registered through GDB's JIT interface, that calls itself, and Python, which may be in JIT code.
 
-`outer` calls `inner` in a loop, that calls a Python function by a pointer. Both push registers that LLVM preserves. With
-an argument, the engine is the one of that name: "mcjit", or "lljit".
+`outer` calls `inner` in a loop, that calls a Python function by a pointer.
 """
 
 import ctypes
+import os
 import sys
 
 from handshake import run_forever
 
-sys.path.append(__import__("os").environ["JITUNWIND_TEST_PACKAGES"])  # llvmlite is Python and a library of C
+sys.path.append(
+    os.environ["JITUNWIND_TEST_PACKAGES"]
+)  # llvmlite is Python, and a library of no version of it
 
 import llvmlite.binding as llvm
 
 IR = """
-declare i64 @callback(i64)
-
 define i64 @inner(i64 %n) noinline uwtable {
   %doubled = mul i64 %n, 2
   %got = call i64 inttoptr (i64 CALLBACK to i64 (i64)*)(i64 %doubled)
@@ -56,7 +56,7 @@ llvm.initialize_native_target()
 llvm.initialize_native_asmprinter()
 machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
 address = ctypes.cast(called, ctypes.c_void_p).value
-module = llvm.parse_assembly(IR.replace("CALLBACK", str(address)).replace("declare i64 @callback(i64)\n", ""))
+module = llvm.parse_assembly(IR.replace("CALLBACK", str(address)))
 engine = llvm.create_mcjit_compiler(module, machine)
 engine.enable_jit_events()
 engine.finalize_object()
