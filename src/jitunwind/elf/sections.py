@@ -107,7 +107,8 @@ def functions(data: bytes, found: Sequence[Section]) -> list[Function]:
         if not section.flags & SHF_EXECINSTR or (is_relative and not section.address):
             continue
         start = value + (section.address if is_relative else 0)
-        by_start.setdefault(start, Function(start, size, string_at(names, name), index))
+        own = string_at(names, name).removesuffix(" ")  # `elf.image.symbol_name` appends it
+        by_start.setdefault(start, Function(start, size, own, index))
     return [by_start[start] for start in sorted(by_start)]
 
 
