@@ -66,27 +66,23 @@ class OfProcess:
     def codes(self) -> list[Code]:
         return codes_of(self._jits)
 
-    def _traced(self, code: Code) -> Traced | None:
-        jit = self._jits.of(code)
-        return jit if isinstance(jit, Traced) else None
-
     def count(self, code: Code) -> int | None:
-        traced = self._traced(code)
+        traced = self._jits.teller(code, Traced)
         return traced.count(code) if traced is not None else None
 
     def begin(self, code: Code) -> tuple[str, int] | None:
-        traced = self._traced(code)
+        traced = self._jits.teller(code, Traced)
         if traced is not None:
             return traced.begin(code)
         first = next(iter(self.lines(code)), None)
         return (first.filename, first.line) if first is not None else None
 
     def threads(self, code: Code) -> tuple[int, ...] | None:
-        traced = self._traced(code)
+        traced = self._jits.teller(code, Traced)
         return traced.threads(code) if traced is not None else None
 
     def steps(self, code: Code) -> list[Step] | Unknown:
-        traced = self._traced(code)
+        traced = self._jits.teller(code, Traced)
         return traced.steps(code) if traced is not None else _NO_STEPS
 
     def gate_row(self) -> Row | Unknown:

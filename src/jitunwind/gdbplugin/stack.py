@@ -184,9 +184,9 @@ class _Stacks:
     def _position_of(self, frame: gdb.Frame, code: Code, pc: int, is_exact: bool) -> _Described:
         """Which function runs in JIT code, and where: as its JIT tells it, or else as GDB has read it."""
         assert self._jits is not None
-        jit = self._jits.of(code)
-        if isinstance(jit, Positions):
-            found = jit.position(code, pc, is_exact, self._reader(frame))
+        telling = self._jits.teller(code, Positions)
+        if telling is not None:
+            found = telling.position(code, pc, is_exact, self._reader(frame))
             return {
                 "function": found.function,
                 "trace": found.trace,
@@ -208,9 +208,9 @@ class _Stacks:
     def _name_gate(self, pc: int, below: Code, described: Frame) -> None:
         """The caller of JIT code is a gate, if that is not C code's own convention: code of a file."""
         assert self._jits is not None
-        jit, gate = self._jits.of(below), self._jits.gate_at(pc)
-        name = jit.gate_name if isinstance(jit, EntersByCall) else None
-        if gate is not None or (name is not None and not jit.gates()):
+        entering, gate = self._jits.teller(below, EntersByCall), self._jits.gate_at(pc)
+        name = entering.gate_name if entering is not None and not entering.gates() else None
+        if gate is not None or name is not None:
             described.update(kind="shim", name=gate.name if gate is not None else name)
             described.pop("unnamed", None)
         if gate is not None:

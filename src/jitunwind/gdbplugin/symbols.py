@@ -50,7 +50,7 @@ class SymbolFile:
         """Have GDB know `wanted`, besides what it knows already and what is true still. What a process has registered
         through GDB's JIT interface, GDB reads itself."""
         now = {start: code for start, code in self._loaded.items() if jits.find(start) == code}
-        now.update((code.start, code) for code in wanted if not isinstance(jits.of(code), GdbJit))
+        now.update((code.start, code) for code in wanted if jits.teller(code, GdbJit) is None)
         for gate in jits.gates():
             if gate.name not in self._is_named:
                 self._is_named[gate.name] = jits.memory.symbol(gate.name) is not None

@@ -6,7 +6,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from jitunwind.arch.effects import Decoder
 from jitunwind.errors import JitunwindError, NotPython, UnsupportedVersion
@@ -44,6 +44,7 @@ class Jits:
         self._anonymous = code_ranges(mappings)
         self._files = _code_of_files(mappings)
         self.jits: list[Jit] = []
+        self._keeps_to: dict[tuple[int, type], bool] = {}
         self._add_cpython(before)
         self.jits.append(GdbJit(memory, others=(NAME_PREFIX,)))
         if any(_JITDUMP.search(mapping.path) for mapping in mappings):
@@ -79,7 +80,18 @@ class Jits:
 
     def telling(self, kind: type[_Told]) -> _Told | None:
         """The first that keeps to this one of `jits.optional`'s protocols."""
-        return next((jit for jit in self.jits if isinstance(jit, kind)), None)
+        return next((found for jit in self.jits if (found := self._as(jit, kind)) is not None), None)
+
+    def teller(self, code: Code, kind: type[_Told]) -> _Told | None:
+        """The JIT of `code`, if it keeps to this one of `jits.optional`'s protocols."""
+        return self._as(self.of(code), kind)
+
+    def _as(self, jit: Jit, kind: type[_Told]) -> _Told | None:
+        """`isinstance` looks at each member of a protocol: that is asked once."""
+        key = (id(jit), kind)
+        if key not in self._keeps_to:
+            self._keeps_to[key] = isinstance(jit, kind)
+        return cast(_Told, jit) if self._keeps_to[key] else None
 
     def of(self, code: Code) -> Jit:
         """The one that has found `code`."""
