@@ -10,10 +10,15 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from jitunwind.cli.verb import Verb, target_argument
+from jitunwind.errors import NoSuchProcess
 from jitunwind.jits.cpython.executors import interpreters
 from jitunwind.jits.cpython.layout import Layout, read_layout
+from jitunwind.memory.live import LARGEST_PID
+from jitunwind.memory.process import LiveProcess
 from tests.support.processes import (
     VERSIONS,
     WARM,
@@ -428,6 +433,46 @@ def test_a_process_that_is_killed_in_the_middle(moment: float) -> None:
     else:
         lines = refused(subprocess.CompletedProcess([], running.returncode, shown, complaint))
         assert re.search(rf"process {dying.pid} has ended|there is no process {dying.pid}", lines[0])
+
+
+@pytest.mark.parametrize("metavar", ["PID", "PID | COMMAND..."])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda memory: os.readlink(f"/proc/{memory.pid}/root"),
+        lambda memory: os.stat(f"/proc/{memory.pid}/exe"),
+        lambda memory: os.kill(LARGEST_PID, 0),
+        lambda memory: memory.word(4096),
+        read_layout,
+    ],
+    ids=["root", "executable", "no such process", "memory", "layout"],
+)
+def test_every_verb_says_that_the_process_has_ended(
+    read: Callable[[LiveProcess], object], metavar: str
+) -> None:
+    @click.command(cls=Verb)
+    @target_argument(metavar, nargs=-1 if "COMMAND" in metavar else 1)
+    def verb(target: str | tuple[str, ...]) -> None:
+        ended = int(target[0] if isinstance(target, tuple) else target)
+        with LiveProcess(ended) as memory:
+            os.kill(ended, signal.SIGKILL)
+            wait_until(lambda: status(ended)["State"][0] == "Z", "a zombie")
+            read(memory)
+
+    with Program(["cat"]) as cat:
+        cat.settle()
+        with pytest.raises(NoSuchProcess, match=f"process {cat.pid} has ended"):
+            verb.main([str(cat.pid)], standalone_mode=False)
+
+
+def test_what_is_wrong_with_another_file_is_not_blamed_on_the_process() -> None:
+    @click.command(cls=Verb)
+    @target_argument("PID")
+    def verb(target: str) -> None:
+        os.stat("/nonexistent")
+
+    with pytest.raises(FileNotFoundError):
+        verb.main(["4194304"], standalone_mode=False)
 
 
 @needs_gdb

@@ -117,7 +117,7 @@ def test_text_tells_the_two_rows_and_the_instruction(wrong: Path) -> None:
     assert done.returncode == 1
     assert "1 wrong in 1 function," in done.stdout
     assert "f+0x8" in done.stdout
-    assert "table:     CFA=rsp+16, rbx at CFA-16, rip at CFA-8" in done.stdout
+    assert "table:     CFA=rsp+16 ra=c-8 rbx=c-16" in done.stdout
     assert "recovered: rsp=CFA-32" in done.stdout
     assert re.search(r"=> \w+: call ", done.stdout)
     assert "table:" not in jitunwind("check", "--examples", 0, wrong).stdout

@@ -134,7 +134,8 @@ def test_info_jit_regions(said: dict[str, str]) -> None:
 def test_jit_rows(said: dict[str, str]) -> None:
     rows = said["jit-rows"]
     assert rows.startswith(f"py::f:{LOOP}: ")
-    assert "CFA=rsp+" in rows
+    assert re.search(r"^CFA=rsp\+\d+ ra=c-\d+ rbx=", rows, re.MULTILINE), rows
+    assert "(ra=c-8: the return address is saved at CFA-8)" in rows
     assert re.search(r"^=> 0x[0-9a-f]+ <\+\d+>:\t", rows, re.MULTILINE), rows
     assert len(re.findall(r"^(?:=>|  ) 0x[0-9a-f]+ <", rows, re.MULTILINE)) == 10, rows
     assert rows.endswith("(jit-rows --all shows the rows of the whole region)")

@@ -1,4 +1,4 @@
-"""Every command of README.md, docs/using.md and docs/how-it-works.md, run.
+"""Every command of README.md, docs/using.md and the pages on how it works, run.
 
 Commands are the lines that begin with `$ ` in ```console and ```sh blocks, and with `(gdb) ` in ```gdb
 blocks; what cannot run here stands in ```text. PID, TID, CORE and PYTHON stand for a process that runs
@@ -23,7 +23,13 @@ import pytest
 from tests.support.processes import interpreter, plain_environment
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "docs/using.md", "docs/how-it-works.md")
+DESIGN = [
+    "docs/how-it-works.md",
+    *sorted(f"docs/design/{page.name}" for page in (ROOT / "docs/design").iterdir()),
+]
+DOCUMENTS = ("README.md", "docs/using.md", *DESIGN)
+MOST_WORDS = 1500
+"""Of a page on how it works: longer ones are split by topic."""
 CHECKOUT = ("README.md", "LICENSE", "pyproject.toml", "setup.py", "src", "tools")
 VERSION = "3.14"
 PATIENCE = 240
@@ -218,8 +224,25 @@ def test_commands_stand_where_they_are_run() -> None:
         assert block.language in run | shown, f"{block}: ```{block.language}"
 
 
+def anchors(page: Path) -> set[str]:
+    """Those of a page's headings, as they are made for Markdown."""
+    headings = re.findall(r"^#+ (.*)", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_between_documents_lead_somewhere() -> None:
     for document in DOCUMENTS:
         folder = (ROOT / document).parent
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / document).read_text()):
-            assert (folder / target).exists(), f"{document}: {target}"
+        for target, anchor in re.findall(
+            r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", (ROOT / document).read_text()
+        ):
+            page = folder / target if target else ROOT / document
+            assert page.exists(), f"{document}: {target}"
+            assert not anchor or anchor in anchors(page), f"{document}: {target}#{anchor}"
+
+
+def test_pages_on_how_it_works_are_short_and_listed() -> None:
+    listed = (ROOT / "docs/how-it-works.md").read_text()
+    for document in DESIGN:
+        assert len((ROOT / document).read_text().split()) <= MOST_WORDS, document
+        assert document == "docs/how-it-works.md" or f"({document.removeprefix('docs/')})" in listed, document

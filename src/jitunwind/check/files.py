@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from jitunwind import notation
 from jitunwind.arch import Architecture, known
 from jitunwind.arch.listing import Listed
 from jitunwind.check.compare import PADDING, Finding, Wrong
@@ -17,7 +18,7 @@ from jitunwind.check.rounds import Job, judge_all
 from jitunwind.check.workers import Workers
 from jitunwind.elf.inspect import ElfFile
 from jitunwind.recover.state import Entry, Number, State, Value
-from jitunwind.rows import CfaRule, InRegister, RegisterRule, Row, SameValue, SavedAt, Unknown
+from jitunwind.rows import Row, SameValue, Unknown
 
 _AROUND = 5
 """Instructions shown on each side of an example."""
@@ -252,28 +253,18 @@ class Listing:
         ]
 
 
-def _say_rule(arch: Architecture, rule: RegisterRule) -> str:
-    if isinstance(rule, SavedAt):
-        return f"at CFA{rule.offset:+d}"
-    if isinstance(rule, InRegister):
-        return f"in {arch.register_names[rule.register]}"
-    return "unchanged" if isinstance(rule, SameValue) else "undefined"
-
-
-def _say_cfa(arch: Architecture, rule: CfaRule) -> str:
-    return f"CFA={arch.register_names[rule.register]}{rule.offset:+d}"
-
-
 def _say_row(arch: Architecture, row: Row | Unknown) -> str:
+    """The row, without the registers that are unchanged."""
     if isinstance(row, Unknown):
         return row.reason
-    rules = (
-        f"{arch.register_names[register]} {_say_rule(arch, rule)}"
+    changed = (
+        register
         for register, rule in row.rules
-        if register < len(arch.register_names) and not isinstance(rule, SameValue)
+        if register != arch.return_address
+        and register < len(arch.register_names)
+        and not isinstance(rule, SameValue)
     )
-    signed = () if row.signed is None else (f"{arch.register_names[row.signed.register]} signed",)
-    return ", ".join((_say_cfa(arch, row.cfa), *rules, *signed))
+    return notation.line(notation.parts(row, arch, changed))
 
 
 def _say_value(arch: Architecture, value: Value) -> str:

@@ -10,7 +10,8 @@ import click
 from jitunwind.cli.files import OutputFile
 from jitunwind.cli.streams import check_stdout
 from jitunwind.cli.usage import WrongUsage
-from jitunwind.memory.live import is_number
+from jitunwind.errors import CorruptState, NoSuchProcess, NotPython, UnreadableMemory
+from jitunwind.memory.live import has_ended, is_alive, is_number
 
 _WIDEST, _MARGIN = 80, 2
 _PID = "jitunwind.pid"
@@ -69,7 +70,15 @@ class Verb(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         if self._prints:
             check_stdout()
-        return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except (OSError, *_DAMAGED) as error:
+            target = ctx.params.get("target")
+            if isinstance(target, tuple) and len(target) == 1:
+                (target,) = target
+            if isinstance(target, str) and is_number(target):
+                raise _if_ended(int(target), error) from None
+            raise
 
     def _refuse_empty(self, context: click.Context, arguments: Sequence[str]) -> None:
         """Most often an empty argument is a shell variable that is not set."""
@@ -83,6 +92,16 @@ class Verb(click.Command):
                 name = max(parameter.opts, key=len)
                 name = str(parameter.metavar) if isinstance(parameter, click.Argument) else name
                 raise WrongUsage(f"{name} is empty", f"{context.command_path} --help", context)
+
+
+_DAMAGED = (CorruptState, NotPython, UnreadableMemory)
+"""What a process seems to be whose memory goes away while it is read."""
+
+
+def _if_ended(pid: int, error: Exception) -> Exception:
+    """NoSuchProcess in the place of an error that comes of the process having ended; else `error` itself."""
+    ended = has_ended(pid, error) if isinstance(error, OSError) else not is_alive(pid)
+    return NoSuchProcess(f"process {pid} has ended while it was read") if ended else error
 
 
 def target_argument(metavar: str, nargs: int = 1, required: bool = True) -> Decorator:

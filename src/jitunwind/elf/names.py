@@ -77,10 +77,18 @@ def _candidates(path: Path, folders: Sequence[Path], build_id: str, link: str) -
     for folder in folders:
         yield folder / ".build-id" / build_id[:2] / f"{build_id[2:]}.debug"
     if link:
-        beside = path.resolve().parent
+        beside = _folder(path)
         yield from (beside / link, beside / ".debug" / link)
         for folder in folders:
             yield from (folder / beside.relative_to("/") / link, folder / link)
+
+
+def _folder(path: Path) -> Path:
+    """Without links, unless the path ends on the way: resolve raises for /proc/PID/root of a process that has ended."""
+    try:
+        return path.resolve().parent
+    except OSError:
+        return path.parent
 
 
 def _build_id(elf: ELFFile) -> str:

@@ -5,8 +5,8 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from jitunwind.explain.model import Answer, Block, Comparison, Explained, Listed, Summary
-from jitunwind.explain.notation import Parts
 from jitunwind.explain.origin import Origin
+from jitunwind.notation import Parts
 
 
 def as_data(

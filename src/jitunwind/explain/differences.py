@@ -9,7 +9,7 @@ counts is what they say of the caller of JIT code.
 from dataclasses import dataclass
 
 from jitunwind.arch import Architecture
-from jitunwind.explain.notation import CFA, RETURN, Parts, parts
+from jitunwind.notation import CFA, RETURN, Parts, parts
 from jitunwind.rows import (
     SAME_VALUE,
     UNDEFINED,

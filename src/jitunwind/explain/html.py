@@ -16,7 +16,6 @@ from typing import Any
 
 from jitunwind.explain.differences import Difference
 from jitunwind.explain.model import Answer, Block, Explained, Instruction, Source, Summary
-from jitunwind.explain.notation import Parts, defined, legend, line, registers
 from jitunwind.explain.origin import Origin
 from jitunwind.explain.words import (
     ROWS_SHOW,
@@ -25,6 +24,7 @@ from jitunwind.explain.words import (
     everywhere_pairs,
     name_and_place,
 )
+from jitunwind.notation import Parts, defined, legend, line, registers
 
 
 def page(origin: Origin, summary: Summary, regions: Sequence[Explained], warnings: Sequence[str]) -> str:

@@ -16,11 +16,11 @@ from jitunwind.arch import Architecture, known
 from jitunwind.arch.listing import Listed as Line
 from jitunwind.explain.differences import Difference, difference
 from jitunwind.explain.jumps import Jump, in_lanes
-from jitunwind.explain.notation import Parts, parts
 from jitunwind.explain.sources import Sources
 from jitunwind.explain.subjects import Subject
 from jitunwind.jits import Code, activation_starts
 from jitunwind.jits.optional import Step
+from jitunwind.notation import Parts, parts
 from jitunwind.recover.instructions import Instructions
 from jitunwind.recover.table import NOT_REACHED
 from jitunwind.rows import WORD, Row, Unknown, UnwindTable

@@ -14,7 +14,6 @@ import click
 from jitunwind.explain.differences import Difference
 from jitunwind.explain.jumps import Jump
 from jitunwind.explain.model import Answer, Block, Comparison, Explained, Instruction, Listed, Source, Summary
-from jitunwind.explain.notation import Parts, defined, line
 from jitunwind.explain.origin import Origin
 from jitunwind.explain.words import (
     ROWS_SHOW,
@@ -23,6 +22,7 @@ from jitunwind.explain.words import (
     everywhere_pairs,
     name_and_place,
 )
+from jitunwind.notation import Parts, defined, line
 from jitunwind.wording import counted, printable
 
 UNBOUNDED = 1 << 20

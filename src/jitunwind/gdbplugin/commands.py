@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import gdb
 
+from jitunwind import notation
 from jitunwind.arch import Architecture
 from jitunwind.gdbplugin.decoding import disassembler, name_of_decoder
 from jitunwind.gdbplugin.session import Session, session
 from jitunwind.gdbplugin.symbols import synchronize
 from jitunwind.jits import Code, codes_of
 from jitunwind.jits.known import Jits
-from jitunwind.rows import CfaRule, InRegister, RegisterRule, Row, SameValue, SavedAt, Unknown, UnwindTable
+from jitunwind.rows import Row, Unknown, UnwindTable
 
 _MOST_SHOWN = 10
 """Instructions that `jit-rows` shows around the program counter."""
@@ -92,6 +93,8 @@ class _JitRows(gdb.Command):
             mark = "=>" if address == pc else "  "
             gdb.write(f"{mark} {address:#x} <+{address - part.start}>:\t{line.text}\n")
         if not is_all:
+            for example, meaning in notation.legend(jits.architecture):
+                gdb.write(f"({example}: {meaning})\n")
             gdb.write(f"(jit-rows {_ALL} shows the rows of the whole region)\n")
         for what, count in current.counts.items():
             gdb.write(f"unknown, {count} times: {what}\n")
@@ -149,26 +152,8 @@ def _address(text: str) -> int:
 
 
 def describe(row: Row | Unknown, arch: Architecture) -> str:
-    """A row in one line: `CFA=rsp+16 rbx=undefined rbp=CFA-16 … rip=CFA-8`."""
-    if isinstance(row, Unknown):
-        return f"unknown: {row.reason}"
-    names = arch.register_names
-    rules = " ".join(f"{names[register]}={_rule(rule, names)}" for register, rule in row.rules)
-    return f"CFA={_cfa(row.cfa, names)} {rules}"
-
-
-def _cfa(rule: CfaRule, names: tuple[str, ...]) -> str:
-    return f"{names[rule.register]}{rule.offset:+d}"
-
-
-def _rule(rule: RegisterRule, names: tuple[str, ...]) -> str:
-    if isinstance(rule, SameValue):
-        return "same"
-    if isinstance(rule, SavedAt):
-        return f"[CFA{rule.offset:+d}]"
-    if isinstance(rule, InRegister):
-        return names[rule.register]
-    return "undefined"
+    """A row in one line: `CFA=rsp+16 ra=c-8 rbx=u rbp=c-16 …`."""
+    return f"unknown: {row.reason}" if isinstance(row, Unknown) else notation.line(notation.parts(row, arch))
 
 
 def install() -> None:

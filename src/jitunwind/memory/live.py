@@ -53,6 +53,15 @@ def is_alive(pid: int) -> bool:
     return _state(pid) not in ("", *_ENDED)
 
 
+def has_ended(pid: int, error: OSError) -> bool:
+    """Whether `error` comes of the process `pid` having ended. Its files in /proc are gone then, and reading one that
+    is open fails with ESRCH, without a name (proc(5)). A process that has ended lacks its root and executable, even if
+    its parent has not asked yet."""
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    is_about_it = any(name.startswith(f"/proc/{pid}/") or name == f"/proc/{pid}" for name in names)
+    return (is_about_it or not names) and not is_alive(pid)
+
+
 def is_stopped_by_tracer(pid: int) -> bool:
     """Whether the process stands still because a debugger has stopped it."""
     return _state(pid) == _STOPPED_BY_TRACER

@@ -9,9 +9,9 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import NamedTuple
 
-from jitunwind.errors import BadCore, JitunwindError, NoSuchProcess, UnreadableMemory
+from jitunwind.errors import BadCore, JitunwindError
 from jitunwind.memory import Memory
-from jitunwind.memory.live import check_process, command_line, is_alive, is_number
+from jitunwind.memory.live import check_process, command_line, is_number
 
 
 class Kind(Enum):
@@ -73,13 +73,8 @@ def opened(target: Target) -> Iterator[Memory]:
         from jitunwind.memory.process import LiveProcess
 
         check_process(target.pid)
-        try:
-            with LiveProcess(target.pid) as process:
-                yield process
-        except (FileNotFoundError, ProcessLookupError, UnreadableMemory):
-            if is_alive(target.pid):
-                raise
-            raise NoSuchProcess(f"process {target.text} has ended while it was read") from None
+        with LiveProcess(target.pid) as process:
+            yield process
         return
     from jitunwind.memory.core import check_core, program_here
     from jitunwind.memory.corefile import CoreFile

@@ -1,8 +1,10 @@
 """Unwind rows in one line, as `readelf` and `objdump` abbreviate them: `CFA=rsp+16 ra=c-8 rbx=u rbp=c-16`.
 
-In comes a row, out come its parts, one for the CFA and one for each register, so that those that changed can be
-set apart. The page and the terminal both write rows this way.
+A row becomes parts, one for the CFA and one for each register, so that a reader can mark those that changed. GDB's
+`jit-rows`, `explain` and `check` all print rows this way.
 """
+
+from collections.abc import Iterable
 
 from jitunwind.arch import Architecture
 from jitunwind.rows import InRegister, RegisterRule, Row, SavedAt, Undefined, Unknown
@@ -15,13 +17,13 @@ Parts = dict[str, str]
 
 
 def legend(arch: Architecture) -> tuple[tuple[str, str], ...]:
-    """What a reader has to know: examples of parts, and what they mean."""
-    pointer, kept = (arch.register_names[each] for each in (arch.stack_pointer, arch.callee_saved[0]))
+    """Examples of parts, and what they mean."""
+    pointer, saved = (arch.register_names[each] for each in (arch.stack_pointer, arch.callee_saved[0]))
     return (
         (f"CFA={pointer}+16", f"the caller's stack pointer, just before its call, is {pointer} + 16"),
         ("ra=c-8", "the return address is saved at CFA-8"),
-        (f"{kept}=s", f"{kept} still has the caller's value"),
-        ("not listed", "this frame has not saved it, and may have overwritten it: the shim's frame has it"),
+        (f"{saved}=s", f"{saved} still has the caller's value"),
+        (f"{saved}=u, or not listed", "undefined: this frame has not saved it and may have overwritten it"),
     )
 
 
@@ -30,8 +32,9 @@ def registers(arch: Architecture) -> tuple[str, ...]:
     return (CFA, RETURN, *(arch.register_names[register] for register in arch.callee_saved))
 
 
-def parts(row: Row | Unknown, arch: Architecture) -> Parts:
-    """Of the CFA, the return address and each callee-saved register, in this order; {} where nothing is known."""
+def parts(row: Row | Unknown, arch: Architecture, registers: Iterable[int] | None = None) -> Parts:
+    """The parts of the CFA, the return address and `registers` (DWARF numbers; the callee-saved ones unless given),
+    in this order; {} where nothing is known."""
     if isinstance(row, Unknown):
         return {}
     names = arch.register_names
@@ -39,7 +42,7 @@ def parts(row: Row | Unknown, arch: Architecture) -> Parts:
     said[RETURN] = _rule(row.rule(arch.return_address), names)
     if row.signed is not None:
         said[RETURN] += " signed"
-    for register in arch.callee_saved:
+    for register in arch.callee_saved if registers is None else registers:
         said[names[register]] = _rule(row.rule(register), names)
     return said
 
@@ -53,7 +56,7 @@ def _rule(rule: RegisterRule, names: tuple[str, ...]) -> str:
 
 
 def line(said: Parts) -> str:
-    """The parts in one line."""
+    """The parts, joined by spaces."""
     return " ".join(f"{name}={rule}" for name, rule in said.items())
 
 
