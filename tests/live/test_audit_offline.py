@@ -30,6 +30,7 @@ from jitunwind.errors import BadDump, JitunwindError
 from jitunwind.jits import Code
 from jitunwind.jits.dump import Dump, load, save
 from jitunwind.memory import Memory
+from jitunwind.memory.targets import target_of
 from jitunwind.recover.instructions import Instructions
 from jitunwind.tables.sources import Recovered, from_dump, gate_table_in
 from tests.live.test_audit import of_program
@@ -217,7 +218,7 @@ def test_a_damaged_dump_does_no_harm(subject: Subject, tmp_path: Path) -> None:
 
 
 def test_a_dump_of_a_core_is_that_of_the_process(subject: Subject) -> None:
-    from_core = dump_of(str(subject.core), None, pytest.fail)
+    from_core = dump_of(target_of(str(subject.core)), pytest.fail)
     assert save(from_core) == subject.dump.read_bytes()
 
 
