@@ -64,7 +64,7 @@ def codes_under_qemu(version: str) -> list[Code]:
     codes = [bytes.fromhex(line) for line in done.stdout.splitlines()]
     shims = [stencils.of(AARCH64).shim(code) for code in codes]
     sizes = [0 if shim is None else shim.size for shim in shims]
-    return [cpython_code(0, code, size, 0) for code, size in zip(codes, sizes, strict=True)]
+    return [cpython_code(0, code, size, arch=AARCH64) for code, size in zip(codes, sizes, strict=True)]
 
 
 def reached(arch: Architecture, code: Code) -> bytes:

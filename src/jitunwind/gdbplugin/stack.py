@@ -66,6 +66,7 @@ def report(only_thread: int | None, with_python: bool, with_registers: bool = Tr
         "pid": inferior.pid,
         "core": current.memory.core_file,
         "python": interpreted.version_text if interpreted is not None else None,
+        "others": jits.name if jits is not None and interpreted is None and jits.has_code() else "",
         "threads": listed,
         "complete": complete and bool(listed),
         "warnings": warnings,
