@@ -220,6 +220,8 @@ class _SyncCommand(gdb.Command):
     def invoke(self, argument: str, from_tty: bool) -> None:
         global _hook_ran
         _hook_ran = True
+        with suppress(gdb.error):  # GDB has looked at frames while the process ran, as where a thread begins
+            session().ran()
         synchronize()
 
 
