@@ -4,13 +4,15 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VENV := .venv
 STAMP := $(VENV)/.jitunwind-set-up
-VERSIONS := 3.14 3.15
+VERSIONS := $(patsubst src/jitunwind/jits/cpython/versions/py3%.py,3.%,$(sort $(wildcard src/jitunwind/jits/cpython/versions/py3*.py)))
 # Benchmarks with targets of their own, and what they run.
 LONG := $(patsubst %,bench/%.py,witness libraries audit testsuite publishing held readers record unwinders upstream forms readme)
+# One process more than there are processors: tests wait for processes that they have started.
+PYTEST = $(VENV)/bin/python -m pytest -n $(shell expr $$(nproc) + 1) --dist loadfile --no-loadscope-reorder --costs -r fEs
 # GDB from PyPI lies in .venv, and is the second choice.
 export PATH := $(PATH):$(CURDIR)/$(VENV)/bin
 
-.PHONY: help setup interpreters guests test thorough stress lint format demo readme bench witness libraries readers unwinders audit suite upstream forms speed publishing picture screens clean
+.PHONY: help setup interpreters guests builds debuggers test offline thorough stress lint format demo readme bench witness libraries readers unwinders audit suite upstream forms speed publishing picture screens clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -23,7 +25,7 @@ $(STAMP): pyproject.toml setup.py tools/setup.sh $(wildcard src/*.pth src/jitunw
 	@tools/setup.sh
 	@touch $@
 
-interpreters: $(STAMP) ## get CPython 3.14 and 3.15 with JIT and debug symbols (fetched if need be)
+interpreters: $(STAMP) ## get the CPythons that are known, with JIT and debug symbols (fetched if need be)
 	@for version in $(VERSIONS); do \
 		$(VENV)/bin/python tools/interpreters.py $$version --debug-symbols && continue; \
 		echo "interpreters: then one without debug symbols"; \
@@ -35,11 +37,24 @@ guests: $(STAMP) ## the same for AArch64, which qemu-aarch64 runs
 		$(VENV)/bin/python tools/interpreters.py $$version --arch arm64 --debug-symbols || exit; \
 	done
 
-test: interpreters guests ## run the tests, half of those that differ by version; PYTEST_ARGS="-k name" runs those of that name
-	@$(if $(PYTEST_ARGS),,JITUNWIND_HALF=1) $(VENV)/bin/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+builds: $(STAMP) ## get other builds of the same CPythons: with assertions; embedded, shared and static
+	@for version in $(VERSIONS); do \
+		for kind in "--pydebug" "--embedded shared" "--embedded static"; do \
+			$(VENV)/bin/python tools/interpreters.py $$version $$kind || exit; \
+		done; \
+	done
 
-thorough: interpreters guests ## the tests, with all that is done in part otherwise: interrupts, steps, ways, publishes
-	@JITUNWIND_THOROUGH=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile $(PYTEST_ARGS)
+debuggers: $(STAMP) ## get other debuggers and unwinders that tests compare: GDB 18, LLDB 19, those of Debian sid (fetched if need be)
+	@$(VENV)/bin/python tools/debuggers.py
+
+test: interpreters guests builds debuggers ## run all tests; PYTEST_ARGS="-k name" runs those of that name
+	@$(PYTEST) $(PYTEST_ARGS)
+
+offline: $(STAMP) ## run the tests that need no interpreter with a JIT
+	@$(PYTEST) -m "not live" $(PYTEST_ARGS)
+
+thorough: interpreters guests builds debuggers ## run the same tests with more steps, interrupts, samples and publishes
+	@JITUNWIND_THOROUGH=1 $(PYTEST) $(PYTEST_ARGS)
 
 stress: $(STAMP) ## the agent: 100,000 publishes from 8 threads, with forks, under each sanitizer
 	@JITUNWIND_THOROUGH=1 $(VENV)/bin/python -m pytest tests/agent
@@ -54,7 +69,7 @@ format: $(STAMP) ## format the sources
 	@$(VENV)/bin/ruff format .
 	@$(VENV)/bin/ruff check --fix .
 
-demo: interpreters ## what plain GDB, py-spy, pystack and jitunwind say of one stop, on 3.14 and 3.15
+demo: interpreters ## what plain GDB, py-spy, pystack and jitunwind say of one stop, on each CPython
 	@$(VENV)/bin/python tools/demo.py
 
 readme: interpreters ## README.md's excerpts of such a run, made anew
@@ -79,7 +94,7 @@ witness: interpreters guests ## docs/witness.md: recovered tables against what c
 libraries: $(STAMP) ## docs/check.md: jitunwind check over the shared libraries of this machine
 	@$(VENV)/bin/python bench/libraries.py --into docs/check.md
 
-readers: $(STAMP) ## docs/readers.md: what libgcc, libunwind, GDB, perf and others make of call frame information
+readers: debuggers ## docs/readers.md: what libgcc, libunwind, GDB, perf and others make of call frame information
 	@$(VENV)/bin/python bench/readers.py --into docs/readers.md
 
 build/pyperformance: | $(STAMP)
@@ -108,7 +123,7 @@ publishing: interpreters build/pyperformance ## docs/speed.md: what publishing c
 	@$(VENV)/bin/python bench/record.py docs/speed.md bytes bench/publishing.py build/pyperformance \
 		--measures bytes --versions $(VERSIONS)
 
-unwinders: interpreters ## docs/unwinders.md: what unwinders inside the process find, with publishing and without
+unwinders: interpreters debuggers ## docs/unwinders.md: what unwinders inside the process find, with publishing and without
 	@$(VENV)/bin/python bench/unwinders.py --into docs/unwinders.md
 
 picture: interpreters ## docs/explain.png and docs/explain-phone.png: what explain shows of tools/hot.py

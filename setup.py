@@ -23,7 +23,10 @@ HEADERS = sorted(map(str, AGENT.glob("*.h")))
 DESCRIPTOR = str(AGENT / "descriptor.c")
 SWEEP = "src/jitunwind/arch/x86_64/sweep.c"
 STRAIGHT = "src/jitunwind/recover/straight.c"
-READERS = ["src/jitunwind/audit/readers/unwinders.c", *(str(AGENT / name) for name in ("frames.c", "cies.c"))]
+READERS = [
+    "src/jitunwind/audit/readers/unwinders.c",
+    *(str(AGENT / name) for name in ("libgcc.c", "libunwind.c", "unwinding.c")),
+]
 START = "src/jitunwind.pth"
 COMPILERS = ("cc", "gcc", "clang")
 CFLAGS = [

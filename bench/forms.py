@@ -54,13 +54,13 @@ PROGRAMS = (
 LEAVES_CODE = """
 import atexit, os, pickle
 import jitunwind
-from jitunwind.jits.cpython.inside.frames import Frames
+from jitunwind.jits.cpython.inside.cfi_cache import CfiCache
 told = []
-of = Frames.of
+of = CfiCache.of
 def noted(self, code):
     told.append((code.data, dict(code.entries)))
     return of(self, code)
-Frames.of = noted
+CfiCache.of = noted
 jitunwind.enable()
 def leave():
     with open(os.environ["PUBLISHING_TOLD"], "wb") as file:

@@ -89,15 +89,15 @@ def held_by_cpython() -> dict[str, float]:
 
 def held_by_jitunwind() -> dict[str, float]:
     import jitunwind
-    from jitunwind.agent.library import agent
+    from jitunwind.agent.library import loaded_agent
+    from jitunwind.jits.cpython.discovery import read_layout
     from jitunwind.jits.cpython.inside.memory import OwnProcess
-    from jitunwind.jits.cpython.layout import read_layout
     from jitunwind.jits.cpython.regions import Regions
 
     jitunwind.flush(60)
     memory = OwnProcess()
     executors = Regions(memory, read_layout(memory)).starts
-    unpublished = [start for start in executors if not agent().knows(start)]
+    unpublished = [start for start in executors if not loaded_agent().knows(start)]
     published = jitunwind.statistics()
     listed = sum(word(entry + SYMFILE_SIZE) for entry in entries())
     if published.bytes < listed:

@@ -47,14 +47,14 @@ for name in os.environ["PROGRAM_IMPORTS"].split():
 began = time.process_time()
 import jitunwind
 from jitunwind.jits.cpython.inside.follow import Follower
-attend = Follower._attend
+work = Follower._work
 spent = 0.0
 def timed(self):
     global spent
     began = time.thread_time()
-    attend(self)
+    work(self)
     spent += time.thread_time() - began
-Follower._attend = timed
+Follower._work = timed
 jitunwind.enable()
 spent += time.process_time() - began
 def tell():

@@ -10,7 +10,8 @@ sys.path.append(str(ROOT / "tools"))
 
 from demo import register_lines, verdict, without_folders, without_jit
 from jitunwind.gdbplugin.launch import find_gdb
-from one_process import REGISTERS, VERSIONS, Answer, Look, interpreter, look
+from jitunwind.jits.cpython.versions import NAMES as VERSIONS
+from one_process import REGISTERS, Answer, Look, interpreter, look
 
 CUT = "…"
 SHOWN_AFTER, LAST = 3, 4

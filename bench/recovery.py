@@ -17,7 +17,7 @@ from jitunwind.arch.known import decoder
 from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.jits import Code
 from jitunwind.jits.cpython import stencils
-from jitunwind.jits.cpython.layout import read_layout
+from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.regions import Regions
 from jitunwind.memory.process import LiveProcess
 from jitunwind.recover.table import recover

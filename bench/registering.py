@@ -24,12 +24,12 @@ from support import ROOT, in_turns, running
 
 sys.path.insert(0, str(ROOT))
 
-from jitunwind.agent.library import GDB, Published, agent
+from jitunwind.agent.library import GDB, Published, loaded_agent
 from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.registers import RBX, RETURN_ADDRESS, RSP, X86_64
 from jitunwind.gdbplugin.launch import find_gdb
 from jitunwind.jits import lines_of_piece
-from jitunwind.jits.cpython.layout import read_layout
+from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.regions import SHIM_NAME, Regions
 from jitunwind.memory.process import LiveProcess
 from jitunwind.publishing.described import described, frames_of
@@ -125,7 +125,7 @@ class Publisher:
 
     def publish(self, regions: Sequence[Known]) -> list[tuple[int, bytes]]:
         """Publish `regions`; the entries that have changed by that, each as its number and its file."""
-        self._handles += agent().publish([each.published() for each in regions], GDB)
+        self._handles += loaded_agent().publish([each.published() for each in regions], (GDB,))
         changed = []
         for entry in entries():
             place, file = ctypes.addressof(entry), entry.symbol_file
@@ -136,7 +136,7 @@ class Publisher:
         return changed
 
     def withdraw(self) -> None:
-        agent().withdraw(self._handles)
+        loaded_agent().withdraw(self._handles)
         self._handles.clear()
         self._seen.clear()
 

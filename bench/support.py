@@ -19,9 +19,10 @@ import iced_x86
 import jitunwind
 from jitunwind.check.files import Reports, Result, judge_file, result_of
 from jitunwind.check.functions import Program
+from jitunwind.jits.cpython import versions
 
 ROOT = Path(__file__).resolve().parents[1]
-VERSIONS = ("3.14", "3.15")
+VERSIONS = versions.NAMES
 ENABLE = "import jitunwind; jitunwind.enable()\n"
 STARTUP = "publishing_switched_on"
 

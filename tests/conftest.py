@@ -2,22 +2,45 @@
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support import HALF, NOISY_GDB, noisy
+from tests.support import NOISY_GDB, markers, noisy
 from tests.support.dispositions import default_for_children
+from tests.support.summary import Summary
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--costs", action="store_true", help="show the files that take the most processor time")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     default_for_children()
+    config.pluginmanager.register(Summary())
     if NOISY_GDB and noisy.FOLDER not in os.environ:  # those of pytest-xdist inherit it
         folder = tempfile.TemporaryDirectory(prefix="jitunwind-noisy-")
         config.add_cleanup(folder.cleanup)
         noisy.put_on_path(Path(folder.name))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
+    for item in items:  # before -m selects by markers
+        markers.mark(item)
+    yield
+    # pytest-xdist hands out file by file: those that take longest come first.
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    live = Counter(item.path for item in items if item.get_closest_marker("live"))
+    items.sort(key=lambda item: (item.path not in slow, -live[item.path]))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool | None, bool | None]:
+    with markers.running(item):
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -30,27 +53,3 @@ def pytest_runtest_makereport(
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome, report.longrepr = "failed", f"in CI, nothing may be missing: {reason}"
     return report
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave one half out, where that is asked for."""
-    if not HALF:
-        return
-    cases: dict[str, list[Any]] = {}
-    for item in items:
-        parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        if {"version", "python"} & set(parameters) and "way" not in parameters:
-            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
-    left_out = set()
-    for turn, group in enumerate(cases.values()):
-        half = {item for item in group if _colour(item.callspec.indices) == turn % 2}
-        if len(half) < len(group):
-            left_out |= half
-    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
-    items[:] = [item for item in items if item not in left_out]
-
-
-def _colour(indices: dict[str, int]) -> int:
-    """0 or 1, of a case by the indices of its parameters: neighbours differ in each direction."""
-    return sum(index.bit_count() for index in indices.values()) % 2

@@ -20,11 +20,11 @@ from rich.text import Text
 from debian_packages import CannotError as NoInterpreter
 from jitunwind.errors import JitunwindError
 from jitunwind.gdbplugin.launch import find_gdb
+from jitunwind.jits.cpython.versions import NAMES as VERSIONS
 from one_process import (
     PATIENCE,
     PROGRAM,
     REGISTERS,
-    VERSIONS,
     Answer,
     CannotError,
     Look,

@@ -1,12 +1,12 @@
 """Prints, as its last line, the path of a JIT-enabled CPython that runs here.
 
-In comes a version such as 3.14 (with --arch another architecture's, with --debug-symbols
-one whose lines GDB knows, with --testsuite one with CPython's own tests), out goes a
-path, or with --json all that is known of it; the test-suite and people at a shell call
-it. The machine's own interpreter is taken if it will do. Otherwise Debian sid's packages
-come through the machine's apt (private state, signatures checked) into a private folder,
-where patchelf gives the executable the libc that came with it. Nothing of the system is
-changed.
+In comes a version such as 3.14 (with --arch another architecture's, with --debug-symbols one
+whose lines GDB knows, with --testsuite one with CPython's own tests, with --pydebug one with
+assertions, with --embedded a program of another name that embeds it), out goes a path, or with
+--json all that is known of it; the test-suite and people at a shell call it. The machine's own
+interpreter is taken if it will do. Otherwise Debian sid's packages come through the machine's apt
+(private state, signatures checked) into a private folder, where patchelf gives the executable the
+libc that came with it. Nothing of the system is changed.
 
 In the environment, JITUNWIND_PYTHON_3_14 (_3_15, ...) names an interpreter of one's own
 and JITUNWIND_CACHE the private folder (else $XDG_CACHE_HOME/jitunwind or
@@ -82,19 +82,29 @@ class Request:
     arch: str  # as Debian names it
     debug_symbols: bool
     testsuite: bool = False
+    pydebug: bool = False
+    embedded: str = ""  # how: "shared" or "static"
 
     @property
     def python(self) -> str:
+        return "embeds" if self.embedded else f"python{self.version}{'d' * self.pydebug}"
+
+    @property
+    def package(self) -> str:
+        """That with what all its builds share, as Debian names it."""
         return f"python{self.version}"
 
     @property
     def override(self) -> str:
-        return f"JITUNWIND_PYTHON_{self.version.replace('.', '_')}"
+        return f"JITUNWIND_PYTHON_{self.version.replace('.', '_')}{'D' * self.pydebug}"
 
     @property
     def tree(self) -> str:
         """The name of its folder."""
-        return f"{self.version}{'-dbg' * self.debug_symbols}{'-testsuite' * self.testsuite}"
+        asked = {"-pydebug": self.pydebug, "-dbg": self.debug_symbols, "-testsuite": self.testsuite}
+        if self.embedded:
+            return f"{self.version}-embedded-{self.embedded}"
+        return self.version + "".join(suffix for suffix, is_asked in asked.items() if is_asked)
 
     @property
     def native(self) -> bool:
@@ -141,7 +151,7 @@ def facts_unseen(python: Path, root: Path, request: Request) -> dict[str, Any]:
     text = (include / "patchlevel.h").read_text()
     version = "".join(re.findall(r'define PY_VERSION\s+"(.+)"', text))
     facts = {"python": str(python), "version": version, "prefix": root / "usr", "include": str(include)}
-    return {**facts, "jit": True, "shared": False, "stdlib": root / "usr/lib" / request.python}
+    return {**facts, "jit": True, "shared": False, "stdlib": root / "usr/lib" / request.package}
 
 
 def has_debug_symbols(program: Path, directory: Path) -> bool:
@@ -185,7 +195,7 @@ def answer(python: Path, request: Request, root: Path | None) -> Interpreter | N
 
 def machines_own(request: Request) -> Interpreter | None:
     """The one that the environment names, or else the one on PATH."""
-    if not request.native:
+    if not request.native or request.embedded:
         return None
     named = os.environ.get(request.override)
     if not named:
@@ -216,15 +226,18 @@ def download(request: Request, folder: Path, config: Path) -> None:
     say("asking the mirror what Debian sid has")
     apt_get("update")
     try:
-        names = needed_by(apt_get, f"{request.python}-venv")
+        others = [f"{request.package}-dbg"] * request.pydebug
+        others += [f"lib{request.package}-dev"] * bool(request.embedded)
+        names = needed_by(apt_get, f"{request.package}-venv", *others)
     except CannotError as error:
         what = f"{request.python} for {request.arch}"
         raise CannotError(f"Debian sid cannot give {what} ({error})") from error
-    names.append(f"lib{request.python}-dev")
+    names.append(f"lib{request.package}-dev")
     if request.debug_symbols:
-        names.append(f"{request.python}-dbg")
+        names.append(f"{request.package}-dbg")
     if request.testsuite:
-        names.append(f"lib{request.python}-testsuite")
+        names.append(f"lib{request.package}-testsuite")
+    names = list(dict.fromkeys(names))
     say(f"downloading {len(names)} packages")
     apt_get("download", *names)
 
@@ -252,17 +265,45 @@ def patchelf(private: Path) -> Path:
     return private / "bin/patchelf"
 
 
+LOADER = "usr/lib/*-linux-gnu/ld-linux-*.so.*"
+
+
+def embed(tree: Path, root: Path, request: Request) -> None:
+    """Compiles tools/embeds.c on the libpython in `tree`, with the libc there, to run once that is renamed
+    to `root`. The static one is stripped, and lies at a fixed address."""
+    loader = only(tree, LOADER)
+    libraries, version = loader.parent, request.package
+    includes = [tree / "usr/include" / version, tree / "usr/include" / libraries.name, tree / "usr/include"]
+    there = root / loader.parent.relative_to(tree)
+    options = [*(f"-isystem{folder}" for folder in includes), f'-DHOME="{root}/usr"']
+    options += [f'-DPROGRAM="{root}/usr/bin/{request.python}"', "-nodefaultlibs", "-rdynamic"]
+    if request.embedded == "static":
+        # Debian's archive lacks what some of its modules call, which nobody imports here.
+        names = (f"lib{version}.a", "libm.so.6", "libz.so.1", "libexpat.so.1", "libgcc_s.so.1")
+        archives = [libraries / name for name in names]
+        options += ["-no-pie", "-s", "-Wl,--unresolved-symbols=ignore-all"]
+    else:
+        archives = [only(libraries, f"lib{version}.so.1.0")]
+    program = tree / "usr/bin" / request.python
+    program.parent.mkdir(parents=True, exist_ok=True)
+    source = Path(__file__).with_name("embeds.c")
+    places = [f"-Wl,--dynamic-linker={there / loader.name}", f"-Wl,--disable-new-dtags,-rpath,{there}"]
+    libc = [libraries / "libc.so.6", "-lgcc", "-Wl,--allow-shlib-undefined"]
+    run("gcc", *map(str, [*options, "-o", program, source, *archives, *libc, *places]))
+
+
 def relocate(tree: Path, root: Path, request: Request, patcher: Path) -> None:
     """Makes what lies in `tree` run once it has been renamed to `root`."""
     # Debian's pyconfig.h includes <TRIPLET/python3.X/pyconfig.h>, which needs another -I.
     header = only(tree, f"usr/include/*-linux-gnu/{request.python}/pyconfig.h")
     shutil.copy(header, tree / "usr/include" / request.python)
     # Here sysconfig reads where the headers (INCLUDEPY) and pip (WHEEL_PKG_DIR) are.
-    settings = only(tree, f"usr/lib/{request.python}/_sysconfigdata__linux_*.py")
+    flags = "d" * request.pydebug
+    settings = only(tree, f"usr/lib/{request.package}/_sysconfigdata_{flags}_linux_*.py")
     text = settings.read_text()
     settings.write_text(re.sub("'/usr/(?=include|lib|share)", f"'{root}/usr/", text))
     # RPATH, not RUNPATH: it holds for what extension modules need, too (ld.so(8)).
-    loader = root / only(tree, "usr/lib/*-linux-gnu/ld-linux-*.so.*").relative_to(tree)
+    loader = root / only(tree, LOADER).relative_to(tree)
     rpath = ("--force-rpath", "--set-rpath", loader.parent)
     program = tree / "usr/bin" / request.python
     run(patcher, "--set-interpreter", loader, *rpath, program)
@@ -270,7 +311,9 @@ def relocate(tree: Path, root: Path, request: Request, patcher: Path) -> None:
 
 def fill(root: Path, request: Request, cache: Path) -> None:
     """Fetches and unpacks what `request` asks for, so that it runs in `root`."""
-    parts = {f"lib{request.python}-dev": "./usr/include", f"{request.python}-dbg": "./usr/lib/debug"}
+    parts: dict[str, str] = {} if request.embedded else {f"lib{request.package}-dev": "./usr/include"}
+    if not request.pydebug and not request.embedded:
+        parts[f"{request.package}-dbg"] = "./usr/lib/debug"
     patcher = patchelf(cache / "patchelf")
     with scratch(cache / "making") as making:
         tree, packages, apt = making / "tree", making / "packages", making / "apt"
@@ -280,7 +323,10 @@ def fill(root: Path, request: Request, cache: Path) -> None:
         say(f"unpacking into {root}")
         for package in sorted(packages.glob("*.deb")):
             unpack(package, tree, parts.get(package.name.split("_")[0], "."))
-        relocate(tree, root, request, patcher)
+        if request.embedded:
+            embed(tree, root, request)
+        else:
+            relocate(tree, root, request, patcher)
         root.parent.mkdir(parents=True, exist_ok=True)
         if root.exists():  # aside first: what runs there finds the new one at once
             root.rename(making / "old")
@@ -343,11 +389,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     flags = {
         "--debug-symbols": "one whose lines GDB knows",
         "--testsuite": "one with CPython's own tests",
+        "--pydebug": "one configured --with-pydebug",
         "--refresh": "fetch Debian's newest, even if there is one",
         "--json": "print all that is known of it, not only its path",
     }
     parser.add_argument("version", type=version, help="such as 3.14")
     parser.add_argument("--arch", default=platform.machine(), help="such as arm64")
+    parser.add_argument(
+        "--embedded", choices=("shared", "static"), help="a program that embeds it, by such a libpython"
+    )
     for flag, purpose in flags.items():
         parser.add_argument(flag, action="store_true", help=purpose)
     options = parser.parse_args(arguments)
@@ -358,7 +408,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     given = parse(arguments)
-    request = Request(given.version, DEBIAN_NAMES[given.arch], given.debug_symbols, given.testsuite)
+    request = Request(
+        given.version,
+        DEBIAN_NAMES[given.arch],
+        given.debug_symbols,
+        given.testsuite,
+        given.pydebug,
+        given.embedded or "",
+    )
     try:
         found = find(request, given.refresh)
     except CannotError as error:

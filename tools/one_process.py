@@ -39,7 +39,6 @@ TOOLS = Path(__file__).parent
 PROGRAM = TOOLS / "stuck.py"
 INNERMOST = "weigh"
 """The function of PROGRAM that calls read()."""
-VERSIONS = ("3.14", "3.15")
 INPUT = 400_000
 """Bytes that PROGRAM reads until it is stuck: it is compiled by then."""
 REST = 100

@@ -29,10 +29,10 @@ from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
 from browser import NoBrowserError, Page, address, page
+from jitunwind.jits.cpython.versions import NAMES as VERSIONS
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs/screens"
-VERSIONS = ("3.14", "3.15")
 WIDTHS = (60, 80, 140)
 MOST_LINES = 38
 PATIENCE = 120

@@ -48,13 +48,9 @@ class UnreadableMemory(JitunwindError):
 class NotPython(JitunwindError):
     """The process is not a CPython that can be understood."""
 
-    hint = "name a process of CPython 3.14 or 3.15, on x86_64 or AArch64"
-
 
 class UnsupportedVersion(JitunwindError):
     """A CPython whose internals are not known here."""
-
-    hint = "jitunwind knows the JIT of CPython 3.14 and 3.15; bt shows the native frames of any process"
 
 
 class CorruptState(JitunwindError):
@@ -152,6 +148,12 @@ class NoEmulator(JitunwindError):
     """The emulator is not installed."""
 
     hint = "pip install 'unicorn>=2.1,<3', for the Python that jitunwind runs in"
+
+
+class NoLineReader(JitunwindError):
+    """The package that reads lines from DWARF is not installed."""
+
+    hint = "pip install 'symbolic>=13,<14', for the Python that jitunwind runs in"
 
 
 class NoReader(JitunwindError):

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 WORD = 8
 _MASK = (1 << 64) - 1
-_SIGNATURE = _MASK & ~((1 << 48) - 1)
 
 
 class CfaRule(NamedTuple):
@@ -159,12 +158,17 @@ def cfa_of(row: Row, registers: Mapping[int, int]) -> int:
 
 
 def evaluate(
-    row: Row, registers: Mapping[int, int], read_word: Callable[[int], int], stack_pointer: int
+    row: Row,
+    registers: Mapping[int, int],
+    read_word: Callable[[int], int],
+    stack_pointer: int,
+    without_signature: Callable[[int], int] | None = None,
 ) -> dict[int, int]:
     """The caller's registers by `row`, at the state `registers` (register number to 64-bit value).
 
-    Undefined registers are left out; `stack_pointer` (its register number) is the CFA. A signed return address
-    comes without its signature. What `read_word` raises for memory that cannot be read passes through.
+    Undefined registers are left out; `stack_pointer` (its register number) is the CFA. `without_signature`
+    (`Architecture.without_signature`) takes the signature off a signed return address; ValueError for one where it is
+    not given. What `read_word` raises for memory that cannot be read passes through.
     """
     cfa = cfa_of(row, registers)
     caller = {stack_pointer: cfa}
@@ -177,11 +181,9 @@ def evaluate(
         elif isinstance(rule, InRegister) and rule.register in registers:
             caller[register] = registers[rule.register]
     if row.signed is not None and row.signed.register in caller:
+        if without_signature is None:
+            raise ValueError(
+                "the return address is signed, and nothing is given that takes the signature off"
+            )
         caller[row.signed.register] = without_signature(caller[row.signed.register])
     return caller
-
-
-def without_signature(address: int) -> int:
-    """A code address without its pointer authentication code: bit 55 says in which half of the address space it
-    is (Arm ARM, section D8.10.1), and Linux gives programs 48 bits unless they ask for more."""
-    return address | _SIGNATURE if address >> 55 & 1 else address & ~_SIGNATURE

@@ -1,4 +1,4 @@
-/* The ring of events and the attendant, from within: each case is a function, run by its name.
+/* The ring of events and the worker, from within: each case is a function, run by its name.
 
    Includes events.c itself: what another thread was in the middle of when a process forked can only be made up from
    inside. */
@@ -28,7 +28,7 @@ static void wait_for_call(void)
     struct timespec until;
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_sec += 30;
-    CHECK(sem_timedwait(&called, &until) == 0, "the attendant was not called");
+    CHECK(sem_timedwait(&called, &until) == 0, "the worker was not called");
 }
 
 static void answer(void *unused)
@@ -149,11 +149,11 @@ static void torn_take(void)
     in_child(take_what_is_left);
 }
 
-/* `resume` with something to do calls the attendant, although no event has come. */
+/* `resume` with something to do calls the worker, although no event has come. */
 static void resume_now(void)
 {
     jitunwind_pause();
-    jitunwind_attend(answer, NULL);
+    jitunwind_set_worker(answer, NULL);
     jitunwind_resume(1);
     wait_for_call();
     jitunwind_pause();
@@ -175,7 +175,7 @@ static void *pause_and_resume(void *unused)
 static void pauses_overlap(void)
 {
     pthread_t threads[WRITERS];
-    jitunwind_attend(answer, NULL);
+    jitunwind_set_worker(answer, NULL);
     for (unsigned i = 0; i < WRITERS; i++)
         pthread_create(&threads[i], NULL, pause_and_resume, NULL);
     for (unsigned i = 0; i < WRITERS; i++)
@@ -204,7 +204,7 @@ static void go_on_in_child(void)
 /* The child of one of two threads that have paused. */
 static void fork_while_two_pause(void)
 {
-    jitunwind_attend(answer, NULL);
+    jitunwind_set_worker(answer, NULL);
     jitunwind_pause();
     jitunwind_pause();
     in_child(go_on_in_child);
@@ -214,7 +214,7 @@ static void fork_while_two_pause(void)
 static void errno_stays(void)
 {
     char *page = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    jitunwind_attend(answer, NULL);
+    jitunwind_set_worker(answer, NULL);
     errno = 77;
     CHECK(events_mprotect(page, PAGE, PROT_READ | PROT_EXEC) == 0 && errno == 77, "mprotect: %d", errno);
     CHECK(events_munmap(page, PAGE) == 0 && errno == 77, "munmap: %d", errno);
@@ -227,7 +227,7 @@ static void errno_stays(void)
 static void ends_by_itself(void)
 {
     char *page = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    jitunwind_attend(answer, NULL);
+    jitunwind_set_worker(answer, NULL);
     events_mprotect(page, PAGE, PROT_READ | PROT_EXEC);
     wait_for_call();
     wait_to_be_alone();

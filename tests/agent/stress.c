@@ -1,7 +1,7 @@
 /* Threads that publish and withdraw regions of all kinds while processes are forked: `stress PUBLISHES CYCLES [LIBRARY]`.
 
    Each thread has code of its own, in slots, and knows of each slot what is published of it; so does the child of a
-   fork, which walks the debuggers' list and reads every symbol file. Of the code of the hooks, which an attendant
+   fork, which walks the debuggers' list and reads every symbol file. Of the code of the hooks, which a worker
    publishes, it only knows that the files have to be whole. After each cycle all has to be as it was before; with LIBRARY, libunwind's,
    all but the memory: what libunwind was given is kept for some time. */
 
@@ -151,7 +151,7 @@ static unsigned random_below(unsigned *state, unsigned bound)
 static unsigned char *own_frames(uint64_t start, size_t *size)
 {
     struct jitunwind_region region = {.start = start, .size = SLOT_SIZE, .rows = rows, .row_count = ROWS};
-    unsigned char *frames = frames_of(&region, size);
+    unsigned char *frames = cfi_of_rows(&region, size);
     CHECK(frames);
     return frames;
 }
@@ -263,12 +263,12 @@ static void withdraw_some(struct worker *worker, unsigned wanted)
     worker->live -= count;
 }
 
-/* The attendant publishes what the hooks tell of. */
+/* The worker publishes what the hooks tell of. */
 static pthread_mutex_t round_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t round_done = PTHREAD_COND_INITIALIZER;
 static _Atomic unsigned hooked, unhooked;
 
-static void attend(void *unused)
+static void run_worker(void *unused)
 {
     (void)unused;
     enum { MOST = 256 };
@@ -296,7 +296,7 @@ static void attend(void *unused)
     pthread_mutex_unlock(&round_lock);
 }
 
-/* Code that comes and goes as a JIT's does, and is published by the attendant meanwhile. */
+/* Code that comes and goes as a JIT's does, and is published by the worker meanwhile. */
 static void use_hooks(void)
 {
     unsigned char *pages[HOOKED_AT_ONCE];
@@ -475,7 +475,7 @@ static void look(void)
     check_list();
 }
 
-/* The child goes on: it publishes, withdraws what its parent has published, and has an attendant of its own. */
+/* The child goes on: it publishes, withdraws what its parent has published, and has a worker of its own. */
 static void go_on(void)
 {
     struct worker worker = {.random = (unsigned)getpid()};
@@ -528,7 +528,7 @@ static size_t allocated(void)
 
 static void *libunwind;
 
-static void wait_for_attendant(void)
+static void wait_for_worker(void)
 {
     pthread_mutex_lock(&round_lock);
     while (atomic_load(&unhooked) != atomic_load(&hooked))
@@ -548,7 +548,7 @@ static void one_cycle(unsigned number)
         fork_once(look, forks & 1);
     }
     pthread_barrier_wait(&barrier);
-    wait_for_attendant();
+    wait_for_worker();
     jitunwind_pause();
     CHECK(!__jit_debug_descriptor.first);
     jitunwind_statistics(&statistics);
@@ -591,7 +591,7 @@ int main(int count, char **arguments)
         make_executable(blocks[i]);
     }
     warm_up();
-    jitunwind_attend(attend, NULL);
+    jitunwind_set_worker(run_worker, NULL);
     for (uintptr_t i = 0; i < THREADS; i++)
         pthread_create(&threads[i], NULL, run, (void *)i);
     jitunwind_pause();

@@ -43,8 +43,8 @@ CASES = (
 
 @pytest.mark.parametrize("flags", [(), ADDRESS, THREAD], ids=["plain", "address", "thread"])
 def test_publishing_from_many_threads_with_forks_in_between(tmp_path: Path, flags: tuple[str, ...]) -> None:
-    """GIVEN 8 threads that publish and withdraw 20,000 regions (100,000 without sanitizers), hooks that tell an
-    attendant of code, and forks in between, THEN each is found by libgcc right after it was published and not right
+    """GIVEN 8 threads that publish and withdraw 20,000 regions (100,000 without sanitizers), hooks that tell a
+    worker of code, and forks in between, THEN each is found by libgcc right after it was published and not right
     after it was withdrawn; each child has a list of whole files with just the regions that are published; and after
     each cycle nothing is left, and no more memory is held than after the first."""
     program = harness("stress.c", tmp_path, flags)
@@ -54,6 +54,7 @@ def test_publishing_from_many_threads_with_forks_in_between(tmp_path: Path, flag
     assert len(cycles) == CYCLES
 
 
+@pytest.mark.aarch64
 def test_the_same_on_aarch64(tmp_path: Path) -> None:
     """By the emulator fewer, and there its children start no threads."""
     machine = ARM.needed()
@@ -80,11 +81,23 @@ def test_all_or_none_where_memory_runs_out(tmp_path: Path) -> None:
     run(program, environment=OPTIONS, timeout=PATIENCE)
 
 
+@pytest.mark.aarch64
 def test_memory_that_runs_out_on_aarch64(tmp_path: Path) -> None:
     machine = ARM.needed()
     wrapped = ("-Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc",)
     program = harness("shortage.c", tmp_path, wrapped, machine=machine)
     run(program, environment=OPTIONS, timeout=PATIENCE, machine=machine)
+
+
+def test_what_any_consumer_may_rely_on(tmp_path: Path) -> None:
+    """GIVEN consumers of our own: one that cannot take back, and fails at each place; and one that joins late."""
+    program = harness(
+        "consumers.c",
+        tmp_path,
+        ADDRESS,
+        without=("imports.c", "module.c", "consumers.c", "symbol_files.c", "llvm.c"),
+    )
+    run(program, environment=OPTIONS, timeout=PATIENCE)
 
 
 def test_a_handler_that_walks_may_interrupt_publishing(tmp_path: Path) -> None:
@@ -104,6 +117,7 @@ def test_events(ring: Path, case: str) -> None:
     run(ring, case, environment=OPTIONS, timeout=PATIENCE)
 
 
+@pytest.mark.aarch64
 def test_events_on_aarch64(tmp_path: Path) -> None:
     machine = ARM.needed()
     program = harness("ring.c", tmp_path, without=("imports.c", "module.c", "events.c"), machine=machine)

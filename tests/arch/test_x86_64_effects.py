@@ -28,11 +28,11 @@ STRETCHES, LENGTH = 60, 3000
 
 def decoded(code: bytes) -> Decoded:
     """By the sweep in C, and by that in Python, which are the same; either may be the first to meet a form."""
-    ways = [effects._sweep, sweep]
+    sweeps = [effects._sweep, sweep]
     found = []
-    for way in ways if len(code) % 2 else reversed(ways):
+    for each in sweeps if len(code) % 2 else reversed(sweeps):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(effects, "sweep", way)
+            patch.setattr(effects, "sweep", each)
             found.append(decode(code, 0, FOLLOWED))
     assert found[0] == found[1]
     assert all(type(step) is Step for each in found for step in each.steps)

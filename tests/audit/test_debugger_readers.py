@@ -77,6 +77,7 @@ def test_what_is_recovered_is_exact_as_the_reader_executes_it(python: Interprete
     assert tables[f"recovered/{name}"]["exact"] == steps
 
 
+@pytest.mark.aarch64
 @pytest.mark.parametrize("version", VERSIONS)
 def test_both_read_aarch64(version: str) -> None:
     python = interpreter(version, EMULATED.needed("gdb"))

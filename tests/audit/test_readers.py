@@ -65,7 +65,7 @@ def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The helper program, watched by AddressSanitizer and UndefinedBehaviorSanitizer."""
     program = tmp_path_factory.mktemp("readers") / "unwinders"
     source = Path(inprocess.PROGRAM).with_suffix(".c")
-    others = [source.parents[2] / "agent" / name for name in ("frames.c", "cies.c")]
+    others = [source.parents[2] / "agent" / name for name in ("libgcc.c", "libunwind.c", "unwinding.c")]
     flags = ["-pie", "-fPIC", "-O1", "-g", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-pthread"]
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     command = ["gcc", *flags, *sanitizers, "-o", program, source, *others, "-ldl"]

@@ -11,6 +11,7 @@ from jitunwind.check.reserved import Stencils, violations
 from jitunwind.check.rounds import in_turn, judge_all
 from jitunwind.errors import JitunwindError
 from tests.support.compiled import compiled, needs_gcc
+from tests.support.files import write_anew
 
 pytestmark = needs_gcc
 
@@ -119,7 +120,7 @@ def test_damaged_files_are_judged_or_refused(tmp_path: Path) -> None:
             damaged[at : at + 4] = dice.choice(
                 (b"\xff\xff\xff\xff", b"\0\0\0\x7f", bytes(4), dice.randbytes(4))
             )
-        (tmp_path / "b.o").write_bytes(damaged)
+        write_anew(tmp_path / "b.o", damaged)
         for kind in (Program, Stencils):
             try:
                 program = kind(tmp_path / "b.o")

@@ -1,5 +1,6 @@
 """What `jitunwind bt` cannot use: each a message of two lines, exit status 2, and nothing harmed."""
 
+import gzip
 import os
 import re
 import shutil
@@ -15,8 +16,10 @@ import pytest
 
 from jitunwind.cli.verb import Verb, target_argument
 from jitunwind.errors import NoSuchProcess
+from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.executors import interpreters
-from jitunwind.jits.cpython.layout import Layout, read_layout
+from jitunwind.jits.cpython.layout import Layout
+from jitunwind.memory.core import mapped_files
 from jitunwind.memory.live import LARGEST_PID
 from jitunwind.memory.process import LiveProcess
 from tests.support.processes import (
@@ -38,6 +41,11 @@ PATIENT = 60.0
 """Seconds after which a `bt` counts as one that hangs."""
 GDB = shutil.which("gdb")
 NOBODY = 65534
+
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.one_version("what is refused, and in which words, does not depend on the version"),
+]
 needs_gdb = pytest.mark.skipif(GDB is None, reason="no gdb")
 
 
@@ -160,7 +168,7 @@ def waits(python: str, jit: str | None) -> Program:
     return Program([python, "-c", "import sys; sys.stdin.read()"], jit=jit)
 
 
-@pytest.mark.parametrize(("version", "jit"), [("3.14", None), ("3.15", None), ("3.15", "0")])
+@pytest.mark.parametrize(("version", "jit"), [(version, jit) for version in VERSIONS for jit in (None, "0")])
 def test_a_python_with_its_jit_off(version: str, jit: str | None) -> None:
     with waits(interpreter(version), jit) as off:
         off.settle()
@@ -406,6 +414,48 @@ def test_another_program_than_the_cores(core: Path) -> None:
     what, hint = refused(jitunwind("bt", core, "--exe", shutil.which("cat")))
     assert what.endswith(f"was left by {interpreter('3.14')}, not by this {shutil.which('cat')}")
     assert "--exe" in hint
+
+
+def hollow(core: Path, folder: Path) -> Path:
+    """As the kernel writes it with coredump_filter 0: the segments are there, and nothing of them is stored."""
+    data = core.read_bytes()
+    (start,), (count,) = struct.unpack_from("<Q", data, 32), struct.unpack_from("<H", data, 56)
+    loads = (at for at in range(start, start + 56 * count, 56) if data[at] == 1)
+    return copy_of(core, folder, {at + 32: bytes(8) for at in loads})  # p_filesz
+
+
+def test_a_core_without_memory(core: Path, tmp_path: Path) -> None:
+    empty = hollow(core, tmp_path)
+    done = jitunwind("bt", empty)
+    assert "the core holds none of the process's own memory: its coredump_filter" in warned(done)
+    assert "JIT is off" not in done.stdout + done.stderr
+    for arguments in (["explain", empty], ["dump", empty, "-o", tmp_path / "dump"]):
+        what, hint = refused(jitunwind(*arguments))
+        assert what.startswith(f"error: {empty} holds none of the process's own memory")
+        assert "coredump_filter" in hint
+
+
+def test_a_core_whose_library_has_gone(core: Path, tmp_path: Path) -> None:
+    libm = next(file.path for file in mapped_files(core, None) if "/libm.so" in file.path)
+    moved = tmp_path / "moved"
+    moved.write_bytes(core.read_bytes().replace(libm.encode(), libm.encode()[:-1] + b"X"))
+    assert re.search(rf"warning: {libm[:-1]}X \(build-id [0-9a-f]+\) ", jitunwind("bt", moved).stderr)
+
+
+def test_compressed_cores_are_like_plain_ones(core: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "core.python3.14.gz"
+    packed.write_bytes(gzip.compress(core.read_bytes(), 1))
+    for arguments in (["bt"], ["explain"], ["audit", "--static"]):
+        plain, done = jitunwind(*arguments, core), jitunwind(*arguments, packed)
+        assert (done.returncode, done.stderr) == (plain.returncode, plain.stderr)
+        assert "jitunwind-" not in done.stdout
+        assert done.stdout.count("\n") == plain.stdout.count("\n")
+    packed.write_bytes(packed.read_bytes()[:-9])
+    (what, *_) = refused(jitunwind("bt", packed))
+    assert what == f"error: {packed} cannot be unpacked: it is cut short"
+    packed.write_bytes(gzip.compress(core.read_bytes()[:1_000_000], 1))
+    (what, *_) = refused(jitunwind("bt", packed))
+    assert what.startswith(f"error: {packed} is cut short: ")
 
 
 # --- a process that goes away

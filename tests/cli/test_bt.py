@@ -460,6 +460,8 @@ def test_a_computing_thread_is_active_and_holds_the_gil(version: str) -> None:
     assert f'\nThread {hot.pid} (active, holds the GIL): "python{version}"\n' in text, text
 
 
+@pytest.mark.live
+@pytest.mark.one_version("a C function's lines do not depend on the version")
 def test_lines_of_c_functions_when_asked_for(cold: Program) -> None:
     text = jitunwind("bt", "--c-lines", cold.pid).stdout
 
@@ -476,6 +478,8 @@ def cold() -> Iterator[Program]:
         yield program
 
 
+@pytest.mark.live
+@pytest.mark.one_version("colours do not depend on the version")
 @pytest.mark.parametrize(
     ("options", "environment", "coloured"),
     [

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from jitunwind.jits.cpython.layout import read_layout
+from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.regions import Regions
 from jitunwind.memory.process import LiveProcess
 from tests.support.live import REPOSITORY

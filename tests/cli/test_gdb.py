@@ -35,7 +35,7 @@ SYSTEM = shutil.which("gdb")
 pytestmark = pytest.mark.skipif(SYSTEM is None, reason="no gdb")
 
 
-@pytest.fixture(scope="module", params=["3.14-system", "3.15-system", "3.15-newest"])
+@pytest.fixture(scope="module", params=["3.14-system", "3.14-newest", "3.15-system", "3.15-newest"])
 def pair(request: pytest.FixtureRequest) -> tuple[str, str]:
     """A version of CPython, and a GDB."""
     version, _, gdb = request.param.partition("-")
@@ -268,6 +268,8 @@ def test_a_script_file(loop: Program, gdb_path: str, tmp_path: Path) -> None:
     assert loop.goes_on()
 
 
+@pytest.mark.live
+@pytest.mark.one_version("arguments are handed on in the same way to each")
 def test_a_program_and_its_arguments() -> None:
     python = interpreter("3.14")
     arguments = ["--args", python, "-c", "import sys; print(sys.argv)", "-batch", "--help"]

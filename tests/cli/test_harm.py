@@ -36,9 +36,14 @@ from tests.support.processes import (
 
 GDB = shutil.which("gdb")
 INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
-MOMENTS = 100 if THOROUGH else 30
+MOMENTS = 100 if THOROUGH else 18
 _SIGSTOP = 1 << signal.SIGSTOP - 1
 ATTACHING = {"bt": ["bt"], "gdb": ["gdb", "-nx", "-batch", "-p"], "gdb-ex": ["gdb", "-nx", "-batch", "-ex"]}
+
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.one_version("how a process is stopped and let go does not depend on the version"),
+]
 
 
 def looking(verb: str, pid: int) -> list[str]:
@@ -392,6 +397,7 @@ def has_mark(mark: str) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stands", [False, True], ids=["runs", "stopped-before"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_interrupted_at_any_moment(version: str, stands: bool) -> None:
@@ -402,16 +408,16 @@ def test_interrupted_at_any_moment(version: str, stands: bool) -> None:
         assert jitunwind("bt", program.pid).stdout
         longest = time.monotonic() - begin
         hit = 0
-        for turn in range(MOMENTS // 3 if stands else MOMENTS):
+        for moment in range(MOMENTS // 3 if stands else MOMENTS):
             if stands:
                 program.kill(signal.SIGSTOP)
                 wait_until(lambda: status(program.pid)["State"][0] == "T", "the stop")
-            hit += interrupted(program.pid, INTERRUPTIONS[turn % 3], moments.uniform(0, longest))
+            hit += interrupted(program.pid, INTERRUPTIONS[moment % 3], moments.uniform(0, longest))
             if stands:
                 wait_until(
-                    lambda: is_stopped_and_untraced(program.pid), f"the stop after interruption {turn}"
+                    lambda: is_stopped_and_untraced(program.pid), f"the stop after interruption {moment}"
                 )
                 program.kill(signal.SIGCONT)
-            assert is_let_alone(program.pid), (turn, status(program.pid))
-            assert program.goes_on(), turn
+            assert is_let_alone(program.pid), (moment, status(program.pid))
+            assert program.goes_on(), moment
         assert hit

@@ -66,6 +66,8 @@ OUTPUTS = (
 )
 """Commands that write to FILE."""
 
+pytestmark = [pytest.mark.live, pytest.mark.one_version("where output goes does not depend on the version")]
+
 
 def to(arguments: tuple[str, ...], file: object) -> list[str]:
     return [str(file) if each == "FILE" else each for each in arguments]

@@ -219,6 +219,8 @@ def bin_folder(tmp_path: Path) -> Path:
 PRINT = "import sys; print(sys.version_info[1])"
 
 
+@pytest.mark.live
+@pytest.mark.one_version("it chooses among both")
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="this Python may have a JIT")
 def test_run_finds_a_python_with_a_jit(bin_folder: Path, tmp_path: Path) -> None:
     with Forked(tmp_path, plain_environment() | {"PATH": str(bin_folder)}) as forked:

@@ -12,6 +12,7 @@ from jitunwind.check.rounds import in_turn, judge_all
 from jitunwind.elf.inspect import ElfFile
 from jitunwind.errors import NotElf
 from tests.support.compiled import compiled, needs_gcc
+from tests.support.files import write_anew
 
 SOURCE = r"""
 extern void abort(void) __attribute__((noreturn));
@@ -121,10 +122,10 @@ def test_an_object_agrees_with_what_it_is_linked_to(tmp_path: Path) -> None:
 def test_files_cut_short_or_damaged_are_refused_by_name(tmp_path: Path) -> None:
     whole = compiled(tmp_path / "a.o", SOURCE).read_bytes()
     for size in (3, 20, 64, len(whole) // 2, len(whole) - 1):
-        (tmp_path / "b.o").write_bytes(whole[:size])
+        write_anew(tmp_path / "b.o", whole[:size])
         with pytest.raises(NotElf, match=r"b\.o"):
             ElfFile(tmp_path / "b.o")
     for at in range(0, len(whole), 7):
-        (tmp_path / "b.o").write_bytes(whole[:at] + b"\xff\xff\xff\xff" + whole[at + 4 :])
+        write_anew(tmp_path / "b.o", whole[:at] + b"\xff\xff\xff\xff" + whole[at + 4 :])
         with contextlib.suppress(NotElf):
             ElfFile(tmp_path / "b.o")

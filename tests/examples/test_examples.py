@@ -128,7 +128,10 @@ def program(machine: Machine, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.live
+@pytest.mark.one_version("what a program publishes of its own code does not depend on the version")
 class TestPython:
+    @pytest.mark.slow
     def test_values(self, machine: Machine) -> None:
         example = [*python(machine), EXAMPLES / "jit.py"]
         assert output(*example, "3 * (x - 1) + x", 14, machine=machine) == "53\n"

@@ -10,10 +10,12 @@ from jitunwind.explain.model import Explained, Explainer, summary_of
 from jitunwind.explain.sources import Sources
 from jitunwind.explain.subjects import OfProcess
 from jitunwind.explain.text import region_lines
-from jitunwind.jits.cpython.layout import read_layout
+from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.known import Jits
 from jitunwind.tables.sources import Published
 from tests.support.processes import PROGRAMS, VERSIONS, WritableProcess, run
+
+pytestmark = pytest.mark.live
 
 
 @pytest.fixture(params=VERSIONS)

@@ -17,6 +17,7 @@ from jitunwind.jits.cpython.stencils.x86_64 import SHIM
 from jitunwind.jits.dump import Dump, load, save
 from jitunwind.region import Region, RegionKind
 from tests.support.codes import cpython_code
+from tests.support.files import write_anew
 
 RET = b"\x90" * 100 + b"\xc3"
 OWN_SHIM = SHIM + b"\xe8\x01\x00\x00\x00\xc3"  # push …; call +1; ret
@@ -73,7 +74,7 @@ def test_objdump_reads_it(tmp_path: Path) -> None:
 def test_every_shorter_file_is_refused(dump: Dump, tmp_path: Path) -> None:
     data, cut = save(dump), tmp_path / "cut"
     for size in range(len(data)):
-        cut.write_bytes(data[:size])
+        write_anew(cut, data[:size])
         with pytest.raises(BadDump):
             load(cut)
 
@@ -87,7 +88,7 @@ def test_damaged_bytes_raise_nothing_else(dump: Dump, tmp_path: Path) -> None:
         for _ in range(chance.randint(1, 4)):
             at = chance.choice(headers) if chance.random() < 0.7 else chance.randrange(len(spoiled))
             spoiled[at] = chance.choice([0, 0x7F, 0x80, 0xFF, chance.randrange(256)])
-        damaged.write_bytes(spoiled)
+        write_anew(damaged, spoiled)
         with suppress(BadDump):
             load(damaged)
 

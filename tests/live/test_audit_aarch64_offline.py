@@ -17,6 +17,8 @@ FUNCTIONS = {"3.14": (2, 30), "3.15": (4, 40)}
 """Functions of the varied program, and statements of each: docs/audit.md has more of them."""
 LEAST = 5_000
 
+pytestmark = [pytest.mark.live, pytest.mark.aarch64]
+
 
 @pytest.fixture(scope="module", params=VERSIONS)
 def dump(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -43,6 +45,7 @@ def dump(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return path
 
 
+@pytest.mark.slow
 def test_every_path_is_exact(dump: Path) -> None:
     report = audit("--emulate", dump)
     recovered, published = report["tables"]["recovered"], report["tables"]["published"]

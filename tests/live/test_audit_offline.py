@@ -34,6 +34,7 @@ from jitunwind.memory.targets import target_of
 from jitunwind.recover.instructions import Instructions
 from jitunwind.tables.sources import Recovered, from_dump, gate_table_in
 from tests.live.test_audit import of_program
+from tests.support.files import write_anew
 from tests.support.live import Interpreter, running
 from tests.support.mutations import STACK, judged
 from tests.support.processes import jitunwind, status
@@ -199,7 +200,7 @@ def test_a_damaged_dump_does_no_harm(subject: Subject, tmp_path: Path) -> None:
         spoiled = bytearray(data)
         for _ in range(10):
             spoiled[chance.randrange(64, len(data))] = chance.randrange(256)
-        damaged.write_bytes(spoiled)
+        write_anew(damaged, spoiled)
         with suppress(JitunwindError):
             dump = load(damaged)
             tables = [Recovered(X86_64, decode), from_dump(X86_64, dump)]

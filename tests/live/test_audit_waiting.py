@@ -73,6 +73,8 @@ def test_it_ends_when_its_time_is_up(stays: Program) -> None:
     assert stays.process.poll() is None
 
 
+@pytest.mark.live
+@pytest.mark.one_version("the time does not depend on the version")
 def test_what_was_judged_when_its_time_is_up_is_reported() -> None:
     with running(live.interpreter("3.15"), "loops") as started:
         done = jitunwind("audit", "--timeout", 3, "--table", "recovered", started.pid)
@@ -105,12 +107,16 @@ def test_a_process_whose_jit_is_off(off: Program) -> None:
         refused(done, f"process {off.pid} has no JIT code, and will have none: its JIT is off")
 
 
+@pytest.mark.live
+@pytest.mark.one_version("test_a_process_whose_jit_is_off has both")
 def test_a_command_whose_jit_is_off_is_refused_while_it_runs() -> None:
     done = jitunwind("audit", "--", interpreter("3.15"), "-c", LONG, environment={"PYTHON_JIT": "0"})
     refused(done, f"{interpreter('3.15')} -c {LONG}: no instruction of JIT code was judged in ")
     assert "its JIT is off" in done.stderr
 
 
+@pytest.mark.live
+@pytest.mark.one_version("how slowly one starts does not depend on the version")
 def test_a_python_that_starts_slowly_is_not_taken_for_one_without_a_jit(tmp_path: Path) -> None:
     """A shell, and the Python that it becomes, which reads PYTHON_JIT once it has imported `sitecustomize`."""
     (tmp_path / "sitecustomize.py").write_text(f"import time; time.sleep({WAIT_SECONDS + 0.5})")

@@ -39,6 +39,8 @@ def test_each_reader_finds_the_rows_of_every_region(
         assert not differences(witness, path, tables)
 
 
+@pytest.mark.live
+@pytest.mark.one_version("3.15 publishes the chain itself")
 def test_plain_gdb_unwinds_by_such_a_file(tmp_path: Path) -> None:
     """GIVEN 3.14, which publishes nothing, WHEN GDB stops inside a body, THEN it needs the file to get out."""
     python = interpreter("3.14")

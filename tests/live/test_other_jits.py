@@ -23,10 +23,10 @@ from tests.support.live import (
     Program,
     frames_in,
     gdb_command,
+    numba_for,
     problems,
     run_gdb,
     running,
-    wheels,
 )
 from tests.support.machines import HERE
 
@@ -107,7 +107,7 @@ def test_beside_cpythons_jit_no_frame_has_another_ones_name(
     """CPython's executors say themselves where their code ends: only there, names are theirs."""
     settings = {"PYTHONPATH": str(PROGRAMS)}
     if program == "numba_calls":
-        settings["PYTHONPATH"] += f":{wheels(python.minor, 'numba')}"
+        settings["PYTHONPATH"] += f":{numba_for(python.minor)}"
     with running(python, program, settings=settings) as started:
         stacks = interrupted(python, started, tmp_path)
         executors = executors_of(started.pid)

@@ -19,6 +19,7 @@ import pytest
 from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.memory.process import LiveProcess
 from jitunwind.tables.sources import Published, decoded
+from tests.support import THOROUGH
 from tests.support.agent import packages
 from tests.support.live import (
     EVERYWHERE,
@@ -29,6 +30,7 @@ from tests.support.live import (
     Frame,
     Interpreter,
     frames_in,
+    function_names,
     gdb_command,
     interpreter,
     newest_gdb,
@@ -40,6 +42,8 @@ from tests.support.stub import waiting_for_gdb
 
 COURSES = PROGRAMS / "publishing.py"
 RUN = (sys.executable, "-m", "jitunwind", "run", "--python")
+SHORT_RUNS = 5 if THOROUGH else 2
+"""Of the program of a second."""
 
 
 @contextmanager
@@ -157,6 +161,7 @@ def test_flushes_end_in_time_and_say_what_they_left(python: Interpreter) -> None
     assert told["end"] < SLACK
 
 
+@pytest.mark.slow
 def test_flushes_end_where_other_threads_make_code_for_ever(python: Interpreter) -> None:
     told = course(python, "endless")
     for left, seconds in told["flushes"]:
@@ -191,6 +196,7 @@ def test_nothing_is_a_problem_only_where_all_code_is_described(python: Interpret
     assert found["fails"] == [{"ValueError: cannot be described": 1}]
 
 
+@pytest.mark.slow
 def test_a_program_of_a_second_is_described_before_its_last_third(
     python: Interpreter, tmp_path: Path
 ) -> None:
@@ -201,7 +207,7 @@ def test_a_program_of_a_second_is_described_before_its_last_third(
     command = [*RUN, python.python, str(PROGRAMS / "second.py"), str(library)]
     warm = subprocess.run(command, env=python.environment(), capture_output=True, text=True, timeout=PATIENCE)
     assert warm.returncode == 0, warm.stderr  # its imports are compiled now
-    for _ in range(5):
+    for _ in range(SHORT_RUNS):
         done = subprocess.run(
             command, env=python.environment(), capture_output=True, text=True, timeout=PATIENCE
         )
@@ -269,6 +275,8 @@ def whole(stack: str) -> list[Frame]:
     return frames
 
 
+@pytest.mark.slow
+@pytest.mark.aarch64
 @pytest.mark.parametrize("version", VERSIONS)
 def test_plain_gdb_goes_through_the_code_of_aarch64(version: str, tmp_path: Path) -> None:
     """GIVEN a GDB without the plugin, connected from the start, and a stop in C that JIT code has called, THEN the
@@ -289,7 +297,8 @@ def test_plain_gdb_goes_through_the_code_of_aarch64(version: str, tmp_path: Path
     with waiting_for_gdb(ARM, program, python.environment()) as connect:
         pending = ["-ex", "set breakpoint pending on"]
         run = [word for command in commands for word in ("-ex", command)]
-        said = run_gdb(gdb_command(python, *connect, *pending, *run, plugin=False, gdb=gdb))
+        symbols = function_names(python)
+        said = run_gdb(gdb_command(python, *connect, *pending, *run, plugin=False, gdb=gdb, symbols=symbols))
     before, _, rest = said.partition("<line>\n")
     line, _, rest = rest.partition("<outer>\n")
     registers, *steps = rest.partition("<end>\n")[0].split("<step>\n")

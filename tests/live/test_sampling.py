@@ -19,19 +19,17 @@ LEAST, LEAST_IN_JIT_CODE = (10_000, 3_000) if THOROUGH else (300, 50)
 """Samples with each walker, and those of them that are in JIT code."""
 STOPS = 30 if THOROUGH else 20
 """Samples of each program that are compared with what GDB says."""
-MOST_TURNS = 8
-"""Programs are run again until a sample was in JIT code."""
+MOST_RUNS = 8
+"""Of each program, until a sample was in JIT code."""
 EMULATED = Sampling(1000 if THOROUGH else 200, microseconds=4000)
 """Programs are slower under an emulator, and so are walks."""
 
 
-def some(turn: int, turns: int) -> tuple[str, ...]:
-    """The programs; where tests are not thorough, those of one turn: each in one of them."""
-    return PROGRAMS if THOROUGH else PROGRAMS[turn % turns :: turns]
-
-
-def turn_of(python: Interpreter, walker: str) -> int:
-    return WALKERS.index(walker) * len(VERSIONS) + VERSIONS.index(python.minor)
+def programs_of(python: Interpreter, walker: str, parts: int) -> tuple[str, ...]:
+    """The programs; where tests are not thorough, those of one of `parts` parts of them, so that each program is
+    sampled with one of the walkers on one of the versions."""
+    part = WALKERS.index(walker) * len(VERSIONS) + VERSIONS.index(python.minor)
+    return PROGRAMS if THOROUGH else PROGRAMS[part % parts :: parts]
 
 
 @pytest.mark.parametrize(
@@ -43,9 +41,9 @@ def test_every_walk_from_an_interrupted_instruction_ends(
     python: Interpreter, tmp_path: Path, walker: str
 ) -> None:
     all_verdicts = Verdicts()
-    programs = some(turn_of(python, walker), len(VERSIONS) * len(WALKERS))
-    for turn, program in enumerate(programs):
-        how = Sampling(SAMPLES, alternate=bool(turn % 2))
+    programs = programs_of(python, walker, parts=len(VERSIONS) * len(WALKERS))
+    for number, program in enumerate(programs):
+        how = Sampling(SAMPLES, alternate=bool(number % 2))
         verdicts = sampled(python, tmp_path, walker, program, how).judged()
         print(program, verdicts)
         all_verdicts += verdicts
@@ -58,11 +56,11 @@ def test_every_walk_from_an_interrupted_instruction_ends(
 @pytest.mark.parametrize("walker", ["unwind", "libunwind"])
 def test_a_walk_is_what_gdb_says_at_the_same_moment(python: Interpreter, tmp_path: Path, walker: str) -> None:
     compared = inside = 0
-    programs = some(turn_of(python, walker), len(PROGRAMS))
-    for turn, program in enumerate(programs * MOST_TURNS):
-        if turn >= len(programs) and inside:
+    programs = programs_of(python, walker, parts=len(PROGRAMS))
+    for run, program in enumerate(programs * MOST_RUNS):
+        if run >= len(programs) and inside:
             break  # the first samples were not all in C code
-        folder = tmp_path / str(turn)
+        folder = tmp_path / str(run)
         folder.mkdir()
         samples, pairs = held_against_gdb(python, folder, walker, program, Sampling(STOPS))
         for each in pairs:
@@ -94,11 +92,12 @@ def test_walks_through_code_that_nobody_published_do_not_end(
     [case(version, ARM, walker) for version in VERSIONS for walker in ("backtrace", "unwind")],
     indirect=["python"],
 )
+@pytest.mark.slow
 def test_every_walk_on_aarch64_ends(python: Interpreter, tmp_path: Path, walker: str) -> None:
     """Where it is emulated, by qemu-user, signals come between its translated blocks: so a walk begins at the first
     instruction of one, and not at every instruction."""
     all_verdicts = Verdicts()
-    for program in some(turn_of(python, walker), len(PROGRAMS)):
+    for program in programs_of(python, walker, parts=len(PROGRAMS)):
         verdicts = sampled(python, tmp_path, walker, program, EMULATED).judged()
         print(program, verdicts)
         all_verdicts += verdicts

@@ -1,6 +1,6 @@
 """What people do with GDB upon a running or dead CPython: each scenario on real interpreters, both versions.
 
-GDB has the plugin, or it is plain and the process publishes its JIT code itself: `Way`.
+GDB has the plugin, or it is plain and the process publishes its JIT code itself: `Setup`.
 The stacks are judged as text, as a person reads them: `problems` of tests/support/live.py says what a
 complete stack is. What happens inside GDB is told in tests/support/inside.py.
 """
@@ -9,26 +9,27 @@ import json
 import re
 import subprocess
 from collections.abc import Sequence
-from itertools import count
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import HALF, THOROUGH
+from tests.support import THOROUGH
 from tests.support.live import (
     NOTHING,
     PLUGIN,
     PROGRAMS,
+    PUBLISHED_SETUPS,
     REPOSITORY,
     VERSIONS,
     Frame,
     Interpreter,
-    Way,
+    Setup,
     frames_in,
+    function_names,
     gdb_command,
     problems,
-    published_ways,
     run_gdb,
     running,
     starting,
@@ -39,7 +40,7 @@ EXTENSION = REPOSITORY / "tests/support/known_registers.c"
 INTERRUPTED = ("loops", "recursion", "strings", "threads")
 INTERRUPTS = 50 if THOROUGH else 15
 INTERRUPTS_PUBLISHED = 25 if THOROUGH else 8
-"""Of each program and each way: what differs is what GDB is told, not how it looks."""
+"""Of each program and each set-up in which the process publishes itself."""
 STEADY = {"threads": "two_threads"}
 """Where the process publishes, which takes a moment: 3.14 goes on compiling for threads that compete for the GIL."""
 KNOWN = {
@@ -54,24 +55,23 @@ KEPT = ("rbx", "rbp", "r12", "r13", "r14", "r15")
 
 OF_THE_MACHINE = re.compile(r"^warning: Section `\.reg-xstate/\d+' in core file too small\.\n", re.MULTILINE)
 """A warning of GDB's about the processor, which nobody's JIT code is the reason for."""
-_turns = count()
 
 
-def in_ways(*others: Way) -> pytest.MarkDecorator:
-    """Both versions in one of the ways in which the process publishes itself, another one from test to test, and in
-    `others`; by halves, one version so and the other one so."""
-    turn = next(_turns)
-    cases = []
-    for version in VERSIONS:
-        published = published_ways(version, turn)
-        ways = published if HALF and published else [*others, *published]
-        cases += [pytest.param(version, way, id=f"{version}-{way}") for way in ways]
-    return pytest.mark.parametrize(("python", "way"), cases, indirect=["python"])
+def in_setups(*others: Setup, debug_information: bool = False) -> pytest.MarkDecorator:
+    """Each version in each set-up in which the process publishes itself, and in `others`. `debug_information`: GDB has
+    the interpreter's in all of them."""
+    setups = [*others, *PUBLISHED_SETUPS]
+    if debug_information:
+        setups = [replace(setup, debug_information=True) for setup in setups]
+    cases = [
+        pytest.param(version, setup, id=f"{version}-{setup}") for version in VERSIONS for setup in setups
+    ]
+    return pytest.mark.parametrize(("python", "setup"), cases, indirect=["python"])
 
 
 def inside(
     python: Interpreter,
-    way: Way,
+    setup: Setup,
     folder: Path,
     program: str,
     scenario: str,
@@ -84,13 +84,13 @@ def inside(
     output = folder / f"{scenario}.json"
     given = {"scenario": scenario, "output": str(output), **arguments}
     run = ["-ex", f"python import runpy; runpy.run_path({str(INSIDE)!r}, {{'ARGUMENTS': {given!r}}})"]
-    calm = way != NOTHING
-    if way.from_start:
+    calm = setup.plugin or setup.published
+    if setup.from_start:
         command = [*starting(python), *run, "--args", *python.command(program, *told, published=True)]
-        said = run_gdb(gdb_command(python, *command, plugin=False, gdb=way.gdb), cwd=folder)
+        said = run_gdb(setup.command(python, *command), cwd=folder)
     else:
-        with running(python, program, *told, cwd=folder, published=way.published) as started:
-            command = gdb_command(python, "-p", str(started.pid), *run, plugin=way.plugin, gdb=way.gdb)
+        with running(python, program, *told, cwd=folder, published=setup.published) as started:
+            command = setup.command(python, "-p", str(started.pid), *run)
             said = run_gdb(command, check=calm)
     assert output.exists(), f"GDB ended without an answer:\n{said}"
     return json.loads(output.read_text()), said
@@ -105,8 +105,9 @@ def complete(stack: str) -> list[Frame]:
 
 
 def per_thread(stacks: str) -> list[str]:
-    """The stacks in what `thread apply all bt` says, with whatever GDB says between headings and frames."""
-    return _THREAD.split(stacks)[1:]
+    """The stacks in what `thread apply all bt` says, with whatever GDB says between headings and frames. That of the
+    thread that publishes is left out: it is there only while there is something to do."""
+    return [stack for stack in _THREAD.split(stacks)[1:] if "jitunwind/agent/" not in stack]
 
 
 _THREAD = re.compile(r"^Thread \d+ \(.*\):$", re.MULTILINE)
@@ -120,16 +121,16 @@ def has_jit(frames: list[Frame]) -> bool:
     return any(frame.is_jit for frame in frames)
 
 
-@in_ways(PLUGIN)
+@in_setups(PLUGIN)
 @pytest.mark.parametrize("program", INTERRUPTED)
 def test_each_stack_is_complete_at_random_interrupts(
-    python: Interpreter, way: Way, tmp_path: Path, program: str
+    python: Interpreter, setup: Setup, tmp_path: Path, program: str
 ) -> None:
     times = INTERRUPTS
-    if way.published:
+    if setup.published:
         times, program = INTERRUPTS_PUBLISHED, STEADY.get(program, program)
     seed = times + len(program)
-    stacks, _ = inside(python, way, tmp_path, program, "interrupted", times=times, longest=0.02, seed=seed)
+    stacks, _ = inside(python, setup, tmp_path, program, "interrupted", times=times, longest=0.02, seed=seed)
     assert len(stacks) == times
     frames = [complete(stack) for stack in stacks]
     innermost = sum(of[0].is_jit or of[0].is_shim for of in frames)
@@ -139,11 +140,11 @@ def test_each_stack_is_complete_at_random_interrupts(
     assert any(map(has_jit, frames)), "no interrupt had JIT code on the stack"
 
 
-@in_ways(PLUGIN)
+@in_setups(PLUGIN)
 def test_finish_from_a_builtin_leads_into_the_executor_and_its_stack_is_whole(
-    python: Interpreter, way: Way, tmp_path: Path
+    python: Interpreter, setup: Setup, tmp_path: Path
 ) -> None:
-    found, _ = inside(python, way, tmp_path, "calls_c", "finish_into_jit", function="builtin_id", steps=2)
+    found, _ = inside(python, setup, tmp_path, "calls_c", "finish_into_jit", function="builtin_id", steps=2)
     for stage in ("at_break", "finished", "stepped"):
         complete(found[stage])
     stepped = complete(found["stepped"])
@@ -151,19 +152,20 @@ def test_finish_from_a_builtin_leads_into_the_executor_and_its_stack_is_whole(
     assert stepped[0].name.startswith("py::work:"), found["stepped"]
     assert "calls_c.py:" in stepped[0].rest, found["stepped"]
     assert stepped[1].is_shim, found["stepped"]
-    assert stepped[2].name in ("_PyEval_EvalFrameDefault", "_PyEval_Vector"), found["stepped"]
+    caller = stepped[2].name.removesuffix(".cold")  # as GCC calls what it has moved out of a function
+    assert caller in ("_PyEval_EvalFrameDefault", "_PyEval_Vector"), found["stepped"]
 
 
-@in_ways()
+@in_setups(debug_information=True)
 def test_plain_commands_tell_of_a_jit_frame_what_they_tell_of_others(
-    python: Interpreter, way: Way, tmp_path: Path
+    python: Interpreter, setup: Setup, tmp_path: Path
 ) -> None:
     path = PROGRAMS / "calls_c.py"
     lines = dict(enumerate(path.read_text().splitlines(), 1))
     (loop,) = (number for number, text in lines.items() if "for i in" in text)
     (call,) = (number for number, text in lines.items() if "id(i)" in text)
     line = f"{path.name}:{loop}"
-    said, _ = inside(python, way, tmp_path, "calls_c", "looked_over", function="builtin_id", line=line)
+    said, _ = inside(python, setup, tmp_path, "calls_c", "looked_over", function="builtin_id", line=line)
 
     name = re.escape(f"py::work:{path}")
     shim = r"py::jit_shim:<jit>" if python.shim_in_region else "_PyJIT_Entry"
@@ -187,12 +189,12 @@ def test_plain_commands_tell_of_a_jit_frame_what_they_tell_of_others(
     assert re.search(rf'^Line {loop} of "{re.escape(str(path))}" ', said["at"], re.MULTILINE)
 
 
-@in_ways()
+@in_setups()
 def test_gdb_has_nothing_to_complain_of_while_code_comes_and_goes(
-    python: Interpreter, way: Way, tmp_path: Path
+    python: Interpreter, setup: Setup, tmp_path: Path
 ) -> None:
     watch = {"times": 4, "seconds": 0.7, "announcements": 8}
-    found, all_of_it = inside(python, way, tmp_path, "audit_replaced", "watched", **watch)
+    found, all_of_it = inside(python, setup, tmp_path, "audit_replaced", "watched", **watch)
     for names in (found["names"], *found["between"]):
         assert re.search(r"py::(?!jit:executor)", names.partition(":\n")[2]), "for a while, nothing is known"
     said = OF_THE_MACHINE.sub("", found["said"])
@@ -220,12 +222,14 @@ def assert_known(seen: dict[str, Any], where: str) -> None:
     assert set(KNOWN.values()) <= held, f"{where}: the registers are {seen['registers']}"
 
 
-@in_ways(PLUGIN)
+@in_setups(PLUGIN)
 def test_a_c_caller_above_jit_code_has_its_locals_and_registers(
-    python: Interpreter, way: Way, extension: Path, tmp_path: Path
+    python: Interpreter, setup: Setup, extension: Path, tmp_path: Path
 ) -> None:
     known = list(KNOWN)
-    found, _ = inside(python, way, tmp_path, "extension", "in_extension", told=[str(extension)], values=known)
+    found, _ = inside(
+        python, setup, tmp_path, "extension", "in_extension", told=[str(extension)], values=known
+    )
     frames = complete(found["stack"])
     called = names(frames)
     assert has_jit(frames[: called.index("outer")]), f"no JIT code below outer:\n{found['stack']}"
@@ -234,6 +238,7 @@ def test_a_c_caller_above_jit_code_has_its_locals_and_registers(
     assert_known(found["at_end"], "finish")
 
 
+@pytest.mark.one_version("3.15 publishes the chain itself")
 @pytest.mark.parametrize("python", ["3.14"], indirect=True)
 def test_without_the_plugin_3_14_does_not_find_the_c_caller(
     python: Interpreter, extension: Path, tmp_path: Path
@@ -248,46 +253,48 @@ def test_without_the_plugin_3_14_does_not_find_the_c_caller(
     ), found["stack"]
 
 
-@in_ways(PLUGIN, NOTHING)
+@in_setups(PLUGIN, NOTHING, debug_information=True)
 def test_the_evaluator_that_entered_jit_code_has_its_registers_and_arguments(
-    python: Interpreter, way: Way, tmp_path: Path
+    python: Interpreter, setup: Setup, tmp_path: Path
 ) -> None:
     entry = "" if python.shim_in_region else "_PyJIT_Entry"
     found, _ = inside(
-        python, way, tmp_path, "calls_c", "evaluators_frame", function="builtin_id", entry=entry
+        python, setup, tmp_path, "calls_c", "evaluators_frame", function="builtin_id", entry=entry
     )
-    if way == NOTHING:
+    if not setup.plugin and not setup.published:
         assert found["seen"] != found["truth"], "the check cannot fail"
     else:
         assert found["seen"] == found["truth"], found["stack"]
 
 
-@in_ways(PLUGIN)
+@in_setups(PLUGIN)
 def test_stacks_stay_whole_while_an_exception_leaves_jit_code(
-    python: Interpreter, way: Way, tmp_path: Path
+    python: Interpreter, setup: Setup, tmp_path: Path
 ) -> None:
-    found, _ = inside(python, way, tmp_path, "throws", "thrown", function="_PyErr_SetObject", most_steps=150)
+    found, _ = inside(
+        python, setup, tmp_path, "throws", "thrown", function="_PyErr_SetObject", most_steps=150
+    )
     for stack in found["stacks"]:
         complete(stack)
     assert has_jit(frames_in(found["stacks"][found["returned"]])[:1]), found["stacks"][found["returned"]]
     assert found["ended"], "the activation never ended:\n" + found["stacks"][-1]
 
 
-@in_ways(PLUGIN)
+@in_setups(PLUGIN)
 def test_a_core_by_gdb_has_the_stack_of_the_live_process(
-    python: Interpreter, way: Way, tmp_path: Path
+    python: Interpreter, setup: Setup, tmp_path: Path
 ) -> None:
     """Of one thread: GDB 13's gcore leaves out the stacks of others, whose guard pages it cannot read."""
     core = tmp_path / "saved.core"
-    live, _ = inside(python, way, tmp_path, "calls_c", "saved", function="builtin_id", core=str(core))
-    dead = of_core(python, way, core, "-ex", "bt")
+    live, _ = inside(python, setup, tmp_path, "calls_c", "saved", function="builtin_id", core=str(core))
+    dead = of_core(python, setup, core, "-ex", "bt")
     assert has_jit(complete(live)), live
     assert key(live) == key(newest(dead)), f"live:\n{live}\ncore:\n{dead}"
 
 
-def of_core(python: Interpreter, way: Way, core: Path, *look: str) -> str:
+def of_core(python: Interpreter, setup: Setup, core: Path, *look: str) -> str:
     """What GDB says of a core."""
-    return run_gdb(gdb_command(python, python.python, "-c", str(core), *look, plugin=way.plugin, gdb=way.gdb))
+    return run_gdb(setup.command(python, python.python, "-c", str(core), *look))
 
 
 def newest(said: str) -> str:
@@ -300,20 +307,20 @@ def key(stack: str) -> list[tuple[int | None, str]]:
     return [(frame.pc, frame.name) for frame in complete(stack)]
 
 
-@in_ways(PLUGIN)
+@in_setups(PLUGIN)
 def test_a_core_by_the_kernel_has_the_stack_of_the_live_process(
-    python: Interpreter, way: Way, tmp_path: Path
+    python: Interpreter, setup: Setup, tmp_path: Path
 ) -> None:
     pattern = Path("/proc/sys/kernel/core_pattern").read_text().strip()
     if pattern.startswith(("|", "/")):
         pytest.fail(
             f"the kernel sends cores to {pattern!r}; for this test: echo core > /proc/sys/kernel/core_pattern"
         )
-    live, said = inside(python, way, tmp_path, "two_threads", "aborted", function="builtin_id")
+    live, said = inside(python, setup, tmp_path, "two_threads", "aborted", function="builtin_id")
     cores = list(tmp_path.glob("core*"))
     assert cores, f"the kernel left no core (RLIMIT_CORE?):\n{said}"
     look = ["-ex", "bt", "-ex", "echo <all>\\n", "-ex", "thread apply all bt"]
-    dead, _, stacks_of_all = of_core(python, way, cores[0], *look).partition("<all>\n")
+    dead, _, stacks_of_all = of_core(python, setup, cores[0], *look).partition("<all>\n")
     assert has_jit(complete(live)), live
     assert key(live) == key(newest(dead)), f"live:\n{live}\ncore:\n{dead}"
     stacks = per_thread(stacks_of_all)
@@ -322,25 +329,25 @@ def test_a_core_by_the_kernel_has_the_stack_of_the_live_process(
         complete(stack)
 
 
-@in_ways(PLUGIN)
+@in_setups(PLUGIN)
 @pytest.mark.parametrize(("program", "threads", "in_jit"), [("interpreters", 3, 1), ("two_threads", 2, 2)])
 def test_each_thread_of_each_interpreter_has_a_complete_stack(
-    python: Interpreter, way: Way, tmp_path: Path, program: str, threads: int, in_jit: int
+    python: Interpreter, setup: Setup, tmp_path: Path, program: str, threads: int, in_jit: int
 ) -> None:
-    found, _ = inside(python, way, tmp_path, program, "all_threads", function="builtin_id")
+    found, _ = inside(python, setup, tmp_path, program, "all_threads", function="builtin_id")
     stacks = per_thread(found)
     assert len(stacks) == threads, found
     frames = [complete(stack) for stack in stacks]
     assert sum(map(has_jit, frames)) >= in_jit, found
 
 
-@in_ways(PLUGIN)
+@in_setups(PLUGIN)
 def test_executors_that_were_invalidated_while_they_ran_are_unwound(
-    python: Interpreter, way: Way, tmp_path: Path
+    python: Interpreter, setup: Setup, tmp_path: Path
 ) -> None:
     """settrace empties 3.14's list of executors and hands 3.15's to the list of pending deletions."""
     go = str(tmp_path / "go")
-    stack, _ = inside(python, way, tmp_path, "invalidated", "stopped_in", function="builtin_id", go=go)
+    stack, _ = inside(python, setup, tmp_path, "invalidated", "stopped_in", function="builtin_id", go=go)
     assert has_jit(complete(stack)), stack
 
 
@@ -359,18 +366,22 @@ def test_damaged_executors_cost_neither_the_stack_nor_the_session(
     assert "Traceback" not in said
 
 
-@in_ways(PLUGIN)
-def test_a_process_that_ends_under_gdb_leaves_no_error(python: Interpreter, way: Way, tmp_path: Path) -> None:
-    found, said = inside(python, way, tmp_path, "exits", "ended", go=str(tmp_path / "go"))
+@in_setups(PLUGIN)
+def test_a_process_that_ends_under_gdb_leaves_no_error(
+    python: Interpreter, setup: Setup, tmp_path: Path
+) -> None:
+    found, said = inside(python, setup, tmp_path, "exits", "ended", go=str(tmp_path / "go"))
     complete(found["before"])
     assert "exited normally" in said + found["end"], said
     assert found["after"].strip() == "No stack."
 
 
-@in_ways(PLUGIN)
-def test_one_session_sees_one_process_after_another(python: Interpreter, way: Way, tmp_path: Path) -> None:
-    with running(python, "floats", published=way.published) as other:
-        found, _ = inside(python, way, tmp_path, "loops", "other_process", other=other.pid)
+@in_setups(PLUGIN)
+def test_one_session_sees_one_process_after_another(
+    python: Interpreter, setup: Setup, tmp_path: Path
+) -> None:
+    with running(python, "floats", published=setup.published) as other:
+        found, _ = inside(python, setup, tmp_path, "loops", "other_process", other=other.pid)
     complete(found["first"])
     complete(found["second"])
     assert "loops.py" not in found["regions"], found["regions"]
@@ -380,9 +391,9 @@ def test_one_session_sees_one_process_after_another(python: Interpreter, way: Wa
 def test_gdb_without_iced_x86_shows_the_same_stack_and_rows(python: Interpreter, tmp_path: Path) -> None:
     core = tmp_path / "saved.core"
     inside(python, PLUGIN, tmp_path, "calls_c", "saved", function="builtin_id", core=str(core))
-    look = ["-ex", "bt", "-ex", "frame 1", "-ex", "jit-rows"]
+    dead = [python.python, "-c", str(core), "-ex", "bt", "-ex", "frame 1", "-ex", "jit-rows"]
     views = {
-        packages: run_gdb(gdb_command(python, python.python, "-c", str(core), *look, packages=packages))
+        packages: run_gdb(gdb_command(python, *dead, packages=packages, symbols=function_names(python)))
         for packages in (True, False)
     }
     assert "decoded by iced-x86" in views[True], views[True]
@@ -399,7 +410,7 @@ _ROW = re.compile(r"^(?:=>|  ) 0x[0-9a-f]+ <\+\d+>:\t.*$", re.MULTILINE)
 """A line of `jit-rows`."""
 
 
-STOPS = 200
+STOPS = 200 if THOROUGH else 100
 
 
 @pytest.mark.parametrize("newest", [False, True], ids=["system", "newest"])
@@ -409,9 +420,9 @@ def test_breakpoints_do_not_stop_in_the_thread_that_publishes(
 ) -> None:
     """GIVEN a process that makes code all the time, THEN with the plugin a breakpoint in the interpreter stops in the
     program's own thread only; in plain GDB in that which publishes, too, which has a name."""
-    way = Way(plugin=plugin, published=True, newest=newest)
+    setup = Setup(plugin=plugin, published=True, newest=newest)
     threads, _ = inside(
-        python, way, tmp_path, "makes", "stopped_threads", function="_PyEval_EvalFrameDefault", stops=STOPS
+        python, setup, tmp_path, "makes", "stopped_threads", function="_PyEval_EvalFrameDefault", stops=STOPS
     )
     own = Path(python.python).name
     assert threads == ([own] if plugin else ["jitunwind", own])

@@ -13,14 +13,11 @@ import pytest
 
 from tests.support import THOROUGH
 from tests.support.live import (
-    NOTHING,
-    PLUGIN,
+    PUBLISHED_SETUPS,
     REPOSITORY,
     VERSIONS,
-    Way,
-    gdb_command,
+    Setup,
     interpreter,
-    published_ways,
     run_gdb,
     running,
     starting,
@@ -28,10 +25,11 @@ from tests.support.live import (
 
 PROGRAMS = (
     *("loops", "exceptions", "side_exits", "recursion", "threads", "strings"),
-    *(("calls", "generators", "attributes", "floats") if THOROUGH else ()),
+    *("calls", "generators", "attributes", "floats"),
 )
+PLUGIN, NOTHING = Setup(plugin=True), Setup()
 STEPPER = REPOSITORY / "tests/support/stepper.py"
-STEPS_PER_PROGRAM = 2100 if THOROUGH else 1000
+STEPS_PER_PROGRAM = 2100 if THOROUGH else 600
 LEAST_STEPS = 20_000 if THOROUGH else 5_000
 """Of each version, over all programs, in executors' bodies."""
 STEPS_WITHOUT = 600 if THOROUGH else 300
@@ -43,11 +41,11 @@ CHAIN = ("CFA", "RA")
 KEPT = ("rbx", "rbp", "r12", "r13", "r14", "r15")
 
 Report = dict[str, Any]
-Reports = dict[tuple[str, Way], Report]
+Reports = dict[tuple[str, Setup], Report]
 Counts = dict[str, dict[str, int]]
 
 
-def step(version: str, program: str, output: Path, budget: int, way: Way) -> Report:
+def step(version: str, program: str, output: Path, budget: int, setup: Setup) -> Report:
     """Step through one program; its report."""
     python = interpreter(version)
     config = {
@@ -59,13 +57,13 @@ def step(version: str, program: str, output: Path, budget: int, way: Way) -> Rep
         "seed": 1,
     }
     run = ["-ex", f"python import runpy; runpy.run_path({str(STEPPER)!r}, {{'CONFIG': {config!r}}})"]
-    if way.from_start:
+    if setup.from_start:
         command = [*starting(python), *run, "--args", *python.command(program, published=True)]
-        said = run_gdb(gdb_command(python, *command, plugin=False, gdb=way.gdb), limit=1000)
+        said = run_gdb(setup.command(python, *command), limit=1000)
     else:
-        with running(python, program, published=way.published) as started:
-            command = gdb_command(python, "-p", str(started.pid), *run, plugin=way.plugin, gdb=way.gdb)
-            said = run_gdb(command, check=way != NOTHING, limit=1000)
+        with running(python, program, published=setup.published) as started:
+            command = setup.command(python, "-p", str(started.pid), *run)
+            said = run_gdb(command, check=setup != NOTHING, limit=1000)
     assert output.exists(), f"the stepper left no report:\n{said}"
     report: Report = json.loads(output.read_text())
     return report
@@ -75,8 +73,8 @@ def step_all(version: str, folder: Path) -> Reports:
     jobs = [(program, STEPS_PER_PROGRAM, PLUGIN) for program in PROGRAMS]
     jobs += [(program, STEPS_WITHOUT, NOTHING) for program in PROGRAMS_WITHOUT]
     return {
-        (program, way): step(version, program, folder / f"{version}-{program}-{way}.json", budget, way)
-        for program, budget, way in jobs
+        (program, setup): step(version, program, folder / f"{version}-{program}-{setup}.json", budget, setup)
+        for program, budget, setup in jobs
     }
 
 
@@ -89,8 +87,8 @@ def version(request: pytest.FixtureRequest) -> str:
 def reports(version: str, tmp_path_factory: pytest.TempPathFactory) -> Reports:
     """Those of one version, with the plugin and without, where nobody publishes more than CPython itself."""
     found = step_all(version, tmp_path_factory.mktemp("stepping"))
-    for (program, way), report in found.items():
-        print(f"{version} {program}, {way}: {summary(report)}")
+    for (program, setup), report in found.items():
+        print(f"{version} {program}, {setup}: {summary(report)}")
     return found
 
 
@@ -117,25 +115,26 @@ def imperfect(counts: Counts) -> list[str]:
     return [f"{name}: {verdicts(of)}" for name, of in counts.items() if of["wrong"] or of["unknown"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_each_register_of_the_caller_is_exact_at_each_instruction(reports: Reports, program: str) -> None:
     assert_exact(reports[program, PLUGIN], STEPS_PER_PROGRAM)
 
 
 PUBLISHED = [
-    pytest.param(version, way, program, id=f"{version}-{way}-{program}")
+    pytest.param(version, setup, program, id=f"{version}-{setup}-{program}")
     for version in VERSIONS
-    for index, program in enumerate(PROGRAMS_PUBLISHED)
-    for way in published_ways(version, index)
+    for program in PROGRAMS_PUBLISHED
+    for setup in PUBLISHED_SETUPS
 ]
 
 
-@pytest.mark.parametrize(("of_version", "way", "program"), PUBLISHED)
+@pytest.mark.parametrize(("of_version", "setup", "program"), PUBLISHED)
 def test_each_register_is_exact_in_plain_gdb_where_the_process_publishes_itself(
-    of_version: str, way: Way, program: str, tmp_path: Path
+    of_version: str, setup: Setup, program: str, tmp_path: Path
 ) -> None:
-    report = step(of_version, program, tmp_path / "report.json", STEPS_PUBLISHED, way)
-    print(f"{of_version} {program}, {way}: {summary(report)}")
+    report = step(of_version, program, tmp_path / "report.json", STEPS_PUBLISHED, setup)
+    print(f"{of_version} {program}, {setup}: {summary(report)}")
     assert_exact(report, STEPS_PUBLISHED)
 
 
@@ -151,7 +150,7 @@ def assert_exact(report: Report, least: int) -> None:
 
 
 def test_the_steps_are_many_and_of_all_kinds(reports: Reports) -> None:
-    stepped = {program: report for (program, way), report in reports.items() if way == PLUGIN}
+    stepped = {program: report for (program, setup), report in reports.items() if setup == PLUGIN}
     assert sum(report["body"] for report in stepped.values()) >= LEAST_STEPS
     assert sum(report["distinct"] for report in stepped.values()) >= LEAST_STEPS // 10
     if not THOROUGH:  # so few steps may all be in one activation

@@ -20,6 +20,7 @@ from jitunwind.memory.core import (
     program_of,
 )
 from jitunwind.memory.corefile import CoreFile
+from tests.support.files import write_anew
 
 PT_LOAD, PT_NOTE = 1, 4
 ENTRY = 0x401040
@@ -69,8 +70,8 @@ def core(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def test_segments(core: Path) -> None:
     first = 64 + 56 * 3 + len(NOTES)
     assert load_segments(str(core)) == [
-        Segment(0x400000, 0x402000, True, first, 16),
-        Segment(0x7F0000002000, 0x7F0000003000, False, first + 16, 16),
+        Segment(0x400000, 0x402000, True, first, 16, False),
+        Segment(0x7F0000002000, 0x7F0000003000, False, first + 16, 16, True),
     ]
 
 
@@ -87,7 +88,7 @@ def test_every_shorter_file_is_refused(core: Path, tmp_path: Path) -> None:
     data, cut = core.read_bytes(), tmp_path / "cut"
     needed = 64 + 56 * 3 + len(NOTES) + 32
     for size in range(0, needed, 3):
-        cut.write_bytes(data[:size])
+        write_anew(cut, data[:size])
         with pytest.raises(BadCore):
             check_core(cut)
 
@@ -99,7 +100,7 @@ def test_damaged_bytes_raise_nothing_else(core: Path, tmp_path: Path) -> None:
         for _ in range(chance.randint(1, 4)):
             at = chance.randrange(len(spoiled))
             spoiled[at] = chance.choice([0, 0x7F, 0x80, 0xFF, chance.randrange(256)])
-        damaged.write_bytes(spoiled)
+        write_anew(damaged, spoiled)
         try:
             check_core(damaged)
             program_of(damaged)

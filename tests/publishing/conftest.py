@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from jitunwind.agent.library import agent
+from jitunwind.agent.library import loaded_agent
 
 
 @pytest.fixture(autouse=True)
 def _nothing_published() -> Iterator[None]:
     yield
-    agent().withdraw_range(0, (1 << 64) - 1)
+    loaded_agent().withdraw_range(0, (1 << 64) - 1)

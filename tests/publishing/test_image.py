@@ -12,7 +12,7 @@ from elftools.elf.elffile import ELFFile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jitunwind.agent.library import Published, agent
+from jitunwind.agent.library import GDB, Published, loaded_agent
 from jitunwind.arch.x86_64.registers import RBP, RBX, RETURN_ADDRESS, RSP, X86_64
 from jitunwind.publishing.described import described, frames_of
 from jitunwind.region import Line, Region
@@ -159,10 +159,10 @@ def check_with_tools(image: bytes, path: Path) -> None:
 def test_files_hold_all_regions_and_tools_find_no_fault(tmp_path: Path, count: int) -> None:
     """GIVEN regions for one file, or just more, THEN each is in one file, with its name, its section and its lines,
     and neither readelf nor llvm-dwarfdump has anything to complain of."""
-    before = agent().statistics()
+    before = loaded_agent().statistics()
     with Announced(some(count)):
         images = files()
-        assert agent().statistics().files == before.files + len(images)
+        assert loaded_agent().statistics().files == before.files + len(images)
     assert len(images) == -(-count // MOST_REGIONS)
     found = [each for image in images for each in symbols(image)]
     wanted = [region(index) for index in range(count)]
@@ -181,7 +181,7 @@ def test_files_hold_all_regions_and_tools_find_no_fault(tmp_path: Path, count: i
         assert all(each["sh_type"] == "SHT_NOBITS" for each in texts)
         check_with_tools(image, tmp_path / "image.elf")
     assert not files()
-    assert agent().statistics().regions == before.regions
+    assert loaded_agent().statistics().regions == before.regions
 
 
 def test_neighbours_share_a_section() -> None:
@@ -211,13 +211,13 @@ def test_what_regions_share_stands_once() -> None:
     for index in range(20):
         one = region(index)._replace(name=name)
         lines = [Line(0, "/tmp/shared.py", 1), Line(1, "/tmp/other.py", 2)]
-        handles += agent().publish([described(one, frames_of(X86_64, one.start, FULL), lines)], 1)
+        handles += loaded_agent().publish([described(one, frames_of(X86_64, one.start, FULL), lines)], (GDB,))
     (image,) = files()
     assert image.count(name.encode() + b"\0") == image.count(name.encode() + b" \0") == 1
     assert image.count(b"shared.py\0") == image.count(b"/tmp/other.py\0") == 1
     frames = list(ELFFile(io.BytesIO(image)).get_dwarf_info().EH_CFI_entries())
     assert [isinstance(each, CIE) for each in frames] == [True, *[False] * 20]
-    agent().withdraw(handles)
+    loaded_agent().withdraw(handles)
 
 
 LINES = st.lists(st.tuples(st.integers(0, 300), st.integers(0, (1 << 31) - 1)), min_size=1, max_size=400)
@@ -238,21 +238,21 @@ def test_lines_are_read_as_they_were_given(lines: list[tuple[int, int]], entry: 
 
 def test_a_file_is_replaced_when_regions_come_and_go(tmp_path: Path) -> None:
     """GIVEN files that lose and get regions, THEN they hold what is published, and no file is left that is empty."""
-    first = agent().publish(some(MOST_REGIONS), 1)
-    second = agent().publish(some(10, MOST_REGIONS), 1)
+    first = loaded_agent().publish(some(MOST_REGIONS), (GDB,))
+    second = loaded_agent().publish(some(10, MOST_REGIONS), (GDB,))
     assert [len(symbols(image)) for image in files()] == [10, MOST_REGIONS]
-    agent().withdraw(first[::2])
-    agent().withdraw(second)
+    loaded_agent().withdraw(first[::2])
+    loaded_agent().withdraw(second)
     (image,) = files()
     assert sorted(at for _, at, _ in symbols(image)) == [region(i).start for i in range(1, MOST_REGIONS, 2)]
     check_with_tools(image, tmp_path / "half.elf")
-    third = agent().publish(some(20, 2 * MOST_REGIONS, lines=False), 1)
+    third = loaded_agent().publish(some(20, 2 * MOST_REGIONS, lines=False), (GDB,))
     assert [len(symbols(image)) for image in files()] == [MOST_REGIONS // 2 + 20], "there was room"
     check_with_tools(files()[0], tmp_path / "more.elf")
-    agent().withdraw(first[1::2])
+    loaded_agent().withdraw(first[1::2])
     (image,) = files()
     assert not any(lines_read(image).values())
-    agent().withdraw(third)
+    loaded_agent().withdraw(third)
     assert not files()
 
 
@@ -267,8 +267,10 @@ def test_an_entry_has_a_name_of_its_own(tmp_path: Path) -> None:
         )
         return described(body, frames_of(X86_64, whole.start, FULL), [Line(0, "/tmp/a.py", index)], entry)
 
-    handles = agent().publish([entered(index) if index % 2 else some(1, index)[0] for index in range(10)], 1)
-    more = agent().publish([entered(11)], 1)
+    handles = loaded_agent().publish(
+        [entered(index) if index % 2 else some(1, index)[0] for index in range(10)], (GDB,)
+    )
+    more = loaded_agent().publish([entered(11)], (GDB,))
     (image,) = files()
     wanted = [(region(index).start, region(index).size) for index in range(0, 10, 2)]
     for each in map(region, (*range(1, 10, 2), 11)):
@@ -281,18 +283,18 @@ def test_an_entry_has_a_name_of_its_own(tmp_path: Path) -> None:
     assert found[region(9).start + 8, region(9).size - 8].strip() == region(9).name
     assert lines_read(image)[region(11).start + 8] == [(region(11).start + 8, "/tmp/a.py", 11)]
     check_with_tools(image, tmp_path / "entries.elf")
-    agent().withdraw([*handles, *more])
+    loaded_agent().withdraw([*handles, *more])
 
 
 def test_a_file_that_has_lost_half_is_filled_again() -> None:
-    handles = agent().publish(some(3 * MOST_REGIONS, lines=False), 1)
-    agent().withdraw(handles[: MOST_REGIONS // 2 - 1])
-    more = agent().publish(some(1, 4 * MOST_REGIONS), 1)
+    handles = loaded_agent().publish(some(3 * MOST_REGIONS, lines=False), (GDB,))
+    loaded_agent().withdraw(handles[: MOST_REGIONS // 2 - 1])
+    more = loaded_agent().publish(some(1, 4 * MOST_REGIONS), (GDB,))
     assert sorted(len(symbols(image)) for image in files()) == [
         1,
         MOST_REGIONS // 2 + 1,
         MOST_REGIONS,
         MOST_REGIONS,
     ]
-    agent().withdraw([*handles[MOST_REGIONS // 2 - 1 :], *more])
+    loaded_agent().withdraw([*handles[MOST_REGIONS // 2 - 1 :], *more])
     assert not files()

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from jitunwind import Line, Region, UnwindTable, frame_pointer, publish
-from jitunwind.agent.library import GDB, LIBGCC, agent, statistics
+from jitunwind.agent import built
+from jitunwind.agent.library import GDB, LIBGCC, loaded_agent, statistics
 from jitunwind.arch.aarch64.registers import AARCH64, X19, X29, X30
 from jitunwind.arch.known import decoder
 from jitunwind.arch.x86_64.registers import RBP, RBX, RETURN_ADDRESS, RSP, X86_64
@@ -277,6 +278,7 @@ def a64(source: str) -> tuple[bytes, dict[str, int]]:
         return raw.read_bytes(), {name: int(offset, 16) for offset, name in labels}
 
 
+@pytest.mark.aarch64
 class TestFramePointerOfAArch64:
     """There the return address lies behind the caller's frame pointer, wherever the CFA is."""
 
@@ -375,7 +377,10 @@ SENSELESS = {
 class TestAgent:
     @pytest.mark.parametrize("what", SENSELESS)
     def test_what_makes_no_sense_is_refused(self, what: str) -> None:
-        with pytest.raises(AgentFailed, match="makes no sense"), Announced([SENSELESS[what]()], GDB | LIBGCC):
+        with (
+            pytest.raises(AgentFailed, match="makes no sense"),
+            Announced([SENSELESS[what]()], (GDB, LIBGCC)),
+        ):
             pass
         assert statistics().regions == 0
 
@@ -385,34 +390,42 @@ class TestAgent:
         ids=["rows", "lines", "frames", "no FDE", "no frames"],
     )
     def test_what_makes_sense_is_not(self, struct: RegionStruct) -> None:
-        with Announced([struct], GDB | LIBGCC):
+        with Announced([struct], (GDB, LIBGCC)):
             assert len(files()) == 1
         assert statistics().regions == 0
 
     def test_consumers_that_there_are_none_of(self) -> None:
-        with pytest.raises(AgentFailed, match="makes no sense"), Announced([lines_with()], 8):
+        with pytest.raises(AgentFailed, match="makes no sense"), Announced([lines_with()], (), 8):
             pass
 
     def test_all_or_none(self) -> None:
         """GIVEN regions of which the last overlaps the first, THEN none is published."""
         good = with_rows(CODE, SIZE, [row_at()]), with_rows(CODE + SIZE, SIZE, [row_at()])
         bad = with_rows(CODE + SIZE - 1, 1, [row_at()])
-        with pytest.raises(AgentFailed, match="overlaps"), Announced([*good, bad], GDB | LIBGCC):
+        with pytest.raises(AgentFailed, match="overlaps"), Announced([*good, bad], (GDB, LIBGCC)):
             pass
         assert not files()
         assert not found_by_libgcc(CODE)
-        with Announced(good, GDB | LIBGCC):
+        with Announced(good, (GDB, LIBGCC)):
             assert found_by_libgcc(CODE + SIZE)
 
     def test_a_range_is_withdrawn_with_all_that_lies_in_it(self) -> None:
         Announced(
-            [with_rows(CODE + SIZE * index, SIZE, [row_at()]) for index in range(40)], GDB | LIBGCC
+            [with_rows(CODE + SIZE * index, SIZE, [row_at()]) for index in range(40)], (GDB, LIBGCC)
         ).__enter__()
-        agent().withdraw_range(CODE + SIZE + 1, 37 * SIZE)
-        known = [index for index in range(40) if agent().knows(CODE + SIZE * index)]
+        loaded_agent().withdraw_range(CODE + SIZE + 1, 37 * SIZE)
+        known = [index for index in range(40) if loaded_agent().knows(CODE + SIZE * index)]
         assert known == [0, 39]
         assert found_by_libgcc(CODE)
         assert not found_by_libgcc(CODE + SIZE)
-        agent().withdraw_range(CODE, 40 * SIZE)
+        loaded_agent().withdraw_range(CODE, 40 * SIZE)
         assert statistics().regions == 0
         assert not files()
+
+
+def test_consumers_have_the_bits_of_the_header() -> None:
+    header = Path(built.FOLDER, "jitunwind.h").read_text()
+    bits = {
+        name.lower(): int(bit) for name, bit in re.findall(r"^#define JITUNWIND_(\w+) (\d+)u", header, re.M)
+    }
+    assert loaded_agent().consumers == bits

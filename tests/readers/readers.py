@@ -27,11 +27,11 @@ from tests.readers.layout import BASE, STRIDE, arena, laid_out
 from tests.readers.recorded import NOT_ASKED, REFUSED
 from tests.support.live import newest_gdb, newest_lldb
 from tests.support.machines import HERE, Machine
+from tools import debuggers
 
 FOLDER = Path(__file__).parent
 REPOSITORY = FOLDER.parents[1]
 STOCK, SID = "Debian 12", "Debian sid"
-OF_SID = ("libunwind8", "libdw1t64", "llvm-libunwind1", "linux-perf")
 ALL = ("0", str(len(CASES)))
 """The arguments by which program.c calls each case's function."""
 ENDLESS = 10
@@ -254,7 +254,7 @@ def _in_process(
         return Reading(_installed(package), _answers(lines, registers))
 
     def sid(workshop: Workshop) -> Reading:
-        found = fetched("sid", *OF_SID)
+        found = fetched("sid", *debuggers.OF_SID)
         program = workshop.program(name, *libraries)
         lines = iter(_run(*found.loader, program, workshop.arena, *ALL).splitlines())
         return Reading(found.versions[of_sid], _answers(lines, registers))
@@ -264,7 +264,7 @@ def _in_process(
 
 def _llvm(suite: str, package: str, library: str) -> "Asking":
     def ask(workshop: Workshop) -> Reading:
-        found = fetched(suite, *(OF_SID if suite == "sid" else (package,)))
+        found = fetched(suite, *(debuggers.OF_SID if suite == "sid" else (package,)))
         (path,) = found.root.glob(f"usr/lib/{library}")
         loader = found.loader if suite == "sid" else []
         program = workshop.program("llvm")
@@ -369,7 +369,7 @@ _BACK, _MARKS = 1 << 40, 1 << 41
 def _perf(of_sid: bool) -> "Asking":
     def ask(workshop: Workshop) -> Reading:
         if of_sid:
-            found = fetched("sid", *OF_SID)
+            found = fetched("sid", *debuggers.OF_SID)
             perf: list[str | Path] = [*found.loader, found.root / "usr/bin/perf"]
             of_package = found.versions["linux-perf"]
         else:

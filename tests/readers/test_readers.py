@@ -27,19 +27,19 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 
 @pytest.mark.parametrize(
-    ("reader", "version", "ask"),
+    ("reader", "release", "ask"),
     [
         pytest.param(reader.name, version, ask, id=f"{reader.name} {version}".strip())
         for reader in READERS
         for version, ask in reader.versions.items()
     ],
 )
-def test_a_reader_does_what_the_page_says(reader: str, version: str, ask: Asking, workshop: Workshop) -> None:
+def test_a_reader_does_what_the_page_says(reader: str, release: str, ask: Asking, workshop: Workshop) -> None:
     reading = ask(workshop)
     upstream = reading.version.rpartition(":")[2]  # without Debian's epoch
-    assert upstream.startswith(version), f"{reader} is {upstream} now: see what it does, and record it"
+    assert upstream.startswith(release), f"{reader} is {upstream} now: see what it does, and record it"
     found = {case.name: words(reading.answers[case.name], case.standard) for case in CASES}
-    assert found == {case.name: recorded(case.name, reader, version) for case in CASES}
+    assert found == {case.name: recorded(case.name, reader, release) for case in CASES}
 
 
 def test_what_is_recorded_is_about_cases_and_readers_that_exist() -> None:

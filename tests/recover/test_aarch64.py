@@ -15,7 +15,6 @@ from jitunwind.rows import (
     Signed,
     Unknown,
     evaluate,
-    without_signature,
 )
 from tests.support.aarch64 import assemble, wrong_rows
 from tests.support.codes import body_entry
@@ -181,9 +180,18 @@ def test_a_return_with_x30_lost_is_not_as_at_entry():
     ],
 )
 def test_a_signature_is_taken_off_by_bit_55(signed, plain):
-    assert without_signature(signed) == plain
+    assert AARCH64.without_signature(signed) == plain
     row = Row(CfaRule(31, 16), ((X30, SavedAt(-8)),), Signed(X30, "A"))
-    assert evaluate(row, {31: 0x1000}, {0x1008: signed}.__getitem__, 31) == {31: 0x1010, X30: plain}
+    assert evaluate(row, {31: 0x1000}, {0x1008: signed}.__getitem__, 31, AARCH64.without_signature) == {
+        31: 0x1010,
+        X30: plain,
+    }
+
+
+def test_a_signed_return_address_is_not_given_as_a_plain_one():
+    row = Row(CfaRule(31, 16), ((X30, SavedAt(-8)),), Signed(X30, "A"))
+    with pytest.raises(ValueError, match="signed"):
+        evaluate(row, {31: 0x1000}, {0x1008: 0x003F_7F12_3456_7890}.__getitem__, 31)
 
 
 def test_a_return_address_in_another_register_is_found_there():

@@ -10,7 +10,7 @@ from jitunwind.arch.effects import Clobber, Control, Decoded, Step, effects
 from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.registers import RBX, RSP, X86_64
 from jitunwind.recover import flow, straight
-from jitunwind.recover.flow import Disagreement, Exit, Flow, analyze, leaves
+from jitunwind.recover.flow import Disagreement, Exit, Flow, NoReturn, analyze, leaves
 from jitunwind.recover.state import States
 from tests.support.assembly import Code, assemble, told
 from tests.support.compiled import real_code
@@ -71,7 +71,7 @@ LEFT_WRONG = {"at_entry_state": False}
 def flow_of(code: Code, indirect=leaves, never_return=()) -> Flow:
     states = States(X86_64)
     entry = {0: states.entry(X86_64.platform)}
-    return analyze(X86_64, states, code.bytes, decode, entry, range(16), indirect, never_return)
+    return analyze(X86_64, states, code.bytes, decode, entry, range(16), indirect, NoReturn(never_return))
 
 
 def exits(source: str) -> dict[str, Exit]:
@@ -236,12 +236,12 @@ def test_a_decoder_is_asked_once_for_a_straight_run():
     assert asked == [0]
 
 
-def flows(code: bytes, way) -> tuple[Flow, Flow | None]:
+def flows(code: bytes, skip_states) -> tuple[Flow, Flow | None]:
     """With that for `skip`: of code that is entered at its start by the platform's convention, and of it alone."""
     states = States(X86_64)
     entry = {0: states.entry(X86_64.platform)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flow, "skip", way)
+        patch.setattr(flow, "skip", skip_states)
         return (
             analyze(X86_64, states, code, decode, entry, range(16)),
             analyze(X86_64, states, code, decode, entry, range(16), callees=entry, enters_calls=False),

@@ -117,6 +117,8 @@ def test_the_shared_objects_know_nothing_of_python(wheel: Path, tmp_path: Path) 
         assert set(strong) <= set(weak)
 
 
+@pytest.mark.live
+@pytest.mark.one_version("without shared objects one wheel is as another")
 def test_without_a_compiler_all_but_publishing_works(wheel_without_compiler: Path, tmp_path: Path) -> None:
     python, packages = site_packages(interpreter("3.14"), tmp_path, wheel_without_compiler)
     assert not list(packages.glob("**/agent/*.so"))

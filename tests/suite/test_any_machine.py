@@ -39,10 +39,19 @@ def ignore_signals() -> None:
 
 def passed(tests: tuple[str, ...], environment: dict[str, str], **options: object) -> int:
     """How many tests passed; none may fail."""
-    names = ("JITUNWIND_THOROUGH", "JITUNWIND_HALF", noisy.FOLDER)
+    names = ("JITUNWIND_THOROUGH", noisy.FOLDER)
     kept = {name: value for name, value in os.environ.items() if name not in names}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-k", "3.14 or not 3.15", *tests],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "-k",
+            "not 3.15 and not published",
+            *tests,
+        ],
         env=kept | environment,
         cwd=ROOT,
         capture_output=True,
@@ -56,11 +65,20 @@ def passed(tests: tuple[str, ...], environment: dict[str, str], **options: objec
     return int(count[1])
 
 
+ONE_VERSION = pytest.mark.one_version("the tests that it runs have each")
+
+
+@ONE_VERSION
+@pytest.mark.live
+@pytest.mark.slow
 @pytest.mark.timeout(2 * LIMIT)
 def test_whoever_started_them_ignores_signals() -> None:
     assert passed(INTERRUPTING, {}, preexec_fn=ignore_signals) >= len(INTERRUPTING)
 
 
+@ONE_VERSION
+@pytest.mark.live
+@pytest.mark.slow
 @pytest.mark.timeout(2 * LIMIT)
 def test_gdb_prints_a_warning_before_each_frame() -> None:
     assert passed(READING, {"JITUNWIND_NOISY_GDB": "1"}) >= len(READING)

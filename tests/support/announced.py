@@ -6,11 +6,11 @@ Also the C interface's own structures, for tables that are given as rows.
 import ctypes
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from jitunwind.agent import library
 from jitunwind.agent.built import AGENT, DESCRIPTOR
-from jitunwind.agent.library import GDB, agent
+from jitunwind.agent.library import GDB, loaded_agent
 from jitunwind.errors import AgentFailed
 from jitunwind.rows import InRegister, RegisterRule, Row, SameValue, SavedAt, Undefined
 
@@ -114,7 +114,7 @@ def files() -> list[bytes]:
 
 def entries() -> Iterator[Entry]:
     """The list's entries, the newest first."""
-    agent()
+    loaded_agent()
     descriptor = _Descriptor.in_dll(ctypes.CDLL(DESCRIPTOR), "__jit_debug_descriptor")
     entry = descriptor.first
     while entry:
@@ -141,13 +141,18 @@ def _rule(number: int, rule: RegisterRule) -> RuleStruct:
 
 
 class Announced:
-    """Regions published to debuggers, or `consumers`, while this is entered; AgentFailed."""
+    """Regions published to debuggers, or `consumers` and those of `bits`, while this is entered; AgentFailed."""
 
-    def __init__(self, regions: Sequence[RegionStruct | library.Published], consumers: int = GDB) -> None:
+    def __init__(
+        self,
+        regions: Sequence[RegionStruct | library.Published],
+        consumers: Collection[str] = (GDB,),
+        bits: int = 0,
+    ) -> None:
         structs = [each if isinstance(each, RegionStruct) else struct_of(each) for each in regions]
         self._regions = (RegionStruct * len(structs))(*structs)
         self._structs = structs  # which have what the array's copies point to
-        self._consumers = consumers
+        self._consumers = bits | sum(loaded_agent().consumers[name] for name in consumers)
         self._c = ctypes.PyDLL(AGENT)
 
     def __enter__(self) -> list[int]:

@@ -412,7 +412,7 @@ def listed() -> str:
 def damaged() -> dict[str, dict[str, str]]:
     """`bt` and `info jit-regions`, as they are and with the structures of the executors overwritten."""
     from jitunwind.gdbplugin.session import session
-    from jitunwind.jits.cpython.layout import read_layout
+    from jitunwind.jits.cpython.discovery import read_layout
 
     inferior = gdb.selected_inferior()
     memory = session().memory
@@ -504,7 +504,7 @@ def described(function: str, steps: int) -> dict[str, Any]:
                 "located": not isinstance(micro_ops.offsets(region, trace), Unknown),
             }
         )
-    frame_register = name_of(regions.stencils.frame_register(regions.layout), regions.arch)
+    frame_register = name_of(regions.layout.record.frame_registers[regions.arch.name], regions.arch)
     seen = same = 0
     for _ in range(steps):
         frame = gdb.newest_frame()

@@ -7,37 +7,40 @@ import json
 import os
 import re
 import selectors
-import shutil
 import subprocess
 import sys
 import sysconfig
-import venv
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.registers import X86_64
-from jitunwind.jits.cpython.layout import read_layout
+from jitunwind.jits.cpython import versions
+from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.regions import Regions
 from jitunwind.memory.process import LiveProcess
 from jitunwind.rows import UnwindTable
 from jitunwind.tables.sources import Recovered
-from tests.support import THOROUGH, noisy
+from tests.support import markers, noisy
 from tests.support.agent import bytecode, packages
 from tests.support.machines import HERE, MACHINES, Machine
+from tools import debuggers
 
 REPOSITORY = Path(__file__).parents[2]
 PROGRAMS = REPOSITORY / "tests/live/programs"
 LOAD = REPOSITORY / "src/jitunwind/gdbplugin/load.py"
 PUBLISHED = REPOSITORY / "tests/support/published.py"
 PACKAGES = sysconfig.get_path("platlib")
-VERSIONS = ("3.14", "3.15")
+VERSIONS = versions.NAMES
 PATIENCE = 300
 """Seconds until a wait is given up: far more than any takes."""
 
@@ -83,9 +86,16 @@ class Interpreter:
         return [*self.machine.emulator, self.python, *program, *arguments]
 
 
-@cache
 def interpreter(minor: str, machine: Machine = HERE) -> Interpreter:
     """The interpreter of that version. The test fails where none can be had: these tests are the proof."""
+    markers.demand("live")
+    if machine.is_emulated:
+        markers.demand("aarch64")
+    return _interpreter(minor, machine)
+
+
+@cache
+def _interpreter(minor: str, machine: Machine) -> Interpreter:
     command = [sys.executable, str(REPOSITORY / "tools/interpreters.py"), minor, "--debug-symbols", "--json"]
     if machine.is_emulated:
         command += ["--arch", machine.arch.name]
@@ -179,16 +189,18 @@ def recovered_tables(pid: int) -> list[tuple[int, UnwindTable]]:
 
 
 @dataclass(frozen=True)
-class Way:
-    """How GDB comes to know a process's JIT code, which GDB that is, and when it comes."""
+class Setup:
+    """How GDB learns of a process's JIT code, which GDB that is, when it comes, and what it knows of CPython."""
 
     plugin: bool = False
     published: bool = False
-    """From inside, by the process itself."""
+    """The process publishes its JIT code itself."""
     newest: bool = False
     """GDB 18 or later, from PyPI; else the machine's."""
     from_start: bool = False
-    """GDB has started the program; else it is attached to the one that runs."""
+    """GDB has started the program; else it attaches to the running one."""
+    debug_information: bool = False
+    """GDB has that of the interpreter, which it takes a second to read; else only the names of its functions."""
 
     def __str__(self) -> str:
         if not self.published:
@@ -200,83 +212,87 @@ class Way:
     def gdb(self) -> str:
         return newest_gdb() if self.newest else "gdb"
 
+    def command(self, python: Interpreter, *arguments: str) -> list[str]:
+        """GDB in batch mode."""
+        symbols = python.debug_file_directory if self.debug_information else function_names(python)
+        return gdb_command(python, *arguments, plugin=self.plugin, gdb=self.gdb, symbols=symbols)
 
-PLUGIN, NOTHING = Way(plugin=True), Way()
-EACH_PUBLISHED = [
-    Way(published=True, newest=newest, from_start=start)
+
+PLUGIN, NOTHING = Setup(plugin=True, debug_information=True), Setup()
+PUBLISHED_SETUPS = [
+    Setup(published=True, newest=newest, from_start=from_start)
     for newest in (False, True)
-    for start in (False, True)
+    for from_start in (False, True)
 ]
 
 
-def published_ways(version: str, turn: int) -> list[Way]:
-    """One of them for one of the versions: over eight turns each GDB is there at each time, with each version.
-    All, where tests are thorough."""
-    if THOROUGH:
-        return EACH_PUBLISHED
-    return [EACH_PUBLISHED[turn // 2 % 4]] if VERSIONS[turn % 2] == version else []
-
-
-def _kept() -> Path:
-    """The folder of what is fetched for tests."""
-    return Path(os.environ.get("JITUNWIND_CACHE") or Path.home() / ".cache/jitunwind")
-
-
-def fetched(folder_name: str, *packages: str) -> Path:
-    """A folder with what those packages of Debian hold, unpacked: they may wait for a package that a mirror lacks and
-    that is not needed here, or must not be there together with others. Skips where apt does not have them."""
-    folder = _kept() / folder_name
-    if not (folder / ".complete").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        download = ["apt-get", "download", *packages]
-        done = subprocess.run(download, cwd=folder, capture_output=True, text=True)
-        if done.returncode:  # without a list of packages, or with an old one
-            subprocess.run(["apt-get", "update"], capture_output=True)
-            done = subprocess.run(download, cwd=folder, capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"{packages[0]} cannot be fetched: {done.stderr.strip()[-200:]}")
-        for package in folder.glob("*.deb"):
-            subprocess.run(["dpkg-deb", "-x", package, folder], check=True)
-            package.unlink()
-        (folder / ".complete").touch()
-    return folder
-
-
 @cache
-def wheels(minor: str, *packages: str) -> Path:
-    """A folder with those packages of PyPI for that version of CPython, to be put on its path; skips where there are
-    none."""
-    folder = _kept() / f"wheels-{minor}-{'-'.join(packages)}"
-    if not (folder / ".complete").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        command += [
-            "--ignore-requires-python",
-            "--only-binary",
-            ":all:",
-            "--python-version",
-            minor,
-            "--target",
-            str(folder),
-            *packages,
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"{packages[0]} for {minor} cannot be installed: {done.stderr.strip()[-200:]}")
-        (folder / ".complete").touch()
+def function_names(python: Interpreter) -> str:
+    """A debug-file-directory in which the debug file of the interpreter's executable has the names of its functions, as
+    the source has them, and nothing else. Where the executable has no such file, the interpreter's own directory."""
+    debug_file = _debug_file(python)
+    if debug_file is None:
+        return python.debug_file_directory
+    tools = python.machine.tools
+    done = subprocess.run([f"{tools}nm", "-j", debug_file], capture_output=True, text=True, check=True)
+    names = set(done.stdout.split())
+    if "_PyEval_EvalFrameDefault" not in names:  # it is in a library
+        return python.debug_file_directory
+    renamed = {name: _LTO.sub("", name) for name in names if _LTO.search(name)}
+    count = Counter(_LTO.sub("", name) for name in names)
+    folder: TemporaryDirectory[str] = TemporaryDirectory(prefix="jitunwind-")
+    _folders.append(folder)
+    source_names = Path(folder.name, "names")
+    source_names.write_text("".join(f"{old} {new}\n" for old, new in renamed.items() if count[new] == 1))
+    for other in Path(python.debug_file_directory).rglob("*.debug"):  # of extension modules, which are small
+        link = Path(folder.name, other.relative_to(python.debug_file_directory))
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if other != debug_file:
+            link.symlink_to(other)
+    made = Path(folder.name, debug_file.relative_to(python.debug_file_directory))
+    rename = f"--redefine-syms={source_names}"
+    subprocess.run([f"{tools}objcopy", "--strip-debug", rename, debug_file, made], check=True)
+    return folder.name
+
+
+def _debug_file(python: Interpreter) -> Path | None:
+    """By the build-id, as GDB finds it."""
+    with open(python.python, "rb") as file:
+        section: Any = ELFFile(file).get_section_by_name(".note.gnu.build-id")
+        build_id = next((note["n_desc"] for note in section.iter_notes()), "") if section else ""
+    found = Path(python.debug_file_directory, ".build-id", build_id[:2], f"{build_id[2:]}.debug")
+    return found if build_id and python.debug_file_directory and found.exists() else None
+
+
+_LTO = re.compile(r"\.lto_priv\.\d+")
+"""What GCC appends to the name of a static function that another partition of a link-time optimization calls."""
+
+
+_folders: list["TemporaryDirectory[str]"] = []
+
+
+def fetched(name: str) -> Path:
+    """The folder of what `make debuggers` has fetched under that name; skips where it has not."""
+    folder = debuggers.folder_of(name)
+    if folder is None:
+        pytest.skip(f"no {name}: `make debuggers` fetches it")
     return folder
+
+
+def numba_for(minor: str) -> Path:
+    """The folder with numba for that version of CPython, to be put on its path; skips where there is none."""
+    return fetched(debuggers.numba_folder(minor))
 
 
 @cache
 def newest_lldb() -> str:
-    """LLDB 19."""
-    folder = fetched("lldb-19", "lldb-19", "liblldb-19", "libllvm19", "libclang-cpp19")
+    """LLDB 19: a script that runs it with its libraries."""
+    folder = fetched("lldb-19")
     program = folder / "lldb"
     if not program.exists():
         libraries = f"{folder}/usr/lib/llvm-19/lib:{next(folder.glob('usr/lib/*/liblldb-19.so.1')).parent}"
         script = f'#!/bin/sh\nLD_LIBRARY_PATH={libraries} exec {folder}/usr/lib/llvm-19/bin/lldb "$@"\n'
-        made = folder / "made"
+        made = folder / f"made-{os.getpid()}"
         made.write_text(script)
         made.chmod(0o755)
         made.rename(program)
@@ -285,17 +301,8 @@ def newest_lldb() -> str:
 
 @cache
 def newest_gdb() -> str:
-    """GDB 18 or later, in a venv of its own under the cache folder; skips where PyPI is not to be had."""
-    folder = _kept() / "gdb-for-pwndbg"
-    if not (folder / ".complete").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        venv.create(folder, with_pip=True)
-        pip = [folder / "bin/python", "-m", "pip", "install", "--quiet", "gdb-for-pwndbg>=18.1"]
-        done = subprocess.run(pip, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"gdb-for-pwndbg cannot be installed: {done.stderr.strip()[-200:]}")
-        (folder / ".complete").touch()
-    path = str(folder / "bin/gdb")
+    """GDB 18 or later."""
+    path = str(fetched(debuggers.GDB_FOLDER) / "bin/gdb")
     noisy_ones = os.environ.get(noisy.FOLDER)
     return noisy.write(path, Path(noisy_ones, "newest-gdb")) if noisy_ones else path
 
@@ -305,13 +312,16 @@ def gdb_command(
     *arguments: str,
     plugin: bool = True,
     packages: bool = True,
-    symbols: bool = True,
+    symbols: str | None = None,
     gdb: str = "gdb",
 ) -> list[str]:
-    """GDB in batch mode, with the plugin or without; `packages`: whether the plugin finds iced-x86."""
+    """GDB in batch mode, with the plugin or without; `packages`: whether the plugin finds iced-x86; `symbols`: where
+    GDB looks for debug files, if not where the interpreter's are."""
     command = [gdb, "-nx", "-q", "-batch", "-iex", "set auto-load no", "-iex", "set width 0"]
-    if symbols and python.debug_file_directory:
-        command += ["-iex", f"set debug-file-directory {python.debug_file_directory}"]
+    if symbols is None:
+        symbols = python.debug_file_directory
+    if symbols:
+        command += ["-iex", f"set debug-file-directory {symbols}"]
     if plugin:
         search = [str(REPOSITORY / "src"), *([PACKAGES] if packages else [])]
         command += ["-iex", f"python import runpy; runpy.run_path({str(LOAD)!r}, {{'SEARCH': {search!r}}})"]

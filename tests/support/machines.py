@@ -9,6 +9,7 @@ import pytest
 from jitunwind.arch import Architecture
 from jitunwind.arch.aarch64.registers import AARCH64
 from jitunwind.arch.known import ARCHITECTURES
+from tests.support import markers
 
 QEMU = ("qemu-aarch64", "-cpu", "max,pauth=off")
 """GDB 13 loses a stack at the first signed return address."""
@@ -49,6 +50,8 @@ class Machine:
     def needed(self, *others: str) -> "Machine":
         """This; the test is skipped where a tool of it is missing: the compiler, the emulator, `others` by the names
         of their attributes."""
+        if self.is_emulated:
+            markers.demand("aarch64")
         for tool in (self.compiler(), *self.emulator[:1], *(getattr(self, name) for name in others)):
             if shutil.which(tool) is None:
                 pytest.skip(f"no {tool}: `make setup` says what to install")

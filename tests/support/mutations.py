@@ -217,7 +217,7 @@ def answer(
         if isinstance(row, Unknown):
             return NO_ANSWER
         try:
-            now = evaluate(row, now, stack.word, arch.stack_pointer)
+            now = evaluate(row, now, stack.word, arch.stack_pointer, arch.without_signature)
             back = now[arch.return_address]
         except (UnreadableMemory, KeyError):
             return NO_ANSWER

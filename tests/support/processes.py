@@ -23,7 +23,7 @@ from tests.support import live
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / "tests/cli/programs"
-VERSIONS = ("3.14", "3.15")
+VERSIONS = live.VERSIONS
 SHIMS = {"3.14": "py::jit_shim:<jit>", "3.15": "_PyJIT_Entry"}
 """What the frame is called by which each version enters JIT code."""
 PATIENCE = 60.0

@@ -21,7 +21,16 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from jitunwind.arch.aarch64.registers import AARCH64
-from tests.support.live import PATIENCE, REPOSITORY, Interpreter, fetched, gdb_command, run_gdb, running
+from tests.support.live import (
+    PATIENCE,
+    REPOSITORY,
+    Interpreter,
+    fetched,
+    function_names,
+    gdb_command,
+    run_gdb,
+    running,
+)
 from tests.support.unwinders import FLAGS, KEPT, has_header, run
 
 SUPPORT = REPOSITORY / "tests/support"
@@ -195,7 +204,7 @@ class Sampling:
 @cache
 def llvm_libunwind() -> str:
     """LLVM 19's libunwind.so.1, of Debian's package, which cannot be installed beside nongnu libunwind's headers."""
-    return str(next(fetched("libunwind-19", "libunwind-19").glob("usr/lib/llvm-19/lib/libunwind.so.1")))
+    return str(next(fetched("libunwind-19").glob("usr/lib/llvm-19/lib/libunwind.so.1")))
 
 
 def sampler(python: Interpreter, folder: Path, walker: str) -> Path:
@@ -286,7 +295,9 @@ def held_against_gdb(
     script = f"python import runpy; runpy.run_path({str(STOPS)!r}, {told!r})"
     try:
         with running(python, "sampled", *arguments, published=True, settings=settings(walker)) as started:
-            run_gdb(gdb_command(python, "-p", str(started.pid), "-ex", script))
+            run_gdb(
+                gdb_command(python, "-p", str(started.pid), "-ex", script, symbols=function_names(python))
+            )
             started.wait_for("sampled")
     finally:
         os.close(opened)

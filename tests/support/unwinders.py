@@ -16,6 +16,7 @@ from tests.support.live import (
     REPOSITORY,
     Interpreter,
     frames_in,
+    function_names,
     gdb_command,
     problems,
     run_gdb,
@@ -140,11 +141,14 @@ def told_by_gdb(python: Interpreter, program: str, arguments: Sequence[str], pub
         command = python.command(program, *arguments, published=published)[len(python.machine.emulator) :]
         with waiting_for_gdb(python.machine, command, python.environment()) as connect:
             stop = ("-ex", "set breakpoint pending on", "-ex", "break pause", "-ex", "continue", "-ex", "bt")
-            said = run_gdb(gdb_command(python, *connect, *stop, plugin=False, gdb=python.machine.gdb))
+            gdb, symbols = python.machine.gdb, function_names(python)
+            said = run_gdb(gdb_command(python, *connect, *stop, plugin=False, gdb=gdb, symbols=symbols))
             return said, [range(f.pc, f.pc + 1) for f in frames_in(said) if f.pc and (f.is_jit or f.is_shim)]
     with running(python, program, *arguments, published=published) as started:
         started.wait_for("walked")
-        return run_gdb(gdb_command(python, "-p", str(started.pid), "-ex", "bt")), jit_code(started.pid)
+        look = ("-p", str(started.pid), "-ex", "bt")
+        said = run_gdb(gdb_command(python, *look, symbols=function_names(python)))
+        return said, jit_code(started.pid)
 
 
 def walked(python: Interpreter, folder: Path, name: str, published: bool) -> Walk:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.live import VERSIONS
+
 TOOL = Path(__file__).parents[2] / "tools/interpreters.py"
 ARCH = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), "amd64")
-VERSIONS = ("3.14", "3.15")
 Done = subprocess.CompletedProcess[str]
 
 
@@ -63,12 +64,12 @@ def offline(tmp_path: Path) -> dict[str, str]:
 # --- asked for what there cannot be
 
 
-@pytest.mark.parametrize("version", ["x", "3", "2.7", "3.12", "3.14.1", "", "../3.14"])
-def test_refuses_what_is_no_version_with_a_jit(version: str, offline: dict[str, str]) -> None:
-    done = ask(version, **offline)
+@pytest.mark.parametrize("text", ["x", "3", "2.7", "3.12", "3.14.1", "", "../3.14"])
+def test_refuses_what_is_no_version_with_a_jit(text: str, offline: dict[str, str]) -> None:
+    done = ask(text, **offline)
 
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"{version!r} is no version such as 3.14" in done.stderr
+    assert f"{text!r} is no version such as 3.14" in done.stderr
 
 
 def test_refuses_an_architecture_without_a_jit(offline: dict[str, str]) -> None:

@@ -15,9 +15,9 @@
 /* One published region. */
 struct jitunwind_publication {
     uint64_t start, size;
-    struct dynamic_info *dynamic; /* for JITUNWIND_LIBUNWIND */
-    unsigned char *llvm;          /* for LLVM's libunwind: `frames`, or a copy of them */
-    struct symbol_file *file;     /* for JITUNWIND_GDB */
+    struct dynamic_info *dynamic; /* libunwind.c's */
+    unsigned char *llvm;          /* llvm.c's: `frames`, or a copy of them */
+    struct symbol_file *file;     /* symbol_files.c's, as what follows */
     /* What its file says of it: as it was given, and from then on where it is in the file's image. */
     union {
         const struct jitunwind_region *given;
@@ -26,7 +26,8 @@ struct jitunwind_publication {
         };
     };
     bool is_new; /* it is `given` */
-    uint8_t consumers;
+    uint8_t consumers; /* for which it was published: their bits in jitunwind.h */
+    uint8_t told;      /* which know it: a bit for each by its index (consumers.c) */
     uint32_t entry_size, program_at;
     uint32_t frames_size;   /* without the terminator */
     const struct cie *cie;  /* that all of the frames point to; NULL: they have their own among them */
@@ -88,33 +89,6 @@ void debugger_unlock(int state);
 void debugger_unregister(struct jit_code_entry *entry);
 void debugger_replace(struct jit_code_entry *old, struct jit_code_entry *new); /* either may be NULL */
 
-/* frames.c: unwinders inside the process. `frames` are .eh_frame entries with a terminator behind them. */
-bool libgcc_find(void);
-void libgcc_register(void *frames, size_t size);
-void libgcc_deregister(void *frames);
-bool libunwind_loaded(void);
-bool libunwind_find(void);
-struct dynamic_info *libunwind_register(const struct jitunwind_publication *publication);
-void libunwind_cancel(struct jitunwind_publication *publication); /* which is freed some time later */
-bool llvm_find(void);
-void llvm_register(struct jitunwind_publication *publication); /* sets its `llvm`; NULL without memory */
-void llvm_deregister(struct jitunwind_publication *publication);
-bool frames_sensible(const struct jitunwind_region *region);
-/* The same for libunwind of one thread, of any .eh_frame entries, which stay where they are until they are cancelled:
-   the audit's readers. */
-struct frame_entry {
-    int32_t start; /* of the FDE's code, from that of the table */
-    int32_t frame; /* the FDE, from the first entry */
-};
-struct frame_table {
-    uint64_t start, end; /* of all its code */
-    const unsigned char *frames;
-    size_t count;
-    struct frame_entry entries[];
-};
-struct dynamic_info *libunwind_register_table(const struct frame_table *table);
-void libunwind_cancel_table(void *info);
-
 /* cies.c: the CIEs that frames of many regions point to. They stay for good. */
 struct cie {
     const struct cie *next;
@@ -129,7 +103,7 @@ bool cie_reaches(const struct cie *cie, const unsigned char *frames, size_t size
 unsigned char *cie_put_frames(unsigned char *at, const unsigned char *frames, size_t size, const unsigned char *cie);
 
 /* rows.c: rows as .eh_frame entries with a terminator behind them, in memory from malloc; NULL with errno. */
-unsigned char *frames_of(const struct jitunwind_region *region, size_t *size);
+unsigned char *cfi_of_rows(const struct jitunwind_region *region, size_t *size);
 
 /* events.c: which code comes and goes. */
 enum event_kind { NOTHING, CODE_CAME, CODE_GOES };
@@ -144,7 +118,7 @@ void jitunwind_pause(void);
 void jitunwind_resume(int now);
 void jitunwind_call(void);
 int jitunwind_is_paused(void);
-void jitunwind_attend(void (*function)(void *), void *argument);
+void jitunwind_set_worker(void (*function)(void *), void *argument);
 size_t jitunwind_events(void);
 size_t jitunwind_take(struct jitunwind_event *events, size_t room);
 int jitunwind_lost(void);
@@ -156,14 +130,18 @@ int jitunwind_follow(uint64_t inside);
 struct executor {
     uint64_t address, start;
 };
+struct executor_layout {
+    size_t code, registration; /* in an executor: of its machine code, of a pointer to what CPython has published of it */
+    size_t debugger, libgcc;   /* in that: of pointers to an entry in the debuggers' list, and to frames */
+};
 int jitunwind_replace(const struct jitunwind_region *regions, size_t count, unsigned consumers,
-                      const struct executor *executors, size_t executor_count, size_t code_at, size_t registration_at,
+                      const struct executor *executors, size_t executor_count, const struct executor_layout *layout,
                       struct jitunwind_publication **handles);
 bool read_here(uint64_t address, void *data, size_t size);
 
 /* store.c: what jitunwind_publish does before it takes the debuggers' lock, and with it. */
-int store_check(const struct jitunwind_region *regions, size_t count, unsigned consumers);
-int store_publish(const struct jitunwind_region *regions, size_t count, unsigned consumers,
+int store_check(const struct jitunwind_region *regions, size_t count, unsigned bits);
+int store_publish(const struct jitunwind_region *regions, size_t count, unsigned bits,
                   struct jitunwind_publication **handles);
 
 /* store.c: withdraw all regions that lie in [start, start + size) in part or in whole. */

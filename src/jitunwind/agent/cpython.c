@@ -4,17 +4,13 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include "agent.h"
 #include "python.h"
-
-/* _PyJitCodeRegistration (Python/jit_publish.c). NULLs in it are passed over when the executor is freed. */
-struct registration {
-    struct jit_code_entry *gdb;
-    void *libgcc; /* the frames themselves */
-};
+#include "unwinding.h"
 
 static bool read_from_file(uint64_t address, void *data, size_t size)
 {
@@ -39,34 +35,39 @@ bool read_here(uint64_t address, void *data, size_t size)
     return count == (ssize_t)size;
 }
 
-/* Withdraw what CPython has published of an executor, as CPython itself would, if it has its code still. */
-static void take_over(const struct executor *executor, size_t code_at, size_t registration_at)
+/* Withdraw what CPython has published of an executor, as CPython itself would, if it has its code still. NULLs are passed
+   over when the executor is freed. */
+static void take_over(const struct executor *executor, const struct executor_layout *layout)
 {
-    struct registration *registration;
+    unsigned char *registration;
+    struct jit_code_entry *entry;
+    void *frames, *none = NULL;
     uint64_t code;
-    if (!read_here(executor->address + code_at, &code, sizeof code) || code != executor->start ||
-        !read_here(executor->address + registration_at, &registration, sizeof registration) || !registration)
+    if (!read_here(executor->address + layout->code, &code, sizeof code) || code != executor->start ||
+        !read_here(executor->address + layout->registration, &registration, sizeof registration) || !registration)
         return;
-    if (registration->gdb) {
-        debugger_unregister(registration->gdb);
-        PyMem_RawFree((void *)registration->gdb->symbol_file);
-        PyMem_RawFree(registration->gdb);
-        registration->gdb = NULL;
+    memcpy(&entry, registration + layout->debugger, sizeof entry);
+    memcpy(&frames, registration + layout->libgcc, sizeof frames);
+    if (entry) {
+        debugger_unregister(entry);
+        PyMem_RawFree((void *)entry->symbol_file);
+        PyMem_RawFree(entry);
+        memcpy(registration + layout->debugger, &none, sizeof none);
     }
-    if (registration->libgcc) {
-        libgcc_deregister(registration->libgcc);
-        PyMem_RawFree(registration->libgcc);
-        registration->libgcc = NULL;
+    if (frames) {
+        libgcc_deregister(frames);
+        PyMem_RawFree(frames);
+        memcpy(registration + layout->libgcc, &none, sizeof none);
     }
 }
 
 /* jitunwind_publish in the place of what CPython has published of these executors; nothing happens in between. With
    the GIL held. */
-int jitunwind_replace(const struct jitunwind_region *regions, size_t count, unsigned consumers,
-                      const struct executor *executors, size_t executor_count, size_t code_at, size_t registration_at,
+int jitunwind_replace(const struct jitunwind_region *regions, size_t count, unsigned bits,
+                      const struct executor *executors, size_t executor_count, const struct executor_layout *layout,
                       struct jitunwind_publication **handles)
 {
-    int state, same, error = store_check(regions, count, consumers);
+    int state, same, error = store_check(regions, count, bits);
     if (error)
         return error;
     if (!debugger_find() || !libgcc_find())
@@ -75,8 +76,8 @@ int jitunwind_replace(const struct jitunwind_region *regions, size_t count, unsi
         return errno;
     debugger_lock(&state);
     for (size_t i = 0; i < executor_count; i++)
-        take_over(&executors[i], code_at, registration_at);
-    error = store_publish(regions, count, consumers, handles);
+        take_over(&executors[i], layout);
+    error = store_publish(regions, count, bits, handles);
     debugger_unlock(state);
     return error;
 }

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "agent.h"
+#include "arch.h"
 #include "python.h"
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -152,11 +153,7 @@ void debugger_unregister(struct jit_code_entry *entry)
 /* Whether a debugger has put a breakpoint where it is told of changes: without one, none listens. */
 static bool has_breakpoint(void)
 {
-#if defined(__x86_64__)
-    static const unsigned char breakpoint[] = {0xcc}; /* int3 */
-#else
-    static const unsigned char breakpoint[] = {0x00, 0x00, 0x20, 0xd4}; /* brk #0 */
-#endif
+    static const unsigned char breakpoint[] = BREAKPOINT;
     void *function;
     memcpy(&function, &announce, sizeof function);
     return !memcmp(function, breakpoint, sizeof breakpoint);

@@ -1,9 +1,9 @@
-/* Which machine code comes and goes: noted on the JIT's path, handled later by somebody else, the attendant.
+/* Which machine code comes and goes: noted on the JIT's path, handled later by the worker.
 
-   The hooks append to a ring, without a lock. Memory that held code is not unmapped at once: the attendant first
-   withdraws what was published of it, then calls jitunwind_unmap. Where nobody attends, the hooks do it all.
+   The hooks append to a ring, without a lock. Memory that held code is not unmapped at once: the worker first
+   withdraws what was published of it, then calls jitunwind_unmap. Where there is no worker, the hooks do it all.
 
-   The attendant is a thread that is there only while there is something to do: a process must be able to end with
+   The worker is a thread that is there only while there is something to do: a process must be able to end with
    its last thread (in the child of a thread's fork, say), and CPython warns of forks that have threads beside them. */
 
 #define _GNU_SOURCE
@@ -33,20 +33,20 @@ static _Atomic uint64_t next_write, next_read;
 enum { FREE, USED };
 static _Atomic uint64_t known[TABLE];
 
-static _Atomic bool lost;      /* code came that there is no event for */
-static _Atomic uint32_t bell;  /* a futex, which changes when there is something to do */
-static _Atomic bool asleep;    /* somebody listens to the bell */
+static _Atomic bool lost;           /* code came that there is no event for */
+static _Atomic uint32_t wakeup_seq; /* a futex, which changes when there is something to do */
+static _Atomic bool is_waiting;     /* the worker waits for wakeup_seq to change */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of what follows */
-static void (*_Atomic attend)(void *);                   /* NULL: nobody attends */
-static void *_Atomic attend_for;                         /* what it is called with */
+static void (*_Atomic worker_callback)(void *);          /* NULL: there is no worker */
+static void *_Atomic worker_argument;                    /* what it is called with */
 static pthread_t thread;
 static enum { NONE, RUNS, HAS_ENDED } thread_state;
 static pthread_cond_t ended = PTHREAD_COND_INITIALIZER;
-static _Atomic int pauses;   /* more than 0: paused */
-static _Atomic bool wanted;   /* there is something to do; the attendant's own code waits until there is */
-static bool has_attended;     /* the attendant's own */
-static _Thread_local bool attending;
+static _Atomic int pauses;        /* more than 0: paused */
+static _Atomic bool work_pending; /* there is something to do; the worker's own code waits until there is */
+static bool has_worked;           /* the worker's own */
+static _Thread_local bool is_worker;
 
 enum { GATHERING_MS = 50, PATIENCE_MS = 100 };
 
@@ -75,7 +75,7 @@ static bool there_is_one(void)
 
 static bool there_is_work(void)
 {
-    return !atomic_load(&pauses) && atomic_load(&wanted);
+    return !atomic_load(&pauses) && atomic_load(&work_pending);
 }
 
 /* One reader at a time. */
@@ -117,31 +117,31 @@ static _Atomic uint64_t *remembered(uint64_t start)
     return NULL;
 }
 
-static void ring_bell(void)
+static void wake_worker(void)
 {
-    atomic_fetch_add(&bell, 1);
-    if (atomic_load(&asleep))
-        syscall(SYS_futex, &bell, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+    atomic_fetch_add(&wakeup_seq, 1);
+    if (atomic_load(&is_waiting))
+        syscall(SYS_futex, &wakeup_seq, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
-/* Until the bell rings, if it has not since `heard`, or that time is over. */
-static void listen(uint32_t heard, long milliseconds)
+/* Until wakeup_seq is no longer `seen_seq`, or that time is over. */
+static void wait_for_wakeup(uint32_t seen_seq, long milliseconds)
 {
     struct timespec time = {0, milliseconds * 1000000};
-    atomic_store(&asleep, true);
-    syscall(SYS_futex, &bell, FUTEX_WAIT_PRIVATE, heard, &time, NULL, 0);
-    atomic_store(&asleep, false);
+    atomic_store(&is_waiting, true);
+    syscall(SYS_futex, &wakeup_seq, FUTEX_WAIT_PRIVATE, seen_seq, &time, NULL, 0);
+    atomic_store(&is_waiting, false);
 }
 
-static void *attendant(void *unused)
+static void *run_worker(void *unused)
 {
     (void)unused;
-    attending = true;
+    is_worker = true;
     prctl(PR_SET_NAME, "jitunwind");
     for (;;) {
-        uint32_t heard = atomic_load(&bell);
+        uint32_t seen_seq = atomic_load(&wakeup_seq);
         if (!there_is_work() && !atomic_load(&pauses))
-            listen(heard, PATIENCE_MS);
+            wait_for_wakeup(seen_seq, PATIENCE_MS);
         pthread_mutex_lock(&lock);
         if (!there_is_work()) {
             thread_state = HAS_ENDED;
@@ -151,13 +151,13 @@ static void *attendant(void *unused)
         }
         pthread_mutex_unlock(&lock);
         struct timespec gathering = {0, GATHERING_MS * 1000000};
-        if (has_attended) /* the first time takes its own time */
+        if (has_worked) /* the first time takes its own time */
             nanosleep(&gathering, NULL); /* code comes in bursts */
-        has_attended = true;
-        atomic_store(&wanted, false);
-        void (*function)(void *) = atomic_load(&attend);
+        has_worked = true;
+        atomic_store(&work_pending, false);
+        void (*function)(void *) = atomic_load(&worker_callback);
         if (function)
-            function(atomic_load(&attend_for));
+            function(atomic_load(&worker_argument));
     }
 }
 
@@ -170,20 +170,20 @@ static void join_if_ended(void)
     }
 }
 
-/* Have the attendant's thread run, with all signals blocked: they are for the program's own. */
-static void call_attendant(void)
+/* Have the worker's thread run, with all signals blocked: they are for the program's own. */
+static void call_worker(void)
 {
     sigset_t all, before;
-    if (attending)
+    if (is_worker)
         return;
-    atomic_store(&wanted, true);
-    ring_bell();
+    atomic_store(&work_pending, true);
+    wake_worker();
     pthread_mutex_lock(&lock);
     join_if_ended();
     if (thread_state == NONE && !atomic_load(&pauses)) {
         sigfillset(&all);
         pthread_sigmask(SIG_SETMASK, &all, &before);
-        thread_state = pthread_create(&thread, NULL, attendant, NULL) ? NONE : RUNS;
+        thread_state = pthread_create(&thread, NULL, run_worker, NULL) ? NONE : RUNS;
         pthread_sigmask(SIG_SETMASK, &before, NULL);
     }
     pthread_mutex_unlock(&lock);
@@ -194,10 +194,10 @@ int events_mprotect(void *address, size_t size, int protection)
     int result = (int)syscall(SYS_mprotect, address, size, protection), before = errno;
     if (result == 0 && protection & PROT_EXEC) {
         remember((uintptr_t)address);
-        if (!atomic_load(&attend) || !append(CODE_CAME, (uintptr_t)address, size))
+        if (!atomic_load(&worker_callback) || !append(CODE_CAME, (uintptr_t)address, size))
             atomic_store(&lost, true);
-        if (atomic_load(&attend))
-            call_attendant();
+        if (atomic_load(&worker_callback))
+            call_worker();
         errno = before;
     }
     return result;
@@ -219,15 +219,15 @@ int events_munmap(void *address, size_t size)
     int before = errno;
     if (!remembered(start))
         return (int)syscall(SYS_munmap, address, size);
-    if (atomic_load(&attend) && append(CODE_GOES, start, size)) {
-        call_attendant();
+    if (atomic_load(&worker_callback) && append(CODE_GOES, start, size)) {
+        call_worker();
         errno = before;
         return 0;
     }
     return let_go(start, size);
 }
 
-/* What follows is for the attendant. */
+/* What follows is for the worker. */
 
 void jitunwind_unmap(uint64_t start, uint64_t size)
 {
@@ -240,12 +240,12 @@ void jitunwind_remember(uint64_t start)
     remember(start);
 }
 
-/* Stand still: the thread has ended when this returns. Not to be called with a lock that `attend` takes. Several
-   threads may, and each has to call jitunwind_resume before the attendant goes on. */
+/* Stand still: the thread has ended when this returns. Not to be called with a lock that `worker_callback` takes. Several
+   threads may, and each has to call jitunwind_resume before the worker goes on. */
 void jitunwind_pause(void)
 {
     atomic_fetch_add(&pauses, 1);
-    ring_bell();
+    wake_worker();
     pthread_mutex_lock(&lock);
     while (thread_state == RUNS)
         pthread_cond_wait(&ended, &lock);
@@ -259,30 +259,30 @@ void jitunwind_resume(int now)
     int count = atomic_load(&pauses);
     while (count && !atomic_compare_exchange_weak(&pauses, &count, count - 1))
         ;
-    if (now || atomic_load(&wanted))
+    if (now || atomic_load(&work_pending))
         jitunwind_call();
 }
 
 /* There is something to do, even if there are no events. While paused, it is done afterwards. */
 void jitunwind_call(void)
 {
-    if (atomic_load(&attend))
-        call_attendant();
+    if (atomic_load(&worker_callback))
+        call_worker();
 }
 
-/* Whether the attendant should come to an end soon. */
+/* Whether the worker should come to an end soon. */
 int jitunwind_is_paused(void)
 {
     return atomic_load(&pauses) > 0;
 }
 
-/* Have `function` called with `argument`, in a thread of its own, soon after code has come or gone; NULL: nobody attends any more,
-   and nothing is left to do. Called while paused. */
-void jitunwind_attend(void (*function)(void *), void *argument)
+/* Have `function` called with `argument`, in a thread of its own, soon after code has come or gone; NULL: there is no
+   worker any more, and nothing is left to do. Called while paused. */
+void jitunwind_set_worker(void (*function)(void *), void *argument)
 {
     struct jitunwind_event event;
-    atomic_store(&attend_for, argument);
-    atomic_store(&attend, function);
+    atomic_store(&worker_argument, argument);
+    atomic_store(&worker_callback, function);
     while (!function && take(&event))
         if (event.kind == CODE_GOES)
             let_go(event.start, event.size);

@@ -12,15 +12,8 @@
 #include <string.h>
 
 #include "agent.h"
+#include "arch.h"
 #include "bytes.h"
-
-#if defined(__x86_64__)
-#define MACHINE EM_X86_64
-#elif defined(__aarch64__)
-#define MACHINE EM_AARCH64
-#else
-#error "unknown architecture"
-#endif
 
 /* The sections. STRTAB is the first, so that an old image's is found; those from OWN on are other names for it. */
 enum { STRTAB, EH_FRAME, SYMTAB, ABBREV, INFO, LINE, OWN, OTHERS = OWN + 2 };
@@ -59,8 +52,10 @@ struct image {
     unsigned char *bytes;
 };
 
-/* Whether GDB would take the end of the name for a compiler's suffix: it tries to decode each ELF symbol as Ada and
-   prints "hot.py" as "hot[py]" (remove_compiler_suffix in gdb/ada-lang.c). */
+/* Whether GDB would take the end of the name for a compiler's suffix. GDB tries to decode each ELF symbol as Ada, and
+   prints "hot.py" as "hot[py]" (remove_compiler_suffix in gdb/ada-lang.c): a suffix is a dot and letters to the end.
+   Bytes of other characters than ASCII's may be letters in its locale. A space behind the name stops that. Names in
+   DWARF it leaves alone. elf/image.py keeps to the same rule. */
 static bool seems_to_have_suffix(const char *name)
 {
     const char *dot = strrchr(name, '.');
@@ -116,7 +111,6 @@ static uint32_t place_of(struct image *image, const struct part *part, const cha
     return strings_add(&image->strings, path, "");
 }
 
-/* With a space behind it GDB does not take a name for Ada's. */
 static uint32_t add_symbol_name(struct image *image, const char *name)
 {
     return strings_add(&image->strings, name, seems_to_have_suffix(name) ? " " : "");

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "agent.h"
+#include "arch.h"
 
 EXPORTED int mprotect(void *address, size_t size, int protection)
 {
@@ -19,12 +20,6 @@ EXPORTED int munmap(void *address, size_t size)
 {
     return events_munmap(address, size);
 }
-
-#if defined(__x86_64__)
-enum { JUMP_SLOT = R_X86_64_JUMP_SLOT, GLOBAL_DATA = R_X86_64_GLOB_DAT };
-#else
-enum { JUMP_SLOT = R_AARCH64_JUMP_SLOT, GLOBAL_DATA = R_AARCH64_GLOB_DAT };
-#endif
 
 struct search {
     uintptr_t inside;

@@ -5,7 +5,7 @@ open, both of which a program would see.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from struct import pack, unpack
 from typing import NamedTuple
 
@@ -13,7 +13,8 @@ from jitunwind.agent.built import check
 from jitunwind.errors import AgentFailed, AgentMissing
 from jitunwind.region import Line
 
-GDB, LIBGCC, LIBUNWIND = 1, 2, 4
+GDB, LIBGCC, LIBUNWIND = "gdb", "libgcc", "libunwind"
+"""Names of consumers (consumer.h)."""
 CODE_CAME, CODE_GOES = 1, 2
 _WORDS_OF_LINE = 3
 """In struct jitunwind_line."""
@@ -66,21 +67,23 @@ class Agent:
         except ImportError as error:
             raise AgentMissing(f"the agent cannot be loaded: {error}") from None
         self._c = agent
+        self.consumers = dict(agent.consumer_bits())
+        """By the name of a consumer: its bit in jitunwind.h."""
         self.follow = agent.follow
         """(function) Have calls of mprotect and munmap noted, of the object that has it. Whether it makes any."""
-        self.attend = agent.attend
-        """(attendant) Have it called, in a thread of its own, soon after code has come or gone; None: not any more.
+        self.set_worker = agent.set_worker
+        """(function) Have it called, in a thread of its own, soon after code has come or gone; None: not any more.
         To be called while paused. What it raises goes to sys.unraisablehook."""
         self.pause = agent.pause
-        """Call the attendant no more; its thread has ended when this returns."""
+        """Call the worker no more; its thread has ended when this returns."""
         self.resume = agent.resume
-        """(now) Go on calling the attendant; `now`: soon, even where there are no events."""
+        """(now) Go on calling the worker; `now`: soon, even where there are no events."""
         self.call = agent.call
-        """Call the attendant soon, even where there are no events."""
+        """Call the worker soon, even where there are no events."""
         self.events = agent.events
         """How many events have not been taken."""
         self.is_paused = agent.is_paused
-        """Whether the attendant should return soon."""
+        """Whether the worker should return soon."""
         self.lost = agent.lost
         """Whether code has come of which no event tells."""
         self.remember = agent.remember
@@ -94,27 +97,31 @@ class Agent:
         self.in_main_interpreter = agent.in_main_interpreter
         """Whether this is no subinterpreter."""
 
-    def publish(self, regions: Sequence[Published], consumers: int) -> list[int]:
-        """Publish `regions`, all or none, to the consumers (GDB | LIBGCC | LIBUNWIND); a handle for each.
+    def publish(self, regions: Sequence[Published], consumers: Collection[str]) -> list[int]:
+        """Publish `regions`, all or none, to the consumers of these names; a handle for each.
 
-        AgentFailed, if the agent refuses.
+        KeyError for a name that is none. AgentFailed, if the agent refuses.
         """
-        return self._publish(regions, consumers, b"", (0, 0))
+        return self._publish(regions, consumers, b"", (0, 0, 0, 0))
 
     def replace(
         self,
         regions: Sequence[Published],
-        consumers: int,
+        consumers: Collection[str],
         executors: Sequence[tuple[int, int]],
-        offsets: tuple[int, int],
+        offsets: tuple[int, int, int, int],
     ) -> None:
         """`publish` in the place of what CPython 3.15 has published itself of `executors`: (address, start of the
-        code) of each. `offsets` are those of their fields jit_code and jit_registration."""
+        code) of each. `offsets` are the fields of struct executor_layout (agent.h)."""
         words = [word for executor in executors for word in executor]
         self._publish(regions, consumers, pack(f"={len(words)}Q", *words), offsets)
 
     def _publish(
-        self, regions: Sequence[Published], consumers: int, executors: bytes, offsets: tuple[int, int]
+        self,
+        regions: Sequence[Published],
+        consumers: Collection[str],
+        executors: bytes,
+        offsets: tuple[int, int, int, int],
     ) -> list[int]:
         words: list[int] = []
         line_words: list[int] = []
@@ -133,8 +140,9 @@ class Agent:
             data += each.eh_frame
             for offset, filename, line in each.lines:
                 line_words += (each.entry_size + offset, place(filename), line)
+        bits = sum(self.consumers[name] for name in set(consumers))
         structs, lines = (pack(f"={len(each)}Q", *each) for each in (words, line_words))
-        answer = self._c.publish(structs, lines, bytes(data), consumers, executors, *offsets)
+        answer = self._c.publish(structs, lines, bytes(data), bits, executors, *offsets)
         if isinstance(answer, int):
             raise AgentFailed(_REASONS.get(answer) or os.strerror(answer))
         return list(unpack(f"={len(answer) // 8}Q", answer))
@@ -156,7 +164,7 @@ class Agent:
 _agent: Agent | None = None
 
 
-def agent() -> Agent:
+def loaded_agent() -> Agent:
     """The agent of this process. AgentMissing, if it was not built."""
     global _agent
     if _agent is None:
@@ -166,4 +174,4 @@ def agent() -> Agent:
 
 def statistics() -> Statistics:
     """What is published in this process now. AgentMissing."""
-    return agent().statistics()
+    return loaded_agent().statistics()

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "agent.h"
+#include "consumer.h"
 #include "python.h"
 
 /* What describes regions and lines in Python: their structs, but that pointers are offsets in a piece of data, or, that
@@ -44,29 +44,30 @@ static struct jitunwind_region *regions_of(PyObject *words, PyObject *lines, PyO
     return (struct jitunwind_region *)copy;
 }
 
-/* publish(words, lines, data, consumers, executors, code_at, registration_at): an errno, or the handles as bytes. Where there
-   are `executors` (address and start of the code of each), in the place of what CPython has published of them. */
+/* publish(words, lines, data, bits, executors, and four offsets: struct executor_layout): an errno, or the handles as bytes.
+   Where there are `executors` (address and start of the code of each), in the place of what CPython has published. */
 static PyObject *publish(PyObject *self, PyObject *arguments)
 {
     PyObject *words, *lines, *data, *executors, *result = NULL;
-    unsigned consumers;
-    unsigned long long code_at, registration_at;
+    unsigned bits;
+    unsigned long long offsets[4];
     size_t count = 0;
     int error;
     (void)self;
-    if (!PyArg_ParseTuple(arguments, "SSSISKK", &words, &lines, &data, &consumers, &executors, &code_at,
-                          &registration_at))
+    if (!PyArg_ParseTuple(arguments, "SSSISKKKK", &words, &lines, &data, &bits, &executors, &offsets[0],
+                          &offsets[1], &offsets[2], &offsets[3]))
         return NULL;
+    struct executor_layout layout = {offsets[0], offsets[1], offsets[2], offsets[3]};
     struct jitunwind_region *regions = regions_of(words, lines, data, &count);
     struct jitunwind_publication **handles = calloc(count + 1, sizeof *handles);
     size_t executor_count = (size_t)PyBytes_Size(executors) / sizeof(struct executor);
     if (!regions || !handles)
         error = ENOMEM;
     else if (executor_count)
-        error = jitunwind_replace(regions, count, consumers, (const struct executor *)PyBytes_AsString(executors),
-                                  executor_count, code_at, registration_at, handles);
+        error = jitunwind_replace(regions, count, bits, (const struct executor *)PyBytes_AsString(executors),
+                                  executor_count, &layout, handles);
     else
-        error = jitunwind_publish(regions, count, consumers, handles);
+        error = jitunwind_publish(regions, count, bits, handles);
     result = error ? PyLong_FromLong(error)
                    : PyBytes_FromStringAndSize((const char *)handles, (ssize_t)(count * sizeof *handles));
     free(regions);
@@ -84,6 +85,23 @@ static PyObject *withdraw(PyObject *self, PyObject *arguments)
     jitunwind_withdraw((struct jitunwind_publication **)PyBytes_AsString(handles),
                        (size_t)PyBytes_Size(handles) / sizeof(struct jitunwind_publication *));
     return none();
+}
+
+/* consumer_bits(): (name, bit) of each consumer. Those of one name have one bit. */
+static PyObject *consumer_bits(PyObject *self, PyObject *unused)
+{
+    PyObject *list = PyList_New(0);
+    (void)self, (void)unused;
+    for (unsigned i = 0; list && i < CONSUMER_COUNT; i++) {
+        PyObject *pair = Py_BuildValue("sI", consumers[i]->name, consumers[i]->bit);
+        if (!pair || PyList_Append(list, pair)) {
+            Py_DecRef(list);
+            list = NULL;
+        }
+        if (pair)
+            Py_DecRef(pair);
+    }
+    return list;
 }
 
 static PyObject *withdraw_range(PyObject *self, PyObject *arguments)
@@ -134,15 +152,15 @@ static void call(void *callable)
     PyGILState_Release(state);
 }
 
-/* attend(callable), or attend(None); while paused. The callable is kept for ever: a thread may just be calling it. */
-static PyObject *attend(PyObject *self, PyObject *arguments)
+/* set_worker(callable), or set_worker(None); while paused. The callable is kept for ever: a thread may just be calling it. */
+static PyObject *set_worker(PyObject *self, PyObject *arguments)
 {
     PyObject *callable;
     (void)self;
     if (!PyArg_ParseTuple(arguments, "O", &callable))
         return NULL;
     Py_IncRef(callable);
-    jitunwind_attend(callable == &_Py_NoneStruct ? NULL : call, callable);
+    jitunwind_set_worker(callable == &_Py_NoneStruct ? NULL : call, callable);
     return none();
 }
 
@@ -273,11 +291,12 @@ static PyObject *in_main_interpreter(PyObject *self, PyObject *unused)
 static struct PyMethodDef methods[] = {
     {"publish", publish, METH_VARARGS, NULL},
     {"withdraw", withdraw, METH_VARARGS, NULL},
+    {"consumer_bits", consumer_bits, METH_NOARGS, NULL},
     {"withdraw_range", withdraw_range, METH_VARARGS, NULL},
     {"knows", knows, METH_VARARGS, NULL},
     {"statistics", statistics, METH_NOARGS, NULL},
     {"follow", follow, METH_VARARGS, NULL},
-    {"attend", attend, METH_VARARGS, NULL},
+    {"set_worker", set_worker, METH_VARARGS, NULL},
     {"pause", pause, METH_NOARGS, NULL},
     {"resume", resume, METH_VARARGS, NULL},
     {"call", call_soon, METH_NOARGS, NULL},

@@ -64,6 +64,7 @@ OF_PYTHON PyObject *PyBytes_FromStringAndSize(const char *, ssize_t);
 OF_PYTHON PyObject *PyLong_FromSsize_t(ssize_t);
 OF_PYTHON long PyLong_AsLong(PyObject *);
 OF_PYTHON ssize_t PyLong_AsSsize_t(PyObject *);
+OF_PYTHON PyObject *PyList_New(ssize_t);
 OF_PYTHON int PyList_Append(PyObject *, PyObject *);
 OF_PYTHON PyObject *PyList_GetItem(PyObject *, ssize_t);
 OF_PYTHON ssize_t PyList_Size(PyObject *);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "agent.h"
+#include "arch.h"
 #include "bytes.h"
 
 enum {
@@ -18,13 +19,6 @@ enum {
     DW_CFA_DEF_CFA_SF = 0x12,
 };
 enum { WORD = 8, LONGEST_ADVANCE = 5 };
-
-/* Registers that a CFA can be counted from are those below CFA_REGISTERS: libgcc aborts at others. */
-#if defined(__x86_64__)
-enum { CODE_ALIGNMENT = 1, RETURN_ADDRESS = 16, CFA_REGISTERS = 16 };
-#else
-enum { CODE_ALIGNMENT = 1, RETURN_ADDRESS = 30, CFA_REGISTERS = 32 };
-#endif
 
 /* An offset, factored by the data alignment factor, -1. */
 static unsigned char *factored_leb128(unsigned char *at, int64_t offset)
@@ -106,7 +100,7 @@ static unsigned char *put_row(unsigned char *at, const struct jitunwind_row *row
     return at;
 }
 
-unsigned char *frames_of(const struct jitunwind_region *region, size_t *size)
+unsigned char *cfi_of_rows(const struct jitunwind_region *region, size_t *size)
 {
     static const unsigned char cie[] = {
         0, 0, 0, 0, 0, 0, 0, 0, 1, 'z', 'R', 0, CODE_ALIGNMENT, 0x7f /* -1 */, RETURN_ADDRESS, 1, 0 /* absptr */,

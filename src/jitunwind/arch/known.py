@@ -8,13 +8,22 @@ import os
 from functools import cache
 from importlib import import_module
 from types import ModuleType
+from typing import cast
 
 from jitunwind.arch import Architecture
 from jitunwind.arch.aarch64.registers import AARCH64
 from jitunwind.arch.effects import Decoder
+from jitunwind.arch.relocations import Relocations
 from jitunwind.arch.x86_64.registers import X86_64
 
 ARCHITECTURES = {arch.name: arch for arch in (X86_64, AARCH64)}
+MODULES = ("compiled", "effects", "emulation", "linux", "listing", "registers", "relocations", "switches")
+"""What each package `arch.ARCH` has. Others are for its own use (docs/adding-an-architecture.md)."""
+
+
+def of_bfd_name(name: str) -> Architecture | None:
+    """That which GDB calls so; None, if it is not known."""
+    return next((arch for arch in ARCHITECTURES.values() if arch.bfd_name == name), None)
 
 
 def of_machine(machine: int) -> Architecture | None:
@@ -31,6 +40,11 @@ def native() -> Architecture:
 def module(arch: Architecture, name: str) -> ModuleType:
     """`arch.ARCH.NAME`. ImportError where a package is missing that it needs."""
     return import_module(f"jitunwind.arch.{arch.name}.{name}")
+
+
+def relocations_of(arch: Architecture) -> Relocations:
+    """`arch.ARCH.relocations`."""
+    return cast(Relocations, module(arch, "relocations"))
 
 
 def decoder(arch: Architecture) -> Decoder:

@@ -9,7 +9,6 @@ import ctypes
 import errno
 import os
 import signal
-import struct
 import time
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,21 +26,14 @@ _GETSIGMASK, _SETSIGMASK = 0x420A, 0x420B
 _TRACEFORK, _TRACEVFORK, _TRACECLONE, _TRACEEXEC, _EXITKILL = 0x2, 0x4, 0x8, 0x10, 0x100000
 _EVENT_FORK, _EVENT_VFORK, _EVENT_CLONE, _EVENT_EXEC, _EVENT_STOP = 1, 2, 3, 4, 128
 _WALL = 0x40000000
-_USER_REGS = struct.Struct("<27Q")
-"""struct user_regs_struct, <sys/user.h>."""
-_DWARF_ORDER = (10, 12, 11, 5, 13, 14, 4, 19, 9, 8, 7, 6, 3, 2, 1, 0, 16)
-"""Where the registers stand there that DWARF numbers 0 to 16, the program counter last."""
-_ORIG_RAX, _FLAGS = 15, 18
+assert X86_64.linux.traced is not None
+_USER_REGS, _DWARF_ORDER, _FLAGS, _ORIGINAL_CALL, _SYSTEM_CALL = X86_64.linux.traced
 _NO_SYSTEM_CALL = (1 << 64) - 1
 """In place of a number: no system call is to be started anew."""
-_SYSTEM_CALL = (10, 14, 13, 12, 7, 9, 8)
-"""Where the registers stand that a system call takes: its number, then its arguments (psABI, section A.2.1)."""
-_BREAKPOINT = b"\xcc"
 _STEPPED = signal.SIGTRAP << 8 | 0x7F
 """What waitpid says of a thread that has run one instruction."""
 _FAULTS = (signal.SIGTRAP, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 """Signals that an instruction raises; the kernel resets their handlers where they are blocked."""
-_SYSCALL = b"\x0f\x05"
 _STOPS = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 _ptrace = ctypes.CDLL(None, use_errno=True).ptrace
@@ -363,7 +355,8 @@ class Tracee:
         The thread is left as it was found. OSError where that cannot be done.
         """
         vdso = next((each for each in self.memory.mappings() if each.path == "[vdso]"), None)
-        at = self.memory.read(vdso.start, vdso.end - vdso.start).find(_SYSCALL) if vdso is not None else -1
+        code = self.memory.read(vdso.start, vdso.end - vdso.start) if vdso is not None else b""
+        at = code.find(X86_64.linux.calls.instruction)
         if vdso is None or at < 0:
             raise OSError(errno.ENOSYS, "the process has no vDSO with a system call in it")
         _ptrace(_GETREGS, tid, None, self._registers)
@@ -371,7 +364,7 @@ class Tracee:
         values = list(_USER_REGS.unpack(before))
         for place, value in zip(_SYSTEM_CALL, (number, *arguments), strict=False):
             values[place] = value
-        values[_DWARF_ORDER[-1]], values[_ORIG_RAX] = vdso.start + at, _NO_SYSTEM_CALL
+        values[_DWARF_ORDER[-1]], values[_ORIGINAL_CALL] = vdso.start + at, _NO_SYSTEM_CALL
         _USER_REGS.pack_into(self._registers, 0, *values)
         _ptrace(_SETREGS, tid, None, self._registers)
         with self._signals_blocked(tid):
@@ -402,7 +395,7 @@ class Tracee:
         values = list(_USER_REGS.unpack(self._registers))
         for place, value in places.items():
             values[place] = value
-        values[_ORIG_RAX] = _NO_SYSTEM_CALL
+        values[_ORIGINAL_CALL] = _NO_SYSTEM_CALL
         _USER_REGS.pack_into(self._registers, 0, *values)
         _ptrace(_SETREGS, tid, None, self._registers)
 
@@ -410,12 +403,14 @@ class Tracee:
         """Put a breakpoint at `address`. UnreadableMemory where there is no memory."""
         if address not in self.breakpoints:
             byte = self.memory.read(address, 1)
-            self.write(address, _BREAKPOINT)
+            self.write(address, X86_64.breakpoint)
             self.memory.note(address, byte)
 
     def remove(self, address: int) -> None:
         byte = self.memory.forget(address)
-        if byte is not None and self._byte(address) == _BREAKPOINT:  # else the code there is another's by now
+        if (
+            byte is not None and self._byte(address) == X86_64.breakpoint
+        ):  # else the code there is another's by now
             self.write(address, byte)
 
     def _byte(self, address: int) -> bytes:

@@ -27,7 +27,7 @@ from jitunwind.audit.ptrace import Tracee
 
 MOST_AT_ONCE = 1792
 """Records of one run: 1 MiB."""
-_MMAP, _MUNMAP = 9, 11
+_CALLS = X86_64.linux.calls
 _READ_WRITE_EXEC = 7
 _PRIVATE_ANONYMOUS_NORESERVE_NOREPLACE = 0x02 | 0x20 | 0x4000 | 0x100000
 _PAGE = 4096
@@ -94,7 +94,7 @@ class Recorder:
             return
         try:
             area = self._tracee.system_call(
-                *(tid, _MMAP, place, _SIZE, _READ_WRITE_EXEC, _PRIVATE_ANONYMOUS_NORESERVE_NOREPLACE),
+                *(tid, _CALLS.mmap, place, _SIZE, _READ_WRITE_EXEC, _PRIVATE_ANONYMOUS_NORESERVE_NOREPLACE),
                 *((1 << 64) - 1, 0),
             )
         except OSError:
@@ -122,7 +122,7 @@ class Recorder:
     def release(self) -> None:
         """Take the area out of the process again, all threads of which stand still."""
         if self._area and (tid := self._tracee.any_stopped):
-            self._tracee.system_call(tid, _MUNMAP, self._area, _SIZE)
+            self._tracee.system_call(tid, _CALLS.munmap, self._area, _SIZE)
             self.forget()
 
     def run(self, tid: int, start: int, made: Copy, pc: int, most: int) -> list[tuple[int, ...]]:

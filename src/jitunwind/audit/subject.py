@@ -38,11 +38,12 @@ def _jits(memory: Memory, what: str) -> Jits:
     """The JITs in `memory`, which is of `what`. NotPython, UnsupportedVersion: where CPython's is not known, and no
     other has code."""
     jits = Jits(memory)
-    if jits.problem is None or jits.has_code():
+    problem = jits.problem
+    if problem is None or jits.has_code():
         return jits
-    if isinstance(jits.problem, NotPython):
-        raise NotPython(f"{what} is no CPython: {jits.problem}; and no other JIT has code in it")
-    raise UnsupportedVersion(f"{what}: {jits.problem}")
+    if isinstance(problem, NotPython):
+        raise NotPython(f"{what} is no CPython: {problem}; and no other JIT has code in it", problem.hint)
+    raise UnsupportedVersion(f"{what}: {problem}", problem.hint)
 
 
 def dump_of(target: Target, warn: Warn) -> Dump:

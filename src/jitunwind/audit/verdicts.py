@@ -27,7 +27,6 @@ from jitunwind.rows import (
     Undefined,
     Unknown,
     UnwindTable,
-    without_signature,
 )
 from jitunwind.tables.sources import Tables, gate_table
 
@@ -257,6 +256,7 @@ class _Way:
 
     def __init__(self, record: Record, arch: Architecture, memory: Memory) -> None:
         self.record, self.memory, self.sp = record, memory, arch.stack_pointer
+        self._arch = arch
         self._registers, self._below = arch.program_counter + 1, arch.red_zone
         self.values: list[int | None] = list(record[: self._registers])
         self._from: list[tuple[int, int] | None] = [(register, 0) for register in range(self._registers)]
@@ -280,7 +280,7 @@ class _Way:
         for register in lost:
             self.values[register] = self._from[register] = None
         if signed is not None and (value := self.values[signed]) is not None:
-            self.values[signed], self._from[signed] = without_signature(value), None
+            self.values[signed], self._from[signed] = self._arch.without_signature(value), None
         self.values[self.sp] = cfa
         self._from[self.sp] = (source[0], source[1] + cfa_offset) if source is not None else None
 

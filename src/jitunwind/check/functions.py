@@ -33,7 +33,7 @@ from jitunwind.dwarf.decode import Fde, eh_frame, table_of
 from jitunwind.dwarf.lsda import call_sites
 from jitunwind.elf.inspect import ElfFile
 from jitunwind.errors import MalformedFrames, NothingToCheck, OtherArchitecture
-from jitunwind.recover.flow import Flow, analyze
+from jitunwind.recover.flow import Flow, NoReturn, analyze
 from jitunwind.recover.state import Entry, State, States, Value
 from jitunwind.rows import SAME_VALUE, Row, Unknown, UnwindTable
 
@@ -320,7 +320,10 @@ class _Function:
         self.sweeps.clear()
         self.outside.clear()
         self.resolved.clear()
-        return analyze(self.arch, self.states, self.code, self._decode, entries, followed, never_return=dead)
+        no_return = NoReturn(dead)
+        return analyze(
+            self.arch, self.states, self.code, self._decode, entries, followed, no_return=no_return
+        )
 
     def _without_dead_paths(
         self, flow: Flow, entries: Mapping[int, State], followed: Collection[int]

@@ -26,7 +26,15 @@ from jitunwind.audit.subject import check_has_jit, dump_of, dump_of_remote
 from jitunwind.audit.witness import STATIC, STEPPED
 from jitunwind.cli.files import Output, check_stdout_is_free
 from jitunwind.cli.output import ERASE_LINE, FOUND, INTERRUPTED, folded, is_coloured, print_warning
-from jitunwind.cli.verb import Seconds, Verb, color_option, junit_option, markdown_option, target_argument
+from jitunwind.cli.verb import (
+    Seconds,
+    Verb,
+    color_option,
+    junit_option,
+    markdown_option,
+    named,
+    target_argument,
+)
 from jitunwind.errors import JitunwindError, NothingToAudit
 from jitunwind.memory.live import check_process, is_number, is_stopped_by_signal
 from jitunwind.memory.targets import Kind, target_of
@@ -161,7 +169,7 @@ def audit(
             session.dump = dump_of(found, session.warn)
         if emulate or static:
             session.look_offline()
-        data = session.report(" ".join(target) or str(remote))
+        data = session.report(" ".join(map(named, target)) or str(remote))
     if markdown is not None:
         markdown.write(as_markdown(data))
     if junit is not None:

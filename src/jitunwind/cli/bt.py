@@ -12,7 +12,14 @@ import click
 from jitunwind.cli import page
 from jitunwind.cli.output import UNUSABLE, is_coloured, print_warning, progress
 from jitunwind.cli.page import Paint
-from jitunwind.cli.verb import Verb, color_option, debug_dir_option, target_argument
+from jitunwind.cli.verb import (
+    Verb,
+    color_option,
+    debug_dir_option,
+    debuginfod_option,
+    named,
+    target_argument,
+)
 from jitunwind.errors import JitunwindError, NoSuchThread, NotPython
 from jitunwind.gdbplugin.backtrace import Report, Wanted, of_core, of_process
 from jitunwind.gdbplugin.debugfiles import what_to_install
@@ -40,6 +47,7 @@ _JSON_KEYS = (
     "--c-lines", is_flag=True, help="Lines of C functions, too: the process may stand still for seconds."
 )
 @debug_dir_option
+@debuginfod_option
 @click.option("--gdb", "gdb_path", metavar="GDB", help="The GDB to use.  [default: $JITUNWIND_GDB, or gdb]")
 @click.pass_context
 def bt(
@@ -53,6 +61,7 @@ def bt(
     full_paths: bool,
     c_lines: bool,
     debug_dirs: tuple[str, ...],
+    debuginfod: bool,
     gdb_path: str | None,
 ) -> None:
     """Print the native stacks of a process or a core.
@@ -63,11 +72,17 @@ def bt(
     Exit status: 0 all stacks are whole; 2 the input cannot be used, a stack is not whole, or the process has
     no JIT code because its JIT is off or it is no Python (its stack is printed all the same); 130 interrupted.
     """
-    named = target_of(target, exe)
-    path = find_gdb(gdb_path, _architecture(named))
-    with progress(f"reading the stacks of {target}"):
-        report = _read(path, named, Wanted(thread, python, as_json, debug_dirs, c_lines))
+    if debuginfod and not os.environ.get("DEBUGINFOD_URLS"):
+        raise click.UsageError(
+            "--debuginfod needs the servers' addresses in the environment: DEBUGINFOD_URLS"
+        )
+    subject = target_of(target, exe)
+    path = find_gdb(gdb_path, _architecture(subject))
+    with progress(f"reading the stacks of {named(target)}"):
+        report = _read(path, subject, Wanted(thread, python, as_json, debug_dirs, c_lines, debuginfod))
     stacks = report.stacks
+    if stacks["core"]:
+        stacks["core"] = named(stacks["core"])
     _check(target, report, thread)
     problem = _problem(stacks)
     stacks["warnings"] += [problem] if problem else _notes(stacks, report)

@@ -16,12 +16,6 @@ def _asking(command: Callable[..., Any]) -> Callable[..., Any]:
     """The arguments that both have."""
     for option in (
         click.option(
-            "--python",
-            type=click.Path(),
-            metavar="PYTHON",
-            help="A Python of the same minor version, to make the request.  [default: the program of the process]",
-        ),
-        click.option(
             "--timeout",
             type=Seconds(min=0),
             default=10.0,
@@ -38,11 +32,12 @@ def _asking(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.command(cls=Verb)
 @_asking
 @click.pass_context
-def enable(context: click.Context, target: str, timeout: float, python: str | None) -> None:
+def enable(context: click.Context, target: str, timeout: float) -> None:
     """Have a running Python publish its JIT code from now on.
 
     It is a process of CPython 3.14 or later. It executes jitunwind.enable(), in a thread of its own. It needs nothing
-    installed. It is asked by way of sys.remote_exec, and does it when its main thread executes Python code next.
+    installed. It is asked by way of PEP 768, as sys.remote_exec asks, and
+    does it when its main thread executes Python code next.
     `jitunwind disable PID` ends it.
 
     Exit status: 0 it publishes; 2 it cannot, or has not begun in time, or its JIT is off.
@@ -50,7 +45,7 @@ def enable(context: click.Context, target: str, timeout: float, python: str | No
     pid = int(target)
     built.check()
     with reporting(f"waiting for process {pid}"):
-        answer = enable_in(pid, python, timeout)
+        answer = enable_in(pid, timeout)
     if answer.is_off:
         print_warning(
             f"process {pid} has its JIT off (PYTHON_JIT=1 turns it on): there is nothing to publish"
@@ -65,7 +60,7 @@ def enable(context: click.Context, target: str, timeout: float, python: str | No
 
 @click.command(cls=Verb)
 @_asking
-def disable(target: str, timeout: float, python: str | None) -> None:
+def disable(target: str, timeout: float) -> None:
     """Have a running Python publish its JIT code no more.
 
     It executes jitunwind.disable(), which withdraws what `jitunwind enable`, `jitunwind run` or JITUNWIND=1 has had it
@@ -75,7 +70,7 @@ def disable(target: str, timeout: float, python: str | None) -> None:
     """
     pid = int(target)
     with reporting(f"waiting for process {pid}"):
-        answer = disable_in(pid, python, timeout)
+        answer = disable_in(pid, timeout)
     if answer.already:
         click.echo(f"process {pid} does not publish its JIT code: nothing was changed")
     else:

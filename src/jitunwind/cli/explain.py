@@ -11,7 +11,7 @@ import click
 
 from jitunwind.cli.files import Output, OutputFile
 from jitunwind.cli.output import columns, is_coloured, print_warning, reporting
-from jitunwind.cli.verb import Verb, color_option, target_argument
+from jitunwind.cli.verb import Verb, color_option, named, target_argument
 from jitunwind.errors import (
     JitunwindError,
     NoSuchRegion,
@@ -28,6 +28,7 @@ from jitunwind.jits.dump import load
 from jitunwind.jits.known import Jits
 from jitunwind.jits.optional import Switched
 from jitunwind.memory import Memory
+from jitunwind.memory.corefile import CoreFile
 from jitunwind.memory.targets import Kind, Target, command_of, opened, target_of
 from jitunwind.tables.chosen import tables_named
 from jitunwind.tables.sources import Published, from_dump
@@ -89,15 +90,16 @@ def explain(
     if region is not None and not region.strip():
         raise NoSuchRegion("--region is empty", "name a number, an address (0x…), or part of a region's name")
     whole = region is not None or output is not None or as_json
-    named, command = target_of(target, exe, files="a core file, or a dump"), ""
-    if named.kind is Kind.FILE:
-        with reporting(f"reading {target}") as note:
-            jit, found = _read_dump(named, region, names, whole, note)
+    subject, command = target_of(target, exe, files="a core file, or a dump"), ""
+    if subject.kind is Kind.FILE:
+        with reporting(f"reading {named(target)}") as note:
+            jit, found = _read_dump(subject, region, names, whole, note)
     else:
-        with opened(named) as memory, reporting(f"reading {target}") as note:
-            command = command_of(named)
-            jit, found = _read(memory, named, region, names, whole, note)
-    origin = origin_of(str(named), jit, command)
+        with opened(subject) as memory, reporting(f"reading {named(target)}") as note:
+            command = command_of(subject)
+            jit, found = _read(memory, subject, region, names, whole, note)
+    about = str(subject) if subject.kind is Kind.PROCESS else f"{subject.kind_name} {named(target)}"
+    origin = origin_of(about, jit, command)
     text = ""
     if as_json:
         text = json.dumps(as_data(origin, found.summary, found.explained, found.warnings), indent=2)
@@ -146,6 +148,8 @@ def _read(
             break
         jits = jits.renewed()
     found.warnings[:0] = jits.warnings
+    if isinstance(memory, CoreFile):
+        found.warnings.extend(memory.files.warnings)
     found.warnings.extend(
         f"{file} is newer than the {'process' if is_process else 'core'}: lines of it may be others than those "
         "that run"

@@ -1,16 +1,20 @@
 """What verbs have in common: how their arguments are read, the options that several have, and their help."""
 
+import contextlib
 import math
+import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
 from jitunwind.cli.files import OutputFile
+from jitunwind.cli.output import reporting
 from jitunwind.cli.streams import check_stdout
 from jitunwind.cli.usage import WrongUsage
-from jitunwind.errors import CorruptState, NoSuchProcess, NotPython, UnreadableMemory
+from jitunwind.errors import CorruptState, JitunwindError, NoSuchProcess, NotPython, UnreadableMemory
 from jitunwind.memory.live import has_ended, is_alive, is_number
 
 _WIDEST, _MARGIN = 80, 2
@@ -70,15 +74,14 @@ class Verb(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         if self._prints:
             check_stdout()
-        try:
-            return super().invoke(ctx)
-        except (OSError, *_DAMAGED) as error:
-            target = ctx.params.get("target")
-            if isinstance(target, tuple) and len(target) == 1:
-                (target,) = target
-            if isinstance(target, str) and is_number(target):
-                raise _if_ended(int(target), error) from None
-            raise
+        with _plain_core(ctx):
+            try:
+                return super().invoke(ctx)
+            except (OSError, *_DAMAGED) as error:
+                target = _only_target(ctx)
+                if is_number(target):
+                    raise _if_ended(int(target), error) from None
+                raise
 
     def _refuse_empty(self, context: click.Context, arguments: Sequence[str]) -> None:
         """Most often an empty argument is a shell variable that is not set."""
@@ -94,6 +97,47 @@ class Verb(click.Command):
                 raise WrongUsage(f"{name} is empty", f"{context.command_path} --help", context)
 
 
+def _only_target(context: click.Context) -> str:
+    """The argument `target`, where it is one; else empty."""
+    target = context.params.get("target")
+    if isinstance(target, tuple):
+        target = target[0] if len(target) == 1 else None
+    return target if isinstance(target, str) else ""
+
+
+@contextlib.contextmanager
+def _plain_core(context: click.Context) -> Iterator[None]:
+    """While a verb runs, the plain core in the place of a compressed one that is its target. Errors name the
+    latter."""
+    target = _only_target(context)
+    if not target or is_number(target) or not os.path.isfile(target):
+        yield
+        return
+    from jitunwind.memory.packed import is_packed, unpacked  # with a process verbs start faster without it
+
+    if not is_packed(Path(target)):
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        with reporting(f"unpacking {target}") as note:
+            plain = str(stack.enter_context(unpacked(Path(target), note)))
+        given = context.params["target"]
+        context.params["target"] = (plain,) if isinstance(given, tuple) else plain
+        context.meta[_PACKED] = target
+        try:
+            yield
+        except JitunwindError as error:
+            error.args = (str(error).replace(plain, target), *error.args[1:])
+            raise
+
+
+def named(target: str) -> str:
+    """What the user called `target`: the compressed core, where that is its plain form."""
+    context = click.get_current_context(silent=True)
+    return str(context.meta.get(_PACKED, target)) if context is not None else target
+
+
+_PACKED = "jitunwind.packed"
 _DAMAGED = (CorruptState, NotPython, UnreadableMemory)
 """What a process seems to be whose memory goes away while it is read."""
 
@@ -158,6 +202,11 @@ debug_dir_option = click.option(
     type=click.Path(exists=True, file_okay=False),
     envvar="JITUNWIND_DEBUG_DIR",
     help="Look for debug files here, too; may be given again.  [default: $JITUNWIND_DEBUG_DIR]",
+)
+debuginfod_option = click.option(
+    "--debuginfod",
+    is_flag=True,
+    help="Fetch debug files that are not here from the servers in $DEBUGINFOD_URLS.",
 )
 markdown_option = click.option(
     "--markdown",

@@ -4,6 +4,7 @@ Each region has a `.text` of its own (SHT_NOBITS at its address), so that what l
 belongs to nobody; names stand in `.symtab`, lines in DWARF sections, unwind tables in `.eh_frame`.
 """
 
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,6 +56,14 @@ class _Section:
     alignment: int = 1
 
 
+_SUFFIX = re.compile(rb"\.[A-Za-z\x80-\xff]+\Z")
+
+
+def _bytes(text: str) -> bytes:
+    """As it stands in a string table."""
+    return text.encode("utf-8", "surrogateescape").replace(b"\0", b"?")
+
+
 class _Strings:
     """A string table: gABI, chapter 4."""
 
@@ -65,17 +74,14 @@ class _Strings:
     def add(self, text: str) -> int:
         if text not in self._offsets:
             self._offsets[text] = len(self.data)
-            self.data += text.encode("utf-8", "surrogateescape").replace(b"\0", b"?") + b"\0"
+            self.data += _bytes(text) + b"\0"
         return self._offsets[text]
 
 
 def symbol_name(name: str) -> str:
-    """`name`, so that GDB does not take its end for a compiler's suffix.
-
-    GDB tries to decode each ELF symbol as Ada and prints "hot.py" as "hot[py]" (remove_compiler_suffix in
-    gdb/ada-lang.c); a space behind it stops that. Names in DWARF are left alone by it.
-    """
-    return name + " " if name.rpartition(".")[2].isalpha() and "." in name else name
+    """`name`, so that GDB does not take its end for a compiler's suffix: why, and by which rule, agent/image.c says
+    (seems_to_have_suffix). A test holds the two to each other."""
+    return name + " " if _SUFFIX.search(_bytes(name)) else name
 
 
 def symbol_file(machine: Machine, functions: Sequence[Function]) -> bytes:

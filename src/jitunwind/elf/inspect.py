@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from elftools.elf.elffile import ELFFile
 
-from jitunwind.elf.relocatable import ALLOCATED, DYNAMIC, Layout, lay_out, relocations, symbols, text_at
+from jitunwind.arch.known import of_machine, relocations_of
+from jitunwind.elf.relocatable import ALLOCATED, Layout, lay_out, relocations, symbols, text_at
 from jitunwind.errors import NotElf
 
 _FUNCTION_TYPES = (2, 10)  # STT_FUNC, STT_GNU_IFUNC
@@ -86,7 +87,9 @@ class ElfFile:
         self._relocations: list[tuple[bytes, list[str]]] = []
         self._symbols: list[tuple[bytes, bytes]] = []
         self._check_whole(elf, size)
-        layout: Layout | None = lay_out(elf) if elf["e_type"] == "ET_REL" else None
+        arch = of_machine(self.machine)
+        kinds = relocations_of(arch) if arch is not None else None
+        layout: Layout | None = lay_out(elf, kinds) if elf["e_type"] == "ET_REL" else None
         self._bases: dict[int, int] | None = None if layout is None else layout.bases
         self._segments = (
             [(segment["p_vaddr"], bytearray(segment.data())) for segment in elf.iter_segments("PT_LOAD")]
@@ -137,9 +140,10 @@ class ElfFile:
 
     def _apply_relative(self) -> None:
         """Write the addends of relative relocations where the loader would: jump tables of addresses need them."""
-        kinds = DYNAMIC.get(self.machine)
-        if kinds is None:
+        arch = of_machine(self.machine)
+        if arch is None:
             return
+        kinds = arch.relocations
         for data, names in self._relocations:
             for place, info, addend in relocations(data):
                 kind = info & 0xFFFFFFFF

@@ -6,48 +6,13 @@ result as it reads a linked file. What the object leaves to others gets an addre
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import IntEnum
+from functools import partial
 from struct import Struct
-from typing import NamedTuple
 
 from elftools.elf.elffile import ELFFile
 
-from jitunwind.arch.machine import Machine
+from jitunwind.arch.relocations import Relocations, Target
 
-
-class Dynamic(NamedTuple):
-    """The kinds of relocations that the loader applies: the file's own address and an addend; the address of a
-    symbol, into a slot of the global offset table."""
-
-    relative: int
-    slots: tuple[int, int]
-
-
-DYNAMIC: dict[int, Dynamic] = {
-    Machine.X86_64: Dynamic(8, (6, 7)),
-    Machine.AARCH64: Dynamic(1027, (1025, 1026)),
-}
-"""R_X86_64_RELATIVE, GLOB_DAT, JUMP_SLOT: System V psABI x86_64, table 4.9; R_AARCH64_...: AAELF64, section 5.7.16."""
-
-
-class Relocation(IntEnum):
-    """Those of code, `.eh_frame` and jump tables: System V psABI x86_64, table 4.9."""
-
-    ABS64 = 1
-    PC32 = 2
-    PLT32 = 4
-    GOTPCREL = 9
-    ABS32 = 10
-    ABS32S = 11
-    PC64 = 24
-    GOTPCRELX = 41
-    REX_GOTPCRELX = 42
-
-
-_BY_SLOT = frozenset((Relocation.GOTPCREL, Relocation.GOTPCRELX, Relocation.REX_GOTPCRELX))
-_PC_RELATIVE = frozenset((Relocation.PC32, Relocation.PLT32, Relocation.PC64, *_BY_SLOT))
-_ABSOLUTE_KINDS = frozenset((Relocation.ABS64, Relocation.ABS32, Relocation.ABS32S))
-_WIDE = frozenset((Relocation.ABS64, Relocation.PC64))
 _RELA = Struct("<QQq")  # r_offset, r_info, r_addend (gABI, "Relocation")
 _SYM = Struct("<IBBHQQ")  # st_name, st_info, st_other, st_shndx, st_value, st_size (gABI, "Symbol Table")
 ALLOCATED = 2  # SHF_ALLOC
@@ -77,9 +42,9 @@ class Layout:
         return start
 
 
-def lay_out(elf: ELFFile) -> Layout:
-    """Place the sections that a program sees in memory, and apply their relocations; kinds that are not among
-    `Relocation`'s (those of thread-local variables) leave the bytes as they are.
+def lay_out(elf: ELFFile, kinds: Relocations | None) -> Layout:
+    """Place the sections that a program sees in memory, and apply their relocations; those that `kinds` does not know
+    leave the bytes as they are; None knows none.
 
     ValueError for an object with more sections than a symbol can name."""
     layout = Layout()
@@ -97,10 +62,9 @@ def lay_out(elf: ELFFile) -> Layout:
         elif section["sh_type"] == "SHT_RELA":
             tables.append((section["sh_info"], section.data()))
     targets.read()
-    apply = _apply_aarch64 if elf["e_machine"] == "EM_AARCH64" else _apply
     for index, table in tables:
-        if index in by_index:
-            apply(table, by_index[index], layout.bases[index], targets)
+        if kinds is not None and index in by_index:
+            _apply(kinds, table, by_index[index], layout.bases[index], targets)
     layout.segments.append((targets.slots_start, targets.slots))
     return layout
 
@@ -144,46 +108,15 @@ class _Targets:
         return self._slot_of[number]
 
 
-def _apply(table: bytes, data: bytearray, base: int, targets: _Targets) -> None:
+def _apply(kinds: Relocations, table: bytes, data: bytearray, base: int, targets: _Targets) -> None:
     for offset, info, addend in relocations(table):
         kind, number = info & 0xFFFFFFFF, info >> 32
-        size = 8 if kind in _WIDE else 4
-        known = kind in _PC_RELATIVE or kind in _ABSOLUTE_KINDS
-        if not known or number >= len(targets.addresses) or offset + size > len(data):
+        size = kinds.size(kind)
+        if not size or number >= len(targets.addresses) or offset + size > len(data):
             continue
-        value = targets.slot(number) if kind in _BY_SLOT else targets.addresses[number]
-        value += addend - (base + offset if kind in _PC_RELATIVE else 0)
-        data[offset : offset + size] = (value & (1 << 8 * size) - 1).to_bytes(size, "little")
-
-
-_WORDS = {257: (8, False), 258: (4, False), 260: (8, True), 261: (4, True)}
-"""R_AARCH64_ABS64, ABS32, PREL64, PREL32: bytes, and whether they are relative (AAELF64, section 5.7.4)."""
-_BRANCHES = {279: (5, 14), 280: (5, 19), 282: (0, 26), 283: (0, 26)}
-"""R_AARCH64_TSTBR14, CONDBR19, JUMP26, CALL26: where the distance in words begins, and its bits (section 5.7.9)."""
-_PAGE, _IN_PAGE = 275, 277
-"""R_AARCH64_ADR_PREL_PG_HI21, ADD_ABS_LO12_NC (sections 5.7.6 and 5.7.7)."""
-
-
-def _apply_aarch64(table: bytes, data: bytearray, base: int, targets: _Targets) -> None:
-    """Those of data, branches, and addresses made by `adrp` and `add`."""
-    for offset, info, addend in relocations(table):
-        kind, number = info & 0xFFFFFFFF, info >> 32
-        size, is_relative = _WORDS.get(kind, (4, False))
-        if number >= len(targets.addresses) or offset + size > len(data):
-            continue
-        value, place = targets.addresses[number] + addend, base + offset
         field = int.from_bytes(data[offset : offset + size], "little")
-        if kind in _WORDS:
-            field = value - (place if is_relative else 0)
-        elif kind in _BRANCHES:
-            at, bits = _BRANCHES[kind]
-            mask = (1 << bits) - 1
-            field = field & ~(mask << at) | (value - place >> 2 & mask) << at
-        elif kind == _PAGE:
-            pages = (value >> 12) - (place >> 12)
-            field = field & 0x9F00001F | (pages & 3) << 29 | (pages >> 2 & 0x7FFFF) << 5
-        elif kind == _IN_PAGE:
-            field = field & ~(0xFFF << 10) | (value & 0xFFF) << 10
+        target = Target(targets.addresses[number], partial(targets.slot, number), addend)
+        field = kinds.relocated(kind, field, base + offset, target)
         data[offset : offset + size] = (field & (1 << 8 * size) - 1).to_bytes(size, "little")
 
 

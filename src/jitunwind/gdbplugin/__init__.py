@@ -3,6 +3,3 @@
 Thin: what is true of JIT code is known elsewhere. Nothing here throws into GDB or calls functions in the
 inferior.
 """
-
-GDB_NAMES = {"x86_64": "i386:x86-64", "aarch64": "aarch64"}
-"""What GDB calls the architectures."""

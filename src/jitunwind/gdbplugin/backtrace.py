@@ -1,7 +1,7 @@
 """Stacks from outside GDB: have a GDB attach (or open a core), and take the report that `stack` makes there.
 
-Runs in the user's Python; what it calls through GDB is `gdbplugin.stack`, which gives JSON. What is said elsewhere, by
-the kernel, the core and debug files, is added here: before the process is stopped, and after it has gone on.
+Runs in the user's Python; what it calls through GDB is `gdbplugin.stack`, which gives JSON. What is said elsewhere,
+by the kernel, the core and debug files, is added here: before the process is stopped, and after it has gone on.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from jitunwind.errors import GdbFailed, NoSuchProcess, NotPermitted
+from jitunwind.errors import BadCore, GdbFailed, NoSuchProcess, NotPermitted
 from jitunwind.gdbplugin import debugfiles
 from jitunwind.gdbplugin.guardian import Guarded
 from jitunwind.gdbplugin.launch import STACK, load_line, why_unfit
@@ -55,8 +55,10 @@ class Wanted(NamedTuple):
     debug_dirs: Sequence[str] = ()
     """Where to look for debug files, before the usual places."""
     c_lines: bool = False
-    """The lines of C functions, too, and what the compiler has inlined: GDB then reads all that debug files say, partly
-    while the process stands still: seconds, where it is 0.05 s else."""
+    """The lines of C functions, too, and what the compiler has inlined: GDB then reads all that debug files say,
+    partly while the process stands still: seconds, where it is 0.05 s else."""
+    debuginfod: bool = False
+    """Whether to ask the debuginfod servers that the environment names for the debug files that are not here."""
 
 
 class Report(NamedTuple):
@@ -90,7 +92,7 @@ def of_process(gdb: str, pid: int, wanted: Wanted) -> Report:
     stacks = answer.checked(gdb) | known
     for thread in stacks["threads"]:
         thread["state"] = states.get(thread["tid"])
-    _name_functions(stacks, wanted, arguments, lambda path: Path(f"/proc/{pid}/root{path}"))
+    _name_functions(stacks, wanted, arguments, f"/proc/{pid}/root", str)
     return Report(stacks, answer.stopped_seconds, answer.said)
 
 
@@ -108,31 +110,56 @@ def of_core(gdb: str, core: Path, program: str | None, wanted: Wanted) -> Report
         "signal": _as_data(cores.signal_of(core)),
     }
     stacks = answer.checked(gdb) | known
+    if not cores.holds_stacks(core):  # GDB then shows what the program's file has
+        stacks |= {
+            "python": None,
+            "problem": f"the core {cores.WITHOUT_MEMORY}",
+            "problem_kind": BadCore.__name__,
+        }
+    stacks["warnings"] += _missing_files(core, exe)
     own = cores.program_of(core).path
-    _name_functions(stacks, wanted, programs, lambda path: Path(programs[0] if path == own else path))
+    _name_functions(stacks, wanted, programs, "", lambda path: programs[0] if path == own else path)
     return Report(stacks, 0.0, answer.said)
 
 
+def _missing_files(core: Path, program: Path | None) -> list[str]:
+    """A line for each program and library of the core that is not here, or another one here."""
+    from jitunwind.memory.corefile import CoreFile
+
+    with CoreFile(core, program) as memory:
+        memory.files.find_all()
+        return memory.files.warnings
+
+
 def _name_functions(
-    stacks: dict[str, Any], wanted: Wanted, programs: Sequence[str], here: Callable[[str], Path]
+    stacks: dict[str, Any], wanted: Wanted, programs: Sequence[str], root: str, here: Callable[[str], str]
 ) -> None:
     """Name the functions without a symbol by debug files, which GDB has not read: that takes it a second and more, in
-    which the process would stand still. `here` says where a file of the process is on this machine."""
-    from jitunwind.elf.names import FunctionNames  # `bt` starts faster without it
+    which the process would stand still. `root` is the process's root directory on this machine, `here` says which
+    file below it a file of the process is."""
+    from jitunwind.stacks.debuginfod import servers  # `bt` starts faster without these
+    from jitunwind.stacks.separate import opened_elf
+    from jitunwind.stacks.symbols import FileSymbols
 
     folders = debugfiles.debug_folders(wanted.debug_dirs, programs)
     folders += stacks["debug_folders"].split(os.pathsep)
-    files: dict[str, FunctionNames] = {}
+    files: dict[str, FileSymbols | None] = {}
+    urls = servers() if wanted.debuginfod else []
     nameless = set()
     for frame in (frame for thread in stacks["threads"] for frame in thread["frames"]):
         place = frame.pop("unnamed", None)
         if place is not None:
             path, offset = place
             if path not in files:
-                files[path] = FunctionNames(here(path), [Path(folder) for folder in folders if folder])
-            name = files[path].at(offset)
+                headers = opened_elf(root + here(path))
+                known = [folder for folder in folders if folder]
+                files[path] = (
+                    FileSymbols(headers, here(path), known, root, urls) if headers is not None else None
+                )
+            symbols = files[path]
+            name = symbols.at(symbols.begin + offset) if symbols is not None else None
             if name is not None:
-                frame["name"] = name
+                frame["name"] = name.function
             else:
                 nameless.add(path)
     stacks["nameless"] = sorted(nameless)
@@ -225,8 +252,8 @@ class _Channel:
 class _Interruptible:
     """While a GDB runs, SIGINT, SIGTERM and SIGHUP end it first, and us then.
 
-    Leaving raises KeyboardInterrupt for SIGINT, SystemExit for the others. A signal that is ignored stays ignored. Does
-    nothing outside the main thread.
+    Leaving raises KeyboardInterrupt for SIGINT, SystemExit for the others. A signal that is ignored stays ignored.
+    Does nothing outside the main thread.
     """
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

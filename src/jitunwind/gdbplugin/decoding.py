@@ -11,14 +11,12 @@ from jitunwind.arch import Architecture
 from jitunwind.arch.effects import Decoded, Decoder
 from jitunwind.arch.known import ARCHITECTURES, decoder, module
 
-_NEEDS = {"x86_64": "iced-x86"}
-
 
 def name_of_decoder(arch: Architecture) -> str:
     """What it is called."""
     if _own(arch.name) is None:
         return "GDB's disassembler"
-    return _NEEDS.get(arch.name, "jitunwind")
+    return arch.decoder_package or "jitunwind"
 
 
 def decoder_of(arch: Architecture, start: int) -> Decoder:

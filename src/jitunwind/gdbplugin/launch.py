@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jitunwind.errors import GdbMissing
-from jitunwind.gdbplugin import GDB_NAMES
 from jitunwind.startup.launch import search_folders
 
 if TYPE_CHECKING:  # the command line starts faster without it
@@ -63,7 +62,7 @@ _MULTIARCH = "install gdb-multiarch (Debian's name) or pip install gdb-for-pwndb
 
 def _knows(gdb: str, arch: "Architecture") -> bool:
     """Whether that GDB can look at programs of an architecture."""
-    ask = f"python import gdb; print('knows', {GDB_NAMES[arch.name]!r} in gdb.architecture_names())"
+    ask = f"python import gdb; print('knows', {arch.bfd_name!r} in gdb.architecture_names())"
     return "knows True" in _say(gdb, "-nx", "-batch", "-ex", ask)
 
 

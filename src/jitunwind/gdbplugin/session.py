@@ -10,8 +10,7 @@ from typing import Any
 import gdb
 
 from jitunwind.arch import Architecture
-from jitunwind.arch.known import ARCHITECTURES
-from jitunwind.gdbplugin import GDB_NAMES
+from jitunwind.arch.known import ARCHITECTURES, of_bfd_name
 from jitunwind.gdbplugin.decoding import decoder_of
 from jitunwind.gdbplugin.inferior import Inferior
 from jitunwind.jits import Code
@@ -20,7 +19,6 @@ from jitunwind.recover.table import recover
 from jitunwind.rows import UnwindTable
 
 MOST_TABLES = 1 << 14
-_OF_GDB = {name: ARCHITECTURES[arch] for arch, name in GDB_NAMES.items()}
 
 
 @dataclass
@@ -105,12 +103,13 @@ def _open(inferior: gdb.Inferior) -> Session:
         name = inferior.architecture().name()
     except gdb.error as error:
         failed = f"GDB says: {error}"
-    arch = _OF_GDB.get(name)
+    arch = of_bfd_name(name)
     opened = Session(Inferior(inferior, arch or next(iter(ARCHITECTURES.values()))), name, unfit=failed)
     if failed:
         return opened
     if arch is None:
-        opened.unfit = f"its architecture is {name}; known are {' and '.join(_OF_GDB)}"
+        known = " and ".join(each.bfd_name for each in ARCHITECTURES.values())
+        opened.unfit = f"its architecture is {name}; known are {known}"
     return opened
 
 

@@ -33,8 +33,8 @@ def install() -> None:
 
 
 def report(only_thread: int | None, with_python: bool, with_registers: bool = True) -> dict[str, Any]:
-    """The stacks of the selected inferior, as `bt --json` prints them (docs/using.md), and what `backtrace` makes that
-    of: each frame without a symbol has `unnamed`, its file and the offset of what it executes there.
+    """The stacks of the selected inferior, as `bt --json` prints them (docs/using.md), and what `backtrace` makes
+    that of: each frame without a symbol has `unnamed`, its file and the offset of what it executes there.
 
     `with_registers`: read the registers of each frame, which takes as long as all the rest.
     """
@@ -45,7 +45,6 @@ def report(only_thread: int | None, with_python: bool, with_registers: bool = Tr
     jits = current.jits()
     interpreted = jits.telling(Interpreted) if jits is not None else None
     switched = jits.telling(Switched) if jits is not None else None
-    holders = interpreted.gil_holders() if interpreted is not None else None
     stacks = _Stacks(current, with_registers)
     for thread in threads:
         tid = thread.ptid[1] or thread.ptid[0]
@@ -54,12 +53,12 @@ def report(only_thread: int | None, with_python: bool, with_registers: bool = Tr
         thread.switch()
         frames, whole = stacks.of_selected_thread()
         complete = complete and whole
-        if with_python and interpreted is not None:
-            frames = _interleave(interpreted, frames, tid)
-        for index, frame in enumerate(frames):
+        listed.append({"tid": tid, "name": thread.name or "", "state": None, "gil": None, "frames": frames})
+    if interpreted is not None:
+        _add_python(current, interpreted, listed, with_python)
+    for each in listed:
+        for index, frame in enumerate(each["frames"]):
             frame["index"] = index
-        holds = None if holders is None else tid in holders
-        listed.append({"tid": tid, "name": thread.name or "", "state": None, "gil": holds, "frames": frames})
     warnings = [f"unknown, {count} times: {what}" for what, count in current.counts.items()]
     warnings += jits.warnings if jits is not None else []
     return {
@@ -285,10 +284,23 @@ def _register(frame: gdb.Frame, name: str) -> int | None:
         return None
 
 
-def _interleave(interpreted: Interpreted, frames: list[Frame], tid: int) -> list[Frame]:
+def _add_python(
+    current: Session, interpreted: Interpreted, threads: list[dict[str, Any]], with_frames: bool
+) -> None:
+    """What the interpreter says of the threads: who holds its lock, and their Python frames."""
+    live = 0 if current.memory.core_file else gdb.selected_inferior().pid
+    stacks = {each["tid"]: [int(frame["sp"], 16) for frame in each["frames"]] for each in threads}
+    found = interpreted.source_threads(stacks, live, with_frames)
+    for each in threads:
+        own = found[each["tid"]]
+        each["gil"] = own.holds_lock
+        each["frames"] = _interleave(each["frames"], own.runs)
+
+
+def _interleave(frames: list[Frame], runs: list[SourceRun]) -> list[Frame]:
     """`frames` with the Python frames before the native frames that run them."""
     before: dict[int, list[Frame]] = {}
-    for run in interpreted.source_runs(tid):
+    for run in runs:
         index = _run_by(frames, run)
         if index is not None:
             before.setdefault(index, []).extend(_python_frames(run))

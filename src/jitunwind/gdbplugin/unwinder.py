@@ -17,7 +17,6 @@ from jitunwind.rows import (
     SameValue,
     SavedAt,
     cfa_of,
-    without_signature,
 )
 
 _MASK = 0xFFFFFFFFFFFFFFFF
@@ -106,7 +105,7 @@ def _evaluate(
         session().count(f"the return address is not known in the code at {function:#x}")
         return None
     if row.signed is not None:
-        back = without_signature(back)
+        back = arch.without_signature(back)
     return _returning(info, arch, cfa, back)
 
 

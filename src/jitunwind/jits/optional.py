@@ -1,6 +1,6 @@
 """What only some JITs can tell: a protocol for each, asked for with `isinstance`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from jitunwind.jits import Code
@@ -98,6 +98,14 @@ class SourceRun(NamedTuple):
     marker: int
 
 
+class SourceThread(NamedTuple):
+    """A thread, as the interpreter knows it. `holds_lock`: whether it has the interpreter's lock; None where nobody can
+    tell. `runs`, innermost first, where they were asked for."""
+
+    holds_lock: bool | None
+    runs: list[SourceRun]
+
+
 @runtime_checkable
 class Interpreted(Protocol):
     """A JIT beside an interpreter, whose frames can be read."""
@@ -105,11 +113,11 @@ class Interpreted(Protocol):
     @property
     def version_text(self) -> str: ...
 
-    def source_runs(self, thread_id: int) -> list[SourceRun]:
-        """Of the thread with that native id, innermost first."""
-
-    def gil_holders(self) -> set[int] | None:
-        """The native ids of the threads that hold a lock of the interpreter; None where that cannot be read."""
+    def source_threads(
+        self, stacks: Mapping[int, Sequence[int]], pid: int, with_runs: bool
+    ) -> dict[int, SourceThread]:
+        """Of each thread in `stacks`, which has the stack pointers of its frames by its native id; `pid` is the live
+        process's, 0 for a core."""
 
 
 class Step(NamedTuple):

@@ -12,12 +12,15 @@ from typing import BinaryIO, NamedTuple
 
 from jitunwind.arch import Architecture
 from jitunwind.arch.known import ARCHITECTURES, of_machine
-from jitunwind.errors import BadCore
+from jitunwind.arch.machine import Machine
+from jitunwind.elf.headers import Headers
+from jitunwind.errors import BadCore, NotElf
+from jitunwind.memory.backing import FIRST_BYTES, asks_for_loader, is_loader
 
 _ET_DYN, _ET_CORE = 3, 4
 _PT_LOAD = 1
 _PT_NOTE = 4
-_PF_X = 1
+_PF_X, _PF_W = 1, 2
 _MOST_HEADERS = 1 << 20
 _PN_XNUM = 0xFFFF
 """With more headers than this, e_phnum is this, and the number stands in the first section's sh_info."""
@@ -45,6 +48,7 @@ class Segment(NamedTuple):
     executable: bool
     offset: int
     stored: int
+    writable: bool
 
 
 def _program_headers(file: BinaryIO) -> Iterator[tuple[int, ...]]:
@@ -77,7 +81,7 @@ def load_segments(path: str) -> list[Segment]:
     """The segments of the core at `path`. BadCore, OSError."""
     with Path(path).open("rb") as file:
         return [
-            Segment(address, address + in_memory, bool(flags & _PF_X), offset, in_file)
+            Segment(address, address + in_memory, bool(flags & _PF_X), offset, in_file, bool(flags & _PF_W))
             for kind, flags, offset, address, _, in_file, in_memory, _ in _program_headers(file)
             if kind == _PT_LOAD
         ]
@@ -144,6 +148,40 @@ def check_core(path: Path) -> Architecture:
     return arch
 
 
+def stack_pointer_of(path: Path) -> int | None:
+    """The stack pointer of the core's first thread; None where the core does not tell it. BadCore, OSError."""
+    with path.open("rb") as file:
+        machine = int.from_bytes(_at(file, 18, 2), "little")
+        status = _first_notes(file).get(_NT_PRSTATUS, b"")
+    at = _STATUS_REGISTERS + 8 * _STACK_POINTERS.get(machine, 0)
+    return int.from_bytes(status[at : at + 8], "little") if len(status) >= at + 8 else None
+
+
+def holds_stacks(path: Path) -> bool:
+    """Whether the core has the stack of its first thread, and so the process's own memory: a coredump_filter may
+    have left that out (core(5)). True where the core does not tell the stack pointer. BadCore, OSError."""
+    pointer = stack_pointer_of(path)
+    return pointer is None or any(
+        segment.start <= pointer < segment.start + segment.stored for segment in load_segments(str(path))
+    )
+
+
+WITHOUT_MEMORY = "holds none of the process's own memory: its coredump_filter left it out (core(5))"
+
+
+def check_holds_stacks(path: Path) -> None:
+    """BadCore, where the core does not have the process's own memory. OSError."""
+    if not holds_stacks(path):
+        raise BadCore(f"{path} {WITHOUT_MEMORY}", _WITH_MEMORY)
+
+
+_WITH_MEMORY = "take another one: echo 0x33 > /proc/PID/coredump_filter before the crash, or gcore PID"
+_STATUS_REGISTERS = 112
+"""Of struct elf_prstatus: pr_reg."""
+_STACK_POINTERS: dict[int, int] = {Machine.X86_64: 19, Machine.AARCH64: 31}
+"""Of pr_reg: user_regs_struct.rsp and user_pt_regs.sp (Linux arch/*/include/uapi/asm/ptrace.h)."""
+
+
 class MappedFile(NamedTuple):
     """[start, end) of the process, which the file at `path` holds from `offset` on."""
 
@@ -156,7 +194,7 @@ class MappedFile(NamedTuple):
 class Program(NamedTuple):
     """What a core says of the program that left it: the file that was mapped where execution began, or, if it does
     not say what was mapped (qemu's), the one that was executed (None without either), and the address at which it
-    began (0 likewise)."""
+    began (0 likewise, and where it was started through the dynamic loader)."""
 
     path: str | None
     entry: int
@@ -171,12 +209,33 @@ def program_of(path: Path) -> Program:
         files = _files(notes.get(_NT_FILE, b""))
         if not files:
             return Program(_string(file, _auxiliary(auxv, _AT_EXECFN)), entry)
-    return Program(next((file.path for file in files if file.start <= entry < file.end), None), entry)
+        first = next((each.path for each in files if each.start <= entry < each.end), None)
+        if first is None or not is_loader(first):
+            return Program(first, entry)
+        started = (each for each in files if not each.offset and each.path != first)
+        return Program(next((each.path for each in started if _asks_for_loader(file, each)), first), 0)
+
+
+def _asks_for_loader(file: BinaryIO, mapped: MappedFile) -> bool:
+    """Whether the mapped file is a program for the dynamic loader, by its first page, which the core stores."""
+    try:
+        return asks_for_loader(mapped.path, Headers(_stored(file, mapped.start, _PAGE)))
+    except NotElf:
+        return False
+
+
+def _stored(file: BinaryIO, address: int, size: int) -> bytes:
+    """Up to `size` bytes at that address of the process, as far as one segment of the core stores them."""
+    for kind, _, offset, start, _, stored, _, _ in list(_program_headers(file)):
+        if kind == _PT_LOAD and start <= address < start + stored:
+            return _at(file, offset + address - start, min(size, start + stored - address))
+    return b""
 
 
 class Signal(NamedTuple):
     """The signal that a core was written for, and the thread that got it. `code` is si_code (sigaction(2)). `address`
-    is what a fault was about; `sender` the process that sent it by kill(2) or the like; None where that is not told."""
+    is what a fault was about; `sender` the process that sent it by kill(2) or the like; None where that is not
+    told."""
 
     number: int
     tid: int
@@ -231,7 +290,34 @@ def program_here(core: Path, named: str | None) -> Path | None:
     if not can_have_left(Path(exe), entry):
         left_by = own or "another program"
         raise BadCore(f"{core} was left by {left_by}, not by this {exe}", "name the right one with --exe")
+    here, had = _build_id_of(Path(exe)), _build_id_in(core, own)
+    if here is not None and had and here != had:
+        this = f"build-id {here}" if here else "without a build-id"
+        raise BadCore(
+            f"{core} was left by {own} (build-id {had}), not by this {exe} ({this})",
+            "name the right one with --exe",
+        )
     return Path(exe)
+
+
+def _build_id_of(program: Path) -> str | None:
+    """The build-id of a file; None, where it is no ELF file."""
+    try:
+        with program.open("rb") as file:
+            return Headers(file.read(FIRST_BYTES)).build_id
+    except NotElf:
+        return None
+
+
+def _build_id_in(core: Path, path: str | None) -> str:
+    """The build-id that a file had in the process, as the core's memory has it; empty, where it does not."""
+    with core.open("rb") as file:
+        mapped = _files(dict(_notes(file)).get(_NT_FILE, b""))
+        first = next((each for each in mapped if each.path == path and not each.offset), None)
+        try:
+            return Headers(_stored(file, first.start, FIRST_BYTES)).build_id if first is not None else ""
+        except NotElf:
+            return ""
 
 
 def mapped_files(core: Path, program: Path | None) -> list[MappedFile]:
@@ -305,12 +391,8 @@ def _auxiliary(auxv: bytes, wanted: int) -> int:
 
 def _string(file: BinaryIO, address: int) -> str | None:
     """The NUL-terminated string at that address of the process; None, if the core does not have all of it."""
-    for kind, _, offset, start, _, stored, _, _ in list(_program_headers(file)):
-        if kind == _PT_LOAD and start <= address < start + stored:
-            most = min(_LONGEST_PATH, start + stored - address)
-            text, end, _ = _at(file, offset + address - start, most).partition(b"\0")
-            return text.decode(errors="surrogateescape") if end and text else None
-    return None
+    text, end, _ = _stored(file, address, _LONGEST_PATH).partition(b"\0")
+    return text.decode(errors="surrogateescape") if end and text else None
 
 
 def _files(data: bytes) -> list[MappedFile]:

@@ -1,39 +1,62 @@
 """A core file as memory: what it stored, and from the files that the process had mapped what it left out.
 
 The kernel leaves out what can be read from a file (core(5), coredump_filter): a program's code and constant
-data. `explain` reads cores through this; GDB, in `bt` and `gdb`, does so by itself.
+data. `explain` reads cores through this; GDB, in `bt` and `gdb`, does so by itself. A file that is another one than
+the process had mapped, by its build-id, is not read, and `files.warnings` names it.
 """
 
 import os
 from bisect import bisect_right
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
 from jitunwind.arch import Architecture
 from jitunwind.errors import UnreadableMemory
 from jitunwind.memory import Mapping, Memory
-from jitunwind.memory.core import MappedFile, Segment, check_core, is_code, load_segments, mapped_files
-from jitunwind.memory.process import dynamic_symbols
+from jitunwind.memory.backing import BackingFiles, OpenFile, exported_symbols, open_file
+from jitunwind.memory.core import (
+    Segment,
+    check_core,
+    holds_stacks,
+    is_code,
+    load_segments,
+    mapped_files,
+    program_of,
+)
+from jitunwind.memory.maps import FileMapping
+
+_BY_BUILD_ID = "/usr/lib/.build-id"
+"""Where Fedora has links to programs and libraries by their build-ids."""
 
 
 class CoreFile(Memory):
-    """The process that left the core at `path`; `program` is where its program is on this machine (None: where
-    the core says). BadCore, OSError."""
+    """The process that left the core at `path`. `program` is where its program is on this machine (None: where the
+    core says), `sysroot` the folder below which its other files are (None: the root). BadCore, OSError."""
 
-    def __init__(self, path: Path, program: Path | None) -> None:
+    def __init__(self, path: Path, program: Path | None, sysroot: Path | None = None) -> None:
         self._architecture = check_core(path)
         self._segments = sorted(load_segments(str(path)))
-        self._mapped = mapped_files(path, program)
-        self._open: dict[str, int] = {}
+        self._program = str(program) if program is not None else program_of(path).path
         self._core = os.open(path, os.O_RDONLY)
+        self.files = CoreFiles(self, self._file_mappings(path, program), sysroot)
+        self.has_stacks = holds_stacks(path)
+        """Whether it stored the process's own memory. Without, what a file holds for writable memory is what that
+        was when the process began."""
+
+    def _file_mappings(self, path: Path, program: Path | None) -> list[FileMapping]:
+        found = []
+        for file in mapped_files(path, program):
+            segment = self._segment(file.start)
+            executable = is_code(Path(file.path), file.offset) if segment is None else segment.executable
+            found.append(FileMapping(file.start, file.end, file.offset, executable, file.path))
+        return found
 
     def __enter__(self) -> "CoreFile":
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for file in (self._core, *self._open.values()):
-            if file >= 0:
-                os.close(file)
+        os.close(self._core)
 
     @property
     def architecture(self) -> Architecture:
@@ -51,25 +74,27 @@ class CoreFile(Memory):
 
     def _piece(self, address: int, size: int) -> bytes:
         """Some of the bytes at `address`, as far as one segment or file has them."""
-        index = bisect_right(self._segments, address, key=lambda segment: segment.start) - 1
-        segment: Segment | None = self._segments[index] if index >= 0 else None
-        if segment is not None and address < segment.start + segment.stored:
-            within = address - segment.start
-            return os.pread(self._core, min(size, segment.stored - within), segment.offset + within)
-        file = self._file_at(address)
-        if file is None:
+        stored = self.stored(address, size)
+        if stored:
+            return stored
+        segment = self._segment(address)
+        if segment is not None and segment.writable and not self.has_stacks:
             return b""
-        if file.path not in self._open:
-            self._open[file.path] = _opened(file.path)
-        if self._open[file.path] < 0:
-            return b""
-        within = address - file.start
-        return os.pread(self._open[file.path], min(size, file.end - address), file.offset + within)
+        return self.files.read(address, size)
 
-    def _file_at(self, address: int) -> MappedFile | None:
-        index = bisect_right(self._mapped, address, key=lambda file: file.start) - 1
-        file = self._mapped[index] if index >= 0 else None
-        return file if file is not None and address < file.end else None
+    def stored(self, address: int, size: int) -> bytes:
+        """What the core itself has at `address`: up to `size` bytes, as far as one segment reaches; empty, where it
+        left them out."""
+        segment = self._segment(address)
+        if segment is None or address >= segment.start + segment.stored:
+            return b""
+        within = address - segment.start
+        return os.pread(self._core, min(size, segment.stored - within), segment.offset + within)
+
+    def _segment(self, address: int) -> Segment | None:
+        index = bisect_right(self._segments, address, key=lambda segment: segment.start) - 1
+        segment = self._segments[index] if index >= 0 else None
+        return segment if segment is not None and address < segment.end else None
 
     def mappings(self) -> list[Mapping]:
         return self._mappings
@@ -78,12 +103,11 @@ class CoreFile(Memory):
     def _mappings(self) -> list[Mapping]:
         found = []
         for segment in self._segments:
-            file = self._file_at(segment.start)
+            file = self.files.mapping_of(segment.start)
             found.append(Mapping(segment.start, segment.end, segment.executable, file.path if file else ""))
-        for file in self._mapped:  # gcore leaves out whole segments
-            index = bisect_right(self._segments, file.start, key=lambda segment: segment.start) - 1
-            if index < 0 or self._segments[index].end <= file.start:
-                found.append(Mapping(file.start, file.end, is_code(Path(file.path), file.offset), file.path))
+        for file in self.files.mappings:  # gcore leaves out whole segments
+            if self._segment(file.start) is None:
+                found.append(Mapping(file.start, file.end, file.executable, file.path))
         return sorted(found)
 
     def symbol(self, name: str) -> int | None:
@@ -94,23 +118,38 @@ class CoreFile(Memory):
 
     @cached_property
     def _symbols(self) -> dict[str, int]:
-        """The dynamic symbols of the program, which is mapped first, and of a libpython, if there is one."""
-        begins: dict[str, int] = {}
-        for file in self._mapped:
-            begins.setdefault(file.path, file.start)
-        symbols: dict[str, int] = {}
-        for index, (path, base) in enumerate(begins.items()):
-            likely = not index or os.path.basename(path).startswith("libpython")
-            if likely and os.path.isfile(path):
-                symbols = {**dynamic_symbols(Path(path), base), **symbols}
-        return symbols
+        """The dynamic symbols of the program and of a libpython, if there is one."""
+        return exported_symbols(self.files, self._program)
 
 
-def _opened(path: str) -> int:
-    """A descriptor of the regular file at `path`; -1 where there is none to be read."""
-    try:
-        if os.path.isfile(path):
-            return os.open(path, os.O_RDONLY)
-    except OSError:
-        pass
-    return -1
+class CoreFiles(BackingFiles):
+    """The files of the process that left a core, as they are on this machine."""
+
+    def __init__(self, core: CoreFile, mappings: list[FileMapping], sysroot: Path | None) -> None:
+        super().__init__(core, mappings)
+        self._core, self._sysroot = core, sysroot
+
+    @property
+    def root(self) -> str:
+        return str(self._sysroot) if self._sysroot is not None else ""
+
+    def _candidates(self, mapping: FileMapping) -> Iterator[OpenFile]:
+        places = [mapping.path]
+        if self._sysroot is not None:
+            places.insert(0, f"{self._sysroot}{mapping.path}")
+        build_id = self._build_id(mapping)
+        if build_id:
+            places.append(f"{_BY_BUILD_ID}/{build_id[:2]}/{build_id[2:]}")
+        for place in places:
+            descriptor = open_file(place)
+            if descriptor >= 0:
+                yield OpenFile(descriptor, place)
+
+    def _is_same(self, mapping: FileMapping, opened: OpenFile, status: os.stat_result) -> bool:
+        return False
+
+    def _is_believed_unchecked(self) -> bool:
+        return True
+
+    def _in_memory(self, address: int, size: int) -> bytes:
+        return self._core.stored(address, size)

@@ -115,6 +115,12 @@ def task_status(pid: int) -> Iterator[dict[str, str]]:
                 yield fields
 
 
+def ids_inside(pid: int) -> dict[int, int]:
+    """The threads of a process by the numbers that they have in their own PID namespace (proc(5), NSpid); empty, where
+    there is no such process."""
+    return {int(each.get("NSpid", each["Pid"]).split()[-1]): int(each["Pid"]) for each in task_status(pid)}
+
+
 def _status(pid: int) -> dict[str, str]:
     """/proc/PID/status (proc(5)); empty, where there is no such process."""
     if not 0 < pid <= LARGEST_PID:

@@ -3,17 +3,15 @@
 import os
 from abc import abstractmethod
 from functools import cached_property
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from struct import Struct
-
-from elftools.common.exceptions import ELFError
-from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import SymbolTableSection
 
 from jitunwind.arch import Architecture
 from jitunwind.arch.known import native
-from jitunwind.errors import NoSuchProcess, UnreadableMemory
+from jitunwind.elf.headers import ET_DYN, Headers
+from jitunwind.errors import NoSuchProcess, NotElf, UnreadableMemory
 from jitunwind.memory import Mapping, Memory
+from jitunwind.memory.backing import LiveFiles, exported, exported_symbols, open_file
 from jitunwind.memory.maps import parse_maps
 
 
@@ -97,6 +95,21 @@ class LiveProcess(LoadedFiles):
     def program(self) -> str:
         return os.readlink(f"/proc/{self.pid}/exe")
 
+    @property
+    def files(self) -> LiveFiles:
+        """The files that it has mapped now. OSError where it has gone."""
+        return LiveFiles(self.pid, self)
+
+    def library_symbol(self, library: str, name: str) -> int | None:
+        for file in self.files.files():
+            if os.path.basename(file.path).startswith(library):
+                return exported(file.headers, file.bias).get(name)
+        return None
+
+    @cached_property
+    def _symbols(self) -> dict[str, int]:
+        return exported_symbols(self.files, self.program().removesuffix(" (deleted)"))
+
 
 def _opened(pid: int) -> int:
     try:
@@ -107,23 +120,13 @@ def _opened(pid: int) -> int:
 
 def dynamic_symbols(path: Path, base: int) -> dict[str, int]:
     """The dynamic symbols of the file at `path`, mapped from `base` on; none where it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            elf = ELFFile(file)
-            bias = base if elf["e_type"] == "ET_DYN" else 0
-            table = elf.get_section_by_name(".dynsym")
-            if not isinstance(table, SymbolTableSection):
-                return {}
-            names, data = table.stringtable.data(), table.data()
-    except (OSError, ELFError):
+    descriptor = open_file(str(path))
+    if descriptor < 0:
         return {}
-    found = {}
-    for at, _, _, _, value, _ in _SYMBOL.iter_unpack(data[: len(data) - len(data) % _SYMBOL.size]):
-        if value:
-            name = names[at : names.find(b"\0", at)].decode("utf-8", "replace")
-            found[name] = bias + value
-    return found
-
-
-_SYMBOL = Struct("<IBBHQQ")
-"""st_name, st_info, st_other, st_shndx, st_value, st_size (gABI, "Symbol Table"): pyelftools takes a second."""
+    try:
+        headers = Headers(mmap(descriptor, 0, access=ACCESS_READ))
+    except (OSError, ValueError, NotElf):
+        return {}
+    finally:
+        os.close(descriptor)
+    return exported(headers, base - headers.begin if headers.kind == ET_DYN else 0)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from jitunwind.arch.known import ARCHITECTURES
 from jitunwind.errors import CannotStop, NoSuchProcess
 from jitunwind.memory.live import task_status
 
@@ -23,8 +24,6 @@ _POLL_SECONDS = 0.01
 _UNINTERRUPTIBLE, _STOPPED = "D", "T"
 _SIGSTOP_BIT = 1 << signal.SIGSTOP - 1
 """In the masks of /proc/PID/status (proc(5))."""
-_WAITS_FOR_CHILD = {"x86_64": (56, 58, 435), "aarch64": (220, 435)}
-"""clone, vfork and clone3: with CLONE_VFORK they return when the child has ended, or runs another program."""
 
 
 def check_can_stop(pid: int) -> None:
@@ -115,7 +114,8 @@ def _cause(pid: int, tid: int) -> str:
         children = (task / "children").read_text().split()
     except (OSError, ValueError, IndexError):
         return ""
-    if call in _WAITS_FOR_CHILD.get(os.uname().machine, ()) and children:
+    arch = ARCHITECTURES.get(os.uname().machine)
+    if arch is not None and call in arch.linux.calls.wait_for_child and children:
         return f" for its child {children[-1]}, started with vfork"
     return f" in system call {call}"
 

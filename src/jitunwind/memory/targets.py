@@ -38,7 +38,11 @@ class Target(NamedTuple):
 
     def __str__(self) -> str:
         """For people: `process 12`, `core /tmp/core`."""
-        return f"{'dump' if self.kind is Kind.FILE else self.kind.name.lower()} {self.text}"
+        return f"{self.kind_name} {self.text}"
+
+    @property
+    def kind_name(self) -> str:
+        return "dump" if self.kind is Kind.FILE else self.kind.name.lower()
 
 
 def target_of(text: str, exe: str | None = None, files: str = "a core file") -> Target:
@@ -76,10 +80,11 @@ def opened(target: Target) -> Iterator[Memory]:
         with LiveProcess(target.pid) as process:
             yield process
         return
-    from jitunwind.memory.core import check_core, program_here
+    from jitunwind.memory.core import check_core, check_holds_stacks, program_here
     from jitunwind.memory.corefile import CoreFile
 
     check_core(target.path)
+    check_holds_stacks(target.path)
     with CoreFile(target.path, program_here(target.path, target.exe)) as memory:
         yield memory
 

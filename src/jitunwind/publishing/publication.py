@@ -5,15 +5,13 @@ from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import Literal
 
-from jitunwind.agent.library import GDB, LIBGCC, LIBUNWIND, agent
+from jitunwind.agent.library import GDB, LIBGCC, loaded_agent
 from jitunwind.arch.known import decoder, native
 from jitunwind.publishing.described import described, frames_of
 from jitunwind.publishing.invariant import FramePointer
 from jitunwind.recover.table import recover
 from jitunwind.region import Line, Region
 from jitunwind.rows import UnwindTable
-
-CONSUMERS = {"gdb": GDB, "libgcc": LIBGCC, "libunwind": LIBUNWIND}
 
 
 class Publication:
@@ -29,7 +27,7 @@ class Publication:
         """Take it back: before the code's memory is freed or written to. Doing it again does nothing."""
         handle, self._handle = self._handle, 0
         if handle:
-            agent().withdraw([handle])
+            loaded_agent().withdraw([handle])
 
     def __enter__(self) -> "Publication":
         return self
@@ -48,7 +46,7 @@ def publish(
     table: UnwindTable | FramePointer | Literal["recover"] = "recover",
     *,
     lines: Sequence[Line] = (),
-    consumers: Collection[str] = ("gdb", "libgcc"),
+    consumers: Collection[str] = (GDB, LIBGCC),
 ) -> Publication:
     """Tell debuggers and unwinders in this process of `region`, whose code is complete.
 
@@ -60,10 +58,11 @@ def publish(
     ValueError for a table of another size, an unknown consumer, or a region that makes no sense; BrokenInvariant;
     AgentMissing; AgentFailed, if the region overlaps one that is published, or there is no memory.
     """
-    unknown = set(consumers) - CONSUMERS.keys()
+    known = loaded_agent().consumers
+    unknown = set(consumers) - known.keys()
     if unknown or not consumers:
         raise ValueError(
-            f"consumers are some of {', '.join(CONSUMERS)}; not {', '.join(map(repr, consumers))}"
+            f"consumers are some of {', '.join(sorted(known))}; not {', '.join(map(repr, consumers))}"
         )
     if region.size <= 0 or not 0 < region.start < region.end <= 1 << 64:
         raise ValueError(f"{region.size:#x} bytes at {region.start:#x} are no region")
@@ -78,6 +77,7 @@ def publish(
             raise ValueError(f"table is an UnwindTable, frame_pointer() or 'recover', not {table!r}")
     elif table.size != region.size:
         raise ValueError(f"the table is of {table.size:#x} bytes, the region of {region.size:#x}")
-    mask = sum(CONSUMERS[name] for name in set(consumers))
-    (handle,) = agent().publish([described(region, frames_of(arch, region.start, table), lines)], mask)
+    (handle,) = loaded_agent().publish(
+        [described(region, frames_of(arch, region.start, table), lines)], consumers
+    )
     return Publication(region, table, handle)

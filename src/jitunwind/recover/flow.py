@@ -15,6 +15,7 @@ from operator import attrgetter
 from typing import NamedTuple
 
 from jitunwind.arch import Architecture
+from jitunwind.arch.calls import Callee
 from jitunwind.arch.effects import Control, Decoder, Step
 from jitunwind.recover.state import State, States
 from jitunwind.rows import SAME_VALUE
@@ -24,6 +25,8 @@ try:
 except ImportError:  # it was not built
     skip = None  # type: ignore[assignment]
 
+CalleeOf = Callable[[bytes, int, int], Callee | None]
+"""`arch.ARCH.calls.callee_of`: (code, offset of a call, offset behind it) -> which function it calls."""
 IndirectTargets = Callable[[int], Iterable[int]]
 """The targets, as offsets in the code, of the indirect jump at an offset; none for one that leaves."""
 
@@ -42,7 +45,7 @@ class Disagreement(NamedTuple):
     """Two paths arrive at `target` with states that have no row in common.
 
     `sources` are the instructions from which they arrive, `calls` the last call in the straight line of
-    code before each: if it never returns, that path does not exist.
+    code before each: if it never returns, that path does not exist. `before`: those right before `target`.
     """
 
     target: int
@@ -50,11 +53,56 @@ class Disagreement(NamedTuple):
     calls: tuple[int | None, int | None]
     about: str
 
+    @property
+    def before(self) -> tuple[int, ...]:
+        paths = zip(self.sources, self.calls, strict=True)
+        return tuple(call for source, call in paths if call is not None and call == source < self.target)
+
     def __str__(self) -> str:
         one, other = self.sources
         return (
             f"the paths over +{one:#x} and +{other:#x} meet at +{self.target:#x} and disagree on {self.about}"
         )
+
+
+class NoReturn:
+    """The calls in a piece of code that never return: those at the offsets `calls`, and all calls of `callees`.
+
+    With `callee_of`, the analysis finds such callees. Paths through real code agree on the stack wherever they meet.
+    If a path that comes straight from a call disagrees with another one, then that call does not return, and no
+    call of the same function does. A debug build's assertions look like this: `jne next; push %rax; ...;
+    call *slot(%rip)`, and `next` right behind.
+    """
+
+    def __init__(
+        self, calls: Collection[int] = (), code: bytes = b"", callee_of: CalleeOf | None = None
+    ) -> None:
+        self._calls, self._code, self._callee_of = calls, code, callee_of
+        self.callees: set[Callee] = set()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether every call returns, as far as is known."""
+        return not bool(self._calls or self.callees)
+
+    def has(self, call: int, after: int) -> bool:
+        """Whether the call from the offset `call` to `after` is one of them."""
+        if call in self._calls:
+            return True
+        return self._callee_of is not None and self._callee_of(self._code, call, after) in self.callees
+
+    def learn(self, paths: "Disagreement") -> bool:
+        """Whether `paths` show another one."""
+        if self._callee_of is None:
+            return False
+        found = {self._callee_of(self._code, call, paths.target) for call in paths.before} - {None}
+        new = {each for each in found if each is not None} - self.callees
+        self.callees |= new
+        return bool(new)
+
+
+class _LearntError(Exception):
+    """A call that was followed never returns: what has been found so far is not true."""
 
 
 class Flow:
@@ -91,16 +139,16 @@ def analyze(
     entries: Mapping[int, State],
     followed: Collection[int],
     indirect: IndirectTargets = leaves,
-    never_return: Collection[int] = (),
+    no_return: NoReturn | None = None,
     callees: Mapping[int, State] | None = None,
     enters_calls: bool = True,
 ) -> Flow:
     """Follow `code` from each entry (offset -> state there) to the end of every path.
 
-    `followed` are the registers whose values matter; `never_return` the offsets of calls that do not come
-    back; `callees` functions in this code that are only called (offset -> state there), not followed. A call to
-    anywhere else in the code makes its target an entry of a function of the platform's convention, which is left
-    out unless the flow `enters_calls`.
+    `followed` are the registers whose values matter; `no_return` the calls that never return: the
+    analysis adds those that it finds; `callees` functions in this code that are only called (offset -> state there),
+    not followed. A call to anywhere else in the code makes its target an entry of a function of the platform's
+    convention, which is left out unless the flow `enters_calls`.
     """
     known = {**entries, **(callees or {})}
     sweeps = _Sweeps(code, decode, followed, known)
@@ -112,7 +160,7 @@ def analyze(
         entries,
         known,
         indirect,
-        frozenset(never_return),
+        NoReturn() if no_return is None else no_return,
         enters_calls,
     ).run()
 
@@ -216,11 +264,11 @@ class _Analysis:
         entries: Mapping[int, State],
         functions: Mapping[int, State],
         indirect: IndirectTargets,
-        never_return: frozenset[int],
+        no_return: NoReturn,
         enters_calls: bool,
     ) -> None:
         self.make, self.arch, self.sweeps, self.size = states, arch, sweeps, size
-        self.indirect, self.never_return, self.enters_calls = indirect, never_return, enters_calls
+        self.indirect, self.no_return, self.enters_calls = indirect, no_return, enters_calls
         self.called = states.entry(arch.platform)
         self.flow = Flow()
         self.arrivals: dict[int, State] = {}
@@ -235,22 +283,25 @@ class _Analysis:
             if all(state.keeps(register) for state in entries.values())
         ]
         self.entries = entries
-        # What `skip` has no other way to.
-        controls = (_NEXT, _BRANCH, _CALL, Control.JUMP, Control.RETURN)
-        self.constant = (Exit, *controls, "after", "after_call", not never_return)
+        # What `skip` cannot reach otherwise.
+        self.constant = (Exit, _NEXT, _BRANCH, _CALL, Control.JUMP, Control.RETURN, "after", "after_call")
 
     def run(self) -> Flow:
-        self._run()
-        while self.sweeps.outdated:
+        while True:
+            try:
+                self._run()
+            except _LearntError:
+                continue
+            if not self.sweeps.outdated:
+                return self.flow
             self.sweeps.refresh()
-            self._run()
-        return self.flow
 
     def _run(self) -> None:
         self.flow = Flow(kept=tuple(self.kept))
         self.arrivals.clear()
         self.sources.clear()
         self.done.clear()
+        self.pending.clear()
         for offset, state in self.entries.items():
             if 0 <= offset < self.size:
                 self.arrive(offset, state, offset, None)
@@ -273,6 +324,8 @@ class _Analysis:
             if about:
                 first, first_call = self.sources[target]
                 paths = Disagreement(target, (first, source), (first_call, call), about)
+                if self.no_return.learn(paths):
+                    raise _LearntError
                 self.flow.disagreements[target] = paths
         if both is not known:
             self.arrivals[target] = both
@@ -305,7 +358,7 @@ class _Analysis:
         call: int | None = None
         previous = start
         noted = (arrivals, self.sources, states, self.done, self.flow.ends, self.flow.exits, self.at_entry)
-        constant = (steps, marks, leaders, *noted, *self.constant)
+        constant = (steps, marks, leaders, *noted, *self.constant, self.no_return.is_empty)
         while True:
             if skip is not None:
                 index, mark, state, previous, call = skip(constant, index, mark, state, previous, call)
@@ -330,7 +383,7 @@ class _Analysis:
                 elif arrivals.get(target) is not following:
                     self._go(target, following, offset, call)
             elif control is _CALL:
-                if offset in self.never_return:
+                if not self.no_return.is_empty and self.no_return.has(offset, after):
                     self.flow.ends.add(after)
                     state = None
                     continue

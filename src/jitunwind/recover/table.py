@@ -6,7 +6,8 @@ from itertools import pairwise
 
 from jitunwind.arch import Architecture
 from jitunwind.arch.effects import Decoder
-from jitunwind.recover.flow import Flow, analyze
+from jitunwind.arch.known import module
+from jitunwind.recover.flow import Flow, NoReturn, analyze
 from jitunwind.recover.state import State, States
 from jitunwind.rows import InRegister, Row, Undefined, Unknown, UnwindTable
 
@@ -31,11 +32,12 @@ def flow_of(arch: Architecture, code: bytes, decode: Decoder, entries: Mapping[i
     """What `recover` makes the table of: for those who want to know every place where a value is."""
     states = _states(arch)
     entry_states = {offset: states.of_row(row) for offset, row in entries.items()}
-    flow = _separately(arch, states, code, decode, entries, entry_states)
+    no_return = NoReturn(code=code, callee_of=module(arch, "calls").callee_of)
+    flow = _separately(arch, states, code, decode, entries, entry_states, no_return)
     if flow is None:
         known = (register for row in entries.values() for register in known_at_entry(row))
         every = {*known, *arch.callee_saved, *arch.caller_saved, arch.return_address, arch.stack_pointer}
-        flow = analyze(arch, states, code, decode, entry_states, every)
+        flow = analyze(arch, states, code, decode, entry_states, every, no_return=no_return)
     return flow
 
 
@@ -54,6 +56,7 @@ def _separately(
     decode: Decoder,
     entries: Mapping[int, Row],
     entry_states: Mapping[int, State],
+    no_return: NoReturn,
 ) -> Flow | None:
     """The flows of the entries' functions, put together; None where that is not the whole truth."""
     whole = Flow()
@@ -61,7 +64,17 @@ def _separately(
     for start, end in pairwise([*sorted(entries), len(code)]):
         entry = {start: entry_states[start]}
         followed = {arch.stack_pointer, arch.return_address, *known_at_entry(entries[start])}
-        flow = analyze(arch, states, code, decode, entry, followed, callees=entry_states, enters_calls=False)
+        flow = analyze(
+            arch,
+            states,
+            code,
+            decode,
+            entry,
+            followed,
+            no_return=no_return,
+            callees=entry_states,
+            enters_calls=False,
+        )
         stays = not flow.states or start <= min(flow.states) <= max(flow.states) < end
         if flow.disagreements or not stays or not _complete(flow):
             return None
@@ -72,7 +85,7 @@ def _separately(
     # Veneers and their like, which keep more than a body does. They stand behind what calls them.
     behind = max((*whole.states, *(end - 1 for end in whole.ends)))
     followed = {arch.stack_pointer, arch.return_address, *arch.callee_saved}
-    flow = analyze(arch, states, code, decode, called, followed, callees=entry_states)
+    flow = analyze(arch, states, code, decode, called, followed, no_return=no_return, callees=entry_states)
     if flow.disagreements or not _complete(flow) or min(flow.states) <= behind:
         return None
     whole.add(flow)

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from functools import cached_property
 
 from jitunwind.arch import Architecture
-from jitunwind.arch.aarch64.registers import AARCH64
-from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.arch.known import ARCHITECTURES, of_bfd_name
 from jitunwind.errors import RemoteFailed, UnreadableMemory
 from jitunwind.memory import Mapping
 from jitunwind.memory.maps import parse_maps
@@ -18,10 +17,6 @@ from jitunwind.memory.process import LoadedFiles
 from jitunwind.remote.protocol import Ended, Register, Stopped, Stub, from_hex, stop_of, thread_number
 from jitunwind.remote.requested import Requester
 
-_ARCHITECTURES = {"aarch64": AARCH64, "i386:x86-64": X86_64}
-"""By BFD's names, which target descriptions use."""
-_BREAKPOINT_SIZE = {AARCH64.name: 4, X86_64.name: 1}
-"""GDB manual, "ARM Breakpoint Kinds" for one; the byte of int3 for the other."""
 _BLOCK = 512
 """Small reads are made of aligned blocks of so many bytes, which are kept until the process runs again."""
 _LARGE = 1 << 16
@@ -40,9 +35,9 @@ class RemoteProcess(LoadedFiles):
     def __init__(self, stub: Stub, program: str | None = None) -> None:
         self.stub, self._named = stub, program
         target = stub.target()
-        arch = _ARCHITECTURES.get(target.architecture)
+        arch = of_bfd_name(target.architecture)
         if arch is None:
-            known = " and ".join(_ARCHITECTURES)
+            known = " and ".join(each.bfd_name for each in ARCHITECTURES.values())
             raise RemoteFailed(
                 f"the stub's program is of the architecture {target.architecture or '?'}",
                 f"known are {known}",
@@ -209,14 +204,14 @@ class RemoteProcess(LoadedFiles):
     def insert(self, address: int) -> None:
         """Put a breakpoint at `address`. UnreadableMemory where that cannot be."""
         if address not in self.breakpoints:
-            if not self.stub.insert(address, _BREAKPOINT_SIZE[self._architecture.name]):
-                raise UnreadableMemory(address, _BREAKPOINT_SIZE[self._architecture.name])
+            if not self.stub.insert(address, len(self._architecture.breakpoint)):
+                raise UnreadableMemory(address, len(self._architecture.breakpoint))
             self.breakpoints.add(address)
 
     def remove(self, address: int) -> None:
         if address in self.breakpoints:
             self.breakpoints.discard(address)
-            self.stub.remove(address, _BREAKPOINT_SIZE[self._architecture.name])
+            self.stub.remove(address, len(self._architecture.breakpoint))
 
     def resume(self, thread: str, step: bool = False, signal: int = 0, others: bool = False) -> None:
         """Have a thread run, alone or with the others, with that signal, unless it is one of `withheld`. No thread:

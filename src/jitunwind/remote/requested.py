@@ -1,7 +1,7 @@
 """Files that a process behind a stub reads for us, by system calls that it is made to do: its mappings are in one.
 
 A stub need not read files itself: qemu-user's does not before version 8.1. The process is left as it was found.
-System calls: Linux, include/uapi/asm-generic/unistd.h, and svc(2)'s convention in arch/arm64/kernel/syscall.c.
+For AArch64's processes only.
 """
 
 from typing import TYPE_CHECKING
@@ -13,9 +13,8 @@ from jitunwind.remote.protocol import Stopped
 if TYPE_CHECKING:
     from jitunwind.remote.process import RemoteProcess
 
-_OPENAT, _CLOSE, _READ = 56, 57, 63
+_CALLS = AARCH64.linux.calls
 _AT_FDCWD = (1 << 64) - 100
-_SVC = bytes.fromhex("010000d4")
 _AT_BASE, _AT_ENTRY = 7, 9
 _SEARCHED = 1 << 20
 _ROOM = 1 << 14
@@ -56,25 +55,25 @@ class Requester:
             raise RemoteFailed("the process has no stack on which it could read a file") from None
 
     def _read(self, thread: str, room: int) -> bytes:
-        descriptor = self._call(thread, room, _OPENAT, _AT_FDCWD, room, 0, 0)
+        descriptor = self._call(thread, room, _CALLS.openat, _AT_FDCWD, room, 0, 0)
         if descriptor < 0:
             raise RemoteFailed(f"the process cannot read its own mappings (error {-descriptor})")
         parts: list[bytes] = []
         size = 0
         while size < _LARGEST:
-            got = self._call(thread, room, _READ, descriptor, room + 256, _ROOM - 256)
+            got = self._call(thread, room, _CALLS.read, descriptor, room + 256, _ROOM - 256)
             if not 0 < got <= _ROOM - 256:
                 break
             parts.append(self._process.read(room + 256, got))
             size += got
-        self._call(thread, room, _CLOSE, descriptor)
+        self._call(thread, room, _CALLS.close, descriptor)
         return b"".join(parts)
 
     def _call(self, thread: str, room: int, number: int, *arguments: int) -> int:
         """The result of a system call, or the negative error number."""
         process = self._process
         at = self._instruction()
-        back = at + len(_SVC)
+        back = at + len(_CALLS.instruction)
         # No flags: above all none that says that a jump has led here, which BTI asks a landing pad for.
         values = {"x8": number, "sp": room, "pc": at, "cpsr": 0}
         values |= {f"x{index}": value for index, value in enumerate(arguments)}
@@ -115,7 +114,7 @@ class Requester:
             for at in range(start & ~3, (start & ~3) + _SEARCHED, step):
                 data = process.stub.read(at, step)
                 found = -1
-                while (found := data.find(_SVC, found + 1)) >= 0:
+                while (found := data.find(_CALLS.instruction, found + 1)) >= 0:
                     if found % 4 == 0:
                         self._svc = at + found
                         return self._svc

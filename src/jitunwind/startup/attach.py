@@ -1,8 +1,7 @@
-"""Asking a running Python to publish its JIT code, or to do so no more: `remote.py` is sent, and answers.
+"""Asking a running Python to publish its JIT code, or to stop that: the process executes `remote.py`, which answers.
 
-The request is CPython's own, sys.remote_exec (PEP 768), made by a Python of the same minor version: by default the
-program of the process itself. What comes back is what the process says, through a named pipe; a request that is
-not answered is withdrawn.
+The request is that of PEP 768 (`pep768.py`). The answer comes through a named pipe. A request that is not answered in
+time is withdrawn.
 """
 
 import contextlib
@@ -10,32 +9,30 @@ import os
 import re
 import selectors
 import shutil
-import signal
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jitunwind.errors import (
     AlreadyTraced,
-    CannotStart,
-    JitunwindError,
     NoSafePoint,
     NoSuchProcess,
     NotEnabled,
     NotPermitted,
     NotPython,
-    RemoteDebuggingOff,
     UnsupportedVersion,
 )
-from jitunwind.jits.cpython.layout import read_layout
-from jitunwind.memory.live import check_process, is_alive, is_stopped_by_signal, is_stopped_by_tracer
+from jitunwind.jits.cpython.discovery import read_layout
+from jitunwind.jits.cpython.layout import Layout
+from jitunwind.jits.cpython.versions import in_words
+from jitunwind.memory.live import check_process, is_stopped_by_signal, is_stopped_by_tracer
 from jitunwind.memory.process import LiveProcess
 from jitunwind.memory.stopping import frozen_by
 from jitunwind.startup.launch import search_folders
+from jitunwind.startup.pep768 import Request
 
 _FINDER = Path(__file__).with_name("finder.py")
 _REMOTE = Path(__file__).with_name("remote.py")
@@ -46,16 +43,6 @@ _PATIENCE_SECONDS = 30
 """For what takes milliseconds: a Python that makes the request, and the work in the process once it has begun."""
 _ENDING_SECONDS = 1
 """Between the moment when a process closes its files, and its end."""
-_ASK = """
-import sys
-try:
-    sys.remote_exec(int(sys.argv[1]), sys.argv[2])
-except BaseException as error:
-    sys.exit(f"{type(error).__name__}: {error}")
-"""
-_IS_PYTHON = re.compile(r"python[\d.]*[a-z]*")
-_WRITABLE_BY_OTHERS = 0o022
-_PLACES = ("PYTHONHOME", "LD_LIBRARY_PATH")
 
 
 @dataclass(frozen=True)
@@ -80,52 +67,56 @@ class Answer(NamedTuple):
     is_off: bool = False
 
 
-def enable_in(pid: int, python: str | None, seconds: float) -> Answer:
+def enable_in(pid: int, seconds: float) -> Answer:
     """Have process `pid` publish its JIT code. As `_ask`."""
-    return _ask("enable", pid, python, seconds)
+    return _ask("enable", pid, seconds)
 
 
-def disable_in(pid: int, python: str | None, seconds: float) -> Answer:
+def disable_in(pid: int, seconds: float) -> Answer:
     """Have process `pid` withdraw what it has published of its JIT code, and publish no more. As `_ask`."""
-    return _ask("disable", pid, python, seconds)
+    return _ask("disable", pid, seconds)
 
 
-def _ask(what: str, pid: int, python: str | None, seconds: float) -> Answer:
+def _ask(what: str, pid: int, seconds: float) -> Answer:
     """Have process `pid` execute jitunwind.enable() or disable(): `what`.
 
-    `python`: one of the same minor version, which makes the request; None for the program of the process.
     `seconds`: how long to wait until the process comes to a place where it can be executed.
 
     NoSuchProcess, NotPermitted, NotPython, UnsupportedVersion, RemoteDebuggingOff, NoSafePoint; NotEnabled where
     the process says why it could not.
     """
-    target = _look(pid)
-    asker = Asker(target, python)
-    with _pipe(target) as (folder, channel), _Death(pid) as death:
-        script, answer = folder / "enable.py", folder / "answer"
-        script.write_text(_script(what, answer))
-        if target.is_anothers:
-            os.chown(script, target.user, target.group)
-        listener = _Listener(pid, channel, death)
-        try:
-            asker.ask(script)
-            if not listener.wait_for(_BEGUN, seconds):
-                asker.ask(os.devnull)  # to be executed in place of the script, which will be gone
-                if not listener.wait_for(_BEGUN, 0):
-                    raise _no_safe_point(pid, seconds)
-        except KeyboardInterrupt:
-            with contextlib.suppress(JitunwindError):
-                asker.ask(os.devnull)
-            raise
-        if not listener.wait_for(_END, _PATIENCE_SECONDS):
-            raise NotEnabled(
-                f"process {pid} began to {what} publishing, and has not said within {_PATIENCE_SECONDS} s how it went"
-            )
+    _check(pid)
+    with LiveProcess(pid) as memory:
+        layout = _layout(pid, memory)
+        target = _owner(pid)
+        _check_view(pid)
+        with _pipe(target) as (folder, channel), _Death(pid) as death:
+            script, answer = folder.here / "request.py", folder.inside / "answer"
+            script.write_text(_script(what, answer))
+            if target.is_anothers:
+                os.chown(script, target.user, target.group)
+            listener = _Listener(pid, channel, death)
+            with contextlib.closing(Request(memory, layout)) as request:
+                try:
+                    request.make(str(folder.inside / script.name))
+                    if not listener.wait_for(_BEGUN, seconds):
+                        request.withdraw()
+                        if not listener.wait_for(_BEGUN, 0):
+                            raise _no_safe_point(pid, seconds)
+                except KeyboardInterrupt:
+                    with contextlib.suppress(NoSuchProcess):
+                        request.withdraw()
+                    raise
+            if not listener.wait_for(_END, _PATIENCE_SECONDS):
+                raise NotEnabled(
+                    f"process {pid} began to {what} publishing, and has not said within {_PATIENCE_SECONDS} s "
+                    "how it went"
+                )
     return _meaning(what, pid, listener.said)
 
 
-def _look(pid: int) -> Target:
-    """The process, if it is one that can be asked."""
+def _check(pid: int) -> None:
+    """NoSuchProcess, NotPermitted, NoSafePoint: whether the process can be asked, and would answer."""
     with contextlib.suppress(AlreadyTraced):  # a debugger that lets it run is no obstacle
         check_process(pid)
     if is_stopped_by_signal(pid):
@@ -137,20 +128,23 @@ def _look(pid: int) -> Target:
     frozen = frozen_by(pid)
     if frozen is not None:
         raise NoSafePoint(f"process {pid} is frozen, with its cgroup {frozen.group}", frozen.hint)
+
+
+def _layout(pid: int, memory: LiveProcess) -> Layout:
+    """NotPython, UnsupportedVersion."""
     try:
-        with LiveProcess(pid) as memory:
-            read_layout(memory)
+        return read_layout(memory)
     except NotPython as error:
-        raise NotPython(f"process {pid} is no CPython: {error}") from None
+        raise NotPython(f"process {pid} is no CPython: {error}", error.hint) from None
     except UnsupportedVersion as error:
         raise UnsupportedVersion(
-            f"process {pid}: {error}", "JIT code is published on 3.14 and 3.15"
+            f"process {pid}: {error}", f"JIT code is published on {in_words('and')}"
         ) from None
+
+
+def _owner(pid: int) -> Target:
+    """NoSuchProcess."""
     try:
-        if os.stat(f"/proc/{pid}/ns/mnt").st_ino != os.stat("/proc/self/ns/mnt").st_ino:
-            raise NotPermitted(
-                f"process {pid} sees other files than this one", "run jitunwind in its container"
-            )
         fields = Path(f"/proc/{pid}/status").read_text(errors="replace")
     except OSError:
         raise NoSuchProcess(f"process {pid} has ended") from None
@@ -160,116 +154,65 @@ def _look(pid: int) -> Target:
     return Target(pid, int(user[1]), int(group[1]))  # those for files (proc(5))
 
 
-def _has_program(pid: int) -> bool:
-    """Whether the process still has one: it loses that a moment before it counts as ended."""
+def _sees(pid: int, path: Path | str) -> bool:
+    """Whether the process has the same file at `path` as we have: its root or its mounts may be others."""
     try:
-        os.readlink(f"/proc/{pid}/exe")
+        return os.path.samefile(path, f"/proc/{pid}/root{path}")
     except OSError:
         return False
-    return True
 
 
-class Asker:
-    """The Python that makes requests."""
-
-    def __init__(self, target: Target, python: str | None) -> None:
-        self._target = target
-        self._user: dict[str, Any] = {}
-        self._environment: dict[str, str] = {}
-        if python is not None:
-            found = shutil.which(python)
-            if found is None:
-                raise CannotStart(f"--python {python}: that is no program that can be run")
-            self._file = self._name = found
-            return
-        self._file = f"/proc/{target.pid}/exe"
-        try:
-            self._name = os.readlink(self._file).removesuffix(" (deleted)")
-            program = os.stat(self._file)
-        except OSError:
-            raise NoSuchProcess(f"process {target.pid} has ended") from None
-        if not _IS_PYTHON.fullmatch(os.path.basename(self._name)):
-            raise CannotStart(
-                f"process {target.pid} is a program with a Python in it ({self._name})",
-                "name a Python of the same minor version, which makes the request: --python PYTHON",
-            )
-        is_trusted = program.st_uid in (0, os.geteuid()) and not program.st_mode & _WRITABLE_BY_OTHERS
-        if target.is_anothers and is_trusted:
-            return  # as root, and then by nothing of the other user's
-        self._environment = _places(target.pid)
-        if target.is_anothers:
-            self._user = {"user": target.user, "group": target.group, "extra_groups": []}
-
-    def ask(self, script: Path | str) -> None:
-        """Have the process execute `script` as soon as it can. An interruption comes before that, or after."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the Python inherits it
-        try:
-            done = self._run(script)
-        except (OSError, subprocess.TimeoutExpired) as error:
-            if not is_alive(self._target.pid) or not _has_program(self._target.pid):
-                raise NoSuchProcess(f"process {self._target.pid} has ended") from None
-            raise CannotStart(f"{self._name} cannot make the request: {error}") from None
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if done.returncode:
-            raise self._refusal(done.stderr.strip().rpartition("\n")[2])
-
-    def _run(self, script: Path | str) -> "subprocess.CompletedProcess[str]":
-        command = [self._name, "-PsS", "-c", _ASK, str(self._target.pid), str(script)]
-        return subprocess.run(
-            command,
-            executable=self._file,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            timeout=_PATIENCE_SECONDS,
-            check=False,
-            **self._user,
-        )
-
-    def _refusal(self, said: str) -> JitunwindError:
-        pid = self._target.pid
-        if not is_alive(pid):
-            return NoSuchProcess(f"process {pid} has ended")
-        if "not enabled in the remote process" in said:
-            return RemoteDebuggingOff(f"process {pid} has remote debugging switched off")
-        if said.startswith("PermissionError") or "Operation not permitted" in said:
-            return NotPermitted(f"process {pid} may not be written to by this user")
-        return NotEnabled(
-            f"{self._name} could not ask process {pid}: {_plain(said)}", "call jitunwind.enable() in it"
+def _check_view(pid: int) -> None:
+    """NotPermitted, where the process does not see what it is to import."""
+    hidden = [path for path in (*search_folders(), str(_FINDER)) if not _sees(pid, path)]
+    if hidden:
+        raise NotPermitted(
+            f"process {pid} sees other files than this one: it has no {hidden[0]}",
+            "run jitunwind in its container, or with its root (chroot(1))",
         )
 
 
-def _places(pid: int) -> dict[str, str]:
-    """The variables of a process that say where a Python finds its libraries."""
+class _Folder(NamedTuple):
+    """One folder, as we see it and as the process sees it."""
+
+    here: Path
+    inside: Path
+
+
+def _new_folder(target: Target) -> _Folder:
+    """NotPermitted, where none can be made."""
+    ours = "/tmp" if target.is_anothers else tempfile.gettempdir()
+    if _sees(target.pid, ours):
+        made = Path(tempfile.mkdtemp(prefix="jitunwind-", dir=ours))
+        return _Folder(made, made)
+    root = Path(f"/proc/{target.pid}/root")
     try:
-        words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return {}
-    pairs = dict(os.fsdecode(word).partition("=")[::2] for word in words)
-    return {name: pairs[name] for name in _PLACES if name in pairs}
+        made = Path(tempfile.mkdtemp(prefix="jitunwind-", dir=root / "tmp"))
+    except OSError as error:
+        raise NotPermitted(
+            f"no file can be made where process {target.pid} sees it: {error.strerror}",
+            "give it a /tmp, or call jitunwind.enable() in it",
+        ) from None
+    return _Folder(made, Path("/") / made.relative_to(root))
 
 
 @contextlib.contextmanager
-def _pipe(target: Target) -> Iterator[tuple[Path, int]]:
-    """A folder that the target's user may use and nobody else, and the reading end of the pipe in it."""
-    folder = Path(tempfile.mkdtemp(prefix="jitunwind-", dir="/tmp" if target.is_anothers else None))
+def _pipe(target: Target) -> Iterator[tuple[_Folder, int]]:
+    """A folder that the target's user may use and nobody else, and the reading end of the pipe `answer` in it."""
+    folder = _new_folder(target)
     try:
-        answer = folder / "answer"
+        answer = folder.here / "answer"
         os.mkfifo(answer, 0o600)
         channel = os.open(answer, os.O_RDONLY | os.O_NONBLOCK)
         try:
             if target.is_anothers:
                 os.chown(answer, target.user, target.group)
-                os.chown(folder, target.user, target.group)
+                os.chown(folder.here, target.user, target.group)
             yield folder, channel
         finally:
             os.close(channel)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder.here, ignore_errors=True)
 
 
 class _Death:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jitunwind.errors import CannotStart
+from jitunwind.jits.cpython.versions import NAMES, OLDEST
 from jitunwind.startup.launch import script_of
 
-OLDEST_MINOR = 14
-"""CPython 3.14 is the first whose JIT jitunwind knows."""
+_OLDEST = f"CPython {NAMES[0]} or later"
 _ASK = (
     "import sys; jit = getattr(sys, '_jit', None); "
     "print('Python', *sys.version_info[:3], bool(jit and jit.is_available()))"
@@ -51,7 +51,7 @@ def ask(path: str) -> Python:
         raise CannotStart(f"{path} cannot be run: {error.strerror}") from None
     said = _SAYS.search(done.stdout.decode(errors="replace"))
     if said is None:
-        raise CannotStart(f"{path} is no Python", "name one with --python: CPython 3.14 or later has a JIT")
+        raise CannotStart(f"{path} is no Python", f"name one with --python: {_OLDEST} has a JIT")
     return Python(path, (int(said[1]), int(said[2]), int(said[3])), said[4] == "True")
 
 
@@ -76,7 +76,7 @@ def find(arguments: Sequence[str]) -> Python:
     seen = ", ".join(f"{path} ({what})" for path, what in tried.items())
     raise CannotStart(
         f"no Python with a JIT was found; without one are {seen}",
-        "name a CPython 3.14 or later that was built with its JIT: jitunwind run --python PYTHON ...",
+        f"name a {_OLDEST} that was built with its JIT: jitunwind run --python PYTHON ...",
     )
 
 
@@ -122,6 +122,6 @@ def _newest_first() -> list[str]:
         for name in names:
             number = re.fullmatch(r"python3\.(\d+)", name)
             path = os.path.join(folder, name)
-            if number and int(number[1]) >= OLDEST_MINOR and os.access(path, os.X_OK):
+            if number and (3, int(number[1])) >= OLDEST and os.access(path, os.X_OK):
                 found.setdefault(int(number[1]), path)
     return [found[number] for number in sorted(found, reverse=True)]

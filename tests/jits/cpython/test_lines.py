@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from jitunwind.jits.cpython.layout import EXECUTORS, Layout, read_layout
+from jitunwind.jits.cpython import versions
+from jitunwind.jits.cpython.discovery import read_layout
+from jitunwind.jits.cpython.layout import Layout
 from jitunwind.jits.cpython.lines import line_rows
 from jitunwind.jits.cpython.objects import CodeObject, Objects
 from jitunwind.jits.cpython.regions import Regions
@@ -45,12 +47,12 @@ def store(version: tuple[int, int], address: int) -> bytes:
     return b"\x48\xb8" + struct.pack("<Q", address) + to_frame
 
 
-@pytest.mark.parametrize("version", [(3, 14), (3, 15)])
-def test_a_line_holds_from_the_store_of_the_instruction_pointer_to_the_next(version: tuple[int, int]) -> None:
-    layout = Layout(0, (*version, 0), OFFSETS, EXECUTORS[version])
+@pytest.mark.parametrize("numbers", [(3, 14), (3, 15)])
+def test_a_line_holds_from_the_store_of_the_instruction_pointer_to_the_next(numbers: tuple[int, int]) -> None:
+    layout = Layout(0, (*numbers, 0), OFFSETS, versions.VERSIONS[numbers])
     caller, callee = function("f", BYTECODE, 10, 8), function("g", BYTECODE + 0x1000, 50, 8)
     objects = Known(layout, caller, callee)
-    parts = [store(version, address) for address in (BYTECODE, BYTECODE + 4, BYTECODE + 0x1002, BYTECODE + 4)]
+    parts = [store(numbers, address) for address in (BYTECODE, BYTECODE + 4, BYTECODE + 0x1002, BYTECODE + 4)]
     gap = b"\x90" * 5
     code = gap + gap.join(parts) + gap
 
@@ -65,10 +67,10 @@ def test_a_line_holds_from_the_store_of_the_instruction_pointer_to_the_next(vers
     ]
 
 
-@pytest.mark.parametrize("version", [(3, 14), (3, 15)])
-def test_stores_of_what_is_no_bytecode_count_for_nothing(version: tuple[int, int]) -> None:
-    layout = Layout(0, (*version, 0), OFFSETS, EXECUTORS[version])
-    code = store(version, 0xDEAD) + store(version, (1 << 64) - 1) + b"\x90"
+@pytest.mark.parametrize("numbers", [(3, 14), (3, 15)])
+def test_stores_of_what_is_no_bytecode_count_for_nothing(numbers: tuple[int, int]) -> None:
+    layout = Layout(0, (*numbers, 0), OFFSETS, versions.VERSIONS[numbers])
+    code = store(numbers, 0xDEAD) + store(numbers, (1 << 64) - 1) + b"\x90"
     assert line_rows(stores(code, 0, layout), Known(layout), None) == []
     assert line_rows(stores(b"", 0, layout), Known(layout), None) == []
 

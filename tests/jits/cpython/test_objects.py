@@ -11,8 +11,10 @@ import pytest
 
 from jitunwind.errors import CorruptState, JitunwindError, NotPython, UnreadableMemory, UnsupportedVersion
 from jitunwind.jits.cpython import objects
-from jitunwind.jits.cpython.layout import EXECUTORS, Layout, read_layout
+from jitunwind.jits.cpython.discovery import read_layout
+from jitunwind.jits.cpython.layout import Layout
 from jitunwind.jits.cpython.objects import CODE_UNIT, CodeObject, Objects
+from jitunwind.jits.cpython.versions import py314
 from jitunwind.memory import Mapping
 from jitunwind.memory.process import LiveProcess
 from tests.support.fake_memory import FakeMemory, words
@@ -152,7 +154,7 @@ OFFSETS = {
     "code_object.qualname": 128,
     "code_object.co_code_adaptive": 208,
 }
-LAYOUT = Layout(0, (3, 14, 0), OFFSETS, EXECUTORS[3, 14])
+LAYOUT = Layout(0, (3, 14, 0), OFFSETS, py314.VERSION)
 STR, CODE = 0x1000, 0x2000
 
 
@@ -210,9 +212,11 @@ RUNTIME = 0x50000
 A_FILE = [Mapping(RUNTIME, RUNTIME + 0x2000, False, "/usr/bin/python3.14")]
 
 
-def runtime(cookie: bytes = b"xdebugpy", version: int = 0x030E0AF0, free_threaded: int = 0) -> bytes:
-    offsets = bytearray(words(*range(8, 8 + 8 * 600, 8)))
-    return cookie + words(version, free_threaded) + bytes(offsets)
+def runtime(
+    cookie: bytes = b"xdebugpy", version: int = 0x030E0AF0, free_threaded: int = 0, offset: int = 8
+) -> bytes:
+    offsets = words(*[offset] * 600)
+    return cookie + words(version, free_threaded) + offsets
 
 
 def test_the_runtime_is_found_without_symbols() -> None:
@@ -243,6 +247,8 @@ def test_what_is_no_runtime_is_not_found(data: bytes) -> None:
     [
         (runtime(version=0x031000A1), "CPython 3.16.0 is not known here"),
         (runtime(version=0x030D0CF0), "CPython 3.13.12 is not known here"),
+        (runtime(version=0x031000A1, offset=1 << 30), "CPython 3.16.0 is not known here"),
+        (runtime(offset=1 << 30), "the debug offsets of this CPython 3.14.10 are implausible"),
         (runtime(free_threaded=1), "is free-threaded, and has no JIT"),
         (runtime(cookie=b"nonsense"), "a CPython before 3.11 is not known here"),
     ],

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.executors import interpreters
-from jitunwind.jits.cpython.layout import read_layout
 from jitunwind.jits.cpython.regions import Regions
 from jitunwind.recover.table import NOT_REACHED
 from jitunwind.tables.sources import Recovered

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 
 import pytest
 
-from jitunwind.jits.cpython.layout import EXECUTORS, Layout
+from jitunwind.jits.cpython.layout import Layout
 from jitunwind.jits.cpython.stencils import EntryShim, Shim, Store, aarch64
+from jitunwind.jits.cpython.versions import py314, py315
 from tests.support.fake_memory import FakeMemory, words
 
 START = 0x5500ED4000
 ADDRESS = 0x5500C13880
 OFFSETS = {"interpreter_frame.instr_ptr": 0x38, "code_object.co_code_adaptive": 0xD0}
-OF_3_14 = Layout(0, (3, 14, 0), OFFSETS, EXECUTORS[3, 14])
-OF_3_15 = Layout(0, (3, 15, 0), OFFSETS, EXECUTORS[3, 15])
+OF_3_14 = Layout(0, (3, 14, 0), OFFSETS, py314.VERSION)
+OF_3_15 = Layout(0, (3, 15, 0), OFFSETS, py315.VERSION)
 NOP, RET = 0xD503201F, 0xD65F03C0
 PUSHES = [0x6DB63BEF, 0xA90857F6, 0xAA0103F5, 0xAA0203F6, 0xA9094FF4, 0xAA0003F4, 0x6D0133ED, 0x6D022BEB]
 PUSHES += [0x6D0323E9, 0xA9047BFD, 0x910103FD, 0xA9056FFC, 0xA90667FA, 0xA9075FF8]

@@ -14,7 +14,7 @@ from jitunwind.arch.x86_64.listing import listing
 from jitunwind.elf.inspect import ElfFile
 from jitunwind.errors import CorruptState
 from jitunwind.jits import Code
-from jitunwind.jits.cpython.layout import read_layout
+from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.regions import Regions
 from jitunwind.jits.cpython.uops import MicroOp, MicroOps
 from jitunwind.memory.process import LiveProcess

@@ -21,7 +21,7 @@ def published() -> list[int]:
     """The pages of JIT code that the agent knows."""
     if "jitunwind" not in sys.modules:
         return []
-    from jitunwind.agent.library import agent
+    from jitunwind.agent.library import loaded_agent
 
-    knows = agent().knows
+    knows = loaded_agent().knows
     return [page for start, end in jit_code() for page in range(start, end, PAGE) if knows(page)]

@@ -20,11 +20,11 @@ from typing import Any
 from made import make
 
 import jitunwind
-from jitunwind.agent.library import agent
+from jitunwind.agent.library import loaded_agent
+from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.inside import follow
 from jitunwind.jits.cpython.inside.describing import Describer
 from jitunwind.jits.cpython.inside.memory import OwnProcess
-from jitunwind.jits.cpython.layout import read_layout
 from jitunwind.jits.cpython.regions import Regions
 
 PATIENCE = 120.0
@@ -232,18 +232,18 @@ def reentered() -> dict[str, Any]:
     Describer._published = enters  # type: ignore[method-assign]
     kept = []
     for each in (fork, lambda: counts.append(jitunwind.flush()), jitunwind.problems, switch):
-        agent().pause()  # the attendant leaves it to `flush`
+        loaded_agent().pause()  # the worker leaves it to `flush`
         kept.append(make())
         todo.append(each)
         jitunwind.flush(PATIENCE)
-        agent().resume(True)
+        loaded_agent().resume(True)
     left = jitunwind.flush(PATIENCE)
     found = {
         "left": left,
         "undone": len(todo),
         "codes": codes,
         "counts": len(counts),
-        "paused": agent().is_paused(),
+        "paused": loaded_agent().is_paused(),
     }
     return found | {"errors": {name: n for name, n in jitunwind.problems().items() if "Error" in name}}
 
@@ -259,10 +259,10 @@ def interrupted_fork() -> dict[str, Any]:
         """In the place of the agent: it pauses, and then the handler of a signal raises."""
 
         def __getattr__(self, name: str) -> Any:
-            return getattr(agent(), name)
+            return getattr(loaded_agent(), name)
 
         def pause(self) -> None:
-            agent().pause()
+            loaded_agent().pause()
             raise KeyboardInterrupt
 
     follower._agent = Raises()  # type: ignore[assignment]
@@ -271,11 +271,11 @@ def interrupted_fork() -> dict[str, Any]:
         follow._before_fork()
     except KeyboardInterrupt:
         interrupts += 1
-    follower._agent = agent()
+    follower._agent = loaded_agent()
     follow._after_fork(False)
     kept.append(make())
     left = jitunwind.flush(PATIENCE)
-    return {"interrupts": interrupts, "paused": agent().is_paused(), "left": left}
+    return {"interrupts": interrupts, "paused": loaded_agent().is_paused(), "left": left}
 
 
 def problems() -> dict[str, Any]:
@@ -286,10 +286,10 @@ def problems() -> dict[str, Any]:
     jitunwind.flush(PATIENCE)
     found["none"] = [jitunwind.problems()]
 
-    agent().pause()  # so that what comes goes on waiting
+    loaded_agent().pause()  # so that what comes goes on waiting
     kept.append(make())
     found["waits"] = [jitunwind.problems()]
-    agent().resume(False)
+    loaded_agent().resume(False)
     jitunwind.flush(PATIENCE)
     found["waits"].append(jitunwind.problems())
 
@@ -301,19 +301,19 @@ def problems() -> dict[str, Any]:
         protect(start, mmap.PAGESIZE, readable)
         found["other"].append(jitunwind.problems())
 
-    agent().pause()  # events that are lost: the code of executors that nobody has told of
+    loaded_agent().pause()  # events that are lost: the code of executors that nobody has told of
     kept.append(make())
-    lost = list(agent().take())
+    lost = list(loaded_agent().take())
     found["lost"] = [jitunwind.problems()]
     for event in lost:
         assert follow._follower is not None
         follow._follower._waiting[event.start] = event.size
-    agent().resume(True)
+    loaded_agent().resume(True)
     jitunwind.flush(PATIENCE)
     found["lost"].append(jitunwind.problems())
 
     start, _ = next(iter(Describer().everything()))
-    agent().withdraw_range(start, 1)
+    loaded_agent().withdraw_range(start, 1)
     found["withdrawn"] = [jitunwind.problems()]
     jitunwind.disable()
     found["off"] = [jitunwind.problems()]

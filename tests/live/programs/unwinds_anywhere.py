@@ -61,7 +61,7 @@ class Point:
 
 def is_published(pc: int) -> bool:
     library = sys.modules.get("jitunwind.agent.library")
-    return library is not None and bool(library.agent().knows(pc))
+    return library is not None and bool(library.loaded_agent().knows(pc))
 
 
 def through(number: int) -> int:

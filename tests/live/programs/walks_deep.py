@@ -44,6 +44,8 @@ publish_all()
 armed.append(True)
 f(DEPTH)
 knows = (
-    sys.modules["jitunwind.agent.library"].agent().knows if "jitunwind" in sys.modules else lambda pc: False
+    sys.modules["jitunwind.agent.library"].loaded_agent().knows
+    if "jitunwind" in sys.modules
+    else lambda pc: False
 )
 print(json.dumps([*found, sum(map(knows, found[1]))]))

@@ -3,12 +3,13 @@
 Numbers: AADWARF64, section 4.1 ("DWARF register names"); conventions: AAPCS64, section 6.1.
 """
 
-from jitunwind.arch import Architecture, Convention
+from jitunwind.arch import Architecture, Convention, DynamicRelocations
+from jitunwind.arch.aarch64.linux import LINUX
 from jitunwind.arch.machine import Machine
 from jitunwind.rows import InRegister
 
 X0, X8, X15, X16, X17, X18 = 0, 8, 15, 16, 17, 18
-X19, X28, X29, X30 = 19, 28, 29, 30
+X19, X20, X21, X28, X29, X30 = 19, 20, 21, 28, 29, 30
 SP, PC = 31, 32
 RA_SIGN_STATE = 34
 """Not a register, but whether the return address is signed: 1, if it is."""
@@ -26,7 +27,12 @@ NAMES = (
 
 AARCH64 = Architecture(
     name="aarch64",
+    bfd_name="aarch64",
     elf_machine=Machine.AARCH64,
+    relocations=DynamicRelocations(
+        1027, (1025, 1026)
+    ),  # R_AARCH64_RELATIVE, GLOB_DAT, JUMP_SLOT: AAELF64, 5.7.16
+    linux=LINUX,
     register_names=NAMES,
     stack_pointer=SP,
     frame_pointer=X29,
@@ -37,5 +43,9 @@ AARCH64 = Architecture(
     caller_saved=(*range(X0, X18 + 1), X30),
     red_zone=0,
     instruction_size=4,
+    decoder_package=None,
+    breakpoint=bytes.fromhex("000020d4"),  # brk #0
+    packet_order=tuple(range(PC + 1)),  # GDB's aarch64-core.xml
+    code_address_bits=48,  # what Linux gives programs unless they ask for more
     platform=Convention("AAPCS64", kept=(*range(X19, X29 + 1), *range(D8, D15 + 1))),
 )

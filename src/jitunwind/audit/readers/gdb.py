@@ -23,18 +23,12 @@ from jitunwind.audit.readers.recorded import Recorded, is_inside
 from jitunwind.audit.records import Record, judged_registers
 from jitunwind.elf.image import frames_file
 from jitunwind.errors import GdbMissing, NoReader, ReaderFailed
-from jitunwind.gdbplugin import GDB_NAMES
 from jitunwind.gdbplugin.launch import find_gdb, why_unfit
 from jitunwind.rows import WORD, Unknown
 
 SCRIPT = Path(__file__).with_name("gdb_walks.py")
 _PACKET = b"qJitunwind:"
 """By which the script answers: gdb_walks.PACKET."""
-_ORDERS = {
-    "x86_64": (0, 3, 2, 1, 4, 5, 6, 7, *range(8, 17)),
-    "aarch64": tuple(range(33)),
-}
-"""The DWARF numbers of registers, as a `g` packet has them: GDB's features/i386/64bit-core.xml, aarch64-core.xml."""
 _REPLIES = {
     b"?": b"S05",
     b"qSupported": b"PacketSize=10000;QStartNoAckMode+",
@@ -101,7 +95,7 @@ class Gdb:
         listening.bind(path)
         listening.listen(1)
         listening.settimeout(_LOOK)
-        settings = (*_SETTINGS, f"set architecture {GDB_NAMES[self._arch.name]}")
+        settings = (*_SETTINGS, f"set architecture {self._arch.bfd_name}")
         commands = [part for line in settings for part in ("-iex", line)]
         output = opened.enter_context((self._folder / "output").open("w+b"))
         # In a session of its own: an interrupt from the terminal is for the audit.
@@ -182,7 +176,7 @@ class Gdb:
     def _reply(self, packet: bytes) -> bytes:
         if packet == b"g":
             registers = self._recorded.registers or (0,) * (self._arch.program_counter + 1)
-            order = _ORDERS[self._arch.name]
+            order = self._arch.packet_order
             return b"".join(registers[number].to_bytes(WORD, "little") for number in order).hex().encode()
         wanted = _MEMORY.fullmatch(packet)
         if wanted is not None:

@@ -21,7 +21,7 @@
 #include <unistd.h>
 #include <unwind.h>
 
-#include "../../agent/agent.h"
+#include "../../agent/unwinding.h"
 
 enum { RBX = 3, RBP = 6, RSP = 7, R12 = 12, R15 = 15, RIP = 16, REGISTERS };
 enum { PAGE = 4096, MOST_FRAMES = 64, MOST_FOUND_PAGES = 16, STACK_SIZE = 1 << 18, WORD = 8 };

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from jitunwind.errors import UnreadableMemory
-from jitunwind.jits.cpython.layout import EXIT_EXECUTOR, EXIT_SIZE, ExecutorLayout, Layout
+from jitunwind.jits.cpython.layout import Layout
 from jitunwind.jits.cpython.objects import Objects
+from jitunwind.jits.cpython.versions import ExecutorLayout
 from jitunwind.memory import Memory
 from jitunwind.rows import WORD
 
@@ -174,8 +175,8 @@ def _add(memory: Memory, objects: Objects, of: ExecutorLayout, address: int, fou
 class Exits:
     """The side exits of an executor, as they lie in memory."""
 
-    def __init__(self, data: bytes) -> None:
-        self._words = data
+    def __init__(self, data: bytes, layout: ExecutorLayout) -> None:
+        self._words, self._layout = data, layout
 
     def may_lead_to(self, addresses: Iterable[bytes]) -> bool:
         """False: none leads to an executor at one of these addresses, each a little-endian word. This is quick."""
@@ -184,17 +185,20 @@ class Exits:
     @property
     def targets(self) -> list[int]:
         """The addresses of the executors that they lead to."""
+        of = self._layout
         words = struct.unpack(f"<{len(self._words) // WORD}Q", self._words)
-        return [target for target in words[EXIT_EXECUTOR // WORD :: EXIT_SIZE // WORD] if target]
+        return [target for target in words[of.exit_executor // WORD :: of.exit_size // WORD] if target]
 
 
 def exits_of(memory: Memory, layout: ExecutorLayout, executor: Executor) -> Exits | None:
     """The side exits of this one; None, if it is not there any more."""
     try:
-        data = memory.checked_read(executor.address, layout.exits + executor.exit_count * EXIT_SIZE)
+        data = memory.checked_read(executor.address, layout.exits + executor.exit_count * layout.exit_size)
     except UnreadableMemory:
         return None
-    return Exits(data[layout.exits :]) if _word(data, layout.jit_code)[0] == executor.jit_code else None
+    return (
+        Exits(data[layout.exits :], layout) if _word(data, layout.jit_code)[0] == executor.jit_code else None
+    )
 
 
 def code_by_executor(

@@ -8,6 +8,7 @@ before it, with or without symbols.
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from jitunwind.errors import UnreadableMemory
 from jitunwind.jits.cpython.executors import interpreters
@@ -15,7 +16,6 @@ from jitunwind.jits.cpython.layout import Layout
 from jitunwind.jits.cpython.objects import CodeObject, Objects
 from jitunwind.memory import Memory
 
-_OWNED_BY_INTERPRETER = 3
 _TAGS = 3
 """The low bits of a _PyStackRef that are no address."""
 MOST_FRAMES = 1 << 20
@@ -68,8 +68,57 @@ def nearest(memory: Memory, layout: Layout, objects: Objects, address: int) -> l
     return [frame.code for frame in stretch.frames]
 
 
+class ThreadState(NamedTuple):
+    """A thread that has executed Python code: the address of its PyThreadState, the kernel id by which it knows itself
+    (in a PID namespace another than outside of it), and its innermost Python frame (0: none)."""
+
+    address: int
+    native_id: int
+    current_frame: int
+
+
+def thread_states(memory: Memory, layout: Layout) -> Iterator[ThreadState]:
+    """Those of all interpreters. UnreadableMemory for a wild pointer."""
+    offsets = layout.offsets
+    for state in _thread_states(memory, layout):
+        native_id = memory.word(state + offsets["thread_state.native_thread_id"])
+        current = memory.word(state + offsets["thread_state.current_frame"])
+        yield ThreadState(state, native_id, current)
+
+
+def stretches_from(memory: Memory, layout: Layout, objects: Objects, frame: int) -> Iterator[Stretch]:
+    """The stretches of a thread whose innermost Python frame is at that address."""
+    return _chain(memory, layout, objects, frame)
+
+
+def first_marker(memory: Memory, layout: Layout, frame: int) -> int:
+    """The address of the first marker frame from the Python frame at `frame` on: it lies on the C stack of the thread
+    that the frames are of. 0, where there is none."""
+    offsets = layout.offsets
+    seen: set[int] = set()
+    with suppress(UnreadableMemory):
+        while frame and frame not in seen and len(seen) < MOST_FRAMES:
+            seen.add(frame)
+            owner = memory.checked_read(frame + offsets["interpreter_frame.owner"], 1)[0]
+            if owner == layout.record.frame_of_interpreter:
+                return frame
+            frame = memory.word(frame + offsets["interpreter_frame.previous"])
+    return 0
+
+
 def gil_holders(memory: Memory, layout: Layout) -> set[int] | None:
-    """The kernel ids of the threads that hold the GIL of their interpreter; None where that cannot be read.
+    """The kernel ids of the threads that hold the GIL of their interpreter; None where that cannot be read."""
+    states = gil_states(memory, layout)
+    if states is None:
+        return None
+    try:
+        return {memory.word(state + layout.offsets["thread_state.native_thread_id"]) for state in states}
+    except UnreadableMemory:
+        return None
+
+
+def gil_states(memory: Memory, layout: Layout) -> set[int] | None:
+    """The thread states that hold the GIL of their interpreter; None where that cannot be read.
 
     A GIL says whether it is locked, and who has taken it last (struct _gil_runtime_state, CPython
     Include/internal/pycore_gil.h).
@@ -85,7 +134,7 @@ def gil_holders(memory: Memory, layout: Layout) -> set[int] | None:
             is_locked = gil and memory.checked_read(gil + locked, 4) == _LOCKED
             state = memory.word(gil + holder) if is_locked else 0
             if state:
-                found.add(memory.word(state + offsets["thread_state.native_thread_id"]))
+                found.add(state)
     except UnreadableMemory:
         return None
     return found
@@ -168,7 +217,7 @@ def _chain(
             previous = memory.word(address + offsets["interpreter_frame.previous"])
         except UnreadableMemory:
             break
-        if owner == _OWNED_BY_INTERPRETER:
+        if owner == layout.record.frame_of_interpreter:
             stretch.marker = address
             yield stretch
             stretch = Stretch()

@@ -4,26 +4,30 @@ Underneath are its regions (`regions`), Python's frames (`frames`) and micro-ops
 """
 
 from collections.abc import Callable, Sequence
+from collections.abc import Mapping as MappingOf
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from jitunwind.arch.effects import Decoder
 from jitunwind.errors import CorruptState, UnreadableMemory
 from jitunwind.jits import Code
+from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.frames import (
     PythonFrame,
+    ThreadState,
     frame_at,
-    gil_holders,
+    gil_states,
     nearest,
     program_runs,
     running_executors,
-    stretches,
+    stretches_from,
 )
-from jitunwind.jits.cpython.layout import Layout, read_layout
+from jitunwind.jits.cpython.layout import Layout
 from jitunwind.jits.cpython.objects import CodeObject
 from jitunwind.jits.cpython.regions import ENTRY_NAME, Regions
+from jitunwind.jits.cpython.threads import states_by_thread
 from jitunwind.jits.cpython.unmapped import UnmappedRegions
-from jitunwind.jits.optional import Position, ReadRegister, SourceFrame, SourceRun, Step
+from jitunwind.jits.optional import Position, ReadRegister, SourceFrame, SourceRun, SourceThread, Step
 from jitunwind.memory import Mapping, Memory
 from jitunwind.region import Line, Region
 from jitunwind.rows import Unknown
@@ -130,7 +134,7 @@ class CPythonJit:
             place = regions.place(code, pc if is_exact else pc - 1)
             known = self._places[pc, is_exact] = (owner, *(place or (None, None)))
         owner, runs, line = known
-        address = read(regions.stencils.frame_register(self.layout)) or 0
+        address = read(self.layout.record.frame_registers[regions.arch.name]) or 0
         if not is_exact and address:
             python = self._frame_at(address)
             if python is not None and python.line is not None:
@@ -149,12 +153,24 @@ class CPythonJit:
         callers = nearest(self.memory, self.layout, self.regions.objects, address)
         return any(_same(caller, owner) for caller in callers)
 
-    def source_runs(self, thread_id: int) -> list[SourceRun]:
-        found = stretches(self.memory, self.layout, self.regions.objects, thread_id)
-        return [SourceRun([_source_frame(frame) for frame in each.frames], each.marker) for each in found]
+    def source_threads(
+        self, stacks: MappingOf[int, Sequence[int]], pid: int, with_runs: bool
+    ) -> dict[int, SourceThread]:
+        holders = gil_states(self.memory, self.layout)
+        states = states_by_thread(self.memory, self.layout, stacks, pid)
+        found = {}
+        for tid in stacks:
+            own = states.get(tid, [])
+            holds = None if holders is None else any(state.address in holders for state in own)
+            runs = [run for state in own for run in self._runs_of(state)] if with_runs else []
+            found[tid] = SourceThread(holds, runs)
+        return found
 
-    def gil_holders(self) -> set[int] | None:
-        return gil_holders(self.memory, self.layout)
+    def _runs_of(self, state: ThreadState) -> list[SourceRun]:
+        if not state.current_frame:
+            return []
+        found = stretches_from(self.memory, self.layout, self.regions.objects, state.current_frame)
+        return [SourceRun([_source_frame(frame) for frame in each.frames], each.marker) for each in found]
 
     # Its micro-ops
 

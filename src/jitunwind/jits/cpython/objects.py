@@ -81,10 +81,9 @@ class Objects:
         state = int.from_bytes(memory.checked_read(address + offsets["unicode_object.state"], 4), "little")
         if length > _LONGEST_STRING:
             raise CorruptState(f"the str at {address:#x} has {length} characters")
-        # PyASCIIObject.state, built with a GIL (Include/cpython/unicodeobject.h): interned:2, kind:3,
-        # compact:1, ascii:1.
-        kind, ascii_only = state >> 2 & 7, state >> 6 & 1
-        start = address + offsets["unicode_object.asciiobject_size"] + (0 if ascii_only else 16)
+        of = self._layout.record.string
+        kind, ascii_only = state >> of.kind & 7, state >> of.ascii & 1
+        start = address + offsets["unicode_object.asciiobject_size"] + (0 if ascii_only else of.behind_ascii)
         if kind not in (1, 2, 4):
             raise CorruptState(f"the str at {address:#x} is of kind {kind}")
         data = memory.checked_read(start, length * kind)
@@ -105,7 +104,7 @@ class Objects:
             return None
         if not self.code_type:  # the program has no symbols
             self.code_type = memory.word(address + self.type_at)
-        units = memory.word(address + 16)  # PyVarObject.ob_size
+        units = memory.word(address + offsets["bytes_object.ob_size"])  # as of any PyVarObject
         line_table = memory.word(address + offsets["code_object.linetable"])
         table_size = memory.word(line_table + offsets["bytes_object.ob_size"])
         if units * CODE_UNIT > _LARGEST_CODE or table_size > _LARGEST_CODE:

@@ -38,6 +38,7 @@ _KERNEL = 1 << 63
 _LONGEST_ENTRY = 256
 _LARGEST_UNLISTED = 1 << 20
 """Bytes of code that no executor of the lists owns, at most."""
+_OFF, _ON = b"\0", b"\1"
 NAME_PREFIX = "py::"
 """What the names of CPython's code begin with; those that CPython 3.15 and jitunwind publish of it, too."""
 UNKNOWN_NAME = f"{NAME_PREFIX}jit_executor:<jit>"
@@ -100,15 +101,21 @@ class Regions:
         return self._lists() == self._heads
 
     def jit_is_on(self) -> bool | None:
-        """Whether an interpreter's JIT is on; None where that cannot be read, or there is no interpreter yet."""
+        """Whether an interpreter's JIT is on. None where that cannot be told: the flag is no flag, or an interpreter is
+        starting, which sets its flag late (CPython Python/pylifecycle.c, init_interp_main)."""
+        has_started = False
         try:
-            switches = [
-                self.memory.checked_read(interpreter + self.layout.executor.jit_switch, 1)
-                for interpreter in interpreters(self.memory, self.layout)
-            ]
+            for interpreter in interpreters(self.memory, self.layout):
+                flag = self.memory.checked_read(interpreter + self.layout.executor.jit_switch, 1)
+                if flag not in (_OFF, _ON):
+                    return None
+                if flag == _ON:
+                    return True
+                main = interpreter + self.layout.offsets["interpreter_state.threads_main"]
+                has_started = has_started or self.memory.word(main) != 0
         except UnreadableMemory:
             return None
-        return any(switch != b"\0" for switch in switches) if switches else None
+        return False if has_started else None
 
     def may_hold(self, address: int) -> Mapping | None:
         """The range that `address` lies in; None: it is not JIT code."""

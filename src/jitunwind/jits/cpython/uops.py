@@ -31,12 +31,6 @@ _MOST_SAMPLES = 64
 _MOST_TRIED = 8
 _ENOUGH_STORES = 2
 """Stores of the instruction pointer that must lie where an array of stencils says, for it to be believed."""
-_INSTRUCTION = struct.Struct("<HHIQQ")
-"""_PyUOpInstruction (pycore_optimizer.h): opcode in 15 bits and format in one, oparg, target, two operands."""
-_OPCODE, _FORMAT_JUMP = 0x7FFF, 0x8000
-_FIRST_NAMES = (b"_EXIT_TRACE", b"_SET_IP")
-_FIRST = 300
-"""The first two micro-ops and their numbers, of 3.14 and 3.15 (Include/internal/pycore_uop_ids.h)."""
 _NAME = re.compile(r"_[A-Z][A-Z0-9_]*(?:_r\d+)?")
 _CALLS = re.compile(r"_PUSH_FRAME(_r\d+)?")
 _RETURNS = re.compile(r"_(RETURN_VALUE|RETURN_GENERATOR|YIELD_VALUE)(_r\d+)?")
@@ -103,16 +97,17 @@ class MicroOps:
 
     def _entries(self, region: Code, count: int) -> list[MicroOp]:
         trace = self._memory.word(region.owner + self._layout.executor.trace)
-        data = self._memory.checked_read(trace, count * _INSTRUCTION.size)
+        of = self._layout.record.micro_op
+        data = self._memory.checked_read(trace, count * of.instruction.size)
         return [
             MicroOp(
-                head & _OPCODE,
-                self.name(head & _OPCODE),
+                head & of.opcode_mask,
+                self.name(head & of.opcode_mask),
                 oparg,
-                None if head & _FORMAT_JUMP else target,
+                None if head & of.jumps else target,
                 operand,
             )
-            for head, oparg, target, operand, _ in _INSTRUCTION.iter_unpack(data)
+            for head, oparg, target, operand, _ in of.instruction.iter_unpack(data)
         ]
 
     def name(self, opcode: int) -> str:
@@ -172,7 +167,7 @@ class MicroOps:
         """The interpreter's own data, (address, bytes) each: what its file has besides machine code; with it, where
         they are not kept apart (ld's -z noseparate-code, the default on AArch64)."""
         found = self._of_file(executable=False)
-        first = _FIRST_NAMES[0] + b"\0"
+        first = self._layout.record.micro_op.first_names[0].encode() + b"\0"
         return found if any(first in data for _, data in found) else found + self._of_file(executable=True)
 
     def _of_file(self, executable: bool) -> list[tuple[int, bytes]]:
@@ -195,12 +190,13 @@ class MicroOps:
     @cached_property
     def name_array(self) -> int | None:
         """The address of `_PyOpcode_uop_name`: where pointers to its first two names stand side by side."""
-        first, second = (list(self._strings(name)) for name in _FIRST_NAMES)
+        of = self._layout.record.micro_op
+        first, second = (list(self._strings(name.encode())) for name in of.first_names)
         for pair in (_immediate(a) + _immediate(b) for a in first for b in second):
             for start, data in self._data:
                 at = data.find(pair)
-                if at >= _FIRST * WORD and (start + at) % WORD == 0:
-                    return start + at - _FIRST * WORD
+                if at >= of.first * WORD and (start + at) % WORD == 0:
+                    return start + at - of.first * WORD
         return None
 
     def _strings(self, text: bytes) -> Iterator[int]:

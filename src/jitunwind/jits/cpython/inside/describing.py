@@ -6,13 +6,14 @@ from typing import NamedTuple
 from jitunwind.agent.library import Published
 from jitunwind.errors import UnreadableMemory
 from jitunwind.jits import Code, lines_of_piece
+from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.executors import Executor
-from jitunwind.jits.cpython.inside.frames import Frames
+from jitunwind.jits.cpython.inside.cfi_cache import CfiCache
 from jitunwind.jits.cpython.inside.memory import OwnProcess
 from jitunwind.jits.cpython.inside.uncompiled import keep_uncompiled
-from jitunwind.jits.cpython.layout import read_layout
 from jitunwind.jits.cpython.newcomers import Newcomers
 from jitunwind.jits.cpython.regions import Regions
+from jitunwind.jits.cpython.versions import Registration
 from jitunwind.publishing.described import described
 
 
@@ -28,12 +29,12 @@ class Describer:
 
     def __init__(self) -> None:
         self._memory = OwnProcess()
-        self._frames = Frames(self._memory.architecture)
+        self._frames = CfiCache(self._memory.architecture)
         self._layout = read_layout(self._memory)
         self._parents: dict[int, Executor] = {}
 
     @property
-    def own_registration(self) -> tuple[int, int] | None:
+    def own_registration(self) -> tuple[int, Registration] | None:
         """Where executors of this version have the start of their code, and what CPython itself has published of
         it; None, if it publishes nothing."""
         of = self._layout.executor
@@ -47,7 +48,7 @@ class Describer:
 
     def described(self, some: list[tuple[int, int]]) -> Iterator[tuple[int, Described | Exception]]:
         """Of each of `some` (start and size of its code), by its start, what is to be published, or why nothing."""
-        keep_uncompiled(self._layout.offsets["code_object.co_code_adaptive"])
+        keep_uncompiled(self._layout.offsets["code_object.co_code_adaptive"], self._layout.record.decisions)
         regions = Newcomers(self._memory, self._layout, some, self._parents)
         for start, size in some:
             try:

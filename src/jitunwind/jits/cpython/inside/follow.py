@@ -1,6 +1,6 @@
 """Publishing the JIT code of the CPython that this runs in, as it comes and goes.
 
-The agent notes where code has come or is to go, and has `Follower.attend` called in a thread of its own soon
+The agent notes where code has come or is to go, and has `Follower._work` called in a thread of its own soon
 afterwards. The thread is there only while there is something to do.
 """
 
@@ -14,13 +14,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from jitunwind.agent.library import CODE_CAME, GDB, LIBGCC, LIBUNWIND, agent
+from jitunwind.agent.library import CODE_CAME, GDB, LIBGCC, LIBUNWIND, loaded_agent
 from jitunwind.errors import AgentFailed, UnsupportedVersion
 
 if TYPE_CHECKING:
     from jitunwind.jits.cpython.inside.describing import Described, Describer
 
-_CONSUMERS = GDB | LIBGCC | LIBUNWIND
+_CONSUMERS = (GDB, LIBGCC, LIBUNWIND)
 _LEAST_AT_ONCE, _MOST_AT_ONCE = 4, 64
 _AT_ONCE_SECONDS = 0.03
 """After so much work what is ready is published, the rest later: new code should not wait for a tenth of a second."""
@@ -42,14 +42,14 @@ class Follower:
     """Follows the interpreter of one process; in the child of a fork it goes on."""
 
     def __init__(self) -> None:
-        self._agent = agent()
+        self._agent = loaded_agent()
         self._lock = _thread.RLock()
         """Held while something is looked at and published. A handler of a signal and a finalizer may run in the thread
         that has it: they get it as well, but leave alone what is half done."""
         self._asking = 0
-        """How many threads want the lock, which the attendant lets go of then."""
-        self._attending = 0
-        """The thread that attends, while it does."""
+        """How many threads want the lock, which the worker lets go of then."""
+        self._worker_thread = 0
+        """The thread that works, while it does."""
         self._waiting: dict[int, int] = {}
         """Code that has come and has not been looked at: start to size, the oldest first."""
         self._at_once = _MOST_AT_ONCE
@@ -64,7 +64,7 @@ class Follower:
         """Publish what there is, then all that comes. AgentFailed, where the agent cannot learn what comes."""
         if not self._agent.follow("PyObject_Call"):
             raise AgentFailed("the calls by which this Python makes code executable cannot be followed")
-        self._agent.attend(self._attend)
+        self._agent.set_worker(self._work)
         self._agent.resume(False)
         if _executable_memory() and self._acquire(FLUSH_SECONDS):
             try:
@@ -75,7 +75,7 @@ class Follower:
 
     def flush(self, seconds: float) -> int:
         """Publish the code that there is now, for `seconds` and the rest of the region that is then in the making.
-        How many regions are left: the attendant publishes them. What comes meanwhile is not counted."""
+        How many regions are left: the worker publishes them. What comes meanwhile is not counted."""
         until = time.monotonic() + seconds
         if not self._acquire(seconds):
             return self._most_waiting()
@@ -137,15 +137,15 @@ class Follower:
     def end(self, withdraws: bool) -> None:
         """Follow no more; what is published stays so until it is freed, or is withdrawn now.
 
-        In the attendant's own thread, where a finalizer may ask for it, another thread does it later."""
-        if self._attending == _thread.get_ident():
+        In the worker's own thread, where a finalizer may ask for it, another thread does it later."""
+        if self._worker_thread == _thread.get_ident():
             _thread.start_new_thread(self.end, (withdraws,))
             return
         self._agent.pause()
         # At the end of a process too: not without a bound, whatever has become of the lock.
         has_lock = self._lock.acquire(timeout=_END_SECONDS)
         try:
-            self._agent.attend(None)
+            self._agent.set_worker(None)
             if withdraws:
                 self._waiting.clear()
                 self._failed.clear()
@@ -158,7 +158,7 @@ class Follower:
     def pause(self) -> None:
         """Before a fork: no thread of ours, and nothing half done but by this thread itself. All or nothing: a handler
         of a signal may raise here."""
-        if self._attending == _thread.get_ident():
+        if self._worker_thread == _thread.get_ident():
             return
         was_mine = self._is_mine()
         try:
@@ -174,16 +174,16 @@ class Follower:
         """After a fork."""
         if in_child:
             self._describer = None
-        if self._attending != _thread.get_ident():
+        if self._worker_thread != _thread.get_ident():
             self._lock.release()
             self._agent.resume(bool(self._waiting))
 
-    def _attend(self) -> None:
+    def _work(self) -> None:
         """What the agent calls, in its thread, when there is something to do."""
         while not self._lock.acquire(timeout=_TURN_SECONDS):
             if self._agent.is_paused():  # by the thread that has the lock, perhaps
                 return
-        self._attending = _thread.get_ident()
+        self._worker_thread = _thread.get_ident()
         try:
             self._look()
             while self._waiting and not self._agent.is_paused() and not self._asking:
@@ -192,7 +192,7 @@ class Follower:
         except Exception as error:  # there is nobody to tell, and the program must not suffer
             self._count(error)
         finally:
-            self._attending = 0
+            self._worker_thread = 0
             self._lock.release()
 
     def _count(self, error: Exception) -> None:
@@ -269,7 +269,8 @@ class Follower:
             self._agent.publish(regions, _CONSUMERS)
         else:
             executors = [(each.executor, each.region.start) for each in ready]
-            self._agent.replace(regions, _CONSUMERS, executors, offsets)
+            code, registration = offsets
+            self._agent.replace(regions, _CONSUMERS, executors, (code, *registration))
 
 
 @contextmanager
@@ -317,12 +318,17 @@ def enable() -> None:
 
     Nothing is done where it has no JIT, and in other interpreters than the main one, whose JIT is off. GDB, LLDB,
     libgcc (C++ exceptions, `backtrace`), nongnu libunwind and LLVM's then know it. Enabled twice is enabled once.
-    UnsupportedVersion for another CPython than 3.14 and 3.15; AgentMissing, if the agent was not built;
+    UnsupportedVersion for a CPython whose JIT is not known; AgentMissing, if the agent was not built;
     AgentFailed, if it cannot work in this process.
     """
     if not hasattr(sys, "_jit"):
-        raise UnsupportedVersion(f"CPython {sys.version_info[0]}.{sys.version_info[1]} is not known here")
-    if not sys._jit.is_available() or not agent().in_main_interpreter():
+        from jitunwind.jits.cpython.versions import in_words
+
+        raise UnsupportedVersion(
+            f"CPython {sys.version_info[0]}.{sys.version_info[1]} is not known here",
+            f"jitunwind publishes the JIT code of CPython {in_words('and')}",
+        )
+    if not sys._jit.is_available() or not loaded_agent().in_main_interpreter():
         return
     with _switch:
         _enable()

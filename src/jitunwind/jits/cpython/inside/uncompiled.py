@@ -10,12 +10,13 @@ package, in their bytecode.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache, cached_property
 from types import CodeType, FunctionType, ModuleType
 from typing import NamedTuple
 
 from jitunwind.agent import agent
+from jitunwind.jits.cpython.versions.record import Decision
 
 _PACKAGE = __name__.partition(".")[0]
 _WRAPPED = {
@@ -26,11 +27,6 @@ _WRAPPED = {
     type(cache(len)): "__wrapped__",
 }
 """Where what stands for a function has it."""
-_DECISIONS = (
-    ("JUMP_BACKWARD", "JUMP_BACKWARD_JIT", "JUMP_BACKWARD_NO_JIT"),
-    ("RESUME", "RESUME_CHECK_JIT", "RESUME_CHECK"),
-)
-"""Names of instructions: undecided, to be compiled, and not."""
 
 _met: set[object] = set()
 """The functions and classes that have been seen to."""
@@ -40,23 +36,26 @@ _imported = 0
 """How many modules of any package there were then."""
 
 
-class _Decision(NamedTuple):
-    """Their opcodes."""
+class _Opcodes(NamedTuple):
+    """Those of a Decision's instructions."""
 
     undecided: int
     compiled: int
     uncompiled: int
 
 
-def keep_uncompiled(bytecode_at: int) -> None:
+def keep_uncompiled(bytecode_at: int, names: Iterable[Decision]) -> None:
     """Keep the functions of all modules of this package that are imported now from being compiled, but for what is
-    compiled already. Code objects have their bytecode at `bytecode_at`. Nothing happens where CPython does not tell
-    its opcodes. It is quick where nothing has been imported since it was called last."""
+    compiled already.
+
+    Code objects have their bytecode at `bytecode_at`; `names` are the decisions of this version. Nothing happens where
+    CPython does not tell its opcodes. It is quick where nothing has been imported since it was called last.
+    """
     global _imported
     if len(sys.modules) == _imported:
         return
     _imported = len(sys.modules)
-    decisions = list(_decisions())
+    decisions = list(_opcodes(names))
     first = {__name__: sys.modules[__name__]}  # it gets hot itself here
     for name, module in {**first, **sys.modules}.items():
         if name.partition(".")[0] == _PACKAGE and name not in _modules:
@@ -65,19 +64,18 @@ def keep_uncompiled(bytecode_at: int) -> None:
                 _decide(function.__code__, decisions, bytecode_at)
 
 
-def _decisions() -> Iterator[_Decision]:
-    """Those that this version of CPython makes."""
+def _opcodes(decisions: Iterable[Decision]) -> Iterator[_Opcodes]:
     try:
         from _opcode_metadata import _specialized_opmap, opmap  # type: ignore[import-not-found]
     except ImportError:
         return
     known = {**opmap, **_specialized_opmap}
-    for names in _DECISIONS:
-        if all(name in known for name in names):
-            yield _Decision(*(known[name] for name in names))
+    for decision in decisions:
+        if all(name in known for name in decision):
+            yield _Opcodes(*(known[name] for name in decision))
 
 
-def _decide(code: CodeType, decisions: list[_Decision], bytecode_at: int) -> None:
+def _decide(code: CodeType, decisions: list[_Opcodes], bytecode_at: int) -> None:
     """In `code` and what is inside it. Bytecode is an opcode at each even offset, or a cache, which `co_code` has as
     zeros; there, too, are the opcodes before any decision."""
     opcodes = code.co_code[::2]

@@ -41,15 +41,16 @@ class Stencils(Protocol):
         """The address of the executor whose flag, `warm` bytes into it, the first instructions of a 3.14 body
         set; the machine code lies at `start`, its body is at offset `body`."""
 
-    def frame_register(self, layout: Layout) -> int:
-        """The DWARF number of the register that holds the interpreter's frame in bodies."""
-
     def stores(self, code: bytes, start: int, layout: Layout) -> Iterable[Store]:
         """Where the machine code at `start` stores or computes the frame's instruction pointer, in no order."""
 
     def names(self, code: bytes, start: int, begin: int, end: int, value: int, layout: Layout) -> bool:
         """Whether the code of a `_SET_IP`, [begin, end) of that at `start`, stores the instruction pointer
         `value`."""
+
+    def constants(self, code: bytes) -> list[tuple[int, int]] | None:
+        """The offsets of what may be instructions that hold a 64-bit constant as bytes of their own, and of those
+        bytes, by rising offset; None where constants are parts of instructions."""
 
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from jitunwind.arch import Convention
-from jitunwind.arch.aarch64.registers import X18, X19, X29
+from jitunwind.arch.aarch64.registers import AARCH64, X18, X29
 from jitunwind.arch.aarch64.words import SIZE, immediate_added, loaded_near, near, page_of, signed, words_of
 from jitunwind.jits.cpython.layout import Layout
 from jitunwind.jits.cpython.objects import CODE_UNIT
@@ -30,7 +30,6 @@ _FRAME_RECORD = 0x40
 _SETS_FRAME_POINTER = struct.pack("<I", 0x910003FD | _FRAME_RECORD << 10)
 """add x29, sp, #0x40: where the shim has put x29 and x30. The body's CFA is the sp of then; 3.15's bodies never
 write x29."""
-_FRAME_REGISTERS = {(3, 14): X19 + 1, (3, 15): X19 + 2}
 _RETURN, _CALL, _CALL_OF_REGISTER = 0xD65F03C0, 0x25, 0xD63F0000
 _MASK = (1 << 64) - 1
 _LONGEST_CONSTANT = 24
@@ -91,10 +90,6 @@ def warmed(code: bytes, start: int, body: int, warm: int) -> int | None:
     return None
 
 
-def frame_register(layout: Layout) -> int:
-    return _FRAME_REGISTERS[layout.version[:2]]
-
-
 def stores(code: bytes, start: int, layout: Layout) -> Iterator[Store]:
     constants = _constants(code, start)
     yield from _immediate(constants, range(len(constants.words)), layout)
@@ -115,9 +110,13 @@ def names(code: bytes, start: int, begin: int, end: int, value: int, layout: Lay
     return any(store.address == value for store in found)
 
 
+def constants(code: bytes) -> None:
+    return None
+
+
 def _immediate(constants: "_Constants", indices: range, layout: Layout) -> Iterator[Store]:
     """The stores of constants among the instructions of those indices."""
-    frame = frame_register(layout)
+    frame = layout.record.frame_registers[AARCH64.name]
     slot = layout.offsets["interpreter_frame.instr_ptr"] // WORD
     alone = (0xF9000000 | slot << 10 | frame << 5) >> 5  # str x, [frame, #instr_ptr]
     paired = (0xA9000000 | slot << 15 | frame << 5) & 0xFFFF83E0  # stp x, …, [frame, #instr_ptr]

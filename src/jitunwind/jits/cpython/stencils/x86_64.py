@@ -5,7 +5,7 @@ from functools import cache
 from typing import NamedTuple
 
 from jitunwind.arch import Convention
-from jitunwind.arch.x86_64.registers import R12, R13, RBP
+from jitunwind.arch.x86_64.registers import RBP, X86_64
 from jitunwind.jits.cpython.layout import Layout
 from jitunwind.jits.cpython.objects import CODE_UNIT
 from jitunwind.jits.cpython.stencils.found import EntryShim, Shim, Store
@@ -23,7 +23,6 @@ ENTRY_SHIM = bytes.fromhex("554889e5415741564155415453")
 """push rbp; mov rsp,rbp; push r15, r14, r13, r12, rbx: how 3.15's one shim, _PyJIT_Entry, begins."""
 _BODY_CFA = -6 * WORD
 """From rbp: _PyJIT_Entry sets it, pushes six registers and calls the body. Stencils never write rbp."""
-_FRAME_REGISTERS = {(3, 14): R12, (3, 15): R13}
 _LONGEST_COMPUTATION = 24
 """Bytes between the immediate that an exit takes its bytecode offset from and the addition of the base."""
 
@@ -65,10 +64,6 @@ def warmed(code: bytes, start: int, body: int, warm: int) -> int | None:
     return int.from_bytes(code[body + 2 : body + 10], "little") - warm
 
 
-def frame_register(layout: Layout) -> int:
-    return _FRAME_REGISTERS[layout.version[:2]]
-
-
 class _Stores(NamedTuple):
     """How stencils store the instruction pointer into the frame that one register holds."""
 
@@ -81,6 +76,9 @@ class _Stores(NamedTuple):
 _MOVABS_FORM = rb"[\x48\x49][\xb8-\xbf]"
 _MOVABS = re.compile(_MOVABS_FORM)
 _MOVABS_SIZE = 10
+_CONSTANT_AT = 2
+_WITH_CONSTANT = re.compile(_MOVABS_FORM + rb".{8}", re.DOTALL)
+"""REX.W, B8 + register, the constant (AMD64 manual, volume 3, MOV)."""
 _FIRST_OF_MOVE = rb"[\x49\x4d]"
 """REX.W + REX.B, as the frame is in r12 or r13; + REX.R."""
 
@@ -97,7 +95,7 @@ def _stores(frame_register: int, instr_ptr: int, bytecode: int) -> _Stores:
 
 def stores(code: bytes, start: int, layout: Layout) -> list[Store]:
     of = _stores(
-        frame_register(layout),
+        layout.record.frame_registers[X86_64.name],
         layout.offsets["interpreter_frame.instr_ptr"],
         layout.offsets["code_object.co_code_adaptive"],
     )
@@ -116,3 +114,8 @@ def stores(code: bytes, start: int, layout: Layout) -> list[Store]:
 
 def names(code: bytes, start: int, begin: int, end: int, value: int, layout: Layout) -> bool:
     return code.find(value.to_bytes(WORD, "little"), begin, end) >= 0
+
+
+def constants(code: bytes) -> list[tuple[int, int]]:
+    starts = (match.start() for match in _WITH_CONSTANT.finditer(code))
+    return [(start, start + _CONSTANT_AT) for start in starts]

@@ -8,8 +8,8 @@ from jitunwind.arch import Architecture
 from jitunwind.arch.aarch64.registers import AARCH64
 from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.dwarf.decode import eh_frame
-from jitunwind.jits.cpython.inside import frames
-from jitunwind.jits.cpython.inside.frames import Frames
+from jitunwind.jits.cpython.inside import cfi_cache
+from jitunwind.jits.cpython.inside.cfi_cache import CfiCache
 from jitunwind.recover.table import recover
 from tests.support.codes import cpython_code
 
@@ -40,18 +40,18 @@ def recovered(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         codes.append(code)
         return recover(arch, code, *others)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(frames, "recover", counting)
+    monkeypatch.setattr(cfi_cache, "recover", counting)
     return codes
 
 
-def at(index: int, code: bytes, arch: Architecture = X86_64) -> Callable[[Frames], tuple[bytes, bytes]]:
+def at(index: int, code: bytes, arch: Architecture = X86_64) -> Callable[[CfiCache], tuple[bytes, bytes]]:
     """What those frames say of code there, and what is right."""
     jit_code = cpython_code(START + index * 0x1000, code, 0, 0)
-    return lambda known: (known.of(jit_code), Frames(arch).of(jit_code))
+    return lambda known: (known.of(jit_code), CfiCache(arch).of(jit_code))
 
 
 def test_code_that_comes_again_with_other_constants_is_recovered_no_more(recovered: list[bytes]) -> None:
-    known = Frames(X86_64)
+    known = CfiCache(X86_64)
     for index in range(6):
         known.of(cpython_code(START + index * 0x1000, loads(index + 1 << 40), 0, 0))
     assert len(recovered) == 2  # most code never comes again: it has to come twice to be remembered
@@ -60,7 +60,7 @@ def test_code_that_comes_again_with_other_constants_is_recovered_no_more(recover
 
 
 def test_bytes_that_look_like_a_constant_are_none() -> None:
-    known = Frames(X86_64)
+    known = CfiCache(X86_64)
     for index, instructions in enumerate([STAYS, STAYS, STAYS, PUSHES, STAYS, PUSHES, PUSHES]):
         found, right = at(index, looks_like_it(instructions))(known)
         assert found == right
@@ -68,7 +68,7 @@ def test_bytes_that_look_like_a_constant_are_none() -> None:
 
 
 def test_data_behind_the_code_is_no_matter(recovered: list[bytes]) -> None:
-    known = Frames(X86_64)
+    known = CfiCache(X86_64)
     for index in range(6):
         known.of(cpython_code(START + index * 0x1000, loads(index) + looks_like_it(STAYS), 0, 0))
     assert len(recovered) == 2
@@ -76,16 +76,16 @@ def test_data_behind_the_code_is_no_matter(recovered: list[bytes]) -> None:
 
 def test_a_shim_and_a_body_are_in_one() -> None:
     shim = b"\x53\xe8\x02\x00\x00\x00\x5b\xc3"  # push rbx; call the body; pop rbx; ret
-    known = Frames(X86_64)
+    known = CfiCache(X86_64)
     for index in range(5):
         jit_code = cpython_code(START + index * 0x1000, shim + loads(index), len(shim), 0)
-        assert known.of(jit_code) == Frames(X86_64).of(jit_code)
+        assert known.of(jit_code) == CfiCache(X86_64).of(jit_code)
         (fde,) = eh_frame(known.of(jit_code), 0)
         assert (fde.start, fde.size) == (jit_code.start, jit_code.size)
 
 
 def test_constants_of_aarch64_are_parts_of_instructions() -> None:
-    known = Frames(AARCH64)
+    known = CfiCache(AARCH64)
     for words in ([0xD2800020, 0xD65F03C0], [0xD2800040, 0xD65F03C0], [0xD2800060, 0xD65F03C0]):
         found, right = at(1, b"".join(word.to_bytes(4, "little") for word in words), AARCH64)(known)
         assert found == right

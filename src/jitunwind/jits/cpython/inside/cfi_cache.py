@@ -4,7 +4,6 @@
 it, which say nothing to an unwinder.
 """
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,17 +11,14 @@ from jitunwind.arch import Architecture
 from jitunwind.arch.known import decoder
 from jitunwind.dwarf.encode import moved
 from jitunwind.jits import Code
+from jitunwind.jits.cpython import stencils
 from jitunwind.publishing.described import frames_of
 from jitunwind.recover.table import known_at_entry, recover
 
 _MOST = 512
 _MOST_OF_A_SIZE = 8
 _MOST_BYTES = 1 << 20
-_HAVE_CONSTANTS = ("x86_64",)
-"""Where constants are bytes of their own, those of `movabs`. On AArch64 they are parts of instructions."""
-_MOVABS = re.compile(rb"[\x48\x49][\xb8-\xbf].{8}", re.DOTALL)
-_CONSTANT_AT, _CONSTANT_SIZE = 2, 8
-"""In a `movabs`: REX.W, B8 + register, the constant (AMD64 manual, volume 3, MOV)."""
+_CONSTANT_SIZE = 8
 
 
 class _Known(NamedTuple):
@@ -38,12 +34,14 @@ class _Known(NamedTuple):
         return _between(code, self.pieces) == self.rest
 
 
-class Frames:
+class CfiCache:
     """The `.eh_frame` bytes of executors."""
 
     def __init__(self, arch: Architecture) -> None:
         self._arch = arch
         self._decode = decoder(arch)
+        self._stencils = stencils.of(arch)
+        self._has_constants = self._stencils.constants(b"") is not None
         self._of_size: dict[tuple[int, int], list[_Known]] = {}
         """By the sizes of the shim and of all, padding aside: nothing yet, where one such code has been met."""
         self._bytes = 0
@@ -51,7 +49,7 @@ class Frames:
 
     def of(self, code: Code) -> bytes:
         """Those of all its code, to lie anywhere."""
-        if self._arch.name not in _HAVE_CONSTANTS:
+        if not self._has_constants:
             return self._recovered(code)
         size = code.gate_size, len(code.data.rstrip(b"\0"))
         known = self._of_size.get(size)
@@ -81,8 +79,8 @@ class Frames:
             followed = {self._arch.stack_pointer, self._arch.return_address, *known_at_entry(row)}
             starts.update(self._decode(code.data, entry, followed)[1])
         end = max(starts)
-        places = (match.start() for match in _MOVABS.finditer(code.data))
-        constants = [place + _CONSTANT_AT for place in places if place in starts or place > end]
+        places = self._stencils.constants(code.data) or ()
+        constants = [at for instruction, at in places if instruction in starts or instruction > end]
         return list(
             zip([0, *(at + _CONSTANT_SIZE for at in constants)], [*constants, code.size], strict=True)
         )

@@ -1,0 +1,1 @@
+"""Stacks of processes and cores without a debugger: stop, copy, let go; walk; name."""

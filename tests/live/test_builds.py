@@ -1,0 +1,114 @@
+"""Builds of CPython that jitunwind was not developed on: with assertions; in a program that embeds it, shared or static
+and stripped."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import THOROUGH
+from tests.support.live import PROGRAMS, VERSIONS
+from tests.support.processes import PATIENCE, ROOT, Program, jitunwind
+
+BUILDS = {
+    "pydebug": ["--pydebug"],
+    "shared": ["--embedded", "shared"],
+    "static": ["--embedded", "static"],
+}
+STEPS = 100_000 if THOROUGH else 3000
+STOPS = 100 if THOROUGH else 5
+HOT = ROOT / "tools/hot.py"
+NAMES = ("work", "weigh")
+
+
+@cache
+def build(version: str, kind: str) -> str:
+    """The path of that program. The test fails where it cannot be had."""
+    command = [sys.executable, str(ROOT / "tools/interpreters.py"), version, *BUILDS[kind]]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="module", params=BUILDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def version(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def hot(version: str, kind: str) -> Iterator[Program]:
+    """tools/hot.py, run by such a program, with compiled code."""
+    with Program([build(version, kind), HOT], environment={"PYTHONPATH": str(PROGRAMS)}) as program:
+        assert program.process.stdout is not None
+        assert program.process.stdout.readline() == b"ready\n"
+        yield program
+
+
+def audit(*arguments: object) -> dict[str, dict[str, Any]]:
+    """What is said of each table. A deviation is no error here: the test judges."""
+    done = jitunwind("audit", "--json", *arguments, timeout=PATIENCE * 5)
+    assert done.returncode in (0, 1), done.stderr
+    tables: dict[str, dict[str, Any]] = json.loads(done.stdout)["tables"]
+    return tables
+
+
+def test_stacks_are_whole_and_their_jit_frames_named(hot: Program) -> None:
+    jit_frames = 0
+    for _ in range(STOPS):
+        done = jitunwind("bt", "--json", hot.pid)
+        assert done.returncode == 0, done.stdout + done.stderr
+        said = json.loads(done.stdout)
+        (thread,) = said["threads"]
+        assert said["complete"], done.stdout
+        for frame in thread["frames"]:
+            if frame["kind"] == "jit":
+                jit_frames += 1
+                assert frame["function"] in NAMES, frame
+                assert frame["line"], frame
+                assert frame["file"] == str(HOT), frame
+    assert jit_frames >= STOPS
+
+
+def test_recovered_rows_are_exact(hot: Program) -> None:
+    table = audit("--table", "recovered", "--steps", STEPS, hot.pid)["recovered"]
+    assert (table["exact"], table["wrong"], table["unknown"]) == (STEPS, 0, 0), table
+
+
+def test_micro_ops_are_explained(hot: Program) -> None:
+    done = jitunwind("explain", "--json", "--region", NAMES[0], hot.pid)
+    assert done.returncode == 0, done.stderr
+    regions = json.loads(done.stdout)["regions"]
+    assert [region["problem"] for region in regions] == [None] * len(regions)
+    assert max(region["micro_ops"] for region in regions) > 10
+
+
+def test_what_it_is_asked_to_publish_is_exact(hot: Program) -> None:
+    done = jitunwind("enable", "--timeout", PATIENCE, hot.pid)
+    assert done.returncode == 0, done.stderr
+    assert re.match(rf"process {hot.pid} publishes its JIT code: [1-9]", done.stdout), done.stdout
+    table = audit("--table", "published", "--steps", STEPS, hot.pid)["published"]
+    assert (table["exact"], table["wrong"]) == (STEPS, 0), table
+
+
+@pytest.mark.parametrize("program", ["loops", "calls", "attributes", "generators", "strings", "floats"])
+def test_programs_of_debug_builds(version: str, program: str) -> None:
+    python, path = build(version, "pydebug"), Path(PROGRAMS) / f"{program}.py"
+    environment = {"PYTHON_JIT": "1", "PYTHONPATH": str(PROGRAMS)}
+    done = jitunwind(
+        *("audit", "--json", "--table", "recovered", "--steps", STEPS // 6, "--", python, path),
+        environment=environment,
+        timeout=PATIENCE * 5,
+    )
+    table = json.loads(done.stdout)["tables"]["recovered"]
+    assert (table["exact"], table["wrong"], table["unknown"]) == (STEPS // 6, 0, 0), table
