@@ -15,6 +15,9 @@ from tests.support.live import VERSIONS, Interpreter, decode, interpreter, runni
 from tests.support.processes import WritableProcess
 
 
+pytestmark = pytest.mark.live
+
+
 def stopped(python: Interpreter) -> Iterator[WritableProcess]:
     with running(python, "side_exits") as program, WritableProcess(program.pid) as memory:
         os.kill(program.pid, signal.SIGSTOP)
