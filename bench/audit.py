@@ -37,7 +37,7 @@ from jitunwind.audit.steppable import Steppable
 from jitunwind.audit.subject import dump_of_remote
 from jitunwind.audit.witness import EMULATED, STEPPED
 from jitunwind.elf.image import unwind_file
-from jitunwind.jits.cpython.dump import Dump
+from jitunwind.jits.dump import Dump
 from jitunwind.tables.sources import Published, Recovered
 from tests.support.witnesses import WITNESSES, differences
 

@@ -58,7 +58,7 @@ from jitunwind.jits.cpython.inside.cfi_cache import CfiCache
 told = []
 of = CfiCache.of
 def noted(self, code):
-    told.append((code.code, code.entries(self._arch)))
+    told.append((code.data, dict(code.entries)))
     return of(self, code)
 CfiCache.of = noted
 jitunwind.enable()

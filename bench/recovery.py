@@ -15,18 +15,20 @@ from jitunwind.arch import Architecture
 from jitunwind.arch.aarch64.registers import AARCH64
 from jitunwind.arch.known import decoder
 from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.jits import Code
 from jitunwind.jits.cpython import stencils
 from jitunwind.jits.cpython.discovery import read_layout
-from jitunwind.jits.cpython.regions import JitCode, Regions
+from jitunwind.jits.cpython.regions import Regions
 from jitunwind.memory.process import LiveProcess
 from jitunwind.recover.table import recover
 from jitunwind.rows import Row
+from tests.support.codes import cpython_code
 
 EXECUTORS = 100
 ROUNDS = 15
 
 
-def codes_of(version: str) -> list[JitCode]:
+def codes_of(version: str) -> list[Code]:
     with running(version, EXECUTORS) as pid, LiveProcess(pid) as memory:
         regions = Regions(memory, read_layout(memory))
         return [code for start in regions.starts if (code := regions.find(start)) is not None]
@@ -48,7 +50,7 @@ for each in gc.get_objects():
 """
 
 
-def codes_under_qemu(version: str) -> list[JitCode]:
+def codes_under_qemu(version: str) -> list[Code]:
     """Executors' code of an AArch64 interpreter, as that gives it out itself."""
     command = [
         "qemu-aarch64",
@@ -62,12 +64,12 @@ def codes_under_qemu(version: str) -> list[JitCode]:
     codes = [bytes.fromhex(line) for line in done.stdout.splitlines()]
     shims = [stencils.of(AARCH64).shim(code) for code in codes]
     sizes = [0 if shim is None else shim.size for shim in shims]
-    return [JitCode(0, code, size, 0) for code, size in zip(codes, sizes, strict=True)]
+    return [cpython_code(0, code, size, arch=AARCH64) for code, size in zip(codes, sizes, strict=True)]
 
 
-def reached(arch: Architecture, code: JitCode) -> bytes:
-    table = recover(arch, code.code, decoder(arch), code.entries(arch))
-    return code.code[: max(end for _, end, row in table.spans() if isinstance(row, Row))]
+def reached(arch: Architecture, code: Code) -> bytes:
+    table = recover(arch, code.data, decoder(arch), dict(code.entries))
+    return code.data[: max(end for _, end, row in table.spans() if isinstance(row, Row))]
 
 
 def main() -> None:
@@ -79,16 +81,14 @@ def main() -> None:
         against_capstone(version, AARCH64, codes_under_qemu(version), arm)
 
 
-def against_capstone(
-    version: str, arch: Architecture, codes: list[JitCode], disassembler: capstone.Cs
-) -> None:
+def against_capstone(version: str, arch: Architecture, codes: list[Code], disassembler: capstone.Cs) -> None:
     decode = decoder(arch)
     bytes_of_code = [reached(arch, code) for code in codes]
     kilobytes = sum(map(len, bytes_of_code)) / 1024
 
     def ours() -> None:
         for code in codes:
-            recover(arch, code.code, decode, code.entries(arch))
+            recover(arch, code.data, decode, dict(code.entries))
 
     def theirs() -> None:
         for part in bytes_of_code:

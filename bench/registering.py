@@ -28,6 +28,7 @@ from jitunwind.agent.library import GDB, Published, loaded_agent
 from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.registers import RBX, RETURN_ADDRESS, RSP, X86_64
 from jitunwind.gdbplugin.launch import find_gdb
+from jitunwind.jits import lines_of_piece
 from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.regions import SHIM_NAME, Regions
 from jitunwind.memory.process import LiveProcess
@@ -93,9 +94,9 @@ def real_executors() -> list[Known]:
         found = []
         for code in filter(None, map(regions.find, regions.starts)):
             *_, body = regions.parts(code)
-            lines = regions.lines_of_part(code, body)
-            table = recover(X86_64, code.code, decode, code.entries(X86_64))
-            found.append(Known(Region(code.start, code.size, body.name), table, lines, code.shim_size))
+            lines = lines_of_piece(code, body, regions.lines(code))
+            table = recover(X86_64, code.data, decode, dict(code.entries))
+            found.append(Known(Region(code.start, code.size, body.name), table, lines, code.gate_size))
         return found
 
 

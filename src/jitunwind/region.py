@@ -12,16 +12,12 @@ class RegionKind(StrEnum):
 
 
 class Region(NamedTuple):
-    """`size` bytes of machine code at address `start` (64-bit), called `name`.
-
-    `executor` is the address of the CPython object that owns it, 0 where none is known.
-    """
+    """`size` bytes of machine code at address `start` (64-bit), called `name`."""
 
     start: int
     size: int
     name: str
     kind: RegionKind = RegionKind.JIT
-    executor: int = 0
 
     @property
     def end(self) -> int:

@@ -21,7 +21,7 @@ from jitunwind.audit.readers import Outcome, Reader, Table, libdw, open_reader
 from jitunwind.audit.records import WORDS, Record, judged_registers
 from jitunwind.audit.session import Session
 from jitunwind.errors import NoReader, ReaderFailed
-from jitunwind.jits.cpython.regions import JitCode
+from jitunwind.jits import Code
 from jitunwind.publishing.described import frames_of
 from jitunwind.rows import SAME_VALUE, WORD, CfaRule, Row, SavedAt, Unknown, UnwindTable
 from jitunwind.tables.sources import Recovered
@@ -92,7 +92,7 @@ def test_both_read_aarch64(version: str) -> None:
 class WrongInPart(Recovered):
     """As recovered, but that in each third row the CFA is a word too high."""
 
-    def of(self, region: JitCode) -> UnwindTable:
+    def of(self, region: Code) -> UnwindTable:
         table = super().of(region)
         return table._replace(rows=[moved(row) if i % 3 == 1 else row for i, row in enumerate(table.rows)])
 

@@ -12,12 +12,13 @@ from jitunwind.arch.x86_64.registers import R10, R12, RBP, RBX, RETURN_ADDRESS, 
 from jitunwind.audit.emulator import Counts, Emulator
 from jitunwind.audit.offline import NO_PATH, Offline
 from jitunwind.audit.witness import Witness
-from jitunwind.jits.cpython.dump import Dump, save
-from jitunwind.jits.cpython.regions import JitCode
+from jitunwind.jits import Code
+from jitunwind.jits.dump import Dump, save
 from jitunwind.recover.instructions import Instructions
 from jitunwind.rows import SAME_VALUE, CfaRule, InRegister, Row, SavedAt, Unknown, UnwindTable
 from jitunwind.tables.sources import Frame, Given, Recovered, Tables
 from tests.support.assembly import assemble, disassembly
+from tests.support.codes import cpython_code
 
 START = 0x7F00_0000_0000
 NOWHERE = Unknown("nothing")
@@ -51,44 +52,44 @@ aside:
 """
 
 
-def region_of(body: str) -> JitCode:
+def region_of(body: str) -> Code:
     code = assemble(SHIM + body)
-    return JitCode(START, code.bytes, code.labels["body"], 0)
+    return cpython_code(START, code.bytes, code.labels["body"], 0)
 
 
-def offline_of(region: JitCode) -> Offline:
-    def instructions_of(code: JitCode) -> Instructions:
-        return Instructions(X86_64, decode, code.code, code.entries(X86_64))
+def offline_of(region: Code) -> Offline:
+    def instructions_of(code: Code) -> Instructions:
+        return Instructions(X86_64, decode, code.data, dict(code.entries))
 
-    dump = Dump("3.14.10", X86_64, [region], ["py::f:/tmp/f.py"])
+    dump = Dump("CPython 3.14.10", X86_64, [region], ["py::f:/tmp/f.py"])
     return Offline(X86_64, decode, dump, instructions_of, lambda text: None, lambda: False)
 
 
-def emulator_of(region: JitCode) -> Emulator:
-    return Emulator(X86_64, EMULATED, decode, Dump("3.14.10", X86_64, [region], ["py::f:/tmp/f.py"]))
+def emulator_of(region: Code) -> Emulator:
+    return Emulator(X86_64, EMULATED, decode, Dump("CPython 3.14.10", X86_64, [region], ["py::f:/tmp/f.py"]))
 
 
-def emulated(region: JitCode, *tables: Tables) -> tuple[Witness, Counts]:
+def emulated(region: Code, *tables: Tables) -> tuple[Witness, Counts]:
     emulator = emulator_of(region)
     return offline_of(region).emulate(emulator, tables, [], tables), emulator.counts
 
 
-def rows_of(region: JitCode) -> UnwindTable:
+def rows_of(region: Code) -> UnwindTable:
     table = Recovered(X86_64, decode).of(region)
     assert isinstance(table, UnwindTable)
     return table
 
 
-def given(region: JitCode, table: UnwindTable) -> Given:
+def given(region: Code, table: UnwindTable) -> Given:
     laid: Frame = (region.start, region.size, table)
     return Given("given", [], [laid], NOWHERE)
 
 
-def with_row(region: JitCode, label: str, row: Row) -> UnwindTable:
+def with_row(region: Code, label: str, row: Row) -> UnwindTable:
     """The recovered table with another row for the one instruction that begins with `label` in AT&T's words."""
-    places = [offset for offset, _ in disassembly(region.code)]
+    places = [offset for offset, _ in disassembly(region.data)]
     at = next(
-        offset for offset, text in disassembly(region.code, "att") if " ".join(text.split()).startswith(label)
+        offset for offset, text in disassembly(region.data, "att") if " ".join(text.split()).startswith(label)
     )
     table = rows_of(region)
     rows = {offset: table.at(offset) for offset in places} | {at: row}
@@ -100,11 +101,11 @@ def test_every_path_of_plain_code_is_exact_and_leaves_as_it_came() -> None:
     witness, counts = emulated(region, Recovered(X86_64, decode))
     found = witness.findings["recovered"]
     reachable = offline_of(region)._instructions_of(region).reachable
-    assert len(reachable) == len(disassembly(region.code))
+    assert len(reachable) == len(disassembly(region.data))
     assert (found.total.exact, found.total.wrong, found.total.unknown) == (len(reachable), 0, 0), (
         found.examples
     )
-    assert witness.judged[START, region.code].offsets == set(reachable)
+    assert witness.judged[START, region.data].offsets == set(reachable)
     assert (counts.exits, counts.bad_exits) == (2, 0)
 
 
@@ -148,7 +149,10 @@ def test_what_another_region_left_on_the_stack_is_nowhere() -> None:
     """A row that finds rbx where the shim will push it: wrong until it has."""
     region = region_of(PLAIN)
     twice = Dump(
-        "3.14.10", X86_64, [region, JitCode(START + 0x10000, region.code, region.shim_size, 0)], ["f", "g"]
+        "3.14.10",
+        X86_64,
+        [region, cpython_code(START + 0x10000, region.data, region.gate_size, 0)],
+        ["f", "g"],
     )
     early = Row(
         CfaRule(RSP, 8),
@@ -205,7 +209,7 @@ def test_what_no_path_reaches_is_unknown_unless_another_witness_is_left() -> Non
     both = [witness.findings["given"].total for witness in (first, second)]
     assert sum(total.instructions for total in both) == len(offline._instructions_of(region).reachable)
     assert all(total.exact == total.instructions for total in both)
-    assert not first.judged[START, region.code].offsets & second.judged[START, region.code].offsets
+    assert not first.judged[START, region.data].offsets & second.judged[START, region.data].offsets
     assert NO_PATH not in first.findings["recovered"].reasons
 
 
@@ -241,7 +245,7 @@ def test_a_body_that_returns_with_another_stack_is_found_out() -> None:
 
 def test_without_unicorn_it_says_how_to_get_it(tmp_path: Path) -> None:
     path = tmp_path / "jit.dump"
-    path.write_bytes(save(Dump("3.14.10", X86_64, [region_of(PLAIN)], ["py::f:/tmp/f.py"])))
+    path.write_bytes(save(Dump("CPython 3.14.10", X86_64, [region_of(PLAIN)], ["py::f:/tmp/f.py"])))
     program = (
         "import sys; sys.modules['unicorn'] = None; from jitunwind.cli import main; "
         f"sys.argv = ['jitunwind', 'audit', '--emulate', {str(path)!r}]; main()"
@@ -261,7 +265,7 @@ def test_registers_in_order() -> None:
         seen.append((registers, activation.truth))
 
     region = region_of(PLAIN)
-    instructions = Instructions(X86_64, decode, region.code, region.entries(X86_64))
+    instructions = Instructions(X86_64, decode, region.data, dict(region.entries))
     emulator_of(region).run(region, instructions, judge)
     registers, truth = seen[0]
     assert registers[-1] == START

@@ -289,6 +289,7 @@ MADE: dict[str, Any] = {
     "jit": True,
     "signal": None,
     "problem_kind": "",
+    "others": "",
 }
 
 

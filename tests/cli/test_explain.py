@@ -279,7 +279,7 @@ def test_a_table_from_a_file_is_held_against_the_recovered_one(
     for block in region["blocks"]:
         for each in block["instructions"]:
             row = data["answers"][each["answer"]]["row"]
-            if row and each["offset"] >= code.shim_size and (not spans or spans[-1][1] != row):
+            if row and each["offset"] >= code.gate_size and (not spans or spans[-1][1] != row):
                 spans.append((each["offset"], row))
     wrong = spans[5][0]
     lines = [".globl _start", "_start: .cfi_startproc"]
@@ -292,7 +292,7 @@ def test_a_table_from_a_file_is_held_against_the_recovered_one(
     given = "\n".join([*lines, ".cfi_endproc", ""])
     subprocess.run(["as", "--64", "-o", made, "-"], input=given, text=True, check=True)
     places = [
-        f"-Ttext={code.start + code.shim_size:#x}",
+        f"-Ttext={code.start + code.gate_size:#x}",
         f"--section-start=.eh_frame={code.start + (1 << 24):#x}",
     ]
     subprocess.run(["ld", *places, "-o", linked, made], check=True)

@@ -5,8 +5,8 @@ from jitunwind.explain.differences import Difference
 from jitunwind.explain.jumps import in_lanes
 from jitunwind.explain.model import Answer, Block, Explained, Instruction, Listed, Source, Summary, summary_of
 from jitunwind.explain.origin import Origin
-from jitunwind.jits.cpython.regions import JitCode
 from jitunwind.recover.table import NOT_REACHED
+from tests.support.codes import cpython_code
 
 HOSTILE = '</script><script>window.broken=1</script><img src=x onerror="window.broken=1">.py'
 DEEP = {"CFA": "rsp+32", "ra": "c-8", "rbx": "u", "rbp": "c-16"}
@@ -37,7 +37,7 @@ def region(number: int = 0, file: str = f"/tmp/{HOSTILE}", blocks: int = 3) -> E
         ]
         name = f"_MICRO_OP_{index}"
         made.append(Block(start, start + 16, name, f"oparg {index}", source, instructions, 5 * (index == 1)))
-    code = JitCode(0x7F0000000000 + 0x1000 * number, bytes(16 * blocks), 0, 0)
+    code = cpython_code(0x7F0000000000 + 0x1000 * number, bytes(16 * blocks), 0, 0)
     listed = Listed(number, code, f"py::f{HOSTILE}:{file}", blocks, (file, 10), (77,) if number == 1 else ())
     jumps = in_lanes(
         (each.offset, each.jump) for block in made for each in block.instructions if each.jump is not None
@@ -56,7 +56,7 @@ def wrong_everywhere() -> Explained:
     source = Source("f", "/tmp/plain.py", 10, "total += 1", 0)
     block = Block(0, 16, "_MICRO_OP", "", source, instructions)
     listed = Listed(
-        0, JitCode(0x7F0000000000, bytes(16), 0, 0), "py::f:/tmp/plain.py", 1, ("/tmp/plain.py", 10)
+        0, cpython_code(0x7F0000000000, bytes(16), 0, 0), "py::f:/tmp/plain.py", 1, ("/tmp/plain.py", 10)
     )
     return Explained(listed, [block], [], 2, "")
 

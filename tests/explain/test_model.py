@@ -11,7 +11,7 @@ from jitunwind.explain.sources import Sources
 from jitunwind.explain.subjects import OfProcess
 from jitunwind.explain.text import region_lines
 from jitunwind.jits.cpython.discovery import read_layout
-from jitunwind.jits.cpython.regions import Regions
+from jitunwind.jits.known import Jits
 from jitunwind.tables.sources import Published
 from tests.support.processes import PROGRAMS, VERSIONS, WritableProcess, run
 
@@ -25,14 +25,13 @@ def memory(request: pytest.FixtureRequest) -> Iterator[WritableProcess]:
 
 
 def explained(memory: WritableProcess) -> Explained:
-    regions = Regions(memory, read_layout(memory))
-    explainer = Explainer(OfProcess(regions), [Published(X86_64, memory)], Sources(0))
+    explainer = Explainer(OfProcess(Jits(memory)), [Published(X86_64, memory)], Sources(0))
     return explainer.explain(explainer.listed()[0])
 
 
 def test_without_a_trace_a_region_is_shown_by_python_lines(memory: WritableProcess) -> None:
     whole = explained(memory)
-    memory.write(whole.listed.code.executor + read_layout(memory).executor.code_size, b"\xff\xff\xff\xff")
+    memory.write(whole.listed.code.owner + read_layout(memory).executor.code_size, b"\xff\xff\xff\xff")
     cut = explained(memory)
     assert whole.why == ""
     assert "claims 4294967295 micro-ops" in cut.why
@@ -49,5 +48,5 @@ def test_without_a_trace_a_region_is_shown_by_python_lines(memory: WritableProce
 
 def test_a_trace_that_is_not_there_is_a_reason(memory: WritableProcess) -> None:
     whole = explained(memory)
-    memory.write_word(whole.listed.code.executor + read_layout(memory).executor.trace, 1 << 63)
+    memory.write_word(whole.listed.code.owner + read_layout(memory).executor.trace, 1 << 63)
     assert "cannot read" in explained(memory).why

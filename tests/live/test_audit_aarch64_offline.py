@@ -8,7 +8,7 @@ import pytest
 
 from jitunwind.audit.remote import RemoteTracee
 from jitunwind.audit.subject import dump_of_remote
-from jitunwind.jits.cpython.dump import load, save
+from jitunwind.jits.dump import load, save
 from tests.live.test_audit import audit
 from tests.support.live import VERSIONS, interpreter
 from tests.support.machines import EMULATED
@@ -39,8 +39,8 @@ def dump(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     path.write_bytes(save(found))
     again = load(path)
     assert (again.architecture, again.version, again.names) == (EMULATED.arch, found.version, found.names)
-    assert [(code.start, code.code) for code in again.codes] == [
-        (code.start, code.code) for code in found.codes
+    assert [(code.start, code.data) for code in again.codes] == [
+        (code.start, code.data) for code in found.codes
     ]
     return path
 

@@ -27,11 +27,12 @@ from jitunwind.audit.static import Static
 from jitunwind.audit.stepper import Activation
 from jitunwind.audit.subject import dump_of
 from jitunwind.errors import BadDump, JitunwindError
-from jitunwind.jits.cpython.dump import Dump, load, save
-from jitunwind.jits.cpython.regions import JitCode
+from jitunwind.jits import Code
+from jitunwind.jits.dump import Dump, load, save
 from jitunwind.memory import Memory
+from jitunwind.memory.targets import target_of
 from jitunwind.recover.instructions import Instructions
-from jitunwind.tables.sources import Recovered, from_dump, shim_table_in
+from jitunwind.tables.sources import Recovered, from_dump, gate_table_in
 from tests.live.test_audit import of_program
 from tests.support.files import write_anew
 from tests.support.live import Interpreter, running
@@ -149,9 +150,7 @@ def kept_states(dump: Dump, witness: str) -> list[Any]:
     """What the judge of the emulator, or of laid-out states, is given: as `mutations.judged` takes it."""
     kept: list[Any] = []
 
-    def keep(
-        memory: Memory, region: JitCode, registers: list[int], activation: Activation, code: Dump
-    ) -> None:
+    def keep(memory: Memory, region: Code, registers: list[int], activation: Activation, code: Dump) -> None:
         start = registers[SP] - 128
         kept.append(
             (region, record_of(X86_64, registers, memory), activation, code, start, memory.read(start, STACK))
@@ -159,7 +158,7 @@ def kept_states(dump: Dump, witness: str) -> list[Any]:
 
     emulator, static = Emulator(X86_64, EMULATED, decode, dump), Static(X86_64, decode, dump)
     for code in dump.codes:
-        instructions = Instructions(X86_64, decode, code.code, code.entries(X86_64))
+        instructions = Instructions(X86_64, decode, code.data, dict(code.entries))
         if witness == "emulated":
             emulator.run(code, instructions, partial(keep, emulator.memory))
         else:
@@ -170,9 +169,8 @@ def kept_states(dump: Dump, witness: str) -> list[Any]:
 @pytest.mark.parametrize("witness", ["emulated", "static"])
 def test_every_damage_that_changes_an_answer_is_found(subject: Subject, witness: str) -> None:
     dump = load(subject.dump)
-    shim = dump.entry_shim
-    of_shim = shim_table_in(X86_64, shim, dump.frames) if shim is not None else None
-    found = judged(kept_states(dump, witness), of_shim, 150)
+    of_gate = {gate: gate_table_in(X86_64, gate, dump.frames) for gate in dump.gates()}
+    found = judged(kept_states(dump, witness), of_gate, 150)
     print(f"{subject.python.minor}, {witness}: {found}")
     assert found["mutations"] >= 100 * found["regions"] >= 100
     assert found["changing"] >= 0.2 * found["mutations"]
@@ -187,7 +185,7 @@ def test_an_interrupt_leaves_what_was_found_so_far(subject: Subject) -> None:
         X86_64,
         decode,
         dump,
-        lambda code: Instructions(X86_64, decode, code.code, code.entries(X86_64)),
+        lambda code: Instructions(X86_64, decode, code.data, dict(code.entries)),
         lambda text: None,
         lambda: emulator.counts.instructions >= 512,
     )
@@ -210,7 +208,7 @@ def test_a_damaged_dump_does_no_harm(subject: Subject, tmp_path: Path) -> None:
                 X86_64,
                 decode,
                 dump,
-                lambda code: Instructions(X86_64, decode, code.code, code.entries(X86_64)),
+                lambda code: Instructions(X86_64, decode, code.data, dict(code.entries)),
                 lambda text: None,
                 lambda: False,
             )
@@ -221,7 +219,7 @@ def test_a_damaged_dump_does_no_harm(subject: Subject, tmp_path: Path) -> None:
 
 
 def test_a_dump_of_a_core_is_that_of_the_process(subject: Subject) -> None:
-    from_core = dump_of(str(subject.core), None, pytest.fail)
+    from_core = dump_of(target_of(str(subject.core)), pytest.fail)
     assert save(from_core) == subject.dump.read_bytes()
 
 

@@ -18,8 +18,8 @@ from jitunwind.audit.session import Session
 from jitunwind.dwarf.decode import eh_frame
 from jitunwind.dwarf.encode import eh_frame as eh_frame_of
 from jitunwind.elf.image import code_file
-from jitunwind.jits.cpython.dump import load
-from jitunwind.jits.cpython.regions import JitCode
+from jitunwind.jits import Code
+from jitunwind.jits.dump import load
 from jitunwind.rows import CfaRule, Row, SavedAt, UnwindTable
 from jitunwind.tables.sources import Recovered
 from tests.live.test_audit import JITUNWIND, audit, of_program
@@ -76,7 +76,7 @@ def test_llvm_is_wrong_only_where_a_row_begins(python: Interpreter, monkeypatch:
     begins: dict[bool, int] = {True: 0, False: 0}
     count = Reading._count
 
-    def note(self: Reading, tally: Any, region: JitCode, record: Record, *others: Any) -> None:
+    def note(self: Reading, tally: Any, region: Code, record: Record, *others: Any) -> None:
         begins[record[X86_64.program_counter] - region.start in self._tables.of(region).offsets] += 1
         count(self, tally, region, record, *others)
 

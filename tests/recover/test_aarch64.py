@@ -17,6 +17,7 @@ from jitunwind.rows import (
     evaluate,
 )
 from tests.support.aarch64 import assemble, wrong_rows
+from tests.support.codes import body_entry
 
 PLATFORM = {0: AARCH64.at_entry(AARCH64.platform)}
 
@@ -122,7 +123,7 @@ def test_a_veneer_behind_a_body_has_the_row_of_an_entry_and_keeps_what_a_body_do
         br x8
         there: .quad 0
     """)
-    table = recover(AARCH64, code.bytes, decode, {0: AARCH64.at_entry(AARCH64.jit)})
+    table = recover(AARCH64, code.bytes, decode, {0: body_entry(AARCH64)})
     at = code.labels["veneer"]
     body, veneer, after = table.at(4), table.at(at), table.at(at + 8)
     assert isinstance(body, Row)

@@ -9,8 +9,9 @@ from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.recover.table import NOT_REACHED, recover
 from jitunwind.rows import Row, Unknown, UnwindTable
 from tests.support.assembly import Code, assemble, check_form, check_rows, told
+from tests.support.codes import body_entry
 
-FUNCTION, BODY = X86_64.at_entry(X86_64.platform), X86_64.at_entry(X86_64.jit)
+FUNCTION, BODY = X86_64.at_entry(X86_64.platform), body_entry(X86_64)
 PLATFORM = {0: FUNCTION}
 
 

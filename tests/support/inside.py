@@ -419,8 +419,7 @@ def damaged() -> dict[str, dict[str, str]]:
     layout = read_layout(memory)
     of = layout.executor
     interpreter = memory.word(layout.runtime + layout.offsets["runtime_state.interpreters_head"])
-    regions = session().regions()
-    assert regions is not None
+    regions = cpython_regions()
     executors = list(regions.executors.by_start.values())
     first = executors[0].address
     head = interpreter + (of.lists[0] if of.array is None else of.array)
@@ -456,6 +455,18 @@ def damaged() -> dict[str, dict[str, str]]:
     return found
 
 
+def cpython_regions() -> Any:
+    """The `Regions` of the selected inferior's CPython."""
+    from jitunwind.gdbplugin.session import session
+    from jitunwind.jits.cpython.jit import CPythonJit
+
+    jits = session().jits()
+    assert jits is not None
+    cpython = jits.telling(CPythonJit)
+    assert cpython is not None
+    return cpython.regions
+
+
 def several(courses: Sequence[dict[str, Any]]) -> list[Any]:
     """What each of some courses returns, one after the other in this session; each is its keywords and `scenario`."""
     found = []
@@ -479,13 +490,12 @@ def described(function: str, steps: int) -> dict[str, Any]:
     say(f"tbreak *{gdb.selected_frame().pc():#x}")
     say("continue")
     current = session()
-    regions = current.regions()
-    assert regions is not None
+    regions = cpython_regions()
     micro_ops, found = MicroOps(regions), []
     for start in regions.starts:
         region = regions.find(start)
         trace = micro_ops.trace(region)
-        stores = sorted(regions.stencils.stores(region.code, region.start, regions.layout))
+        stores = sorted(regions.stencils.stores(region.data, region.start, regions.layout))
         found.append(
             {
                 "names": [part.name for part in regions.parts(region)],

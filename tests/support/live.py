@@ -279,6 +279,11 @@ def fetched(name: str) -> Path:
     return folder
 
 
+def numba_for(minor: str) -> Path:
+    """The folder with numba for that version of CPython, to be put on its path; skips where there is none."""
+    return fetched(debuggers.numba_folder(minor))
+
+
 @cache
 def newest_lldb() -> str:
     """LLDB 19: a script that runs it with its libraries."""

@@ -22,12 +22,14 @@ from jitunwind.audit.records import Record, judged_registers
 from jitunwind.audit.remote import RemoteTracee, architecture_of
 from jitunwind.audit.steppable import Steppable
 from jitunwind.audit.stepper import Activation, Stepper
-from jitunwind.audit.verdicts import Verdicts
+from jitunwind.audit.verdicts import MOST_FRAMES, Verdicts
 from jitunwind.errors import UnreadableMemory
-from jitunwind.jits.cpython.regions import JitCode, Regions
+from jitunwind.jits import Code, gate_at
+from jitunwind.jits.known import Jits
 from jitunwind.memory import Mapping, Memory
+from jitunwind.region import Region
 from jitunwind.rows import SAME_VALUE, UNDEFINED, Row, SavedAt, Unknown, UnwindTable, evaluate
-from jitunwind.tables.sources import Recovered, shim_table
+from jitunwind.tables.sources import Recovered, gate_table
 
 STACK = 1024
 MOST_PLACES = 100
@@ -67,7 +69,7 @@ class Damaged:
     def __init__(self, name: str, start: int, table: UnwindTable, whole: Recovered) -> None:
         self.name, self.start, self.table, self.whole = name, start, table, whole
 
-    def of(self, region: JitCode) -> UnwindTable | Unknown:
+    def of(self, region: Code) -> UnwindTable | Unknown:
         return self.table if region.start == self.start else self.whole.of(region)
 
     def forget(self) -> None:
@@ -133,27 +135,25 @@ def started(command: list[str], environment: dict[str, str]) -> Steppable:
 def main(python: str, program: str, steps: int, mutations: int) -> None:
     tracee = started([python, program], {**os.environ, "PYTHON_JIT": "1"})
     arch = tracee.memory.architecture
-    ran: list[tuple[JitCode, Record, Activation, Regions, int, bytes]] = []
+    ran: list[tuple[Code, Record, Activation, Jits, int, bytes]] = []
 
-    def keep(region: JitCode, records: Sequence[Record], activation: Activation, regions: Regions) -> None:
+    def keep(region: Code, records: Sequence[Record], activation: Activation, jits: Jits) -> None:
         (record,) = records
         start = record[arch.stack_pointer] - arch.red_zone
-        ran.append((region, record, activation, regions, start, tracee.memory.read(start, STACK)))
+        ran.append((region, record, activation, jits, start, tracee.memory.read(start, STACK)))
 
     stepper = Stepper(tracee, arch, keep, steps, recorder=None)
     try:
         stepper.run()
-        regions = stepper.regions
-        assert regions is not None
-        shim = regions.entry_shim
-        of_shim = shim_table(arch, shim, tracee.memory) if shim is not None else None
+        assert stepper.jits is not None
+        of_gate = {gate: gate_table(arch, gate, tracee.memory) for gate in stepper.jits.gates()}
     finally:
         tracee.let_go()
-    print(json.dumps(judged(ran, of_shim, mutations, arch)))
+    print(json.dumps(judged(ran, of_gate, mutations, arch)))
 
 
 def judged(
-    ran: list[Any], of_shim: UnwindTable | None, mutations: int, arch: Architecture = X86_64
+    ran: list[Any], of_gate: dict[Region, UnwindTable | Unknown], mutations: int, arch: Architecture = X86_64
 ) -> dict[str, Any]:
     whole, decode, pc = Recovered(arch, decoder(arch)), decoder(arch), arch.program_counter
     found: dict[str, Any] = {"regions": 0, "mutations": 0, "changing": 0, "missed": [], "false_alarms": []}
@@ -165,8 +165,8 @@ def judged(
         assert isinstance(table, UnwindTable)
         starts = [
             offset
-            for entry in region.entries(arch)
-            for offset in decode(region.code, entry, (arch.stack_pointer,)).starts
+            for entry in dict(region.entries)
+            for offset in decode(region.data, entry, (arch.stack_pointer,)).starts
         ]
         ran_at = [each[1][pc] - start for each in here]
         found["regions"] += 1
@@ -177,11 +177,10 @@ def judged(
                 continue
             seen.add(key)
             tables = Damaged(name, start, damaged, whole)
-            changes = [each for each in here if answer(arch, tables, each, of_shim) != truth_of(each)]
+            changes = [each for each in here if answer(arch, tables, each, of_gate) != truth_of(each)]
             stack = Stack(arch)
             verdicts = Verdicts(arch, stack, [tables])
-            if of_shim is not None:
-                verdicts.shims[here[0][3].entry_shim] = of_shim
+            verdicts.gates.update(of_gate)
             for each in here:
                 stack.start, stack.data = each[4], each[5]
                 verdicts.judge(each[0], (each[1],), each[2], each[3])
@@ -200,9 +199,11 @@ def truth_of(each: Any) -> dict[int, int]:
     return dict(each[2].truth)
 
 
-def answer(arch: Architecture, tables: Damaged, each: Any, of_shim: UnwindTable | None) -> dict[Any, int]:
+def answer(
+    arch: Architecture, tables: Damaged, each: Any, of_gate: dict[Region, UnwindTable | Unknown]
+) -> dict[Any, int]:
     """The caller by `rows.evaluate`, frame by frame."""
-    region, registers, activation, regions, start, data = each
+    region, registers, activation, jit, start, data = each
     stack = Stack(arch)
     stack.start, stack.data = start, data
     now, table, at = (
@@ -210,7 +211,7 @@ def answer(arch: Architecture, tables: Damaged, each: Any, of_shim: UnwindTable 
         tables.of(region),
         registers[arch.program_counter] - region.start,
     )
-    for _ in range(3):
+    for _ in range(MOST_FRAMES):
         assert isinstance(table, UnwindTable)
         row = table.at(at)
         if isinstance(row, Unknown):
@@ -220,11 +221,11 @@ def answer(arch: Architecture, tables: Damaged, each: Any, of_shim: UnwindTable 
             back = now[arch.return_address]
         except (UnreadableMemory, KeyError):
             return NO_ANSWER
-        shim, jit = regions.entry_shim, regions.find(back - 1)
-        if shim is not None and back - 1 in shim and of_shim is not None:
-            table, at = of_shim, back - shim.start
-        elif jit is not None:
-            table, at = tables.of(jit), back - jit.start
+        gate, code = gate_at(jit, back - 1), jit.find(back - 1)
+        if gate is not None:
+            table, at = of_gate[gate], back - gate.start
+        elif code is not None:
+            table, at = tables.of(code), back - code.start
         else:
             return {register: now[register] for register in activation.truth if register in now}
     return NO_ANSWER

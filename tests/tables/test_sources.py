@@ -5,9 +5,9 @@ from pathlib import Path
 from jitunwind.arch.machine import Machine
 from jitunwind.arch.x86_64.registers import RBX, RETURN_ADDRESS, RSP, X86_64
 from jitunwind.elf.image import unwind_file
-from jitunwind.jits.cpython.regions import JitCode
 from jitunwind.rows import SAME_VALUE, CfaRule, Row, SavedAt, Unknown, UnwindTable
 from jitunwind.tables.sources import NOTHING_IN_FILE, from_file
+from tests.support.codes import cpython_code
 
 CODE = 0x7F00_0000_0000
 GAP = Unknown("nothing is known here")
@@ -21,7 +21,7 @@ def row(offset: int) -> Row:
 def read(tmp_path: Path, tables: list[tuple[int, UnwindTable]], start: int, size: int) -> UnwindTable:
     path = tmp_path / "regions.elf"
     path.write_bytes(unwind_file(Machine.X86_64, X86_64, tables, 0x1000))
-    return from_file(X86_64, path).of(JitCode(start, bytes(size), 0, 0))
+    return from_file(X86_64, path).of(cpython_code(start, bytes(size), 0, 0))
 
 
 def test_a_region_with_gaps_is_read_as_a_whole(tmp_path: Path) -> None:

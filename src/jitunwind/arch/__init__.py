@@ -57,7 +57,6 @@ class Architecture(NamedTuple):
     packet_order: tuple[int, ...]
     code_address_bits: int | None
     platform: Convention
-    jit: Convention
 
     @property
     def callee_saved(self) -> tuple[int, ...]:

@@ -17,11 +17,11 @@ from jitunwind.arch.emulation import Emulated
 from jitunwind.audit.records import back_from_call, judged_registers
 from jitunwind.audit.stepper import Activation
 from jitunwind.errors import UnreadableMemory
-from jitunwind.jits.cpython.dump import Dump
-from jitunwind.jits.cpython.regions import JitCode
+from jitunwind.jits import Code, activation_starts
+from jitunwind.jits.dump import Dump
 from jitunwind.memory.emulated import NOT_THERE, STACK_SIZE, EmulatedMemory, Saved
 from jitunwind.recover.instructions import Instructions
-from jitunwind.rows import InRegister, SavedAt
+from jitunwind.rows import InRegister, SameValue, SavedAt
 
 MOST_WAYS = 8
 """Ways in which the frame may lie at one instruction: each is followed, up to so many."""
@@ -35,7 +35,7 @@ _MOST_OTHERS = 1 << 8
 _FURTHEST = 1 << 12
 """Bytes of stack that the frames of one activation may take: those of CPython's take 240."""
 
-Judge = Callable[[JitCode, list[int], Activation, Dump], None]
+Judge = Callable[[Code, list[int], Activation, Dump], None]
 _Way = tuple[object, ...]
 
 
@@ -74,11 +74,11 @@ class Emulator:
         self._kept = judged_registers(arch)
         self._truth |= {r: _TRUTH + (r + 1) * _APART for r in self._kept}
         self.activation = Activation(self._truth)
-        self._shim: Instructions | None = None
-        if dump.entry_shim is not None:
-            self._shim = Instructions(arch, decode, dump.shim_code, {0: arch.at_entry(arch.platform)})
+        self._gate: Instructions | None = None
+        if dump.gate is not None:
+            self._gate = Instructions(arch, decode, dump.gate_code, {0: arch.at_entry(arch.platform)})
 
-    def run(self, region: JitCode, instructions: Instructions, judge: Judge) -> Reached:
+    def run(self, region: Code, instructions: Instructions, judge: Judge) -> Reached:
         """Follow all paths through one region."""
         return _Paths(self, region, instructions, judge).run()
 
@@ -115,37 +115,41 @@ class Emulator:
             self._others = (self._others + 1) % _MOST_OTHERS
             self.memory.set_register(register, _OTHER + (self._others + 1) * _APART)
 
-    def enter(self, region: JitCode) -> int:
-        """Be at the first instruction of JIT code, in the region or, where all share one shim, in the region's body
-        as that calls it; gives the program counter."""
-        shim, instructions = self.dump.entry_shim, self._shim
+    def is_start(self, region: Code) -> bool:
+        """Whether C code enters the region at its first instruction."""
+        return region.start in activation_starts(self.arch, (region,))
+
+    def enter(self, region: Code) -> int:
+        """Be at the first instruction of JIT code, in the region or, where one gate serves all, in the region as that
+        calls it; gives the program counter."""
+        gate, instructions = self.dump.gate, self._gate
         self.memory.clear()
-        self.memory.load(region.start, region.code)
-        if shim is not None:
-            self.memory.load(shim.start, self.dump.shim_code)
+        self.memory.load(region.start, region.data)
+        if gate is not None:
+            self.memory.load(gate.start, self.dump.gate_code)
         self.begin()
         call = instructions.call_of(None) if instructions is not None else None
-        if shim is None or call is None:
+        if gate is None or call is None or self.is_start(region):
             return self.call(region.start, _BACK)
-        pc = self.call(shim.start, _BACK)
-        problem = self.memory.run(pc, shim.start + call.offset)
+        pc = self.call(gate.start, _BACK)
+        problem = self.memory.run(pc, gate.start + call.offset)
         if problem or not 0 <= self._top - self.memory.registers[self.arch.stack_pointer] <= _FURTHEST:
-            self.begin()  # it is not the shim that it seems to be
+            self.begin()  # it is not the gate that it seems to be
             return self.call(region.start, _BACK)
-        return self.call(region.start, shim.start + call.next)
+        return self.call(region.start, gate.start + call.next)
 
     def is_back(self, pc: int) -> bool:
         """Whether control, gone to `pc` by a return out of the region, comes back to the caller of JIT code with
         the ground truth in the registers."""
-        shim, instructions = self.dump.entry_shim, self._shim
-        if shim is not None and instructions is not None and pc in shim:
-            offset = pc - shim.start
-            while instructions.step(offset).control is Control.NEXT and offset < shim.size:
+        gate, instructions = self.dump.gate, self._gate
+        if gate is not None and instructions is not None and pc in gate:
+            offset = pc - gate.start
+            while instructions.step(offset).control is Control.NEXT and offset < gate.size:
                 offset = instructions.step(offset).next
-            if self.memory.run(pc, shim.start + offset):
+            if self.memory.run(pc, gate.start + offset):
                 return False
             pc = self.returns_to(self.memory.registers)
-            if self.memory.run(shim.start + offset, pc):
+            if self.memory.run(gate.start + offset, pc):
                 return False
         registers = self.memory.registers
         now = {register: registers[register] for register in self._truth}
@@ -155,7 +159,7 @@ class Emulator:
 class _Paths:
     """The paths through one region."""
 
-    def __init__(self, emulator: Emulator, region: JitCode, instructions: Instructions, judge: Judge) -> None:
+    def __init__(self, emulator: Emulator, region: Code, instructions: Instructions, judge: Judge) -> None:
         self.emulator, self.region, self.instructions, self.judge = emulator, region, instructions, judge
         self.memory, self.arch = emulator.memory, emulator.arch
         self.judged = judged_registers(emulator.arch)
@@ -171,7 +175,7 @@ class _Paths:
 
     def run(self) -> Reached:
         pc = self.emulator.enter(self.region)
-        if not self.region.shim_size:
+        if not self.region.gate_size:
             self._at_body()
         self._follow(pc)
         while self.pending and not self.emulator.is_interrupted:
@@ -187,10 +191,11 @@ class _Paths:
     def _at_body(self) -> None:
         """Remember the state of the body's entry."""
         registers = self.memory.registers
-        kept = (self.arch.stack_pointer, *self.arch.jit.kept)
-        self.body = {register: registers[register] for register in kept}
+        kept = [register for register, rule in self.region.row_of_rest().rules if isinstance(rule, SameValue)]
+        kept = [register for register in kept if register <= self.arch.program_counter]
+        self.body = {register: registers[register] for register in (self.arch.stack_pointer, *kept)}
         self.back = self.emulator.returns_to(registers)
-        self.known |= {registers[register]: ("body", register) for register in self.arch.jit.kept}
+        self.known |= {registers[register]: ("body", register) for register in kept}
         self.known[self.back] = "back"
 
     def _follow(self, pc: int, is_called: bool = False) -> None:
@@ -223,7 +228,7 @@ class _Paths:
                     unable[offset] = problem
                     return
             elif control is Control.CALL:
-                if target == region.shim_size and offset < region.shim_size:
+                if target == region.gate_size and offset < region.gate_size:
                     following = self.emulator.call(start + target, following)
                     self._at_body()
                 else:
@@ -269,7 +274,7 @@ class _Paths:
         """Whether an instruction changes nothing that a table tells of. If it has failed only because its address is
         made up, it is passed over, and what it would have changed stays as it was."""
         few = (*self.judged, self.arch.stack_pointer)
-        steps, _ = self.emulator.decode(self.region.code, offset, few)
+        steps, _ = self.emulator.decode(self.region.data, offset, few)
         return not (steps and steps[0].offset == offset)
 
     def _way(self, registers: list[int], sp: int) -> _Way:

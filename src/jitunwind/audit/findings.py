@@ -8,7 +8,7 @@ from typing import Any
 from jitunwind.arch import Architecture
 from jitunwind.arch.known import module
 from jitunwind.audit.records import judged_registers
-from jitunwind.jits.cpython.regions import CodeMap, JitCode
+from jitunwind.jits import Code, Jit
 
 MOST_EXAMPLES = 10
 EXAMPLES_OF_REGION = 2
@@ -97,12 +97,12 @@ class Findings:
         }
 
 
-def place_of(arch: Architecture, regions: CodeMap, region: JitCode, pc: int) -> dict[str, Any]:
+def place_of(arch: Architecture, jit: Jit, region: Code, pc: int) -> dict[str, Any]:
     """Where an instruction is, for people: its region, addresses and text."""
     offset = pc - region.start
-    listed = module(arch, "listing").listing(region.code, region.start, offset, region.size)
+    listed = module(arch, "listing").listing(region.data, region.start, offset, region.size)
     return {
-        "region": regions.parts(region)[-1].name,
+        "region": jit.pieces(region)[-1].name,
         "pc": f"{pc:#x}",
         "offset": offset,
         "instruction": " ".join(next(listed).text.split()),

@@ -13,13 +13,11 @@ from jitunwind.audit.static import Static
 from jitunwind.audit.stepper import Activation
 from jitunwind.audit.verdicts import Verdicts
 from jitunwind.audit.witness import EMULATED, STATIC, Judged, Witness, judged_before
-from jitunwind.errors import MalformedFrames
-from jitunwind.jits.cpython.dump import Dump
-from jitunwind.jits.cpython.regions import JitCode
+from jitunwind.jits import Code
+from jitunwind.jits.dump import Dump
 from jitunwind.memory import Memory
 from jitunwind.recover.instructions import Instructions
-from jitunwind.rows import Unknown
-from jitunwind.tables.sources import Recovered, Tables, shim_table_in
+from jitunwind.tables.sources import Recovered, Tables, gate_table_in
 
 if TYPE_CHECKING:  # unicorn need not be there
     from jitunwind.audit.emulator import Emulator, Judge
@@ -36,7 +34,7 @@ class Offline:
         arch: Architecture,
         decode: Decoder,
         dump: Dump,
-        instructions_of: Callable[[JitCode], Instructions],
+        instructions_of: Callable[[Code], Instructions],
         tell: Callable[[str], None],
         is_over: Callable[[], bool],
     ) -> None:
@@ -45,12 +43,8 @@ class Offline:
 
     def _verdicts(self, memory: Memory, tables: Sequence[Tables]) -> Verdicts:
         verdicts = Verdicts(self.arch, memory, list(tables))
-        shim = self.dump.entry_shim
-        if shim is not None:
-            try:
-                verdicts.shims[shim] = shim_table_in(self.arch, shim, self.dump.frames)
-            except MalformedFrames as error:
-                verdicts.shims[shim] = Unknown(f"the shim's own unwind information: {error}")
+        for gate in self.dump.gates():
+            verdicts.gates[gate] = gate_table_in(self.arch, gate, self.dump.frames)
         return verdicts
 
     def emulate(
@@ -79,7 +73,7 @@ class Offline:
     ) -> "Judge":
         """The judge of one region's instructions, but for those that are `done`."""
 
-        def judge(region: JitCode, registers: list[int], activation: Activation, dump: Dump) -> None:
+        def judge(region: Code, registers: list[int], activation: Activation, dump: Dump) -> None:
             offset = registers[-1] - region.start
             if offset not in done:
                 judged.offsets.add(offset)
@@ -98,7 +92,7 @@ class Offline:
         verdicts = self._verdicts(static.stack, [each for each in tables if each.name != Recovered.name])
         witness = Witness(STATIC, verdicts.findings)
 
-        def judge(region: JitCode, registers: list[int], activation: Activation, dump: Dump) -> None:
+        def judge(region: Code, registers: list[int], activation: Activation, dump: Dump) -> None:
             record = record_of(self.arch, registers, static.stack)
             verdicts.judge(region, (record,), activation, dump)
 

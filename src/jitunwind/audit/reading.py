@@ -6,21 +6,19 @@ field, with the state of the thread, and the frame that it finds outside JIT cod
 
 from collections.abc import Iterable, Sequence
 
-from elftools.common.exceptions import ELFError
-
 from jitunwind.arch import Architecture
 from jitunwind.audit.findings import Findings, Tally, names_of_judged, place_of
 from jitunwind.audit.readers import Outcome, Reader, Table
 from jitunwind.audit.records import Record
 from jitunwind.dwarf.constants import OMITTED, PointerBase
 from jitunwind.dwarf.decode import eh_frame
-from jitunwind.errors import JitunwindError, MalformedFrames, UnreadableMemory
-from jitunwind.jits.cpython.dump import Frames
-from jitunwind.jits.cpython.regions import CodeMap, JitCode
+from jitunwind.dwarf.frames import EhFrame
+from jitunwind.errors import MalformedFrames, UnreadableMemory
+from jitunwind.jits import Code, Jit, codes_of
 from jitunwind.memory import Memory
 from jitunwind.region import Region
 from jitunwind.rows import WORD, Unknown
-from jitunwind.tables.sources import Tables, shim_frames
+from jitunwind.tables.sources import Tables, gate_frames
 
 _FARTHEST = (1 << 31) - 1
 """From the first to the last byte that one table describes: libunwind's search tables count in 32 bits."""
@@ -36,19 +34,17 @@ class Reading:
         self.findings = Findings(tuple(names_of_judged(arch).values()))
         self.warnings: dict[str, None] = {}
         self._arch, self._memory, self._tables, self._reader = arch, memory, tables, reader
-        self._regions: CodeMap | None = None
-        self._shims: dict[Region, list[Frames]] = {}
-        self._known: dict[Frames, Table | None] = {}
+        self._jit: Jit | None = None
+        self._gates: dict[Region, list[EhFrame]] = {}
+        self._known: dict[EhFrame, Table | None] = {}
 
-    def judge(
-        self, region: JitCode, records: Sequence[Record], truth: Sequence[int], regions: CodeMap
-    ) -> None:
+    def judge(self, region: Code, records: Sequence[Record], truth: Sequence[int], jit: Jit) -> None:
         """Instructions of one activation in one region; `truth` as `names_of_judged` lists it."""
-        if regions is not self._regions:
-            self._regions = regions
-            self._reader.tell(self._all_tables(regions), self._inside(regions))
+        if jit is not self._jit:
+            self._jit = jit
+            self._reader.tell(self._all_tables(jit), self._inside(jit))
         found = self.findings
-        tally = found.tally_of(region.start, regions.parts(region)[-1].name)
+        tally = found.tally_of(region.start, jit.pieces(region)[-1].name)
         whole = [record for record in records if len(record) > self._arch.program_counter + 1]
         if len(whole) < len(records):
             found.cannot_say(tally, "the stack could not be read", len(records) - len(whole))
@@ -67,7 +63,7 @@ class Reading:
     def _count(
         self,
         tally: Tally,
-        region: JitCode,
+        region: Code,
         record: Record,
         outcome: Outcome | Unknown,
         truth: Sequence[int],
@@ -76,22 +72,19 @@ class Reading:
         if isinstance(outcome, Unknown):
             self.findings.cannot_say(tally, outcome.reason)
             return
-        regions, pc = self._regions, record[self._arch.program_counter]
-        assert regions is not None
+        jit, pc = self._jit, record[self._arch.program_counter]
+        assert jit is not None
         caller = [outcome.cfa, outcome.return_address, *outcome.registers]
-        self.findings.count(tally, caller, truth, lambda: place_of(self._arch, regions, region, pc))
+        self.findings.count(tally, caller, truth, lambda: place_of(self._arch, jit, region, pc))
 
-    def _inside(self, regions: CodeMap) -> list[tuple[int, int]]:
+    def _inside(self, jit: Jit) -> list[tuple[int, int]]:
         """Where a walk has not left JIT code yet."""
-        ranges = [(code.start, code.start + code.size) for code in regions.codes]
-        if regions.entry_shim is not None:
-            ranges.append((regions.entry_shim.start, regions.entry_shim.end))
-        return sorted(ranges)
+        ranges = [(code.start, code.end) for code in codes_of(jit)]
+        return sorted([*ranges, *((gate.start, gate.end) for gate in jit.gates())])
 
-    def _all_tables(self, regions: CodeMap) -> list[Table]:
-        frames = self._tables.encoded(regions.codes)
-        if regions.entry_shim is not None:
-            frames = [*frames, *self._of_shim(regions.entry_shim)]
+    def _all_tables(self, jit: Jit) -> list[Table]:
+        frames = self._tables.encoded(codes_of(jit))
+        frames = [*frames, *(each for gate in jit.gates() for each in self._of_gate(gate))]
         for each in frames:
             if each not in self._known:
                 self._known[each] = self._understood(each)
@@ -104,16 +97,15 @@ class Reading:
                 found.append(table)
         return found
 
-    def _of_shim(self, shim: Region) -> list[Frames]:
-        if shim not in self._shims:
-            try:
-                self._shims[shim] = [shim_frames(shim, self._memory)]
-            except (JitunwindError, ELFError, OSError, StopIteration) as error:
-                self._shims[shim] = []
-                self.warnings[f"the shim's own unwind information: {error}"] = None
-        return self._shims[shim]
+    def _of_gate(self, gate: Region) -> list[EhFrame]:
+        if gate not in self._gates:
+            frames = gate_frames(gate, self._memory)
+            self._gates[gate] = [frames] if isinstance(frames, EhFrame) else []
+            if isinstance(frames, Unknown):
+                self.warnings[frames.reason] = None
+        return self._gates[gate]
 
-    def _understood(self, frames: Frames) -> Table | None:
+    def _understood(self, frames: EhFrame) -> Table | None:
         try:
             fdes = list(eh_frame(frames.data, frames.address))
         except MalformedFrames as error:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from jitunwind.arch import Architecture
@@ -24,15 +23,17 @@ from jitunwind.audit.records import not_judged
 from jitunwind.audit.report import as_data
 from jitunwind.audit.steppable import Steppable
 from jitunwind.audit.stepper import SelfRecording, Stepper
-from jitunwind.audit.subject import dump_in, dump_of_regions
+from jitunwind.audit.subject import dump_in, dump_of_jits
 from jitunwind.audit.verdicts import Verdicts
 from jitunwind.audit.witness import Place, Stepped, Witness
 from jitunwind.errors import JitunwindError, NoEmulator, NothingToAudit
-from jitunwind.jits.cpython.dump import Dump
-from jitunwind.jits.cpython.regions import JitCode, Regions
+from jitunwind.jits import Code
+from jitunwind.jits.dump import Dump
+from jitunwind.jits.known import Jits
 from jitunwind.memory import Memory
 from jitunwind.recover.instructions import Instructions
-from jitunwind.tables.sources import Published, Recovered, Tables, from_dump, from_file
+from jitunwind.tables.chosen import tables_named
+from jitunwind.tables.sources import Published, Recovered, Tables, from_dump
 from jitunwind.wording import counted
 
 WAITING = "waiting: "
@@ -84,22 +85,6 @@ class Session:
         self.is_interrupted = True
         self._on_interrupt()
 
-    def _tables(self, arch: Architecture, published: Callable[[], Tables]) -> list[Tables]:
-        found: list[Tables] = []
-        for name in self.names:
-            if name == Recovered.name:
-                found.append(Recovered(arch, decoder(arch)))
-            elif name == Published.name:
-                found.append(published())
-            elif Path(name).is_file():
-                found.append(from_file(arch, Path(name)))
-            else:
-                raise JitunwindError(
-                    f"--table {name}: neither recovered nor published, nor a file",
-                    "--table takes recovered, published, or an ELF object with an .eh_frame",
-                )
-        return found
-
     def step(self, tracee: Steppable, steps: int | None, single_step: bool) -> None:
         """Until the steps are done, the program has ended, or somebody interrupts. `single_step`: each instruction
         by itself, and not by code that records itself, where there is that."""
@@ -107,7 +92,7 @@ class Session:
         arch = self._arch = memory.architecture
         with ExitStack() as opened:
             opened.callback(tracee.let_go)
-            tables = self._tables(arch, lambda: Published(arch, memory))
+            tables = tables_named(self.names, arch, lambda: Published(arch, memory))
             readings = [
                 Reading(arch, memory, each, self._opened(name, arch, opened))
                 for each in tables
@@ -151,10 +136,10 @@ class Session:
         """Whether somebody has interrupted, or time is up."""
         return self.is_interrupted or time.monotonic() >= self._deadline
 
-    def _keep(self, regions: Regions) -> None:
+    def _keep(self, jits: Jits) -> None:
         """JIT code has come or gone: the program may end before there is another time to take it."""
         if self.emulate or self.static:
-            self.dump = dump_of_regions(regions, self.warn)
+            self.dump = dump_of_jits(jits, self.warn)
 
     def _take_dump(self, memory: Memory) -> None:
         try:
@@ -169,7 +154,7 @@ class Session:
             return
         arch = self._arch = dump.architecture
         decode = decoder(arch)
-        tables = self._tables(arch, lambda: from_dump(arch, dump))
+        tables = tables_named(self.names, arch, lambda: from_dump(arch, dump))
         self._warn_of(tables)
         offline = Offline(arch, decode, dump, self._instructions_of, self._tell, self._is_over)
         if self.emulate:
@@ -183,17 +168,17 @@ class Session:
         if self.static:
             self.witnesses.append(offline.compare(tables, self.witnesses))
 
-    def _instructions_of(self, code: JitCode) -> Instructions:
-        place = (code.start, code.code)
+    def _instructions_of(self, code: Code) -> Instructions:
+        place = (code.start, code.data)
         if place not in self._instructions:
             self._instructions[place] = Instructions(
-                self._arch, decoder(self._arch), code.code, code.entries(self._arch)
+                self._arch, decoder(self._arch), code.data, dict(code.entries)
             )
         return self._instructions[place]
 
     def report(self, subject: str) -> dict[str, Any]:
         seconds = time.monotonic() - self._begin
-        codes = {(code.start, code.code): code for code in (self.dump.codes if self.dump else ())}
+        codes = {(code.start, code.data): code for code in (self.dump.codes if self.dump else ())}
         for witness in self.witnesses:
             codes |= {place: judged.region for place, judged in witness.judged.items()}
         reachable = {place: self._instructions_of(code).reachable for place, code in codes.items()}

@@ -13,14 +13,15 @@ from jitunwind.arch.effects import Decoder
 from jitunwind.audit.records import judged_registers
 from jitunwind.audit.stepper import Activation
 from jitunwind.errors import UnreadableMemory
-from jitunwind.jits.cpython.dump import Dump
-from jitunwind.jits.cpython.regions import JitCode
+from jitunwind.jits import Code, activation_starts
+from jitunwind.jits.dump import Dump
 from jitunwind.memory import Mapping as Mapped
 from jitunwind.memory import Memory
 from jitunwind.recover.instructions import Instructions, Places
 from jitunwind.recover.state import Entry, State, Value
+from jitunwind.rows import SAME_VALUE, Row, Undefined
 
-Judge = Callable[[JitCode, list[int], Activation, Dump], None]
+Judge = Callable[[Code, list[int], Activation, Dump], None]
 
 _CFA = 0x7F5A_0000_0000
 """Of the caller of JIT code."""
@@ -90,36 +91,41 @@ class Static:
         self._truth = {arch.stack_pointer: _CFA, arch.return_address: _TRUTH}
         self._truth |= {r: _TRUTH + (r + 1) * _APART for r in judged_registers(arch)}
         self._activation = Activation(self._truth)
-        self._shim = Instructions(arch, decode, dump.shim_code, {0: arch.at_entry(arch.platform)})
+        self._gate = Instructions(arch, decode, dump.gate_code, {0: arch.at_entry(arch.platform)})
 
-    def run(
-        self, region: JitCode, instructions: Instructions, wanted: set[int], judge: Judge
-    ) -> dict[int, str]:
+    def run(self, region: Code, instructions: Instructions, wanted: set[int], judge: Judge) -> dict[int, str]:
         """Judge the instructions of `region` at the offsets `wanted`; gives those that cannot be, and why."""
         # In the body, all registers are followed: a table may say of any that it is unchanged.
         body = Instructions(
             self._arch,
             self._decode,
-            region.code,
-            {region.shim_size: self._arch.at_entry(self._arch.platform)},
+            region.data,
+            {region.gate_size: self._followed_from(region)},
         )
         called = self._called(region, instructions)
-        in_shim, in_body = Places(instructions.flow), Places(body.flow)
+        in_gate, in_body = Places(instructions.flow), Places(body.flow)
         laid: State | None = None
         registers: list[int] = []
         unable = {}
         for offset in sorted(wanted):
-            state = (in_shim if offset < region.shim_size else in_body).at(offset)
+            state = (in_gate if offset < region.gate_size else in_body).at(offset)
             reason = instructions.reachable.get(offset, "")
             if reason or state is None or self._arch.stack_pointer not in state.registers:
                 unable[offset] = reason or NOT_FOLLOWED
                 continue
-            if state is not laid or offset == region.shim_size:
+            if state is not laid or offset == region.gate_size:
                 laid = state
-                before = (self._truth, _CFA, dict[int, int]()) if offset < region.shim_size else called
+                before = (self._truth, _CFA, dict[int, int]()) if offset < region.gate_size else called
                 registers = self._laid(_Machine(*before, state))
             judge(region, [*registers[:-1], region.start + offset], self._activation, self._dump)
         return unable
+
+    def _followed_from(self, region: Code) -> Row:
+        """The entry of a body, with all registers that a callee may preserve."""
+        row, arch = region.row_of_rest(), self._arch
+        every = dict.fromkeys(arch.callee_saved, SAME_VALUE)
+        stated = {register: rule for register, rule in row.rules if not isinstance(rule, Undefined)}
+        return row._replace(rules=tuple(sorted({**every, **stated}.items())))
 
     def _laid(self, machine: _Machine) -> list[int]:
         """Put the machine's words on the stack; gives all registers, with room for the program counter."""
@@ -127,16 +133,16 @@ class Static:
         count = self._arch.program_counter + 1
         return [machine.registers.get(r, _OTHER + (r + 1) * _APART) for r in range(count)]
 
-    def _called(
-        self, region: JitCode, instructions: Instructions
-    ) -> tuple[dict[int, int], int, dict[int, int]]:
-        """The registers, the CFA and the stack of a body that its shim has called; where none is known, of one
+    def _called(self, region: Code, instructions: Instructions) -> tuple[dict[int, int], int, dict[int, int]]:
+        """The registers, the CFA and the stack of a body that its gate has called; where none is known, of one
         that the caller of JIT code has."""
-        arch, own, shim = self._arch, bool(region.shim_size), self._dump.entry_shim
-        start = region.start if own or shim is None else shim.start
-        of_shim = instructions if own else self._shim
-        call = of_shim.call_of(region.shim_size if own else None)
-        state = Places(of_shim.flow).at(call.offset) if call is not None else None
+        arch, own, gate = self._arch, bool(region.gate_size), self._dump.gate
+        if region.start in activation_starts(arch, (region,)) and not own:
+            return self._truth, _CFA, {}
+        start = region.start if own or gate is None else gate.start
+        of_gate = instructions if own else self._gate
+        call = of_gate.call_of(region.gate_size if own else None)
+        state = Places(of_gate.flow).at(call.offset) if call is not None else None
         if call is None or state is None or arch.stack_pointer not in state.registers:
             return self._truth, _CFA, {}
         machine = _Machine(self._truth, _CFA, {}, state)

@@ -1,8 +1,8 @@
 """Single-steps the activations of a process's JIT code, and hands each instruction to a judge.
 
-The ground truth of an activation is the machine's state at the shim's first instruction: whoever called it
-wants exactly that back. Code outside JIT regions is not stepped: it runs to its return, where a breakpoint
-waits. An activation in which nothing new has come up for a while is left alone, and so are some that follow,
+The ground truth of an activation is the machine's state where C code has called JIT code, at its first instruction:
+whoever called it wants exactly that back. Code outside JIT regions is not stepped: it runs to its return, where a
+breakpoint waits. An activation in which nothing new has come up for a while is left alone, and so are some that follow,
 so that other paths get their turn.
 
 Where it can be, JIT code records itself (`audit.recorder`), which costs one stop for many instructions; where it
@@ -21,9 +21,9 @@ from jitunwind.audit.records import Record, back_from_call, judged_registers, re
 from jitunwind.audit.steppable import Steppable, Stop
 from jitunwind.audit.waiting import Waiting, threads_in_jit_code
 from jitunwind.errors import JitunwindError, UnreadableMemory
-from jitunwind.jits.cpython.discovery import read_layout
-from jitunwind.jits.cpython.regions import JitCode, Regions
-from jitunwind.memory import Mapping
+from jitunwind.jits import Code, activation_starts, codes_of
+from jitunwind.jits.known import Jits
+from jitunwind.jits.optional import Announces
 from jitunwind.region import Region
 
 POLL_SECONDS = 0.02
@@ -80,7 +80,7 @@ class Counts:
     instruction of them is judged."""
 
 
-Judge = Callable[[JitCode, Sequence[Record], Activation, Regions], None]
+Judge = Callable[[Code, Sequence[Record], Activation, Jits], None]
 """Gets a region, instructions of it that were run one after another, the activation and what is known of the
 process's JIT code."""
 
@@ -134,21 +134,18 @@ class Stepper:
         self._judged = judged_registers(arch)
         self._count_of_registers = arch.program_counter + 1
         self.counts = Counts()
-        self.regions: Regions | None = None
+        self.jits: Jits | None = None
         self.waiting = Waiting()
         """Why no instruction has been judged, if none was."""
         self.is_interrupted = False
         self.progress: Callable[[], None] = lambda: None
         self._stacks: dict[int, list[Activation]] = {}
         """By thread."""
-        self._shims: dict[int, Region] = {}
-        """Where control enters JIT code, by their first instruction."""
-        self._protect = 0
-        """`mprotect` of the C library: where each executor has its own shim, new ones must be found before
-        they run, and this is called last before that."""
-        self._in_vain: list[Mapping] = []
-        """The mappings in which no CPython was found."""
-        self._protected: set[int] = set()
+        self._starts: set[int] = set()
+        """Where C code enters JIT code: an activation begins."""
+        self._announcer = 0
+        """The function that a JIT calls last before new code of it runs (`Announces`)."""
+        self._announced: set[int] = set()
         """Where calls of it return to."""
         self._seen: set[int] = set()
         self._stale = self._skip = 0
@@ -194,7 +191,7 @@ class Stepper:
             self.tracee.stop()
             self.recorder.release()
         if not self.counts.instructions and self.tracee.is_alive and self.tracee.stop():
-            self.waiting.look(self.tracee, self.regions, self._stacks)
+            self.waiting.look(self.tracee, self.jits, self._stacks)
 
     def _tell(self) -> None:
         now = time.monotonic()
@@ -204,8 +201,8 @@ class Stepper:
 
     def _note_running(self) -> None:
         """The threads that are in JIT code before any entry of it is watched."""
-        if self.regions is not None:
-            self.waiting.running = threads_in_jit_code(self.tracee, self.regions)
+        if self.jits is not None:
+            self.waiting.running = threads_in_jit_code(self.tracee, self.jits)
             self.counts.begun_before = len(self.waiting.running)
 
     def _is_in_vain(self) -> bool:
@@ -213,7 +210,7 @@ class Stepper:
         another one: `jitunwind run` does."""
         if self.counts.instructions or time.monotonic() < self.waiting.next_look:
             return False
-        self.waiting.look(self.tracee, self.regions, self._stacks)
+        self.waiting.look(self.tracee, self.jits, self._stacks)
         return self.waiting.is_in_vain
 
     # What is JIT code
@@ -226,49 +223,38 @@ class Stepper:
         self._looked = now
         self._pause = min(self._pause * 1.2, POLL_SECONDS)
         self._refresh()
-        self._watch_protect()
+        self._watch_announcer()
 
     def _refresh(self) -> None:
-        memory = self.tracee.memory
         try:
-            if self.regions is None:
-                mappings = memory.mappings()
-                if mappings == self._in_vain:
-                    return
-                self._in_vain = mappings
-                self.regions = Regions(memory, read_layout(memory))
-            elif not self.regions.still_true():
-                self.regions = Regions(memory, self.regions.layout)
+            if self.jits is None:
+                self.jits = Jits(self.tracee.memory)
+            elif not self.jits.is_current():
+                self.jits = self.jits.renewed()
             else:
                 return
-            self._find_shims(self.regions)
+            self._watch_starts(self.jits)
             self.waiting.problem = None
         except JitunwindError as error:
             self.waiting.problem = error
 
-    def _watch_protect(self) -> None:
-        """Have `mprotect` stop, once the C library is there, where that is needed."""
-        regions = self.regions
-        if self._protect or regions is None or not regions.layout.executor.shim_in_region:
+    def _watch_announcer(self) -> None:
+        """Have the announcing function stop, once its library is there, where that is needed."""
+        announcing = self.jits.telling(Announces) if self.jits is not None else None
+        if self._announcer or announcing is None or announcing.announcer is None:
             return
-        address = self.tracee.memory.library_symbol("libc.so", "mprotect")
+        address = self.tracee.memory.library_symbol(*announcing.announcer)
         if address:
             self.tracee.insert(address)
-            self._protect = address
+            self._announcer = address
 
-    def _find_shims(self, regions: Regions) -> None:
-        shims: dict[int, Region] = {}
-        if regions.layout.executor.shim_in_region:
-            for start in regions.starts:
-                code = regions.find(start)
-                if code is not None and code.shim_size:
-                    shims[start] = regions.parts(code)[0]
-        elif regions.entry_shim is not None:
-            shims[regions.entry_shim.start] = regions.entry_shim
-        for gone in self._shims.keys() - shims.keys():
+    def _watch_starts(self, jits: Jits) -> None:
+        starts = {gate.start for gate in jits.gates()}
+        starts.update(activation_starts(self.arch, codes_of(jits)))
+        for gone in self._starts - starts:
             self.tracee.remove(gone)
-        self._shims = shims
-        for start in shims:
+        self._starts = starts
+        for start in starts:
             self.tracee.insert(start)
 
     def _forget(self) -> None:
@@ -276,30 +262,28 @@ class Stepper:
         self.counts.executed += 1
         if self.recorder is not None:
             self.recorder.forget()
-        self.regions = None
+        self.jits = None
         self._stacks.clear()
-        self._shims.clear()
-        self._protected.clear()
-        self._protect = 0
-        self._in_vain = []
+        self._starts.clear()
+        self._announced.clear()
+        self._announcer = 0
         self._looked = 0.0
         self._pause = FIRST_POLL_SECONDS
         self.waiting = Waiting()
 
-    def _region(self, pc: int) -> JitCode | None:
-        regions = self.regions
-        if regions is None:
+    def _code_at(self, pc: int) -> Code | None:
+        jits = self.jits
+        if jits is None:
             return None
-        found = regions.find(pc)
-        if found is None and not regions.is_no_jit_code(pc):
+        found = jits.find(pc)
+        if found is None and not jits.is_elsewhere(pc):
             self._refresh()
-            found = self.regions.find(pc) if self.regions is not None else None
+            found = self.jits.find(pc) if self.jits is not None else None
         return found
 
-    def _in_shim(self, pc: int) -> bool:
-        """Whether `pc` is in 3.15's one shim, which is ordinary code, and part of every activation."""
-        shim = self.regions.entry_shim if self.regions is not None else None
-        return shim is not None and pc in shim
+    def _gate_at(self, pc: int) -> Region | None:
+        """The gate outside of all JIT code that `pc` is in: ordinary code, and part of every activation."""
+        return self.jits.gate_at(pc) if self.jits is not None else None
 
     # Stepping
 
@@ -311,16 +295,16 @@ class Stepper:
         stack = self._stacks.setdefault(tid, [])
         registers = self.tracee.registers(tid)
         pc, sp = registers[-1], registers[self.arch.stack_pointer]
-        if pc == self._protect:
+        if pc == self._announcer:
             back, _ = back_from_call(self.arch, registers, self.tracee.memory)
-            self._protected.add(back)
+            self._announced.add(back)
             self.tracee.insert(back)
-        elif pc in self._protected:
-            self._protected.discard(pc)
+        elif pc in self._announced:
+            self._announced.discard(pc)
             self._refresh()
-        elif self.regions is not None and not self.regions.lists_still_true():
+        elif self.jits is not None and not self.jits.lists_are_current():
             self._refresh()
-        if pc in self._shims:
+        if pc in self._starts:
             self._enter(stack, registers)
         top = stack[-1] if stack else None
         if top is not None and top.resume == (pc, sp):
@@ -328,23 +312,23 @@ class Stepper:
         if top is None or top.resume is not None or top.abandoned:
             self._step_over(tid, pc)
             return
-        region: JitCode | None = None
+        region: Code | None = None
         while True:
             if region is None or not region.start <= pc < region.start + region.size:
-                region = self._region(pc)
+                region = self._code_at(pc)
             if region is not None:
                 records = self._run(tid, region, registers, top)
                 if not records:
                     return
                 registers = list(records[-1][: self._count_of_registers])
                 pc, sp = registers[-1], registers[self.arch.stack_pointer]
-                self.judge(region, records, top, self.regions)  # type: ignore[arg-type]
+                self.judge(region, records, top, self.jits)  # type: ignore[arg-type]
                 self._count(records, top)
                 if self.is_done or top.abandoned:
                     self._step_over(tid, pc)
                     return
-            elif self._in_shim(pc):
-                come_to = self._through_shim(tid, registers, top)
+            elif self._gate_at(pc) is not None:
+                come_to = self._through_gate(tid, registers, top)
                 if come_to is None:
                     return
                 registers, pc = come_to, come_to[-1]
@@ -364,23 +348,22 @@ class Stepper:
             registers = self.tracee.registers(tid)
             pc, sp = registers[-1], registers[self.arch.stack_pointer]
 
-    def _run(self, tid: int, region: JitCode, registers: list[int], top: Activation) -> Sequence[Record]:
+    def _run(self, tid: int, region: Code, registers: list[int], top: Activation) -> Sequence[Record]:
         """The states from here on, as far as the code records itself; the thread stands at the last of them."""
-        records = self._recorded(tid, region.start, region.code, registers[-1], top, self._left_to_judge)
+        records = self._recorded(tid, region.start, region.data, registers[-1], top, self._left_to_judge)
         if records is not None:
             self.counts.recorded += len(records)
             return records
         return (record_of(self.arch, registers, self.tracee.memory),)
 
-    def _through_shim(self, tid: int, registers: list[int], top: Activation) -> list[int] | None:
-        """Run as far as 3.15's one shim goes by itself; the registers then, None if the thread has ended."""
-        assert self.regions is not None
-        shim = self.regions.entry_shim
-        assert shim is not None
+    def _through_gate(self, tid: int, registers: list[int], top: Activation) -> list[int] | None:
+        """Run as far as the gate goes by itself; the registers then, None if the thread has ended."""
+        gate = self._gate_at(registers[-1])
+        assert gate is not None
         if self.recorder is None or not self.recorder.is_set_up:  # near to code that needs that: regions
             return registers
-        code = self.tracee.memory.read(shim.start, shim.size)
-        records = self._recorded(tid, shim.start, code, registers[-1], top, None)
+        code = self.tracee.memory.read(gate.start, gate.size)
+        records = self._recorded(tid, gate.start, code, registers[-1], top, None)
         if records is None:
             return registers
         return list(records[-1][: self._count_of_registers]) if records else None
@@ -418,17 +401,19 @@ class Stepper:
             return self.tracee.step(tid)
         self.tracee.remove(pc)
         stop = self.tracee.step(tid)
-        if self.tracee.is_alive and (pc in self._shims or pc == self._protect or self._awaited(pc)):
+        if self.tracee.is_alive and (pc in self._starts or pc == self._announcer or self._awaited(pc)):
             self.tracee.insert(pc)
         return stop
 
     def _enter(self, stack: list[Activation], registers: list[int]) -> None:
-        """A shim's first instruction: the ground truth."""
+        """The first instruction of an activation: the ground truth."""
         back, cfa = back_from_call(self.arch, registers, self.tracee.memory)
         while stack and stack[-1].truth[self.arch.stack_pointer] <= cfa:
             gone = stack.pop()
             self._resumed(gone)
             self.counts.left += not gone.abandoned
+        if self._code_at(back - 1) is not None:
+            return  # JIT code calls JIT code: nobody has seen that activation begin
         truth = {self.arch.stack_pointer: cfa, self.arch.return_address: back}
         truth.update((register, registers[register]) for register in self._judged)
         self.counts.activations += 1
@@ -451,7 +436,7 @@ class Stepper:
             back, after = back_from_call(self.arch, registers, self.tracee.memory)
         except UnreadableMemory:
             back = after = 0
-        if self._in_shim(back) or self._region(back - 1) is not None:
+        if self._gate_at(back) is not None or self._code_at(back - 1) is not None:
             self._wait_for(top, back, after)
         else:
             self.counts.left += 1
@@ -464,11 +449,11 @@ class Stepper:
 
     def _resumed(self, activation: Activation) -> None:
         waited, activation.resume = activation.resume, None
-        if waited is not None and waited[0] not in self._shims and not self._awaited(waited[0]):
+        if waited is not None and waited[0] not in self._starts and not self._awaited(waited[0]):
             self.tracee.remove(waited[0])
 
     def _awaited(self, pc: int) -> bool:
-        return pc in self._protected or any(
+        return pc in self._announced or any(
             activation.resume is not None and activation.resume[0] == pc
             for stack in self._stacks.values()
             for activation in stack

@@ -10,15 +10,13 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter, ne
 from typing import Any, NamedTuple
 
-from elftools.common.exceptions import ELFError
-
 from jitunwind.arch import Architecture
 from jitunwind.audit.findings import EXAMPLES_OF_REGION, Findings, Tally, names_of_judged, place_of
 from jitunwind.audit.reading import Reading
 from jitunwind.audit.records import Record, judged_registers
 from jitunwind.audit.stepper import Activation
-from jitunwind.errors import JitunwindError, UnreadableMemory
-from jitunwind.jits.cpython.regions import CodeMap, JitCode
+from jitunwind.errors import UnreadableMemory
+from jitunwind.jits import Code, Jit, gate_at
 from jitunwind.memory import Memory
 from jitunwind.region import Region
 from jitunwind.rows import (
@@ -30,10 +28,10 @@ from jitunwind.rows import (
     Unknown,
     UnwindTable,
 )
-from jitunwind.tables.sources import Tables, shim_table
+from jitunwind.tables.sources import Tables, gate_table
 
-MOST_FRAMES = 3
-"""From a program counter in a body over the shim to whoever called that; one more is too many."""
+MOST_FRAMES = 64
+"""From a program counter over JIT code that has called JIT code, and a gate, to whoever called that."""
 _MASK = (1 << 64) - 1
 
 
@@ -68,7 +66,7 @@ class _Chain(NamedTuple):
 class _Known(NamedTuple):
     """What is known of one table and one region."""
 
-    region: JitCode
+    region: Code
     tally: Tally
     moves: dict[int, _Move | Unknown]
     """By program counter, or by a return address's complement."""
@@ -87,26 +85,23 @@ class Verdicts:
         self._pc = arch.program_counter
         self.findings = {each.name: Findings(tuple(self._names.values())) for each in tables}
         self.findings |= {each.name: each.findings for each in readings}
-        self._regions: CodeMap | None = None
-        self.shims: dict[Region, UnwindTable | Unknown] = {}
-        """The tables of 3.15's one shim, made when they are needed."""
-        self._shim: UnwindTable | Unknown = Unknown("no shim is known")
+        self._jit: Jit | None = None
+        self.gates: dict[Region, UnwindTable | Unknown] = {}
+        """The tables of gates outside of JIT code, made when they are needed."""
         self._moves: dict[Row, _Move] = {}
         self._at: dict[tuple[str, int], _Known] = {}
         """What each table says of each region, as far as that was asked."""
 
-    def judge(
-        self, region: JitCode, records: Sequence[Record], activation: Activation, regions: CodeMap
-    ) -> None:
+    def judge(self, region: Code, records: Sequence[Record], activation: Activation, jit: Jit) -> None:
         """Instructions of one activation in one region. Memory outside the records is read as it is now."""
-        if regions is not self._regions:
-            self._renew(regions)
+        if jit is not self._jit:
+            self._renew(jit)
         for tables in self.tables:
             self._judge(tables, region, records, activation.values)
         for reading in self.readings:
-            reading.judge(region, records, activation.values, regions)
+            reading.judge(region, records, activation.values, jit)
 
-    def _judge(self, tables: Tables, region: JitCode, records: Sequence[Record], truth: list[int]) -> None:
+    def _judge(self, tables: Tables, region: Code, records: Sequence[Record], truth: list[int]) -> None:
         found, known = self.findings[tables.name], self._known(tables, region)
         chains, tally = known.chains, known.tally
         cfa, others = truth[0], tuple(truth[1:])
@@ -161,35 +156,29 @@ class Verdicts:
             values = [caller[register] for register in self._names]
             found.count(known.tally, values, truth, lambda: self._place(known.region, pc))
 
-    def _renew(self, regions: CodeMap) -> None:
+    def _renew(self, jit: Jit) -> None:
         """JIT code has come or gone."""
-        self._regions = regions
+        self._jit = jit
         for tables in self.tables:
             tables.forget()
         self._at.clear()
-        shim = regions.entry_shim
-        if shim is not None:
-            if shim not in self.shims:
-                self.shims[shim] = self._shim_table(shim)
-            self._shim = self.shims[shim]
 
-    def _shim_table(self, shim: Region) -> UnwindTable | Unknown:
-        try:
-            return shim_table(self.arch, shim, self.memory)
-        except (JitunwindError, ELFError, OSError, StopIteration) as error:
-            return Unknown(f"the shim's own unwind information: {error}")
+    def _table_of(self, gate: Region) -> UnwindTable | Unknown:
+        if gate not in self.gates:
+            self.gates[gate] = gate_table(self.arch, gate, self.memory)
+        return self.gates[gate]
 
-    def _known(self, tables: Tables, region: JitCode) -> _Known:
+    def _known(self, tables: Tables, region: Code) -> _Known:
         key = (tables.name, region.start)
         known = self._at.get(key)
         if known is None or known.region is not region:
-            assert self._regions is not None
-            name = self._regions.parts(region)[-1].name
+            assert self._jit is not None
+            name = self._jit.pieces(region)[-1].name
             tally = self.findings[tables.name].tally_of(region.start, name)
             known = self._at[key] = _Known(region, tally, {}, {})
         return known
 
-    def _move(self, tables: Tables, region: JitCode, pc: int, is_return_address: bool) -> _Move | Unknown:
+    def _move(self, tables: Tables, region: Code, pc: int, is_return_address: bool) -> _Move | Unknown:
         """What the table says at `pc`."""
         known = self._known(tables, region).moves
         key = ~pc if is_return_address else pc
@@ -223,13 +212,12 @@ class Verdicts:
         return move
 
     def _follow(
-        self, tables: Tables, region: JitCode, record: Record
+        self, tables: Tables, region: Code, record: Record
     ) -> tuple[list[int | None] | Unknown, _Chain | Unknown | None]:
         """The registers of the frame that called into JIT code, as far as the table has them, and the way to
         them, where the record has it all."""
-        regions = self._regions
-        assert regions is not None
-        arch, shim = self.arch, regions.entry_shim
+        jit, arch = self._jit, self.arch
+        assert jit is not None
         move = self._move(tables, region, record[self._pc], False)
         if isinstance(move, Unknown):
             return move, move
@@ -248,18 +236,18 @@ class Verdicts:
             back = way.values[arch.return_address]
             if back is None:
                 return Unknown("the table has no return address"), None
-            if shim is not None and back - 1 in shim:
-                move = self._ready(self._shim, back - shim.start, True)
-            elif regions.may_hold(back - 1) is not None and (jit := regions.find(back - 1)) is not None:
-                move = self._move(tables, jit, back, True)
+            if (gate := gate_at(jit, back - 1)) is not None:
+                move = self._ready(self._table_of(gate), back - gate.start, True)
+            elif jit.may_hold(back - 1) is not None and (code := jit.find(back - 1)) is not None:
+                move = self._move(tables, code, back, True)
             else:
                 return way.values, way.chain([r for r in self._names if r != arch.stack_pointer])
             way.note_inside(arch.return_address)
         return Unknown(f"the table does not lead out of JIT code in {MOST_FRAMES} frames"), None
 
-    def _place(self, region: JitCode, pc: int) -> dict[str, Any]:
-        assert self._regions is not None
-        return place_of(self.arch, self._regions, region, pc)
+    def _place(self, region: Code, pc: int) -> dict[str, Any]:
+        assert self._jit is not None
+        return place_of(self.arch, self._jit, region, pc)
 
 
 class _Way:

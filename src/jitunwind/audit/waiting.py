@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 
 from jitunwind.audit.steppable import Steppable
 from jitunwind.errors import JitOff, JitunwindError, NothingToAudit, UnreadableMemory, UnsupportedVersion
-from jitunwind.jits.cpython.frames import program_runs
-from jitunwind.jits.cpython.regions import Regions
+from jitunwind.jits.known import Jits
+from jitunwind.jits.optional import EntersByCall, Switched
 from jitunwind.rows import WORD
 
 WAIT_SECONDS = 3.0
 """So long nobody is told anything; and so long a program has to become another one, in which JIT code may run."""
-JIT_OFF = "its JIT is off (PYTHON_JIT=1 turns it on), or it was built without one"
 NO_JIT_CODE = "no JIT code yet: nothing has become hot"
 NOT_ENTERED = "there is JIT code, and nothing has entered it since the start"
 _MOST_OF_STACK = 1 << 20
@@ -48,21 +47,24 @@ class Waiting:
     def why(self) -> str:
         return self._why or (str(self.problem) if self.problem is not None else "no JIT code came up")
 
-    def look(self, tracee: Steppable, regions: Regions | None, entered: Container[int]) -> None:
+    def look(self, tracee: Steppable, jits: Jits | None, entered: Container[int]) -> None:
         """Find out why, now. `entered`: threads that have entered JIT code since the start."""
         self.next_look = time.monotonic() + WAIT_SECONDS
-        self._why = self._found(tracee, regions, entered)
+        self._why = self._found(tracee, jits, entered)
 
-    def _found(self, tracee: Steppable, regions: Regions | None, entered: Container[int]) -> str:
-        self.is_in_vain, self.hint = isinstance(self.problem, UnsupportedVersion), NothingToAudit.hint
-        if self.problem is not None or regions is None:
+    def _found(self, tracee: Steppable, jits: Jits | None, entered: Container[int]) -> str:
+        self.is_in_vain, self.hint = False, NothingToAudit.hint
+        if jits is None:
             return str(self.problem)
-        if is_off(regions):
+        if jits.problem is not None and not jits.has_code():
+            self.is_in_vain = isinstance(jits.problem, UnsupportedVersion)
+            return str(jits.problem)
+        if off := why_off(jits):
             self.is_in_vain, self.hint = True, JitOff.hint
-            return JIT_OFF
-        if not regions.starts:
+            return off
+        if not jits.has_code():
             return NO_JIT_CODE
-        now = set(threads_in_jit_code(tracee, regions)) if self.running else set()
+        now = set(threads_in_jit_code(tracee, jits)) if self.running else set()
         stayed = [tid for tid in self.running if tid in now and tid not in entered]
         if not stayed:
             return NOT_ENTERED
@@ -75,29 +77,33 @@ class Waiting:
         return f"{threads} been in one activation since the start; JIT code is judged from its next entry on"
 
 
-def is_off(regions: Regions) -> bool:
-    """Whether there is no JIT code, and will be none: the JIT is off. A Python reads PYTHON_JIT late in its start."""
-    if regions.starts or regions.jit_is_on() is not False:
-        return False
-    return program_runs(regions.memory, regions.layout, regions.objects)
+def why_off(jits: Jits) -> str:
+    """Why there is no JIT code, and will be none; empty where there may be some."""
+    switched = jits.telling(Switched)
+    return (
+        switched.off if switched is not None and switched.will_have_no_code() and not jits.has_code() else ""
+    )
 
 
-def threads_in_jit_code(tracee: Steppable, regions: Regions) -> list[int]:
+def threads_in_jit_code(tracee: Steppable, jits: Jits) -> list[int]:
     """The threads of a process that stands still whose stacks have JIT code on them."""
-    return [tid for tid in tracee.threads() if _is_in_jit_code(tracee.registers(tid), regions)]
+    return [tid for tid in tracee.threads() if _is_in_jit_code(tracee.registers(tid), jits)]
 
 
-def _is_in_jit_code(registers: list[int], regions: Regions) -> bool:
-    """By the program counter; else by a return to a shim, which its call of JIT code alone puts on a stack."""
-    if not regions.starts:
+def _is_in_jit_code(registers: list[int], jits: Jits) -> bool:
+    """By the program counter; else by a return to a gate, which its call of JIT code alone puts on a stack."""
+    if not jits.has_code():
         return False
-    if regions.find(registers[-1]) is not None:
+    if jits.find(registers[-1]) is not None:
         return True
-    sp = registers[regions.arch.stack_pointer]
-    end = next((each.end for each in regions.memory.mappings() if each.start <= sp < each.end), sp)
+    entering = jits.telling(EntersByCall)
+    if entering is None:
+        return False
+    sp = registers[jits.architecture.stack_pointer]
+    end = next((each.end for each in jits.memory.mappings() if each.start <= sp < each.end), sp)
     size = min(end - sp, _MOST_OF_STACK) // WORD
     try:
-        words = struct.unpack(f"<{size}Q", regions.memory.read(sp, size * WORD))
+        words = struct.unpack(f"<{size}Q", jits.memory.read(sp, size * WORD))
     except UnreadableMemory:
         return False
-    return any(regions.returns_to_shim(word) for word in words)
+    return any(entering.returns_to_gate(word) for word in words)

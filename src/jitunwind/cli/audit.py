@@ -36,8 +36,8 @@ from jitunwind.cli.verb import (
     target_argument,
 )
 from jitunwind.errors import JitunwindError, NothingToAudit
-from jitunwind.memory.core import is_core
 from jitunwind.memory.live import check_process, is_number, is_stopped_by_signal
+from jitunwind.memory.targets import Kind, target_of
 from jitunwind.tables.sources import Published, Recovered
 from jitunwind.wording import counted, printable
 
@@ -165,7 +165,8 @@ def audit(
         elif remote is not None:
             session.dump = dump_of_remote(_connected(remote, target), session.warn)
         else:
-            session.dump = dump_of(target[0], exe, session.warn)
+            found = target_of(target[0], str(exe) if exe else None, files="a core or a dump")
+            session.dump = dump_of(found, session.warn)
         if emulate or static:
             session.look_offline()
         data = session.report(" ".join(map(named, target)) or str(remote))
@@ -211,13 +212,16 @@ def _kind(target: Sequence[str], remote: str | None) -> _Kind:
         return _Kind.REMOTE
     if not target:
         raise click.UsageError("name a PID, a command, a core or a dump")
-    if len(target) == 1 and is_number(target[0]):
-        return _Kind.PROCESS
     path = Path(target[0])
-    if is_number(target[0]) and not path.is_file():
-        raise click.UsageError(f"{target[0]} is a process: options go before it, and nothing follows it")
-    is_data = path.is_file() and (is_core(path) or (len(target) == 1 and not os.access(path, os.X_OK)))
-    return _Kind.FILE if is_data else _Kind.COMMAND
+    if is_number(target[0]):
+        if len(target) == 1:
+            return _Kind.PROCESS
+        if not path.is_file():
+            raise click.UsageError(f"{target[0]} is a process: options go before it, and nothing follows it")
+    if not path.is_file():
+        return _Kind.COMMAND
+    is_core = target_of(target[0]).kind is Kind.CORE
+    return _Kind.FILE if is_core or (len(target) == 1 and not os.access(path, os.X_OK)) else _Kind.COMMAND
 
 
 def _check(kind: _Kind, target: Sequence[str], is_stepped: bool, exe: Path | None) -> None:

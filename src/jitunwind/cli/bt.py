@@ -5,7 +5,6 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -21,8 +20,8 @@ from jitunwind.cli.verb import (
     named,
     target_argument,
 )
-from jitunwind.errors import BadCore, JitunwindError, NoSuchThread, NotPython
-from jitunwind.memory.live import is_number
+from jitunwind.errors import JitunwindError, NoSuchThread, NotPython
+from jitunwind.memory.targets import Kind, Target, target_of
 
 if TYPE_CHECKING:
     from jitunwind.arch import Architecture
@@ -73,10 +72,10 @@ def bt(
         raise click.UsageError(
             "--debuginfod needs the servers' addresses in the environment: DEBUGINFOD_URLS"
         )
-    _check_target(target, exe)
-    wanted = _Wanted(exe, thread, python, as_json, c_lines, debug_dirs, debuginfod)
+    subject = target_of(target, exe)
+    wanted = _Wanted(thread, python, as_json, c_lines, debug_dirs, debuginfod)
     with progress(f"reading the stacks of {named(target)}"):
-        found = _by_ourselves(target, wanted) if gdb_path is None else _by_gdb(gdb_path, target, wanted)
+        found = _by_ourselves(subject, wanted) if gdb_path is None else _by_gdb(gdb_path, subject, wanted)
     stacks = found.stacks
     if stacks["core"]:
         stacks["core"] = named(stacks["core"])
@@ -93,13 +92,13 @@ def bt(
         context.exit(UNUSABLE)
 
 
-def _architecture(target: str) -> "Architecture | None":
+def _architecture(target: Target) -> "Architecture | None":
     """That of a core; None for this machine's."""
-    if is_number(target) or not Path(target).is_file():
+    if target.kind is Kind.PROCESS:
         return None
     from jitunwind.memory.core import check_core  # with a process the command starts faster without it
 
-    return check_core(Path(target))
+    return check_core(target.path)
 
 
 class _Found(NamedTuple):
@@ -109,20 +108,9 @@ class _Found(NamedTuple):
     stopped_seconds: float
 
 
-def _check_target(target: str, exe: str | None) -> None:
-    if is_number(target):
-        if exe is not None:
-            raise click.UsageError("--exe is for cores: a live process says itself what it runs")
-    elif not Path(target).exists():
-        raise BadCore(f"{target} is neither a process number nor a file", "name a PID or a core file")
-    elif exe is not None and not Path(exe).is_file():
-        raise BadCore(f"--exe {exe}: there is no such file", "name the program that left the core")
-
-
 class _Wanted(NamedTuple):
     """What the options ask for."""
 
-    exe: str | None
     thread: int | None
     python: bool
     registers: bool
@@ -131,36 +119,36 @@ class _Wanted(NamedTuple):
     debuginfod: bool
 
 
-def _by_ourselves(target: str, wanted: _Wanted) -> _Found:
+def _by_ourselves(target: Target, wanted: _Wanted) -> _Found:
     with without_garbage_collection():
         from jitunwind.stacks.data import as_data
         from jitunwind.stacks.library import stacks
 
         found = stacks(
-            target,
+            target.pid if target.kind is Kind.PROCESS else target.path,
             thread=wanted.thread,
             python=wanted.python,
             registers=wanted.registers,
             c_lines=wanted.c_lines,
-            exe=wanted.exe,
+            exe=target.exe,
             debug_dirs=wanted.debug_dirs,
             debuginfod=wanted.debuginfod,
         )
         return _Found(as_data(found), found.stopped_seconds)
 
 
-def _by_gdb(gdb_path: str, target: str, wanted: _Wanted) -> _Found:
+def _by_gdb(gdb_path: str, target: Target, wanted: _Wanted) -> _Found:
     from jitunwind.gdbplugin.backtrace import Wanted, of_core, of_process
     from jitunwind.gdbplugin.launch import find_gdb
 
     gdb = find_gdb(gdb_path, _architecture(target))
-    asked = Wanted(*wanted[1:4], wanted.debug_dirs, wanted.c_lines, wanted.debuginfod)
+    asked = Wanted(*wanted[:3], wanted.debug_dirs, wanted.c_lines, wanted.debuginfod)
     report = (
-        of_process(gdb, int(target), asked)
-        if is_number(target)
-        else of_core(gdb, Path(target), wanted.exe, asked)
+        of_process(gdb, target.pid, asked)
+        if target.kind is Kind.PROCESS
+        else of_core(gdb, target.path, target.exe, asked)
     )
-    _check(target, report, wanted.thread)
+    _check(target.text, report, wanted.thread)
     stacks = report.stacks
     for each in stacks["threads"]:  # GDB does not say them
         each["reason"] = None
@@ -185,6 +173,8 @@ def _check(target: str, report: "Report", thread: int | None) -> None:
 
 def _problem(stacks: dict[str, Any]) -> str | None:
     """What keeps the answer from being what was asked for, besides a stack that is not whole."""
+    if stacks["python"] is None and stacks["jit_code"]:
+        return None  # another JIT's
     if stacks["problem_kind"] == NotPython.__name__:
         return f"no CPython here: {stacks['problem']}; these are native frames only"
     if stacks["python"] is None:
@@ -196,7 +186,7 @@ def _problem(stacks: dict[str, Any]) -> str | None:
 
 def _notes(stacks: dict[str, Any]) -> list[str]:
     """What is good to know, and no reason to fail."""
-    if not stacks["jit_code"]:
+    if not stacks["jit_code"] and stacks["python"] is not None:
         return ["no JIT code here yet: the JIT is on, and nothing has become hot"]
     return []
 

@@ -9,7 +9,8 @@ from jitunwind.audit.subject import dump_of
 from jitunwind.cli.files import Output, OutputFile
 from jitunwind.cli.output import print_warning, progress
 from jitunwind.cli.verb import Verb, named, target_argument
-from jitunwind.jits.cpython.dump import save
+from jitunwind.jits.dump import save
+from jitunwind.memory.targets import target_of
 
 
 @click.command(cls=Verb, prints=False)
@@ -40,8 +41,8 @@ def dump(target: str, output: Output, exe: Path | None) -> None:
     if output.is_stdout and sys.stdout.isatty():
         raise click.UsageError("a dump is binary, and stdout is a terminal: name a file, or redirect stdout")
     with progress(f"reading the JIT code of {named(target)}"):
-        found = dump_of(target, exe, print_warning)
+        found = dump_of(target_of(target, str(exe) if exe else None), print_warning)
     output.write(save(found))
     regions = f"{len(found.codes):,} region{'s'[: len(found.codes) != 1]}"
     size = sum(code.size for code in found.codes)
-    click.echo(f"{output}: {regions}, {size:,} bytes of machine code, CPython {found.version}", err=True)
+    click.echo(f"{output}: {regions}, {size:,} bytes of machine code, {found.name}", err=True)

@@ -1,27 +1,20 @@
 """`jitunwind explain`: what JIT code is made of, on a page or on the terminal."""
 
-import contextlib
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import NamedTuple
 
 import click
 
-from jitunwind.arch import Architecture
 from jitunwind.cli.files import Output, OutputFile
 from jitunwind.cli.output import columns, is_coloured, print_warning, reporting
 from jitunwind.cli.verb import Verb, color_option, named, target_argument
 from jitunwind.errors import (
-    BadCore,
     JitunwindError,
-    MalformedFrames,
     NoSuchRegion,
-    NotElf,
-    NothingToCheck,
     NothingToExplain,
 )
 from jitunwind.explain.data import as_data
@@ -31,16 +24,14 @@ from jitunwind.explain.origin import Origin, origin_of
 from jitunwind.explain.sources import Sources, owner_of, sources_of, sources_of_core
 from jitunwind.explain.subjects import OfDump, OfProcess
 from jitunwind.explain.text import UNBOUNDED, heading, region_lines, regions_table, summary_lines
-from jitunwind.jits.cpython.discovery import read_layout
-from jitunwind.jits.cpython.dump import load
-from jitunwind.jits.cpython.layout import Layout
-from jitunwind.jits.cpython.regions import Regions
+from jitunwind.jits.dump import load
+from jitunwind.jits.known import Jits
+from jitunwind.jits.optional import Switched
 from jitunwind.memory import Memory
-from jitunwind.memory.core import arguments_of, check_core, check_holds_stacks, is_core, program_here
 from jitunwind.memory.corefile import CoreFile
-from jitunwind.memory.live import check_process, command_line, is_number
-from jitunwind.memory.process import LiveProcess
-from jitunwind.tables.sources import Published, Tables, from_dump, from_file
+from jitunwind.memory.targets import Kind, Target, command_of, opened, target_of
+from jitunwind.tables.chosen import tables_named
+from jitunwind.tables.sources import Published, from_dump
 from jitunwind.wording import printable
 
 Note = Callable[[int, int], None]
@@ -99,18 +90,16 @@ def explain(
     if region is not None and not region.strip():
         raise NoSuchRegion("--region is empty", "name a number, an address (0x…), or part of a region's name")
     whole = region is not None or output is not None or as_json
-    if not is_number(target) and exe is None and Path(target).is_file() and not is_core(Path(target)):
+    subject, command = target_of(target, exe, files="a core file, or a dump"), ""
+    if subject.kind is Kind.FILE:
         with reporting(f"reading {named(target)}") as note:
-            subject, command = f"dump {target}", ""
-            version, found = _read_dump(target, region, names, whole, note)
+            jit, found = _read_dump(subject, region, names, whole, note)
     else:
-        with _opened(target, exe) as memory:
-            layout = read_layout(memory)
-            subject, command = _told(target)
-            with reporting(f"reading {named(target)}") as note:
-                found = _read(memory, layout, target, region, names, whole, note)
-        version = layout.version_text
-    origin = origin_of(subject, f"CPython {version}", command)
+        with opened(subject) as memory, reporting(f"reading {named(target)}") as note:
+            command = command_of(subject)
+            jit, found = _read(memory, subject, region, names, whole, note)
+    about = str(subject) if subject.kind is Kind.PROCESS else f"{subject.kind_name} {named(target)}"
+    origin = origin_of(about, jit, command)
     text = ""
     if as_json:
         text = json.dumps(as_data(origin, found.summary, found.explained, found.warnings), indent=2)
@@ -129,13 +118,6 @@ def explain(
         print_warning(printable(warning))
 
 
-def _told(target: str) -> tuple[str, str]:
-    """What to call a process or a core, and the command line that started it."""
-    if is_number(target):
-        return f"process {target}", command_line(int(target))
-    return f"core {named(target)}", arguments_of(Path(target))
-
-
 class _Found(NamedTuple):
     """What was read of the process; nothing more is asked of it."""
 
@@ -145,71 +127,63 @@ class _Found(NamedTuple):
     warnings: list[str]
 
 
-@contextlib.contextmanager
-def _opened(target: str, exe: str | None) -> Iterator[Memory]:
-    """The memory of a process or a core. JitunwindError, click.UsageError."""
-    if is_number(target):
-        if exe is not None:
-            raise click.UsageError("--exe is for cores: a live process says itself what it runs")
-        check_process(int(target))
-        with LiveProcess(int(target)) as process:
-            yield process
-        return
-    core = Path(target)
-    if not core.exists():
-        raise BadCore(f"{target} is neither a process number nor a file", "name a PID or a core file")
-    check_core(core)
-    check_holds_stacks(core)
-    with CoreFile(core, program_here(core, exe)) as memory:
-        yield memory
-
-
 def _read(
-    memory: Memory,
-    layout: Layout,
-    target: str,
-    region: str | None,
-    names: Sequence[str],
-    whole: bool,
-    note: Note,
-) -> _Found:
-    """The regions, and those explained that were asked for; all of one moment, if the process gives one."""
-    sources = sources_of(int(target)) if is_number(target) else sources_of_core(Path(named(target)))
+    memory: Memory, target: Target, region: str | None, names: Sequence[str], whole: bool, note: Note
+) -> tuple[str, _Found]:
+    """The name of the JITs, and their code, those explained that were asked for; all of one moment, if the process
+    gives one."""
+    is_process = target.kind is Kind.PROCESS
+    sources = sources_of(target.pid) if is_process else sources_of_core(target.path)
     arch = memory.architecture
+    jits = Jits(memory)
     for left in reversed(range(_TRIES)):
-        regions = Regions(memory, layout)
-        tables = _tables(arch, names, lambda: Published(arch, memory))
-        explainer = Explainer(OfProcess(regions), tables, sources)
+        tables = tables_named(names, arch, lambda: Published(arch, memory), (Published.name,))
+        explainer = Explainer(OfProcess(jits), tables, sources)
         listed = explainer.listed(note)
         if not listed:
-            raise NothingToExplain(f"no JIT code in {target}", _why_nothing(regions))
+            raise _nothing(jits, target)
         found = _explained(explainer, listed, region, names, whole, note)
-        steady = regions.still_true()
+        steady = jits.is_current()
         if steady or not left:
             break
-    found.warnings[:0] = regions.warnings
+        jits = jits.renewed()
+    found.warnings[:0] = jits.warnings
     if isinstance(memory, CoreFile):
         found.warnings.extend(memory.files.warnings)
     found.warnings.extend(
-        f"{file} is newer than the {'process' if is_number(target) else 'core'}: lines of it may be others than those "
+        f"{file} is newer than the {'process' if is_process else 'core'}: lines of it may be others than those "
         "that run"
         for file in sources.newer
     )
     if not steady:
         found.warnings.append("JIT code came or went while it was read: some of this may be out of date")
-    return found
+    return jits.name, found
+
+
+def _nothing(jits: Jits, target: Target) -> JitunwindError:
+    """Why there is nothing to explain."""
+    if jits.problem is not None:
+        return jits.problem
+    switched = jits.telling(Switched)
+    hint = "the JIT is on, and nothing has become hot: let it run longer"
+    if switched is not None and switched.is_on() is False:
+        hint = "this Python's JIT is off, or it has none: PYTHON_JIT=1 turns it on"
+    return NothingToExplain(f"no JIT code in {target.text}", hint)
 
 
 def _read_dump(
-    target: str, region: str | None, names: Sequence[str], whole: bool, note: Note
+    target: Target, region: str | None, names: Sequence[str], whole: bool, note: Note
 ) -> tuple[str, _Found]:
-    """The dump's version of CPython, and its regions. BadDump."""
-    dump = load(Path(target))
+    """The name of the dump's JITs, and its code. BadDump."""
+    dump = load(target.path)
     if not dump.codes:
-        raise NothingToExplain(f"no JIT code in {target}", "take another dump: jitunwind dump PID -o FILE")
-    tables = _tables(dump.architecture, names, lambda: from_dump(dump.architecture, dump))
-    explainer = Explainer(OfDump(dump), tables, Sources(owner_of(Path(target))))
-    return dump.version, _explained(explainer, explainer.listed(note), region, names, whole, note)
+        raise NothingToExplain(
+            f"no JIT code in {target.text}", "take another dump: jitunwind dump PID -o FILE"
+        )
+    arch = dump.architecture
+    tables = tables_named(names, arch, lambda: from_dump(arch, dump), (Published.name,))
+    explainer = Explainer(OfDump(dump), tables, Sources(owner_of(target.path)))
+    return dump.name, _explained(explainer, explainer.listed(note), region, names, whole, note)
 
 
 def _explained(
@@ -231,40 +205,6 @@ def _explained(
         summary_of(explainer.arch, explained, names),
         list(dict.fromkeys(explainer.warnings)),
     )
-
-
-def _why_nothing(regions: Regions) -> str:
-    if regions.jit_is_on() is False:
-        return "this Python's JIT is off, or it has none: PYTHON_JIT=1 turns it on"
-    return "the JIT is on, and nothing has become hot: let it run longer"
-
-
-def _tables(arch: Architecture, names: Sequence[str], published: Callable[[], Tables]) -> list[Tables]:
-    found: dict[str, Tables] = {}
-    for name in names:
-        if name == Published.name:
-            found[name] = published()
-        elif Path(name).is_file():
-            found[name] = _table_of(arch, Path(name))
-        else:
-            raise click.UsageError(f"--table {name}: neither published nor a file")
-    return list(found.values())
-
-
-def _table_of(arch: Architecture, path: Path) -> Tables:
-    """JitunwindError."""
-    hint = "--table takes an ELF object whose .eh_frame has the addresses of the process, or: published"
-    try:
-        found = from_file(arch, path)
-    except OSError as error:
-        raise JitunwindError(f"--table {path} cannot be read: {error.strerror}") from None
-    except NotElf as error:
-        raise NotElf(f"--table {error}", hint) from None
-    except MalformedFrames as error:
-        raise MalformedFrames(f"--table {path}: its .eh_frame is damaged: {error}") from None
-    if not found.encoded(()):
-        raise NothingToCheck(f"--table {path} has no .eh_frame", hint)
-    return found
 
 
 def _chosen(listed: Sequence[Listed], wanted: str | None) -> Sequence[Listed]:

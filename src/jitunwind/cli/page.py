@@ -65,6 +65,8 @@ def _header(stacks: dict[str, Any], form: Form) -> Iterator[str]:
 def _python(stacks: dict[str, Any]) -> str:
     if stacks["python"]:
         return f"CPython {stacks['python']}"
+    if stacks["others"]:
+        return f"JIT code known by {stacks['others']}"
     return "No Python" if stacks["problem_kind"] == NotPython.__name__ else "No CPython that is known"
 
 

@@ -132,10 +132,14 @@ class Code(NamedTuple):
 
 
 def code_file(
-    machine: Machine, codes: Sequence[Code], frames: Sequence[tuple[int, bytes]], note: tuple[str, bytes]
+    machine: Machine,
+    codes: Sequence[Code],
+    frames: Sequence[tuple[int, bytes]],
+    note: tuple[str, bytes],
+    other: tuple[str, bytes] | None = None,
 ) -> bytes:
     """The bytes of an ELF object that holds machine code: a `.text` for each of `codes`, an `.eh_frame` for each
-    of `frames` (address, data), and a note (its owner, what it says)."""
+    of `frames` (address, data), a note (its owner, what it says), and a section of another name (that, its bytes)."""
     if len(codes) + len(frames) > MOST_FUNCTIONS:
         raise ValueError(f"{len(codes)} pieces of code and {len(frames)} of frames; one object holds fewer")
     names, symbols = _Strings(), bytearray(_SYMBOL_SIZE)
@@ -157,6 +161,7 @@ def code_file(
         ),
         _Section(".strtab", _Type.STRTAB, bytes(names.data)),
         _Section(".note", _Type.NOTE, said),
+        *([_Section(other[0], _Type.PROGBITS, other[1])] if other is not None else []),
         _Section(".shstrtab", _Type.STRTAB),
     ]
     return _layout(machine, sections)

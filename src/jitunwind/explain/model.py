@@ -18,10 +18,10 @@ from jitunwind.explain.differences import Difference, difference
 from jitunwind.explain.jumps import Jump, in_lanes
 from jitunwind.explain.sources import Sources
 from jitunwind.explain.subjects import Subject
-from jitunwind.jits.cpython import stencils
-from jitunwind.jits.cpython.regions import JitCode
-from jitunwind.jits.cpython.uops import MicroOp, Place
+from jitunwind.jits import Code, activation_starts
+from jitunwind.jits.optional import Step
 from jitunwind.notation import Parts, parts
+from jitunwind.recover.instructions import Instructions
 from jitunwind.recover.table import NOT_REACHED
 from jitunwind.rows import WORD, Row, Unknown, UnwindTable
 from jitunwind.tables.sources import Recovered, Tables
@@ -94,7 +94,7 @@ class Listed:
     it begins with, and the threads that say that they run it now. None: that is not known."""
 
     number: int
-    code: JitCode
+    code: Code
     name: str
     micro_ops: int | None
     begin: tuple[str, int] | None = None
@@ -176,7 +176,7 @@ class Explainer:
         found = []
         for number, code in enumerate(codes):
             progress(number, len(codes))
-            name, count = subject.parts(code)[-1].name, subject.count(code)
+            name, count = subject.pieces(code)[-1].name, subject.count(code)
             found.append(Listed(number, code, name, count, subject.begin(code), subject.threads(code)))
         return found
 
@@ -186,16 +186,16 @@ class Explainer:
         size = min(code.size, LARGEST_EXPLAINED)
         table = self._recovered.of(code)
         reader = _Reader(self, code, table)
-        blocks = [reader.block(0, code.shim_size, _SHIM, "", None)] if code.shim_size else []
-        begin = code.shim_size
-        pieces = self._subject.pieces(code)
+        blocks = [reader.block(0, code.gate_size, _SHIM, "", None)] if code.gate_size else []
+        begin = code.gate_size
+        pieces = self._subject.steps(code)
         if isinstance(pieces, Unknown):
             why = pieces.reason
         elif pieces[-1].end > size:
             why = f"it has more than {LARGEST_EXPLAINED:,} bytes"
         else:
-            for each, place, start, end in pieces:
-                blocks.append(reader.block(start, end, each.name, _detail(each), self._source(place)))
+            for step in pieces:
+                blocks.append(reader.block(step.start, step.end, step.title, step.detail, self._source(step)))
             begin = pieces[-1].end
         if why:
             blocks += self._by_lines(reader, code, begin, size)
@@ -207,7 +207,7 @@ class Explainer:
         rows = bisect_left(table.offsets, size)
         return Explained(listed, blocks, jumps, rows, why)
 
-    def _by_lines(self, reader: "_Reader", code: JitCode, begin: int, size: int) -> list[Block]:
+    def _by_lines(self, reader: "_Reader", code: Code, begin: int, size: int) -> list[Block]:
         """Without micro-ops: blocks of one Python line each, as far as the machine code itself tells lines."""
         rows = [row for row in self._subject.lines(code) if row.offset < size]
         if not rows:
@@ -219,24 +219,24 @@ class Explainer:
             blocks += reader.reached(max(row.offset, begin), end, _MICRO_OPS_UNKNOWN, source)
         return blocks
 
-    def _source(self, place: Place | None) -> Source | None:
-        if place is None or (line := place.line) is None:
+    def _source(self, step: Step) -> Source | None:
+        if step.line is None:
             return None
-        text = self._sources.line(place.code.filename, line)
-        return Source(place.code.qualname, place.code.filename, line, text, place.offset)
+        text = self._sources.line(step.file, step.line)
+        return Source(step.function, step.file, step.line, text, step.offset)
 
     def answer(
-        self, row: Row | Unknown, others: tuple[Row | Unknown, ...], shim: Row | Unknown | None
+        self, row: Row | Unknown, others: tuple[Row | Unknown, ...], gate: Row | Unknown | None
     ) -> Answer:
         """Equal ones are one object: code has few."""
-        key = (row, others, shim)
+        key = (row, others, gate)
         found = self._answers.get(key)
         if found is None:
-            found = self._answers[key] = self._make_answer(row, others, shim)
+            found = self._answers[key] = self._make_answer(row, others, gate)
         return found
 
     def _make_answer(
-        self, row: Row | Unknown, others: tuple[Row | Unknown, ...], shim: Row | Unknown | None
+        self, row: Row | Unknown, others: tuple[Row | Unknown, ...], gate: Row | Unknown | None
     ) -> Answer:
         if isinstance(row, Unknown):
             return Answer({}, row.reason, {}, {})
@@ -244,24 +244,25 @@ class Explainer:
         for tables, other in zip(self._others, others, strict=True):
             if isinstance(other, Unknown):
                 unknown[tables.name] = other.reason
-            elif (found := difference(self.arch, row, other, shim)) is not None:
+            elif (found := difference(self.arch, row, other, gate)) is not None:
                 differences[tables.name] = found
         return Answer(parts(row, self.arch), "", differences, unknown)
 
-    def others_of(self, code: JitCode) -> list[UnwindTable]:
+    def others_of(self, code: Code) -> list[UnwindTable]:
         return [tables.of(code) for tables in self._others]
 
-    def shim_row(self, code: JitCode, table: UnwindTable) -> Row | Unknown:
-        """What holds in the shim when a body returns."""
-        if not code.shim_size:
-            return self._entry_shim_row
-        shim = stencils.of(self.arch).shim(code.code)
-        assert shim is not None  # shim_size is its size
-        return table.at_return_address(shim.returns)
+    def gate_row(self, code: Code, table: UnwindTable) -> Row | Unknown | None:
+        """What holds in the gate when the code that it has called returns; None where C code itself enters it."""
+        if not code.gate_size:
+            starts = activation_starts(self.arch, (code,))
+            return None if code.start in starts else self._common_gate_row
+        entries = dict(code.entries)
+        call = Instructions(self.arch, self._decode, code.data, entries).call_of(code.gate_size)
+        return table.at_return_address(call.next) if call is not None else Unknown("its gate calls nothing")
 
     @cached_property
-    def _entry_shim_row(self) -> Row | Unknown:
-        found = self._subject.shim_row()
+    def _common_gate_row(self) -> Row | Unknown:
+        found = self._subject.gate_row()
         if isinstance(found, Unknown):
             self.warnings.append(f"{found.reason}: registers that it saves are not compared")
         return found
@@ -305,10 +306,10 @@ def _count(summary: Summary, answer: Answer, count: int) -> None:
 class _Reader:
     """Makes blocks of one region's machine code."""
 
-    def __init__(self, explainer: Explainer, code: JitCode, table: UnwindTable) -> None:
+    def __init__(self, explainer: Explainer, code: Code, table: UnwindTable) -> None:
         self._explainer, self._code, self._table = explainer, code, table
         self._others = explainer.others_of(code)
-        self._shim = explainer.shim_row(code, table)
+        self._gate = explainer.gate_row(code, table)
         self._names = explainer.names
         self._listing = known.module(explainer.arch, "listing").listing
 
@@ -341,19 +342,19 @@ class _Reader:
     def _answers(self) -> tuple[list[int], list[Answer]]:
         """What the tables say, by the offset from which it holds."""
         code, tables = self._code, [self._table, *self._others]
-        changes = sorted({0, code.shim_size, *(offset for table in tables for offset in table.offsets)})
+        changes = sorted({0, code.gate_size, *(offset for table in tables for offset in table.offsets)})
         answers = []
         for offset in changes:
             row, *others = (table.at(offset) for table in tables)
-            shim = None if offset < code.shim_size else self._shim
-            answers.append(self._explainer.answer(row, tuple(others), shim))
+            gate = None if offset < code.gate_size else self._gate
+            answers.append(self._explainer.answer(row, tuple(others), gate))
         return changes, answers
 
     def _instructions(self, start: int, end: int) -> Iterator[Instruction]:
         changes, answers = self._answers
         index, code = bisect_right(changes, start) - 1, self._code
         changes = [*changes[1:], code.size]
-        lines: Iterator[Line] = self._listing(code.code, code.start, start, end)
+        lines: Iterator[Line] = self._listing(code.data, code.start, start, end)
         for offset, size, text, jump, mentions in lines:
             while changes[index] <= offset:
                 index += 1
@@ -375,7 +376,7 @@ class _Reader:
         """The text, with the name of what is at `address`, or at the address that a constant there holds."""
         offset, text = self._relative(text, address)
         if offset is not None:
-            address = int.from_bytes(self._code.code[offset : offset + WORD], "little")
+            address = int.from_bytes(self._code.data[offset : offset + WORD], "little")
         name = self._names.get(address)
         return f"{text} <{name}>" if name else text
 
@@ -389,11 +390,3 @@ def _jumps(blocks: list[Block]) -> list[Jump]:
         for each in block.instructions
         if each.jump is not None and each.jump in shown
     )
-
-
-def _detail(each: MicroOp) -> str:
-    """What else the trace's entry holds."""
-    said = [f"oparg {each.oparg}"] if each.oparg else []
-    if each.operand:
-        said.append(f"operand {each.operand:#x}")
-    return ", ".join(said)

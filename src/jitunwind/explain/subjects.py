@@ -1,33 +1,23 @@
-"""What there is to explain: the JIT code of a process (live, or in a core), or of a dump, which is machine code and
+"""What there is to explain: the code of a process's JITs (live, or in a core), or of a dump, which is machine code and
 no more. `model` asks one of these, and knows no other source."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
-
-from elftools.common.exceptions import ELFError
+from typing import Protocol
 
 from jitunwind.arch import Architecture, known
-from jitunwind.errors import CorruptState, JitunwindError, UnreadableMemory
-from jitunwind.jits.cpython.dump import Dump
-from jitunwind.jits.cpython.frames import running_executors
-from jitunwind.jits.cpython.regions import JitCode, Regions
-from jitunwind.jits.cpython.uops import MicroOp, MicroOps, Place
+from jitunwind.errors import UnreadableMemory
+from jitunwind.jits import Code, codes_of
+from jitunwind.jits.dump import Dump
+from jitunwind.jits.known import Jits
+from jitunwind.jits.optional import Step, Traced
 from jitunwind.recover.instructions import Instructions
 from jitunwind.region import Line, Region
 from jitunwind.rows import Row, Unknown, UnwindTable
-from jitunwind.tables.sources import shim_table, shim_table_in
+from jitunwind.tables.sources import gate_table, gate_table_in
 
-_NO_SHIM = Unknown("this interpreter's _PyJIT_Entry is not to be found")
+_NO_GATE = Unknown("what C code enters this code by is not to be found")
 _ONLY_CODE = Unknown("a dump has machine code, and no micro-ops")
-
-
-class Piece(NamedTuple):
-    """A micro-op, the bytecode instruction that it is part of, and its machine code: [start, end) in the region."""
-
-    micro_op: MicroOp
-    place: Place | None
-    start: int
-    end: int
+_NO_STEPS = Unknown("its JIT does not tell what it made the code of")
 
 
 class Subject(Protocol):
@@ -38,84 +28,72 @@ class Subject(Protocol):
     @property
     def names(self) -> Mapping[int, str]: ...
 
-    def codes(self) -> Sequence[JitCode]:
-        """All regions, by rising address."""
+    def codes(self) -> Sequence[Code]:
+        """All there is, by rising address."""
 
-    def parts(self, jit_code: JitCode) -> list[Region]:
-        """A region's shim, where it has one of its own, and its body."""
+    def pieces(self, code: Code) -> Sequence[Region]:
+        """The code's own gate, where it has one, and the rest."""
 
-    def count(self, code: JitCode) -> int | None:
-        """How many micro-ops a region was compiled from, if that is known."""
+    def count(self, code: Code) -> int | None:
+        """How many operations (CPython: micro-ops) code was compiled from, if that is known."""
 
-    def begin(self, code: JitCode) -> tuple[str, int] | None:
-        """The file and the line of Python with which a region begins, if they are known."""
+    def begin(self, code: Code) -> tuple[str, int] | None:
+        """The file and the line of the source with which code begins, if they are known."""
 
-    def threads(self, code: JitCode) -> tuple[int, ...] | None:
-        """The threads (native ids) that say of themselves that they run a region; None where nobody was asked."""
+    def threads(self, code: Code) -> tuple[int, ...] | None:
+        """The threads (native ids) that say of themselves that they run code; None where nobody was asked."""
 
-    def pieces(self, code: JitCode) -> list[Piece] | Unknown:
-        """A region's micro-ops, one behind the other."""
+    def steps(self, code: Code) -> list[Step] | Unknown:
+        """Its operations, one behind the other."""
 
-    def lines(self, code: JitCode) -> list[Line]:
-        """The Python lines that a region's machine code tells by itself."""
+    def lines(self, code: Code) -> Sequence[Line]:
+        """The lines of the source that the code tells by itself."""
 
-    def shim_row(self) -> Row | Unknown:
-        """What holds in the one shim of all bodies while it has called one; that there is one is known."""
+    def gate_row(self) -> Row | Unknown:
+        """What holds in the one gate of all code while it has called some; that there is one is known."""
 
 
 class OfProcess:
     """JIT code in a process."""
 
-    def __init__(self, regions: Regions) -> None:
-        self._regions, self._micro_ops = regions, MicroOps(regions)
-        self._running = running_executors(regions.memory, regions.layout)
-        self.architecture = regions.memory.architecture
-        self.names = regions.memory.names()
-        self.parts = regions.parts
-        self.lines = regions.lines
+    def __init__(self, jits: Jits) -> None:
+        self._jits = jits
+        self.architecture = jits.architecture
+        self.names = jits.memory.names()
+        self.pieces = jits.pieces
+        self.lines = jits.lines
 
-    def codes(self) -> list[JitCode]:
-        return [code for code in map(self._regions.find, self._regions.starts) if code is not None]
+    def codes(self) -> list[Code]:
+        return codes_of(self._jits)
 
-    def count(self, code: JitCode) -> int | None:
+    def count(self, code: Code) -> int | None:
+        traced = self._jits.teller(code, Traced)
+        return traced.count(code) if traced is not None else None
+
+    def begin(self, code: Code) -> tuple[str, int] | None:
+        traced = self._jits.teller(code, Traced)
+        if traced is not None:
+            return traced.begin(code)
+        first = next(iter(self.lines(code)), None)
+        return (first.filename, first.line) if first is not None else None
+
+    def threads(self, code: Code) -> tuple[int, ...] | None:
+        traced = self._jits.teller(code, Traced)
+        return traced.threads(code) if traced is not None else None
+
+    def steps(self, code: Code) -> list[Step] | Unknown:
+        traced = self._jits.teller(code, Traced)
+        return traced.steps(code) if traced is not None else _NO_STEPS
+
+    def gate_row(self) -> Row | Unknown:
+        gate, memory = next(iter(self._jits.gates()), None), self._jits.memory
+        if gate is None:
+            return _NO_GATE
         try:
-            return self._micro_ops.count(code)
-        except (UnreadableMemory, CorruptState):
-            return None
-
-    def begin(self, code: JitCode) -> tuple[str, int] | None:
-        try:
-            place = self._micro_ops.begin(code)
-        except (UnreadableMemory, CorruptState):
-            place = None
-        if place is not None and (line := place.line) is not None:
-            return place.code.filename, line
-        lines = self._regions.lines(code)
-        return (lines[0].filename, lines[0].line) if lines else None
-
-    def threads(self, code: JitCode) -> tuple[int, ...] | None:
-        return tuple(self._running.get(code.executor, ()))
-
-    def pieces(self, code: JitCode) -> list[Piece] | Unknown:
-        try:
-            trace = self._micro_ops.trace(code)
-            offsets = self._micro_ops.offsets(code, trace)
-            if isinstance(offsets, Unknown):
-                return offsets
-            places = self._micro_ops.places(code, trace)
-        except (UnreadableMemory, CorruptState) as error:
-            return Unknown(str(error))
-        return [Piece(*each) for each in zip(trace, places, offsets, offsets[1:], strict=False)]
-
-    def shim_row(self) -> Row | Unknown:
-        shim, memory = self._regions.entry_shim, self._regions.memory
-        if shim is None:
-            return _NO_SHIM
-        try:
-            code = memory.checked_read(shim.start, shim.size)
-            return _row_at_call(self.architecture, shim_table(self.architecture, shim, memory), code)
-        except (JitunwindError, ELFError, OSError, StopIteration) as error:
-            return Unknown(f"the unwind information of _PyJIT_Entry: {error}")
+            code = memory.checked_read(gate.start, gate.size)
+        except UnreadableMemory as error:
+            return Unknown(f"the code of {gate.name}: {error}")
+        return _row_at_call(self.architecture, gate_table(self.architecture, gate, memory), code)
 
 
 class OfDump:
@@ -125,37 +103,34 @@ class OfDump:
         self._dump = dump
         self.architecture = dump.architecture
         self.names: dict[int, str] = {}
-        self.parts = dump.parts
+        self.pieces = dump.pieces
+        self.lines = dump.lines
 
-    def codes(self) -> list[JitCode]:
+    def codes(self) -> list[Code]:
         return self._dump.codes
 
-    def count(self, code: JitCode) -> int | None:
+    def count(self, code: Code) -> int | None:
         return None
 
-    def begin(self, code: JitCode) -> tuple[str, int] | None:
+    def begin(self, code: Code) -> tuple[str, int] | None:
         return None
 
-    def threads(self, code: JitCode) -> tuple[int, ...] | None:
+    def threads(self, code: Code) -> tuple[int, ...] | None:
         return None
 
-    def pieces(self, code: JitCode) -> list[Piece] | Unknown:
+    def steps(self, code: Code) -> list[Step] | Unknown:
         return _ONLY_CODE
 
-    def lines(self, code: JitCode) -> list[Line]:
-        return []
-
-    def shim_row(self) -> Row | Unknown:
-        if self._dump.entry_shim is None:
-            return _NO_SHIM
-        try:
-            table = shim_table_in(self.architecture, self._dump.entry_shim, self._dump.frames)
-            return _row_at_call(self.architecture, table, self._dump.shim_code)
-        except JitunwindError as error:
-            return Unknown(f"the unwind information of _PyJIT_Entry: {error}")
+    def gate_row(self) -> Row | Unknown:
+        if self._dump.gate is None:
+            return _NO_GATE
+        table = gate_table_in(self.architecture, self._dump.gate, self._dump.frames)
+        return _row_at_call(self.architecture, table, self._dump.gate_code)
 
 
-def _row_at_call(arch: Architecture, table: UnwindTable, shim: bytes) -> Row | Unknown:
-    """The row for the caller of a body, in the shim's code `shim`: it has one indirect call."""
-    call = Instructions(arch, known.decoder(arch), shim, {0: arch.at_entry(arch.platform)}).call_of(None)
+def _row_at_call(arch: Architecture, table: UnwindTable | Unknown, gate: bytes) -> Row | Unknown:
+    """The row for the caller of code, in its gate, which has one indirect call."""
+    if isinstance(table, Unknown):
+        return table
+    call = Instructions(arch, known.decoder(arch), gate, {0: arch.at_entry(arch.platform)}).call_of(None)
     return table.at(call.offset) if call is not None else Unknown("it calls nothing")

@@ -13,7 +13,8 @@ from jitunwind.arch import Architecture
 from jitunwind.gdbplugin.decoding import disassembler, name_of_decoder
 from jitunwind.gdbplugin.session import Session, session
 from jitunwind.gdbplugin.symbols import synchronize
-from jitunwind.jits.cpython.regions import JitCode, Regions
+from jitunwind.jits import Code, codes_of
+from jitunwind.jits.known import Jits
 from jitunwind.rows import Row, Unknown, UnwindTable
 
 _MOST_SHOWN = 10
@@ -33,35 +34,30 @@ class _InfoJitRegions(gdb.Command):
     def invoke(self, argument: str, from_tty: bool) -> None:
         if argument.strip() not in ("", "--json"):
             raise gdb.GdbError(f"info jit-regions takes --json, or nothing; not {argument.strip()}.")
-        _, regions = _known()
+        _, jits = _known()
         synchronize(everything=True)
-        parts = [
-            part
-            for start in regions.starts
-            if (jit_code := regions.find(start)) is not None
-            for part in regions.parts(jit_code)
-        ]
+        pieces = [(piece, code.owner) for code in codes_of(jits) for piece in jits.pieces(code)]
         if argument.strip() == "--json":
             listed: list[dict[str, Any]] = [
                 {
-                    "start": f"{part.start:#x}",
-                    "size": part.size,
-                    "kind": str(part.kind),
-                    "name": part.name,
-                    "executor": f"{part.executor:#x}" if part.executor else None,
+                    "start": f"{piece.start:#x}",
+                    "size": piece.size,
+                    "kind": str(piece.kind),
+                    "name": piece.name,
+                    "executor": f"{owner:#x}" if owner else None,
                 }
-                for part in parts
+                for piece, owner in pieces
             ]
             gdb.write(json.dumps(listed) + "\n")
             return
-        if not parts:
+        if not pieces:
             gdb.write("No JIT code.\n")
         else:
             gdb.write(f"{'Start':<18} {'Size':>8}  {'Executor':<18} Name\n")
-        for part in parts:
-            executor = f"{part.executor:#x}" if part.executor else "-"
-            gdb.write(f"{part.start:#018x} {part.size:>8}  {executor:<18} {part.name}\n")
-        for warning in regions.warnings:
+        for piece, owner in pieces:
+            executor = f"{owner:#x}" if owner else "-"
+            gdb.write(f"{piece.start:#018x} {piece.size:>8}  {executor:<18} {piece.name}\n")
+        for warning in jits.warnings:
             gdb.write(f"warning: {warning}\n")
 
 
@@ -75,30 +71,29 @@ class _JitRows(gdb.Command):
         super().__init__("jit-rows", gdb.COMMAND_STACK)
 
     def invoke(self, argument: str, from_tty: bool) -> None:
-        current, regions = _known()
+        current, jits = _known()
         first, _, rest = argument.strip().partition(" ")
         is_all = first == _ALL
         pc = _address(rest.strip() if is_all else argument.strip())
-        jit_code = regions.find(pc)
-        if jit_code is None:
+        code = jits.find(pc)
+        if code is None:
             raise gdb.GdbError(f"No JIT code at {pc:#x}: info jit-regions lists where there is some.")
-        table = current.table(jit_code)
-        part = next(part for part in regions.parts(jit_code) if pc in part)
-        gdb.write(
-            f"{part.name}: {part.size} bytes at {part.start:#x}; decoded by {name_of_decoder(regions.arch)}\n"
-        )
-        lines = _lines(table, jit_code)
-        shown = list(lines) if is_all else _around(pc - jit_code.start, lines)
+        table = current.table(code)
+        part = next(piece for piece in jits.pieces(code) if pc in piece)
+        decoder = name_of_decoder(jits.architecture)
+        gdb.write(f"{part.name}: {part.size} bytes at {part.start:#x}; decoded by {decoder}\n")
+        lines = _lines(table, code)
+        shown = list(lines) if is_all else _around(pc - code.start, lines)
         row: Row | Unknown | None = None
         for line in shown:
             if line.row is not row:
                 row = line.row
-                gdb.write(f"{describe(row, regions.arch)}\n")
-            address = jit_code.start + line.offset
+                gdb.write(f"{describe(row, jits.architecture)}\n")
+            address = code.start + line.offset
             mark = "=>" if address == pc else "  "
             gdb.write(f"{mark} {address:#x} <+{address - part.start}>:\t{line.text}\n")
         if not is_all:
-            for example, meaning in notation.legend(regions.arch):
+            for example, meaning in notation.legend(jits.architecture):
                 gdb.write(f"({example}: {meaning})\n")
             gdb.write(f"(jit-rows {_ALL} shows the rows of the whole region)\n")
         for what, count in current.counts.items():
@@ -113,9 +108,9 @@ class _Line(NamedTuple):
     row: Row | Unknown
 
 
-def _lines(table: UnwindTable, jit_code: JitCode) -> Iterator[_Line]:
+def _lines(table: UnwindTable, code: Code) -> Iterator[_Line]:
     """The instructions of JIT code; of a stretch that has no row, one line in their place."""
-    disassemble = disassembler(jit_code.start)
+    disassemble = disassembler(code.start)
     for start, end, row in table.spans():
         if isinstance(row, Unknown):
             yield _Line(start, f"{end - start} bytes", row)
@@ -135,15 +130,15 @@ def _around(offset: int, lines: Iterable[_Line]) -> list[_Line]:
     return list(before)
 
 
-def _known() -> tuple[Session, Regions]:
-    """The selected inferior and its JIT code. GdbError where there is none."""
+def _known() -> tuple[Session, Jits]:
+    """The selected inferior and its JITs. GdbError where none is known."""
     if not gdb.selected_inferior().threads():
         raise gdb.GdbError("There is no process: run a program, attach to a process or open a core first.")
     current = session()
-    regions = current.regions()
-    if regions is None:
+    jits = current.jits()
+    if jits is None or (jits.problem is not None and not jits.has_code()):
         raise gdb.GdbError(f"No JIT code is known: {current.problem}")
-    return current, regions
+    return current, jits
 
 
 def _address(text: str) -> int:

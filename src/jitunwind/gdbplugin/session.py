@@ -1,4 +1,4 @@
-"""What the plugin knows of each inferior: its CPython, its JIT code now, and the tables recovered from it.
+"""What the plugin knows of each inferior: its JITs, their code now, and the tables recovered from it.
 
 GDB's events say when to forget: nothing found before the process ran on is used unchecked afterwards.
 """
@@ -11,13 +11,10 @@ import gdb
 
 from jitunwind.arch import Architecture
 from jitunwind.arch.known import ARCHITECTURES, of_bfd_name
-from jitunwind.errors import JitunwindError
 from jitunwind.gdbplugin.decoding import decoder_of
 from jitunwind.gdbplugin.inferior import Inferior
-from jitunwind.jits.cpython.discovery import read_layout
-from jitunwind.jits.cpython.layout import Layout
-from jitunwind.jits.cpython.regions import JitCode, Regions
-from jitunwind.jits.cpython.unmapped import UnmappedRegions
+from jitunwind.jits import Code
+from jitunwind.jits.known import Jits
 from jitunwind.recover.table import recover
 from jitunwind.rows import UnwindTable
 
@@ -30,12 +27,9 @@ class Session:
 
     memory: Inferior
     architecture: str
-    layout: Layout | None = None
-    problem: str = ""
-    """Why there is no layout, if there is none."""
-    problem_kind: str = ""
-    """The name of the error that says so."""
-    _regions: Regions | None = None
+    unfit: str = ""
+    """Why nothing can be known of it, if so."""
+    _jits: Jits | None = None
     _stale: bool = True
     _tables: dict[tuple[int, bytes], UnwindTable] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
@@ -46,27 +40,45 @@ class Session:
         self._stale = True
         self.memory.forget()
 
-    def regions(self) -> Regions | None:
-        """The JIT code of the process now; None where there is no CPython that is known."""
-        if self.layout is None:
+    def jits(self) -> Jits | None:
+        """The JITs of the process now; None where nothing can be known of it."""
+        if self.unfit:
             return None
         if self._stale:
             self._stale = False
-            if self._regions is None or not self._regions.still_true():
-                kind = Regions if self.memory.knows_anonymous else UnmappedRegions
-                self._regions = kind(self.memory, self.layout)
-        return self._regions
+            if self._jits is None:
+                arch = self.memory.architecture
+                self._jits = Jits(self.memory, lambda start: decoder_of(arch, start))
+            elif not self._jits.is_current():
+                self._jits = self._jits.renewed()
+        return self._jits
 
-    def table(self, jit_code: JitCode) -> UnwindTable:
-        """The unwind table of an executor's machine code, recovered once."""
-        key = (jit_code.start, jit_code.code)
+    @property
+    def problem(self) -> str:
+        """Why CPython's JIT is not known, if it is not."""
+        jits = self.jits()
+        return self.unfit if jits is None else str(jits.problem or "")
+
+    def is_without_cpython(self) -> bool:
+        """Whether none was found when somebody last looked."""
+        return bool(self.unfit) or (self._jits is not None and self._jits.problem is not None)
+
+    @property
+    def problem_kind(self) -> str:
+        """The name of the error that says so."""
+        jits = self.jits()
+        return "" if jits is None or jits.problem is None else type(jits.problem).__name__
+
+    def table(self, code: Code) -> UnwindTable:
+        """The unwind table of JIT code, recovered once."""
+        key = (code.start, code.data)
         table = self._tables.get(key)
         if table is None:
             if len(self._tables) >= MOST_TABLES:
                 self._tables.clear()
             arch = self.memory.architecture
-            decode = decoder_of(arch, jit_code.start)
-            table = self._tables[key] = recover(arch, jit_code.code, decode, jit_code.entries(arch))
+            decode = decoder_of(arch, code.start)
+            table = self._tables[key] = recover(arch, code.data, decode, dict(code.entries))
         return table
 
     def count(self, what: str) -> None:
@@ -92,19 +104,12 @@ def _open(inferior: gdb.Inferior) -> Session:
     except gdb.error as error:
         failed = f"GDB says: {error}"
     arch = of_bfd_name(name)
-    opened = Session(Inferior(inferior, arch or next(iter(ARCHITECTURES.values()))), name, problem=failed)
+    opened = Session(Inferior(inferior, arch or next(iter(ARCHITECTURES.values()))), name, unfit=failed)
     if failed:
         return opened
     if arch is None:
         known = " and ".join(each.bfd_name for each in ARCHITECTURES.values())
-        opened.problem = f"its architecture is {name}; known are {known}"
-        return opened
-    try:
-        opened.layout = read_layout(opened.memory)
-    except JitunwindError as error:
-        opened.problem, opened.problem_kind = str(error), type(error).__name__
-    except gdb.error as error:
-        opened.problem = f"GDB says: {error}"
+        opened.unfit = f"its architecture is {name}; known are {known}"
     return opened
 
 
@@ -128,7 +133,7 @@ def _forget_failed(event: object) -> None:
     """Another file has come: a process that was no CPython may be one now."""
     for number, each in list(_sessions.items()):
         each.ran()
-        if each.layout is None:
+        if each.is_without_cpython():
             del _sessions[number]
 
 

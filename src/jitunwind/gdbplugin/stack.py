@@ -5,25 +5,25 @@ no symbol file is made. `report()` gives the JSON of `bt --json`, without colour
 """
 
 import os
-from collections.abc import Iterable, Iterator
-from itertools import chain
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import gdb
 import gdb.unwinder
 
-from jitunwind.gdbplugin.python_threads import states_by_thread
 from jitunwind.gdbplugin.session import Session, is_general, name_of, session, watch
 from jitunwind.gdbplugin.unwinder import JitUnwinder
-from jitunwind.jits.cpython.frames import Stretch, frame_at, gil_states, nearest, stretches_from
-from jitunwind.jits.cpython.objects import CodeObject
-from jitunwind.jits.cpython.regions import ENTRY_NAME, JitCode, Regions
+from jitunwind.jits import Code
+from jitunwind.jits.known import UNKNOWN_NAME
+from jitunwind.jits.optional import EntersByCall, Interpreted, Positions, ReadRegister, SourceRun, Switched
 from jitunwind.region import RegionKind
 
 MOST_FRAMES = 100_000
 _MASK = 0xFFFFFFFFFFFFFFFF
 
 Frame = dict[str, Any]
+_Described = dict[str, Any]
+"""Of a frame: kind, name, function, trace, inlined, file, line and region."""
 
 
 def install() -> None:
@@ -42,6 +42,9 @@ def report(only_thread: int | None, with_python: bool, with_registers: bool = Tr
     inferior = gdb.selected_inferior()
     threads = sorted((t for t in inferior.threads() if t.is_valid()), key=lambda t: t.num)
     listed, complete = [], True
+    jits = current.jits()
+    interpreted = jits.telling(Interpreted) if jits is not None else None
+    switched = jits.telling(Switched) if jits is not None else None
     stacks = _Stacks(current, with_registers)
     for thread in threads:
         tid = thread.ptid[1] or thread.ptid[0]
@@ -51,30 +54,35 @@ def report(only_thread: int | None, with_python: bool, with_registers: bool = Tr
         frames, whole = stacks.of_selected_thread()
         complete = complete and whole
         listed.append({"tid": tid, "name": thread.name or "", "state": None, "gil": None, "frames": frames})
-    _add_python(current, listed, with_python)
+    if interpreted is not None:
+        _add_python(current, interpreted, listed, with_python)
     for each in listed:
         for index, frame in enumerate(each["frames"]):
             frame["index"] = index
-    regions = current.regions()
     warnings = [f"unknown, {count} times: {what}" for what, count in current.counts.items()]
-    warnings += regions.warnings if regions is not None else []
+    warnings += jits.warnings if jits is not None else []
     return {
         "pid": inferior.pid,
         "core": current.memory.core_file,
-        "python": current.layout.version_text if current.layout else None,
+        "python": interpreted.version_text if interpreted is not None else None,
+        "others": jits.name if jits is not None and interpreted is None and jits.has_code() else "",
         "threads": listed,
         "complete": complete and bool(listed),
         "warnings": warnings,
         "problem": current.problem,
         "problem_kind": current.problem_kind,
-        "jit": regions.jit_is_on() if regions is not None else None,
-        "jit_code": regions is not None and (_any_jit(listed) or bool(regions.starts)),
+        "jit": switched.is_on() if switched is not None else None,
+        "jit_code": jits is not None and (_any_jit(listed) or jits.has_code()),
         "tids": [thread.ptid[1] or thread.ptid[0] for thread in threads],
     }
 
 
 def _any_jit(threads: list[dict[str, Any]]) -> bool:
-    return any(frame["kind"] in ("jit", "shim") for thread in threads for frame in thread["frames"])
+    return any(
+        frame["kind"] in ("jit", "shim") and frame["name"] != UNKNOWN_NAME
+        for thread in threads
+        for frame in thread["frames"]
+    )
 
 
 class _Stacks:
@@ -83,28 +91,28 @@ class _Stacks:
 
     def __init__(self, current: Session, with_registers: bool) -> None:
         self._current = current
-        self._regions = current.regions()
-        arch = current.memory.architecture
+        self._jits = current.jits()
+        self._arch = arch = current.memory.architecture
         self._stack_pointer = name_of(arch.stack_pointer, arch)
         kept = arch.callee_saved if with_registers else ()
         self._registers = [name_of(register, arch) for register in kept if is_general(register, arch)]
         self._is_code: dict[int, bool] = {}
         self._native: dict[tuple[int, bool], _Described] = {}
-        self._jit: dict[tuple[int, bool], _InJit] = {}
+        self._code: dict[tuple[int, bool], Code | None] = {}
 
     def of_selected_thread(self) -> tuple[list[Frame], bool]:
         """The frames of the selected thread, and whether the last one is the outermost there is."""
         count = self._current.count
         frames: list[Frame] = []
         frame = gdb.newest_frame()
-        below_jit, is_exact = False, True
+        below: Code | None = None
+        is_exact = True
         while frame is not None and len(frames) < MOST_FRAMES:
             pc = frame.pc() & _MASK
             if frames and not self._can_be_returned_to(pc):  # GDB guesses, where it has no rules
                 count(f"the caller of {frames[-1]['pc']} is not known: GDB says {pc:#x}, no code")
                 return frames, False
-            described = self._describe(frame, pc, below_jit, is_exact)
-            below_jit = described["kind"] == "jit"
+            described, below = self._describe(frame, pc, below, is_exact)
             # So is what a signal has interrupted, and what the compiler has inlined a frame into that is.
             kind = frame.type()
             is_exact = kind == gdb.SIGTRAMP_FRAME or (is_exact and kind == gdb.INLINE_FRAME)
@@ -130,67 +138,83 @@ class _Stacks:
             found = self._is_code[address] = _is_code(self._current, address)
         return found
 
-    def _describe(self, frame: gdb.Frame, pc: int, below_jit: bool, is_exact: bool) -> Frame:
-        """`is_exact`: the frame is at `pc`, rather than at the call before it."""
+    def _describe(
+        self, frame: gdb.Frame, pc: int, below: Code | None, is_exact: bool
+    ) -> tuple[Frame, Code | None]:
+        """The frame, and its code where that is a JIT's, but no gate. `is_exact`: the frame is at `pc`, rather than at
+        the call before it. `below`: that of the frame that it has called."""
         sp = _register(frame, self._stack_pointer) or 0
         described: Frame = {"index": 0, "pc": f"{pc:#x}", "sp": f"{sp:#x}"}
-        found = self._jit_at(pc, is_exact)
-        if found is not None:
-            described.update(found.described)
-            if found.described["kind"] == RegionKind.JIT:
-                self._function_of(frame, found, described, is_exact)
+        code = self._code_at(pc, is_exact)
+        if code is not None:
+            described.update(self._piece_at(code, pc if is_exact else pc - 1))
+            if described["kind"] == RegionKind.JIT:
+                described.update(self._position_of(frame, code, pc, is_exact))
+            else:
+                code = None
         else:
             described.update(self._native_at(frame, pc, is_exact))
-            if below_jit:
-                self._name_shim(pc, described)
+            if below is not None:
+                self._name_gate(pc, below, described)
         values = {name: _register(frame, name) for name in self._registers}
         described["registers"] = {name: f"{value:#x}" for name, value in values.items() if value is not None}
-        return described
+        return described, code
 
-    def _jit_at(self, pc: int, is_exact: bool) -> "_InJit | None":
-        """What is known of JIT code at `pc`; None, if there is none."""
-        regions = self._regions
-        if regions is None or not regions.meets(pc):
+    def _code_at(self, pc: int, is_exact: bool) -> Code | None:
+        """The JIT code of a frame at `pc`; None, if it is not in any."""
+        jits = self._jits
+        if jits is None or not jits.may_hold(pc):
             return None
-        found = self._jit.get((pc, is_exact))
-        if found is None:
-            jit_code = regions.find(pc)
-            if jit_code is None:
-                return None
-            found = self._jit[pc, is_exact] = _of_jit_code(regions, jit_code, pc, is_exact)
-        return found
+        key = (pc, is_exact)
+        if key not in self._code:
+            found = jits.find(pc)
+            if found is None and not is_exact:  # the call is the last of its code
+                found = jits.find(pc - 1)
+            self._code[key] = found
+        return self._code[key]
 
-    def _function_of(self, frame: gdb.Frame, found: "_InJit", described: Frame, is_exact: bool) -> None:
-        """Which function runs in JIT code, and where. At a call the interpreter's frame is up to date: its
-        instruction pointer says the line."""
-        regions = self._regions
-        if regions is None:
-            return
-        code = found.runs
-        read = regions.memory, regions.layout, regions.objects
-        address = (
-            _register(frame, name_of(regions.layout.record.frame_registers[regions.arch.name], regions.arch))
-            or 0
+    def _piece_at(self, code: Code, address: int) -> _Described:
+        assert self._jits is not None
+        pieces = self._jits.pieces(code)
+        piece = next((piece for piece in pieces if address in piece), pieces[0])
+        return _described(
+            str(piece.kind), piece.name, region={"start": f"{piece.start:#x}", "size": piece.size}
         )
-        if not is_exact and address:
-            python = frame_at(*read, address)
-            if python is not None and python.line is not None:
-                code = python.code
-                described.update(function=code.qualname, file=code.filename, line=python.line)
-        if code is not None and found.owner is not None and not _same(code, found.owner):
-            described["inlined"] = any(_same(caller, found.owner) for caller in nearest(*read, address))
 
-    def _name_shim(self, pc: int, described: Frame) -> None:
-        """The caller of JIT code is 3.15's shim, which is the interpreter's own code."""
-        regions = self._regions
-        if regions is None or regions.layout.executor.shim_in_region:
-            return
-        shim = regions.entry_shim
-        if shim is None or pc in shim:
-            described.update(kind="shim", name=ENTRY_NAME)
+    def _position_of(self, frame: gdb.Frame, code: Code, pc: int, is_exact: bool) -> _Described:
+        """Which function runs in JIT code, and where: as its JIT tells it, or else as GDB has read it."""
+        assert self._jits is not None
+        telling = self._jits.teller(code, Positions)
+        if telling is not None:
+            found = telling.position(code, pc, is_exact, self._reader(frame))
+            return {
+                "function": found.function,
+                "trace": found.trace,
+                "inlined": found.is_inlined,
+                "file": found.file,
+                "line": found.line,
+            }
+        file, line = _source_of(frame)
+        if file is None:
+            offset = (pc if is_exact else pc - 1) - code.start
+            for at in self._jits.lines(code):
+                if at.offset <= offset:
+                    file, line = at.filename, at.line
+        return {"file": file, "line": line}
+
+    def _reader(self, frame: gdb.Frame) -> ReadRegister:
+        return lambda register: _register(frame, name_of(register, self._arch))
+
+    def _name_gate(self, pc: int, below: Code, described: Frame) -> None:
+        """The caller of JIT code is a gate, if that is not C code's own convention: code of a file."""
+        assert self._jits is not None
+        entering, gate = self._jits.teller(below, EntersByCall), self._jits.gate_at(pc)
+        name = entering.gate_name if entering is not None and not entering.gates() else None
+        if gate is not None or name is not None:
+            described.update(kind="shim", name=gate.name if gate is not None else name)
             described.pop("unnamed", None)
-        if shim is not None and pc in shim:
-            described["region"] = {"start": f"{shim.start:#x}", "size": shim.size}
+        if gate is not None:
+            described["region"] = {"start": f"{gate.start:#x}", "size": gate.size}
 
     def _native_at(self, frame: gdb.Frame, pc: int, is_exact: bool) -> "_Described":
         if frame.type() != gdb.NORMAL_FRAME:  # functions that the compiler has inlined share an address
@@ -198,32 +222,14 @@ class _Stacks:
         found = self._native.get((pc, is_exact))
         if found is None:
             found = self._native[pc, is_exact] = _of_native_code(self._current, frame, pc)
-            if frame.name() is None:
+            if frame.name() is None and found["kind"] == "native":
                 found["unnamed"] = _place_in_file(self._current, pc, pc if is_exact else pc - 1)
         return found
-
-
-_Described = dict[str, Any]
-"""Of a frame: kind, name, function, trace, inlined, file, line and region."""
-
-
-class _InJit(NamedTuple):
-    """What is known of an address in JIT code; the code object that the trace was made for, and the one that runs
-    there."""
-
-    described: _Described
-    owner: CodeObject | None
-    runs: CodeObject | None
 
 
 def _described(kind: str, name: str, **known: Any) -> _Described:
     nothing = {"function": None, "trace": None, "inlined": False, "file": None, "line": None, "region": None}
     return {"kind": kind, "name": name, **nothing, **known}
-
-
-def _same(one: CodeObject, other: CodeObject) -> bool:
-    """Whether both are of the same function, to a reader."""
-    return (one.qualname, one.filename) == (other.qualname, other.filename)
 
 
 def _is_code(current: Session, address: int) -> bool:
@@ -234,32 +240,25 @@ def _is_code(current: Session, address: int) -> bool:
     return mapping is not None and mapping.executable
 
 
-def _of_jit_code(regions: Regions, jit_code: JitCode, pc: int, is_exact: bool) -> _InJit:
-    part = next(part for part in regions.parts(jit_code) if pc in part)
-    region = {"start": f"{part.start:#x}", "size": part.size}
-    described = _described(str(part.kind), part.name, region=region)
-    if part.kind is not RegionKind.JIT:
-        return _InJit(described, None, None)
-    owner, runs = regions.code_object(jit_code), None
-    if owner is not None:
-        described.update(function=owner.qualname, trace=owner.qualname)
-    place = regions.place(jit_code, pc if is_exact else pc - 1)
-    if place is not None:
-        runs, line = place
-        described.update(function=runs.qualname, file=runs.filename, line=line)
-    return _InJit(described, owner, runs)
-
-
 def _of_native_code(current: Session, frame: gdb.Frame, pc: int) -> _Described:
-    file = line = None
+    file, line = _source_of(frame)
+    jits, name = current.jits(), frame.name()
+    unknown = jits.unknown_piece(pc) if jits is not None and name is None else None
+    if unknown is not None:
+        region = {"start": f"{unknown.start:#x}", "size": unknown.size}
+        return _described(str(unknown.kind), unknown.name, region=region)
+    return _described("native", name or _module_offset(current, pc), file=file, line=line)
+
+
+def _source_of(frame: gdb.Frame) -> tuple[str | None, int | None]:
+    """The file and line that GDB has for a frame."""
     try:
         sal = frame.find_sal()
     except gdb.error:
         sal = None
-    if sal is not None and sal.symtab is not None and sal.line:
-        file, line = sal.symtab.filename, sal.line
-    name = frame.name() or _module_offset(current, pc)
-    return _described("native", name, file=file, line=line)
+    if sal is None or sal.symtab is None or not sal.line:
+        return None, None
+    return sal.symtab.filename, sal.line
 
 
 def _place_in_file(current: Session, pc: int, address: int) -> tuple[str, int] | None:
@@ -285,34 +284,26 @@ def _register(frame: gdb.Frame, name: str) -> int | None:
         return None
 
 
-def _add_python(current: Session, threads: list[dict[str, Any]], with_frames: bool) -> None:
-    """What CPython says of the threads: who holds the GIL, and their Python frames."""
-    layout, regions, memory = current.layout, current.regions(), current.memory
-    if layout is None:
-        return
-    holders = gil_states(memory, layout)
-    live = 0 if memory.core_file else gdb.selected_inferior().pid
+def _add_python(
+    current: Session, interpreted: Interpreted, threads: list[dict[str, Any]], with_frames: bool
+) -> None:
+    """What the interpreter says of the threads: who holds its lock, and their Python frames."""
+    live = 0 if current.memory.core_file else gdb.selected_inferior().pid
     stacks = {each["tid"]: [int(frame["sp"], 16) for frame in each["frames"]] for each in threads}
-    states = states_by_thread(memory, layout, stacks, live)
+    found = interpreted.source_threads(stacks, live, with_frames)
     for each in threads:
-        own = states.get(each["tid"], [])
-        each["gil"] = None if holders is None else any(state.address in holders for state in own)
-        if with_frames and regions is not None:
-            chains = [
-                stretches_from(memory, layout, regions.objects, state.current_frame)
-                for state in own
-                if state.current_frame
-            ]
-            each["frames"] = _interleave(each["frames"], chain.from_iterable(chains))
+        own = found[each["tid"]]
+        each["gil"] = own.holds_lock
+        each["frames"] = _interleave(each["frames"], own.runs)
 
 
-def _interleave(frames: list[Frame], stretches: Iterable[Stretch]) -> list[Frame]:
+def _interleave(frames: list[Frame], runs: list[SourceRun]) -> list[Frame]:
     """`frames` with the Python frames before the native frames that run them."""
     before: dict[int, list[Frame]] = {}
-    for stretch in stretches:
-        index = _run_by(frames, stretch)
+    for run in runs:
+        index = _run_by(frames, run)
         if index is not None:
-            before.setdefault(index, []).extend(_python_frames(stretch))
+            before.setdefault(index, []).extend(_python_frames(run))
     merged: list[Frame] = []
     for index, frame in enumerate(frames):
         merged.extend(before.get(index, ()))
@@ -320,30 +311,25 @@ def _interleave(frames: list[Frame], stretches: Iterable[Stretch]) -> list[Frame
     return merged
 
 
-def _run_by(frames: list[Frame], stretch: Stretch) -> int | None:
-    """The index of the innermost frame of the run of the interpreter loop that holds `stretch`: the loop's
+def _run_by(frames: list[Frame], run: SourceRun) -> int | None:
+    """The index of the innermost frame of the run of the interpreter loop that holds `run`: the loop's
     own, on whose stack the marker lies, or that of the JIT code it has entered."""
     for index, frame in enumerate(frames):
         above = int(frames[index + 1]["sp"], 16) if index + 1 < len(frames) else _MASK
-        if int(frame["sp"], 16) <= stretch.marker < above:
+        if int(frame["sp"], 16) <= run.marker < above:
             while index > 0 and frames[index - 1]["kind"] in ("jit", "shim"):
                 index -= 1
             return index
     return None
 
 
-def _python_frames(stretch: Stretch) -> Iterator[Frame]:
-    for frame in stretch.frames:
+def _python_frames(run: SourceRun) -> Iterator[Frame]:
+    for frame in run.frames:
+        told = _described("python", frame.function, function=frame.function, file=frame.file, line=frame.line)
         yield {
             "index": 0,
             "pc": f"{frame.instruction:#x}",
             "sp": f"{frame.address:#x}",
-            **_described(
-                "python",
-                frame.code.qualname,
-                function=frame.code.qualname,
-                file=frame.code.filename,
-                line=frame.line,
-            ),
+            **told,
             "registers": {},
         }

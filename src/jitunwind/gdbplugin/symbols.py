@@ -20,7 +20,9 @@ from jitunwind.dwarf.lines import Function
 from jitunwind.elf.image import MOST_FUNCTIONS, symbol_file
 from jitunwind.gdbplugin.inferior import OWN_FILES, Inferior, is_core
 from jitunwind.gdbplugin.session import follow, name_of, session
-from jitunwind.jits.cpython.regions import ENTRY_NAME, JitCode, Regions
+from jitunwind.jits import Code, codes_of, lines_of_piece
+from jitunwind.jits.gdbjit import GdbJit
+from jitunwind.jits.known import Jits
 from jitunwind.region import Region
 
 MOST_STACK = 1 << 26
@@ -37,24 +39,26 @@ class SymbolFile:
         self._directory = tempfile.TemporaryDirectory(prefix="jitunwind-")
         self._path: Path | None = None
         self._count = 0
-        self._loaded: dict[int, JitCode] = {}
-        self._shim: Region | None = None
-        self._has_shim: bool | None = None
-        """Whether the interpreter's own symbols have 3.15's shim: asked before these files may have it."""
+        self._loaded: dict[int, Code] = {}
+        self._gates: list[Region] = []
+        self._is_named: dict[str, bool] = {}
+        """Whether the program's own symbols have a gate of that name: asked before these files may have it."""
         self.expired = False
         """What GDB holds is of a process that has gone."""
 
-    def show(self, wanted: list[JitCode], regions: Regions) -> None:
-        """Have GDB know `wanted`, besides what it knows already and what is true still."""
-        now = {start: jit_code for start, jit_code in self._loaded.items() if regions.find(start) == jit_code}
-        now.update((jit_code.start, jit_code) for jit_code in wanted)
-        if self._has_shim is None:
-            self._has_shim = regions.memory.symbol(ENTRY_NAME) is not None
-        shim = regions.entry_shim if now and not self._has_shim else None
-        if now == self._loaded and shim == self._shim:
+    def show(self, wanted: list[Code], jits: Jits) -> None:
+        """Have GDB know `wanted`, besides what it knows already and what is true still. What a process has registered
+        through GDB's JIT interface, GDB reads itself."""
+        now = {start: code for start, code in self._loaded.items() if jits.find(start) == code}
+        now.update((code.start, code) for code in wanted if jits.teller(code, GdbJit) is None)
+        for gate in jits.gates():
+            if gate.name not in self._is_named:
+                self._is_named[gate.name] = jits.memory.symbol(gate.name) is not None
+        gates = [gate for gate in jits.gates() if now and not self._is_named[gate.name]]
+        if now == self._loaded and gates == self._gates:
             return
-        self._replace(_functions(list(now.values()), shim, regions), regions.arch)
-        self._loaded, self._shim = now, shim
+        self._replace(_functions(list(now.values()), gates, jits), jits.architecture)
+        self._loaded, self._gates = now, gates
 
     @staticmethod
     def owns(objfile: gdb.Objfile) -> bool:
@@ -67,7 +71,7 @@ class SymbolFile:
 
     def drop(self) -> None:
         """Take everything back."""
-        self._loaded, self._shim, self._has_shim, self.expired = {}, None, None, False
+        self._loaded, self._gates, self._is_named, self.expired = {}, [], {}, False
         self._remove()
 
     def _replace(self, functions: list[Function], arch: Architecture) -> None:
@@ -89,47 +93,44 @@ class SymbolFile:
         path.unlink(missing_ok=True)
 
 
-def _functions(jit_codes: list[JitCode], shim: Region | None, regions: Regions) -> list[Function]:
+def _functions(codes: list[Code], gates: list[Region], jits: Jits) -> list[Function]:
     functions = []
-    for jit_code in sorted(jit_codes, key=lambda each: each.start):
-        for part in regions.parts(jit_code):
-            functions.append(
-                Function(part.name, part.start, part.size, regions.lines_of_part(jit_code, part))
-            )
-    if shim is not None:
-        functions.append(Function(shim.name, shim.start, shim.size, []))
-    return functions
+    for code in sorted(codes, key=lambda each: each.start):
+        for piece in jits.pieces(code):
+            lines = lines_of_piece(code, piece, jits.lines(code))
+            functions.append(Function(piece.name, piece.start, piece.size, lines))
+    return [*functions, *(Function(gate.name, gate.start, gate.size, []) for gate in gates)]
 
 
-def words_into(memory: Inferior, stack_pointer: int, regions: Regions) -> set[int]:
+def words_into(memory: Inferior, stack_pointer: int, jits: Jits) -> set[int]:
     """The words between `stack_pointer` and its stack's end that point into JIT code."""
-    ranges = regions.ranges
+    ranges = jits.ranges
     if not ranges:
         return set()
     words = array("Q", memory.stack(stack_pointer & -_WORD, MOST_STACK))
     low, high = ranges[0].start, ranges[-1].end
-    return {word for word in words if low <= word < high and regions.may_hold(word)}
+    return {word for word in words if low <= word < high and jits.may_hold(word)}
 
 
-def jit_code_on_stacks() -> list[JitCode]:
+def jit_code_on_stacks() -> list[Code]:
     """The JIT code that the selected inferior's threads are in, or come back to."""
     current = session()
-    regions = current.regions()
-    if regions is None:
+    jits = current.jits()
+    if jits is None:
         return []
     words: set[int] = set()
     if not current.memory.knows_anonymous:
-        words |= {pc for pc in _walked() if regions.meets(pc)}
-    if not regions.ranges:
+        words |= {pc for pc in _walked() if jits.may_hold(pc)}
+    if not jits.ranges:
         return []
-    for pc, back, stack_pointer in _threads(regions.arch):
-        words |= words_into(current.memory, stack_pointer, regions)
-        words |= {address for address in (pc, back) if regions.meets(address)}
+    for pc, back, stack_pointer in _threads(jits.architecture):
+        words |= words_into(current.memory, stack_pointer, jits)
+        words |= {address for address in (pc, back) if jits.may_hold(address)}
     found = {}
     for word in words:
-        jit_code = regions.find(word)
-        if jit_code is not None:
-            found[jit_code.start] = jit_code
+        code = jits.find(word)
+        if code is not None:
+            found[code.start] = code
     return list(found.values())
 
 
@@ -192,17 +193,14 @@ def synchronize(everything: bool = False) -> None:
         if thread is None or not thread.is_valid() or not thread.is_stopped():
             return
         current = session()
-        regions = current.regions()
-        if regions is None:
+        jits = current.jits()
+        if jits is None:
             return
-        if everything:
-            wanted = [code for start in regions.starts if (code := regions.find(start)) is not None]
-        else:
-            wanted = jit_code_on_stacks()
+        wanted = codes_of(jits) if everything else jit_code_on_stacks()
         if wanted or number in _files:
             if number not in _files:
                 _files[number] = SymbolFile()
-            _files[number].show(wanted, regions)
+            _files[number].show(wanted, jits)
     except Exception as error:  # a damaged process must not cost the user the session
         session().count(f"{type(error).__name__}: {error}")
 
@@ -222,6 +220,8 @@ class _SyncCommand(gdb.Command):
     def invoke(self, argument: str, from_tty: bool) -> None:
         global _hook_ran
         _hook_ran = True
+        with suppress(gdb.error):  # GDB has looked at frames while the process ran, as where a thread begins
+            session().ran()
         synchronize()
 
 

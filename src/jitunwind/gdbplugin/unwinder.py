@@ -6,7 +6,8 @@ import gdb.unwinder
 from jitunwind.arch import Architecture
 from jitunwind.errors import JitunwindError
 from jitunwind.gdbplugin.session import is_general, name_of, session
-from jitunwind.jits.cpython.regions import Regions
+from jitunwind.jits.known import Jits
+from jitunwind.jits.optional import Fallback
 from jitunwind.memory import Mapping
 from jitunwind.rows import (
     WORD,
@@ -43,43 +44,46 @@ class JitUnwinder(gdb.unwinder.Unwinder):
 
 def _unwind(pending_frame: gdb.PendingFrame) -> gdb.UnwindInfo | None:
     current = session()
-    regions = current.regions()
-    if regions is None:
+    jits = current.jits()
+    if jits is None:
         return None
-    pc = int(pending_frame.read_register(name_of(regions.arch.program_counter, regions.arch)))
-    mapping = regions.meets(pc)
+    arch = jits.architecture
+    pc = int(pending_frame.read_register(name_of(arch.program_counter, arch)))
+    mapping = jits.may_hold(pc)
     if mapping is None:
         return None
-    jit_code = regions.find(pc)
-    if jit_code is None:
-        return _of_unknown_executor(pending_frame, regions, mapping, pc)
-    table = current.table(jit_code)
-    row = table.at_return_address(pc - jit_code.start)
+    code = jits.find(pc)
+    if code is None and pending_frame.level():  # a call may be the last of its code
+        code = jits.find(pc - 1)
+    if code is None:
+        return _of_unknown_code(pending_frame, jits, mapping, pc)
+    row = current.table(code).at_return_address(pc - code.start)
     if not isinstance(row, Row):
         current.count(f"at {pc:#x}: {row.reason}")
         return None
-    in_shim = pc - jit_code.start < jit_code.shim_size
-    function = jit_code.start if in_shim else jit_code.start + jit_code.shim_size
-    return _evaluate(pending_frame, regions.arch, row, function)
+    return _evaluate(pending_frame, arch, row, code.function_at(pc))
 
 
-def _of_unknown_executor(
-    pending_frame: gdb.PendingFrame, regions: Regions, mapping: Mapping, pc: int
+def _of_unknown_code(
+    pending_frame: gdb.PendingFrame, jits: Jits, mapping: Mapping, pc: int
 ) -> gdb.UnwindInfo | None:
-    """JIT code that no list of the process leads to (invalidated while it runs, or the lists are damaged):
-    by the frame pointer, where it is a body's that 3.15's shim has called."""
-    arch = regions.arch
+    """Code that no list of the process leads to: invalidated while it runs, or the lists are damaged, or another
+    JIT's."""
+    arch, fallback = jits.architecture, jits.telling(Fallback)
+
+    def read(register: int) -> int | None:
+        value = _value(pending_frame, name_of(register, arch))
+        return None if value is None else int(value) & _MASK
+
+    found = fallback.unwind_unknown(pc, read) if fallback is not None else None
+    if found is None:
+        session().count(f"no JIT of this process says what code there is at {pc:#x}")
+        return None
+    cfa, back = found
+    info = pending_frame.create_unwind_info(_FrameId(cfa, mapping.start))
     name = name_of(arch.frame_pointer, arch)
-    frame_pointer = _value(pending_frame, name)
-    if frame_pointer is not None:
-        found = regions.body_frame(int(frame_pointer) & _MASK)
-        if found is not None:
-            cfa, back = found
-            info = pending_frame.create_unwind_info(_FrameId(cfa, mapping.start))
-            info.add_saved_register(name, frame_pointer)
-            return _returning(info, arch, cfa, back)
-    session().count(f"no executor is known at {pc:#x}")
-    return None
+    info.add_saved_register(name, _value(pending_frame, name))
+    return _returning(info, arch, cfa, back)
 
 
 def _evaluate(

@@ -20,6 +20,7 @@ def as_data(stacks: Stacks) -> dict[str, Any]:
         "warnings": list(stacks.warnings),
         "tids": list(stacks.tids),
         "jit_code": stacks.jit_code,
+        "others": stacks.others,
         "problem": stacks.problem,
         "problem_kind": stacks.problem_kind,
         "nameless": list(stacks.nameless),

@@ -9,22 +9,22 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from jitunwind.errors import BadCore, CannotStop, JitunwindError, NoSuchProcess, NoSuchThread
-from jitunwind.jits.cpython.discovery import read_layout
-from jitunwind.jits.cpython.keeping import keep_frames
-from jitunwind.jits.cpython.layout import Layout
-from jitunwind.memory import Memory
+from jitunwind.arch import Architecture
+from jitunwind.errors import BadCore, CannotStop, NoSuchProcess, NoSuchThread
+from jitunwind.jits import Code
+from jitunwind.jits.known import Jits
+from jitunwind.jits.optional import Interpreted, Kept, SourceThread, Switched
 from jitunwind.memory.backing import BackingFiles
 from jitunwind.memory.live import check_threads, command_line, executable, is_number, thread_states
 from jitunwind.memory.stopping import cause_of_wait, check_can_stop, check_not_frozen, long_waiting
 from jitunwind.stacks.debugfiles import debug_folders
 from jitunwind.stacks.fileframes import FileFrames
 from jitunwind.stacks.images import Images
-from jitunwind.stacks.jitcode import CPythonCode
-from jitunwind.stacks.model import Frame, FrameKind, Stacks, Thread
+from jitunwind.stacks.jitcode import JitFrames, is_known
+from jitunwind.stacks.model import Frame, Stacks, Thread
 from jitunwind.stacks.names import Names
 from jitunwind.stacks.native import NativeRules
-from jitunwind.stacks.pythonframes import by_thread, interleaved
+from jitunwind.stacks.pythonframes import interleaved
 from jitunwind.stacks.seizing import living_thread
 from jitunwind.stacks.snapshot import Snapshot
 from jitunwind.stacks.symbols import Symbols
@@ -97,18 +97,14 @@ def _of_program(pid: int, wanted: _Wanted) -> Stacks | None:
     states = thread_states(pid)
     with Snapshot(pid) as snapshot:
         command, program = command_line(snapshot.thread), executable(snapshot.thread)
-        layout, problem = _layout_of(snapshot)
-
-        def during(memory: Snapshot) -> None:
-            if layout is not None:
-                keep_frames(memory, memory, layout)
-
-        snapshot.take(during)
+        before = Jits(snapshot)
+        kept = before.telling(Kept)
+        snapshot.take(kept.keep if kept is not None else _nothing)
         if not snapshot.registers:
             check_can_stop(pid)
         missing = {tid: why + _cause(pid, tid, waiting) for tid, why in snapshot.missing.items()}
         names = snapshot.thread_names
-        found = _read(snapshot, layout, program, wanted)
+        found = _read(snapshot, before.renewed(), program, wanted)
         if not found.complete and not snapshot.is_there():
             if living_thread(pid) is None:
                 raise NoSuchProcess(f"process {pid} has ended while its stacks were being read")
@@ -129,8 +125,6 @@ def _of_program(pid: int, wanted: _Wanted) -> Stacks | None:
             executable=program,
             threads=tuple(sorted(threads, key=lambda each: each.tid)),
             tids=tuple(tids),
-            problem=str(problem or ""),
-            problem_kind=type(problem).__name__ if problem is not None else "",
             stopped_seconds=snapshot.stopped_seconds,
         )
 
@@ -150,11 +144,11 @@ def _of_core(path: Path, program: str | None, wanted: _Wanted) -> Stacks:
     from jitunwind.stacks import cores  # with a process `bt` starts faster without it
 
     with cores.open_core(path, program) as memory:
-        layout, problem = _layout_of(memory)
+        jits = Jits(memory)
         if not memory.has_stacks:
-            layout, problem = None, BadCore(f"the core {WITHOUT_MEMORY}")
+            jits.problem = BadCore(f"the core {WITHOUT_MEMORY}")
         memory.files.find_all()
-        found = _read(memory, layout, memory.program, wanted)
+        found = _read(memory, jits, memory.program, wanted)
         _check_thread(path, found.threads, sorted(memory.registers), wanted)
         return found._replace(
             pid=memory.pid,
@@ -162,56 +156,49 @@ def _of_core(path: Path, program: str | None, wanted: _Wanted) -> Stacks:
             command=memory.command,
             executable=memory.program,
             signal=memory.signal,
-            problem=str(problem or ""),
-            problem_kind=type(problem).__name__ if problem is not None else "",
         )
 
 
-def _layout_of(memory: Memory) -> tuple[Layout | None, JitunwindError | None]:
-    """That of the CPython in `memory`; or why there is none."""
-    try:
-        return read_layout(memory), None
-    except JitunwindError as error:
-        return None, error
+def _nothing(snapshot: Snapshot) -> None:
+    """Of a process without a JIT that needs anything."""
 
 
-def _read(memory: "Snapshot | Core", layout: Layout | None, program: str | None, wanted: _Wanted) -> Stacks:
+def _read(memory: "Snapshot | Core", jits: Jits, program: str | None, wanted: _Wanted) -> Stacks:
     """Walk and name all that is wanted, in a memory that stands still."""
-    arch, registers, files = memory.architecture, memory.registers, memory.files
-    images = Images(memory)
-    unchanged = memory.is_unchanged if isinstance(memory, Snapshot) else None
-    jit = CPythonCode(memory, layout, unchanged) if layout is not None else None
+    files, images = memory.files, Images(memory)
     symbols = _symbols(files, program, wanted)
+    jit = JitFrames(jits, memory.is_unchanged if isinstance(memory, Snapshot) else None)
     walker = Walker(memory, NativeRules(memory, images, FileFrames(files, symbols)), jit)
     names = Names(images, symbols, _lines(files, symbols) if wanted.c_lines else None)
-    walked = {tid: walker.walk(of.values) for tid, of in registers.items() if wanted.thread in (None, tid)}
-    live = memory.pid if isinstance(memory, Snapshot) else 0
-    raw = {tid: found.frames for tid, found in walked.items()}
-    python = by_thread(jit, memory, raw, live) if jit is not None else {}
-    holders = jit.holders() if jit is not None else None
+    tids = [tid for tid in memory.registers if wanted.thread in (None, tid)]
+    walked = {tid: walker.walk(memory.registers[tid].values) for tid in tids}
+    interpreted, switched = jits.telling(Interpreted), jits.telling(Switched)
+    source: dict[int, SourceThread] = {}
+    if interpreted is not None:
+        pointers = {tid: [frame.sp for frame in found.frames] for tid, found in walked.items()}
+        live = memory.pid if isinstance(memory, Snapshot) else 0
+        source = interpreted.source_threads(pointers, live, wanted.python)
     threads = []
     for tid, found in walked.items():
-        frames = _frames(
-            found.frames, jit, names, arch.register_names, arch.callee_saved if wanted.registers else ()
-        )
-        states = python.get(tid, ())
-        if wanted.python and jit is not None:
-            for state in states:
-                frames = interleaved(frames, list(jit.stretches(state)))
-        gil = None if holders is None else any(state.address in holders for state in states)
-        threads.append(Thread(tid, "", None, gil, tuple(frames), found.reason))
-    is_jit = any(frame.kind in (FrameKind.JIT, FrameKind.SHIM) for each in threads for frame in each.frames)
+        frames = _frames(found.frames, jit, names, memory.architecture, wanted.registers)
+        of = source.get(tid, SourceThread(None, []))
+        frames = interleaved(frames, of.runs) if of.runs else frames
+        threads.append(Thread(tid, "", None, of.holds_lock, tuple(frames), found.reason))
+    is_jit = any(is_known(frame) for each in threads for frame in each.frames)
     return Stacks(
         pid=0,
         core=None,
         command="",
         executable=None,
-        python=jit.version if jit is not None else None,
-        jit=jit.is_on() if jit is not None else None,
-        jit_code=is_jit or (jit is not None and jit.has_code()),
+        python=interpreted.version_text if interpreted is not None else None,
+        others=jits.name if interpreted is None and jits.has_code() else "",
+        jit=switched.is_on() if switched is not None else None,
+        jit_code=is_jit or jits.has_code(),
         threads=tuple(threads),
-        tids=tuple(sorted(registers)),
-        warnings=tuple(dict.fromkeys([*(jit.warnings if jit is not None else ()), *files.warnings])),
+        tids=tuple(sorted(memory.registers)),
+        warnings=tuple(dict.fromkeys([*jits.warnings, *files.warnings])),
+        problem=str(jits.problem or ""),
+        problem_kind=type(jits.problem).__name__ if jits.problem is not None else "",
         nameless=tuple(sorted(names.nameless)),
     )
 
@@ -234,21 +221,16 @@ def _symbols(files: BackingFiles, program: str | None, wanted: _Wanted) -> Symbo
 
 
 def _frames(
-    raw_frames: Sequence[RawFrame],
-    jit: CPythonCode | None,
-    names: Names,
-    register_names: Sequence[str],
-    kept: Sequence[int],
+    raw_frames: Sequence[RawFrame], jit: JitFrames, names: Names, arch: Architecture, with_registers: bool
 ) -> list[Frame]:
     frames: list[Frame] = []
-    shown = [(register, register_names[register]) for register in kept]
-    below_jit = False
+    kept = arch.callee_saved if with_registers else ()
+    shown = [(register, arch.register_names[register]) for register in kept]
+    below: Code | None = None
     for raw in raw_frames:
-        frame = jit.frame(raw, below_jit) if jit is not None else None
-        described = names.frames(raw) if frame is None else [frame]
-        below_jit = described[0].kind is FrameKind.JIT
+        of_jit = jit.frame(raw, below)
+        described, below = (names.frames(raw), None) if of_jit is None else ([of_jit[0]], of_jit[1])
         of = raw.registers
         values = {name: of[register] for register, name in shown if register in of}
-        for each in described:
-            frames.append(each._replace(sp=raw.sp, registers=values, exact=raw.is_exact))
+        frames += [each._replace(sp=raw.sp, registers=values, exact=raw.is_exact) for each in described]
     return frames

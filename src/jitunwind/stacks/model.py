@@ -82,7 +82,8 @@ class Stacks(NamedTuple):
     `python` is the version of its CPython, None where there is none that is known: `problem` says why, `problem_kind`
     names the error. `jit` is whether its JIT is on, None where that is not known; `jit_code` whether it has any JIT
     code. `tids` are all threads there are. `stopped_seconds` is how long the process stood still; 0 for a core.
-    `nameless` are the files of frames that no symbol was found for.
+    `others` names the JITs of a process that is no such Python. `nameless` are the files of frames that no symbol was
+    found for.
     """
 
     pid: int
@@ -96,6 +97,7 @@ class Stacks(NamedTuple):
     tids: tuple[int, ...]
     warnings: tuple[str, ...]
     signal: Death | None = None
+    others: str = ""
     problem: str = ""
     problem_kind: str = ""
     stopped_seconds: float = 0.0

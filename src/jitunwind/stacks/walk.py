@@ -45,10 +45,10 @@ class Walked(NamedTuple):
 class JitRules(Protocol):
     """Who knows the rules of JIT code."""
 
-    def rules_at(self, pc: int) -> Rules | NoRules | None:
-        """Those at `pc`, a program counter or a return address; None, where there is no JIT code."""
+    def rules_at(self, pc: int, at_pc: bool) -> Rules | NoRules | None:
+        """Those at `pc`, a program counter (`at_pc`) or a return address; None, where there is no JIT code."""
 
-    def caller_of_unknown(self, registers: Mapping[int, int]) -> tuple[int, int] | None:
+    def caller_of_unknown(self, frame: RawFrame) -> tuple[int, int] | None:
         """The CFA and return address of JIT code for which `rules_at` had none; None, where they are not known."""
 
 
@@ -119,7 +119,7 @@ class Walker:
     def _by_jit_alone(self, frame: RawFrame) -> RawFrame | None:
         """The caller of JIT code that has no rules, as far as the JIT knows it; None, where it does not."""
         arch = self._arch
-        found = self._jit.caller_of_unknown(frame.registers) if self._jit is not None else None
+        found = self._jit.caller_of_unknown(frame) if self._jit is not None else None
         if found is None or found[0] <= frame.sp:
             return None
         caller = {arch.stack_pointer: found[0], arch.program_counter: found[1]}
@@ -166,7 +166,7 @@ class Walker:
     def _plan(self, pc: int, at_pc: bool) -> _Plan | NoRules:
         found = self._plans.get((pc, at_pc))
         if found is None:
-            rules = self._jit.rules_at(pc) if self._jit is not None else None
+            rules = self._jit.rules_at(pc, at_pc) if self._jit is not None else None
             if rules is None:
                 rules = self._native.at(pc, at_pc)
             found = self._plans[pc, at_pc] = rules if isinstance(rules, NoRules) else self._taken_apart(rules)

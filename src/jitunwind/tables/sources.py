@@ -17,25 +17,27 @@ from jitunwind.arch import Architecture
 from jitunwind.arch.effects import Decoder
 from jitunwind.dwarf.decode import alone, eh_frame, table_of
 from jitunwind.dwarf.encode import eh_frame as encode
-from jitunwind.errors import JitunwindError, MalformedFrames, NotElf, UnreadableMemory
-from jitunwind.jits.cpython.dump import Dump, Frames
-from jitunwind.jits.cpython.regions import JitCode
+from jitunwind.dwarf.frames import EhFrame
+from jitunwind.elf.sections import sections
+from jitunwind.errors import JitunwindError, MalformedFrames, NotElf
+from jitunwind.jits import Code
+from jitunwind.jits.dump import Dump
 from jitunwind.jits.jitdump import frames_in
+from jitunwind.jits.registered import JitInterface
 from jitunwind.memory import Memory
-from jitunwind.memory.process import dynamic_symbols
 from jitunwind.publishing.described import frames_of
 from jitunwind.recover.table import recover
 from jitunwind.region import Region
 from jitunwind.rows import Row, Unknown, UnwindTable
 
-MOST_ENTRIES = 1 << 20
-LARGEST_IMAGE = 1 << 28
 _ELF = b"\x7fELF"
 _JITDUMP = re.compile(r"/jit-\d+\.dump$")
 NOTHING_PUBLISHED = Unknown("the process has published nothing for this code")
 NOTHING_IN_FILE = Unknown("the file has nothing for this code")
 Frame = tuple[int, int, UnwindTable]
 """(start, size, table) of an FDE."""
+_Place = tuple[tuple[tuple[int, Row], ...], bytes]
+"""The entries of code, and its bytes."""
 
 
 class Tables(Protocol):
@@ -43,10 +45,10 @@ class Tables(Protocol):
 
     name: str
 
-    def of(self, region: JitCode) -> UnwindTable:
+    def of(self, region: Code) -> UnwindTable:
         """The table of a region as it is now."""
 
-    def encoded(self, codes: Iterable[JitCode]) -> list[Frames]:
+    def encoded(self, codes: Iterable[Code]) -> list[EhFrame]:
         """The bytes that readers of it get: those of `codes` at least, all the JIT code there is."""
 
     def forget(self) -> None:
@@ -60,25 +62,23 @@ class Recovered:
 
     def __init__(self, arch: Architecture, decode: Decoder) -> None:
         self._arch, self._decode = arch, decode
-        self._known: dict[tuple[int, bytes], UnwindTable] = {}
-        self._encoded: dict[tuple[int, int, bytes], Frames] = {}
+        self._known: dict[_Place, UnwindTable] = {}
+        self._encoded: dict[tuple[int, _Place], EhFrame] = {}
 
-    def encoded(self, codes: Iterable[JitCode]) -> list[Frames]:
+    def encoded(self, codes: Iterable[Code]) -> list[EhFrame]:
         """As they would be published."""
-        keys = {(code.start, code.shim_size, code.code): code for code in codes}
+        keys = {(code.start, (code.entries, code.data)): code for code in codes}
         self._encoded = {
-            key: self._encoded.get(key) or Frames(0, frames_of(self._arch, code.start, self.of(code)))
+            key: self._encoded.get(key) or EhFrame(0, frames_of(self._arch, code.start, self.of(code)))
             for key, code in keys.items()
         }
         return list(self._encoded.values())
 
-    def of(self, region: JitCode) -> UnwindTable:
-        key = (region.shim_size, region.code)
+    def of(self, region: Code) -> UnwindTable:
+        key = (region.entries, region.data)
         table = self._known.get(key)
         if table is None:
-            table = self._known[key] = recover(
-                self._arch, region.code, self._decode, region.entries(self._arch)
-            )
+            table = self._known[key] = recover(self._arch, region.data, self._decode, dict(region.entries))
         return table
 
     def forget(self) -> None:
@@ -99,13 +99,12 @@ class Published:
     def __init__(self, arch: Architecture, memory: Memory) -> None:
         self._arch, self._memory = arch, memory
         self._tables: _Laid | None = None
-        self._images: dict[bytes, list[Frames]] = {}
-        self._without: set[str] = set()
-        """Files that have no descriptor."""
-        self._decoded: dict[Frames, list[Frame]] = {}
+        self._images: dict[bytes, list[EhFrame]] = {}
+        self._decoded: dict[EhFrame, list[Frame]] = {}
         self.warnings: list[str] = []
+        self._interface = JitInterface(memory, self.warnings)
 
-    def of(self, region: JitCode) -> UnwindTable:
+    def of(self, region: Code) -> UnwindTable:
         if self._tables is None:
             self._tables = _Laid(self._read(), NOTHING_PUBLISHED)
         return self._tables.over(region.start, region.size)
@@ -124,52 +123,18 @@ class Published:
             found.setdefault(each[0], each)
         return found.values()
 
-    def encoded(self, codes: Iterable[JitCode] = ()) -> list[Frames]:
+    def encoded(self, codes: Iterable[Code] = ()) -> list[EhFrame]:
         """The bytes of what is published; of a jitdump's, that say the same."""
         found = self._registered()
         for start, size, table in self._jitdump():
             address = start + size + 7 & ~7
-            found.append(Frames(address, encode(self._arch, [(start, table)], address)))
+            found.append(EhFrame(address, encode(self._arch, [(start, table)], address)))
         return found
 
-    def _registered(self) -> list[Frames]:
-        images = {data: self._images.get(data) for data in map(self._bytes, self._entries()) if data}
-        self._images = {
-            data: self._frames(data) if known is None else known for data, known in images.items()
-        }
+    def _registered(self) -> list[EhFrame]:
+        images = {data: None for data in map(self._interface.image, self._interface.entries()) if data}
+        self._images = {data: self._images.get(data) or self._frames(data) for data in images}
         return [frames for each in self._images.values() for frames in each]
-
-    def _descriptor(self) -> int | None:
-        """The program's own, or the one that a library has brought: jitunwind's, or LLVM."""
-        name = "__jit_debug_descriptor"
-        found = self._memory.symbol(name)
-        if found:
-            return found
-        for mapping in self._memory.mappings():
-            if mapping.path not in self._without:
-                self._without.add(mapping.path)
-                found = dynamic_symbols(Path(mapping.path), mapping.start).get(name)
-                if found:
-                    self._without.discard(mapping.path)
-                    return found
-        return None
-
-    def _entries(self) -> list[tuple[int, int]]:
-        descriptor = self._descriptor()
-        found: list[tuple[int, int]] = []
-        if not descriptor:
-            return found
-        seen: set[int] = set()
-        try:
-            entry = self._memory.word(descriptor + 16)
-            while entry and entry not in seen and len(seen) < MOST_ENTRIES:
-                seen.add(entry)
-                following, _, address, size = self._memory.words(entry, 4)
-                found.append((address, size))
-                entry = following
-        except UnreadableMemory as error:
-            self.warnings.append(f"the list of the GDB JIT interface is damaged: {error}")
-        return found
 
     def _jitdump(self) -> list[Frame]:
         paths = {mapping.path for mapping in self._memory.mappings() if _JITDUMP.search(mapping.path)}
@@ -181,37 +146,27 @@ class Published:
                 self.warnings.append(f"{path} is not understood: {error}")
         return found
 
-    def _bytes(self, entry: tuple[int, int]) -> bytes:
-        address, size = entry
+    def _frames(self, image: bytes) -> list[EhFrame]:
         try:
-            if size > LARGEST_IMAGE:
-                raise UnreadableMemory(address, size)
-            return self._memory.checked_read(address, size)
-        except UnreadableMemory as error:
-            self.warnings.append(f"the object published at {address:#x} cannot be read: {error}")
-            return b""
-
-    def _frames(self, image: bytes) -> list[Frames]:
-        try:
-            return sections_in(image)
-        except ELFError as error:
-            self.warnings.append(f"a published object is not understood: {error}")
+            return self._interface.frames(image, sections(image))
+        except NotElf as error:
+            self.warnings.append(f"a published object {error}")
             return []
 
 
 class Given:
     """Rows that lie ready, as FDEs: of a file, or of a dump. `nothing` stands where there is none."""
 
-    def __init__(self, name: str, sections: list[Frames], frames: Iterable[Frame], nothing: Unknown) -> None:
+    def __init__(self, name: str, sections: list[EhFrame], frames: Iterable[Frame], nothing: Unknown) -> None:
         self.name = name
         self.warnings: list[str] = []
         self._sections = sections
         self._tables = _Laid(frames, nothing)
 
-    def encoded(self, codes: Iterable[JitCode]) -> list[Frames]:
+    def encoded(self, codes: Iterable[Code]) -> list[EhFrame]:
         return self._sections
 
-    def of(self, region: JitCode) -> UnwindTable:
+    def of(self, region: Code) -> UnwindTable:
         return self._tables.over(region.start, region.size)
 
     def forget(self) -> None:
@@ -244,13 +199,13 @@ def from_dump(arch: Architecture, dump: Dump) -> Given:
     return found
 
 
-def sections_in(image: bytes) -> list[Frames]:
+def sections_in(image: bytes) -> list[EhFrame]:
     """Each `.eh_frame` of an ELF object: a dump has many. ELFError."""
     sections = ELFFile(io.BytesIO(image)).iter_sections()
-    return [Frames(each["sh_addr"], each.data()) for each in sections if each.name == ".eh_frame"]
+    return [EhFrame(each["sh_addr"], each.data()) for each in sections if each.name == ".eh_frame"]
 
 
-def decoded(frames: Iterable[Frames], arch: Architecture) -> list[Frame]:
+def decoded(frames: Iterable[EhFrame], arch: Architecture) -> list[Frame]:
     """Each FDE's table. MalformedFrames."""
     return [
         (fde.start, fde.size, table_of(fde, arch.unspecified))
@@ -259,7 +214,7 @@ def decoded(frames: Iterable[Frames], arch: Architecture) -> list[Frame]:
     ]
 
 
-def understood(frames: Iterable[Frames], arch: Architecture, warnings: list[str]) -> list[Frame]:
+def understood(frames: Iterable[EhFrame], arch: Architecture, warnings: list[str]) -> list[Frame]:
     """The same, but that what breaks the rules is left out, with a warning."""
     found: list[Frame] = []
     for each in frames:
@@ -311,31 +266,34 @@ class _Laid:
         return UnwindTable(size, offsets, rows)
 
 
-def shim_table(arch: Architecture, shim: Region, memory: Memory) -> UnwindTable:
-    """The compiler's own table of 3.15's `_PyJIT_Entry`: ordinary code of the interpreter's file.
-
-    MalformedFrames where the file has none for it; OSError and ELFError where it cannot be read.
-    """
-    return shim_table_in(arch, shim, [shim_frames(shim, memory)])
+def gate_table(arch: Architecture, gate: Region, memory: Memory) -> UnwindTable | Unknown:
+    """The compiler's own table of a gate, which is ordinary code of a file."""
+    frames = gate_frames(gate, memory)
+    return frames if isinstance(frames, Unknown) else gate_table_in(arch, gate, [frames])
 
 
-def shim_table_in(arch: Architecture, shim: Region, frames: Iterable[Frames]) -> UnwindTable:
-    """The same, of frames at hand. MalformedFrames."""
+def gate_table_in(arch: Architecture, gate: Region, frames: Iterable[EhFrame]) -> UnwindTable | Unknown:
+    """The same, of frames at hand."""
     for start, size, table in understood(frames, arch, []):
-        if start <= shim.start < start + size:
-            return _Laid([(start, size, table)], NOTHING_IN_FILE).over(shim.start, shim.size)
-    raise MalformedFrames("there is no unwind information for _PyJIT_Entry")
+        if start <= gate.start < start + size:
+            return _Laid([(start, size, table)], NOTHING_IN_FILE).over(gate.start, gate.size)
+    return Unknown(f"there is no unwind information for {gate.name}")
 
 
-def shim_frames(shim: Region, memory: Memory) -> Frames:
-    """What the interpreter's file has for its shim, and no more of it. As `shim_table`."""
+def gate_frames(gate: Region, memory: Memory) -> EhFrame | Unknown:
+    """What a gate's file has for it, and no more of it."""
     mappings = memory.mappings()
-    path = next(mapping.path for mapping in mappings if mapping.start <= shim.start < mapping.end)
-    return _frames_in_file(path, min(m.start for m in mappings if m.path == path), shim.start)
+    path = next((mapping.path for mapping in mappings if mapping.start <= gate.start < mapping.end), "")
+    base = min((mapping.start for mapping in mappings if mapping.path == path), default=0)
+    try:
+        found = _frames_in_file(path, base, gate.start)
+    except (JitunwindError, ELFError, OSError) as error:
+        return Unknown(f"the unwind information of {gate.name}: {error}")
+    return found or Unknown(f"{path} has no unwind information for {gate.name}")
 
 
 @cache
-def _frames_in_file(path: str, base: int, function: int) -> Frames:
+def _frames_in_file(path: str, base: int, function: int) -> EhFrame | None:
     """What the file at `path`, which lies at `base`, has for the function there."""
     with open(path, "rb") as file:
         elf = ELFFile(file)
@@ -344,5 +302,5 @@ def _frames_in_file(path: str, base: int, function: int) -> Frames:
         data, address = (section.data(), section["sh_addr"] + bias) if section is not None else (b"", 0)
         for fde in eh_frame(data, address):
             if fde.start <= function < fde.start + fde.size:
-                return Frames(*alone(data, address, fde))
-    raise MalformedFrames(f"{path} has no unwind information for _PyJIT_Entry")
+                return EhFrame(*alone(data, address, fde))
+    return None

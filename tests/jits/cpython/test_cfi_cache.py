@@ -10,8 +10,8 @@ from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.dwarf.decode import eh_frame
 from jitunwind.jits.cpython.inside import cfi_cache
 from jitunwind.jits.cpython.inside.cfi_cache import CfiCache
-from jitunwind.jits.cpython.regions import JitCode
 from jitunwind.recover.table import recover
+from tests.support.codes import cpython_code
 
 START = 0x7E00_0000_0000
 
@@ -46,14 +46,14 @@ def recovered(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 def at(index: int, code: bytes, arch: Architecture = X86_64) -> Callable[[CfiCache], tuple[bytes, bytes]]:
     """What those frames say of code there, and what is right."""
-    jit_code = JitCode(START + index * 0x1000, code, 0, 0)
+    jit_code = cpython_code(START + index * 0x1000, code, 0, 0)
     return lambda known: (known.of(jit_code), CfiCache(arch).of(jit_code))
 
 
 def test_code_that_comes_again_with_other_constants_is_recovered_no_more(recovered: list[bytes]) -> None:
     known = CfiCache(X86_64)
     for index in range(6):
-        known.of(JitCode(START + index * 0x1000, loads(index + 1 << 40), 0, 0))
+        known.of(cpython_code(START + index * 0x1000, loads(index + 1 << 40), 0, 0))
     assert len(recovered) == 2  # most code never comes again: it has to come twice to be remembered
     found, right = at(7, loads(0x1234))(known)
     assert found == right
@@ -70,7 +70,7 @@ def test_bytes_that_look_like_a_constant_are_none() -> None:
 def test_data_behind_the_code_is_no_matter(recovered: list[bytes]) -> None:
     known = CfiCache(X86_64)
     for index in range(6):
-        known.of(JitCode(START + index * 0x1000, loads(index) + looks_like_it(STAYS), 0, 0))
+        known.of(cpython_code(START + index * 0x1000, loads(index) + looks_like_it(STAYS), 0, 0))
     assert len(recovered) == 2
 
 
@@ -78,7 +78,7 @@ def test_a_shim_and_a_body_are_in_one() -> None:
     shim = b"\x53\xe8\x02\x00\x00\x00\x5b\xc3"  # push rbx; call the body; pop rbx; ret
     known = CfiCache(X86_64)
     for index in range(5):
-        jit_code = JitCode(START + index * 0x1000, shim + loads(index), len(shim), 0)
+        jit_code = cpython_code(START + index * 0x1000, shim + loads(index), len(shim), 0)
         assert known.of(jit_code) == CfiCache(X86_64).of(jit_code)
         (fde,) = eh_frame(known.of(jit_code), 0)
         assert (fde.start, fde.size) == (jit_code.start, jit_code.size)

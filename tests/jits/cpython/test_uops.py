@@ -13,8 +13,9 @@ import pytest
 from jitunwind.arch.x86_64.listing import listing
 from jitunwind.elf.inspect import ElfFile
 from jitunwind.errors import CorruptState
+from jitunwind.jits import Code
 from jitunwind.jits.cpython.discovery import read_layout
-from jitunwind.jits.cpython.regions import JitCode, Regions
+from jitunwind.jits.cpython.regions import Regions
 from jitunwind.jits.cpython.uops import MicroOp, MicroOps
 from jitunwind.memory.process import LiveProcess
 from jitunwind.rows import Unknown
@@ -39,7 +40,7 @@ def process(request: pytest.FixtureRequest, python: Interpreter) -> Iterator[Liv
         yield memory
 
 
-def all_of(memory: LiveProcess) -> tuple[MicroOps, list[JitCode]]:
+def all_of(memory: LiveProcess) -> tuple[MicroOps, list[Code]]:
     regions = Regions(memory, read_layout(memory))
     found = [code for start in regions.starts if (code := regions.find(start)) is not None]
     assert found
@@ -53,14 +54,14 @@ def test_every_micro_op_has_its_own_machine_code(process: LiveProcess) -> None:
         trace = micro_ops.trace(region)
         offsets = micro_ops.offsets(region, trace)
         assert not isinstance(offsets, Unknown), f"{region.start:#x}: {offsets}"
-        assert offsets[0] == region.shim_size
+        assert offsets[0] == region.gate_size
         for each, start, end in zip(trace, offsets, offsets[1:], strict=False):
-            shown = list(listing(region.code, region.start, start, end))
+            shown = list(listing(region.data, region.start, start, end))
             assert all(line.text != "(bad)" for line in shown), f"{each.name} at {start:#x}: {shown}"
             assert sum(line.size for line in shown) == end - start
             if re.fullmatch(r"_SET_IP(_r\d+)?", each.name):
                 stores += 1
-                assert each.operand.to_bytes(8, "little") in region.code[start:end], f"{each} at {start:#x}"
+                assert each.operand.to_bytes(8, "little") in region.data[start:end], f"{each} at {start:#x}"
     assert stores
 
 
@@ -165,7 +166,7 @@ def test_damaged_executors_are_refused_with_a_reason(damaged: tuple[Program, Wri
     endless = [*trace, *[MicroOp(0x7FFF, "?", 0, None, 0)] * 10]
     assert isinstance(micro_ops.offsets(region, endless), Unknown)
     # a count that cannot be
-    memory.write(region.executor + of.code_size, b"\xff\xff\xff\xff")
+    memory.write(region.owner + of.code_size, b"\xff\xff\xff\xff")
     with pytest.raises(CorruptState, match="claims 4294967295 micro-ops"):
         micro_ops.trace(region)
 
@@ -176,7 +177,7 @@ def test_one_damaged_trace_does_not_hide_the_others_sizes(python: Interpreter) -
         micro_ops, regions = all_of(memory)
         right = micro_ops.stencil_array
         longest = max(regions, key=lambda region: len(micro_ops.trace(region)))
-        trace = memory.word(longest.executor + read_layout(memory).executor.trace)
+        trace = memory.word(longest.owner + read_layout(memory).executor.trace)
         memory.write(trace + 24, (0x7FFF).to_bytes(2, "little"))
         micro_ops, _ = all_of(memory)
         assert micro_ops.stencil_array == right

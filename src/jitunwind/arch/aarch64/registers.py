@@ -48,6 +48,4 @@ AARCH64 = Architecture(
     packet_order=tuple(range(PC + 1)),  # GDB's aarch64-core.xml
     code_address_bits=48,  # what Linux gives programs unless they ask for more
     platform=Convention("AAPCS64", kept=(*range(X19, X29 + 1), *range(D8, D15 + 1))),
-    # Clang's preserve_none, the convention of CPython's stencils: sp, x29, and the return address in x30.
-    jit=Convention("preserve_none", kept=(X29,)),
 )

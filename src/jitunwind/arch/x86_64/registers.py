@@ -49,6 +49,4 @@ X86_64 = Architecture(
     ),  # GDB's 64bit-core.xml
     code_address_bits=None,
     platform=Convention("System V", kept=(RBX, RBP, R12, R13, R14, R15)),
-    # Clang's preserve_none, the convention of CPython's stencils: only rsp and rbp survive a call.
-    jit=Convention("preserve_none", kept=(RBP,)),
 )

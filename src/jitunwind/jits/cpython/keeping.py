@@ -7,12 +7,12 @@ they hardly ever go, and are checked before they are believed.
 
 from contextlib import suppress
 from struct import Struct
-from typing import Protocol
 
 from jitunwind.errors import UnreadableMemory
 from jitunwind.jits.cpython.executors import executor_heads, interpreters
 from jitunwind.jits.cpython.frames import gil_states, thread_states
 from jitunwind.jits.cpython.layout import Layout
+from jitunwind.jits.optional import Keeping
 from jitunwind.memory import Memory
 
 _CHUNK = Struct("<QQQ")
@@ -21,14 +21,6 @@ _LARGEST_CHUNK = 1 << 24
 _MOST_CHUNKS = 1 << 14
 _MOST_FRAMES = 1 << 18
 _word = Struct("<Q").unpack_from
-
-
-class Keeping(Protocol):
-    """A `Memory` that keeps what is read."""
-
-    def keep(self, address: int, size: int) -> memoryview: ...
-
-    def copy_around(self, address: int) -> tuple[int, memoryview] | None: ...
 
 
 def keep_frames(memory: Memory, keeping: Keeping, layout: Layout) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from jitunwind.errors import UnreadableMemory
+from jitunwind.jits import Code
 from jitunwind.jits.cpython.executors import (
     Executor,
     Executors,
@@ -13,7 +14,7 @@ from jitunwind.jits.cpython.executors import (
     read_executor,
 )
 from jitunwind.jits.cpython.layout import Layout
-from jitunwind.jits.cpython.regions import JitCode, Regions
+from jitunwind.jits.cpython.regions import Regions
 from jitunwind.memory import Mapping, Memory
 from jitunwind.rows import WORD
 
@@ -56,9 +57,9 @@ class Newcomers(Regions):
             found.warnings.append(f"the executors cannot be read: {error}")
         return found
 
-    def executor(self, jit_code: JitCode) -> Executor | None:
+    def executor(self, jit_code: Code) -> Executor | None:
         """The executor that owns this code, as it is now."""
-        return read_executor(self.memory, self.objects, self.layout.executor, jit_code.executor)
+        return read_executor(self.memory, self.objects, self.layout.executor, jit_code.owner)
 
     @cached_property
     def _owners(self) -> dict[int, int]:

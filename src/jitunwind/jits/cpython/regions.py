@@ -6,13 +6,14 @@ asks about every program counter it meets.
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import NamedTuple, Protocol
 
-from jitunwind.arch import Architecture
+from jitunwind.arch import known
+from jitunwind.arch.effects import Decoder
 from jitunwind.errors import UnreadableMemory
+from jitunwind.jits import Code
 from jitunwind.jits.cpython import stencils
 from jitunwind.jits.cpython.executors import (
     Executor,
@@ -28,68 +29,44 @@ from jitunwind.jits.cpython.lines import first_code, line_rows, place_at
 from jitunwind.jits.cpython.objects import CodeObject, Objects
 from jitunwind.jits.cpython.stencils import Store
 from jitunwind.memory import Mapping, Memory
+from jitunwind.recover.table import NOT_REACHED, recover
 from jitunwind.region import Line, Region, RegionKind
 from jitunwind.rows import Row
 
 PAGE = 4096
 _KERNEL = 1 << 63
 _LONGEST_ENTRY = 256
+_LARGEST_UNLISTED = 1 << 20
+"""Bytes of code that no executor of the lists owns, at most."""
 _OFF, _ON = b"\0", b"\1"
-UNKNOWN_NAME = "py::jit_executor:<jit>"
-SHIM_NAME = "py::jit_shim:<jit>"
+NAME_PREFIX = "py::"
+"""What the names of CPython's code begin with; those that CPython 3.15 and jitunwind publish of it, too."""
+UNKNOWN_NAME = f"{NAME_PREFIX}jit_executor:<jit>"
+SHIM_NAME = f"{NAME_PREFIX}jit_shim:<jit>"
 """Of 3.14's shims, which are made with each executor and have no name of their own."""
 ENTRY_NAME = "_PyJIT_Entry"
 """Of 3.15's one shim, a function of the interpreter (Tools/jit/shim.c): so it is called also where the interpreter's
 symbols are missing, and it is found by its code."""
 
 
-class JitCode(NamedTuple):
-    """One executor's machine code [start, start + size), its shim included where it has one of its own."""
-
-    start: int
-    code: bytes
-    shim_size: int
-    executor: int
-
-    @property
-    def size(self) -> int:
-        return len(self.code)
-
-    def entries(self, arch: Architecture) -> dict[int, Row]:
-        """Where control enters, and the row that holds there: as `recover` takes it."""
-        if self.shim_size:
-            return {0: arch.at_entry(arch.platform), self.shim_size: arch.at_entry(arch.jit)}
-        return {0: arch.at_entry(arch.jit)}
-
-
-class CodeMap(Protocol):
-    """Where JIT code is, as far as a judge of unwind tables asks: in a process (`Regions`) or in a dump."""
-
-    @property
-    def entry_shim(self) -> Region | None: ...
-
-    @property
-    def codes(self) -> Sequence[JitCode]: ...
-
-    def may_hold(self, address: int) -> Mapping | None: ...
-
-    def find(self, address: int) -> JitCode | None: ...
-
-    def parts(self, jit_code: JitCode) -> list[Region]: ...
-
-
 class Regions:
-    """The JIT code of one process, as it was when this was made; `still_true` says whether it is so still."""
+    """The JIT code of one process, as it was when this was made; `still_true` says whether it is so still.
 
-    def __init__(self, memory: Memory, layout: Layout) -> None:
+    `decoder_at` gives a decoder of the code at an address; none: the architecture's own."""
+
+    def __init__(
+        self, memory: Memory, layout: Layout, decoder_at: Callable[[int], Decoder] | None = None
+    ) -> None:
+        self._decoder_at = decoder_at
         self.memory = memory
         self.layout = layout
         self.objects = Objects(memory, layout)
         self.arch = memory.architecture
         self.stencils = stencils.of(self.arch)
         self.warnings: list[str] = []
-        self._found: dict[int, JitCode | None] = {}
+        self._found: dict[int, Code | None] = {}
         self._verified: set[int] = set()
+        self._reaches: dict[int, int] = {}
         self._code_of: dict[int, CodeObject | None] = {}
         self._stores_of: dict[int, list[Store]] = {}
         self._lines: dict[int, list[Line]] = {}
@@ -120,6 +97,7 @@ class Regions:
         """The same by the interpreters' lists alone, which is much cheaper: enough where the process has run
         for a moment, and code that is not in the lists yet may be missed."""
         self._verified.clear()
+        self._reaches.clear()
         return self._lists() == self._heads
 
     def jit_is_on(self) -> bool | None:
@@ -178,7 +156,7 @@ class Regions:
         return sorted(starts)
 
     @cached_property
-    def codes(self) -> list[JitCode]:
+    def codes(self) -> list[Code]:
         """All machine code that can be read, by rising start."""
         return [code for code in map(self.find, self.starts) if code is not None]
 
@@ -188,65 +166,96 @@ class Regions:
             data = self.memory.checked_read(mapping.start, mapping.end - mapping.start)
         except UnreadableMemory:
             return []
-        begins = self.stencils.begins_shim
-        return [mapping.start + offset for offset in range(0, len(data), PAGE) if begins(data, offset)]
+        begins, shim = self.stencils.begins_shim, self.stencils.shim
+        pages = (offset for offset in range(0, len(data), PAGE) if begins(data, offset))
+        return [mapping.start + page for page in pages if shim(data[page : page + PAGE]) is not None]
 
-    def find(self, address: int) -> JitCode | None:
-        """The executor's code that `address` lies in; None where it is not JIT code."""
+    def find(self, address: int) -> Code | None:
+        """The executor's code that `address` lies in; None where it is not JIT code of CPython's."""
         mapping = self.may_hold(address)
         if mapping is None:
             return None
         index = bisect_right(self.starts, address) - 1
         start = self.starts[index] if index >= 0 else 0
-        following = self.starts[index + 1] if index + 1 < len(self.starts) else mapping.end
         if start < mapping.start:
             return None
         executor = self.executors.by_start.get(start)
-        end = start + executor.jit_size if executor else min(following, mapping.end)
-        if address >= end and self.layout.executor.shim_in_region:
-            end = min(following, mapping.end)  # each region begins with its shim: the size is not believed
-        if address >= end:
-            return None
+        following = self.starts[index + 1] if index + 1 < len(self.starts) else mapping.end
+        limit = min(following, mapping.end)
+        if executor is not None and address >= start + executor.jit_size:
+            if not self.layout.executor.shim_in_region or start in self._reaches:
+                return None if address >= start + self._reaches.get(start, 0) else self._found[start]
+            reach = self._reaches[start] = self._reach_of(start, limit)
+            if address >= start + reach:
+                return None
+            executor = executor._replace(jit_size=reach)  # a damaged one's is not believed
+            self._verified.discard(start)
         if start not in self._verified:
             self._verified.add(start)
-            known, now = self._found.get(start), self._read(start, end, executor)
+            known, now = self._found.get(start), self._read(start, limit, executor)
             if known is None or known != now:
                 self._found[start] = now
                 for cache in (self._code_of, self._stores_of, self._lines, self._parts):
                     cache.pop(start, None)
-        return self._found[start]
+        found = self._found[start]
+        return found if found is not None and address < found.end else None
 
-    def _read(self, start: int, end: int, executor: Executor | None) -> JitCode | None:
+    def _reach_of(self, start: int, limit: int) -> int:
+        """How far control gets in the code at `start`, whatever an executor says."""
+        code = self._read(start, limit, None)
+        return self._reached(code) if code is not None else 0
+
+    def _read(self, start: int, limit: int, executor: Executor | None) -> Code | None:
+        """The code at `start`, which ends before `limit`."""
+        end = start + executor.jit_size if executor else min(limit, start + _LARGEST_UNLISTED)
         try:
-            code = self.memory.checked_read(start, end - start)
+            data = self.memory.checked_read(start, end - start)
         except UnreadableMemory as error:
             self.warnings.append(f"the machine code at {start:#x} cannot be read: {error}")
             return None
-        found = self.stencils.shim(code) if self.layout.executor.shim_in_region else None
+        if not self.layout.executor.shim_in_region:
+            owner = executor.address if executor else 0
+            return Code(start, data, ((0, self._body_row),), 0, owner)
+        found = self.stencils.shim(data)
         shim = found.size if found else 0
-        return JitCode(
-            start, code, shim, executor.address if executor else self._executor_in(code, shim, start)
-        )
+        named = executor or self._executor_in(data, shim, start)
+        entries = ((0, self.arch.at_entry(self.arch.platform)), (shim, self._body_row))
+        code = Code(start, data, entries if shim else entries[1:], shim, named.address if named else 0)
+        if executor is not None:
+            return code
+        is_sane = named is not None and shim < named.jit_size <= len(data)
+        size = named.jit_size if named is not None and is_sane else self._reached(code)
+        return code._replace(data=data[:size])
 
-    def _executor_in(self, code: bytes, shim: int, start: int) -> int:
+    @cached_property
+    def _body_row(self) -> Row:
+        return self.arch.at_entry(self.stencils.CONVENTION)
+
+    def _reached(self, code: Code) -> int:
+        """How far control gets in code of a size that nobody tells: what lies behind may be another's."""
+        decode = self._decoder_at(code.start) if self._decoder_at else known.decoder(self.arch)
+        table = recover(self.arch, code.data, decode, dict(code.entries))
+        return max((end for _, end, row in table.spans() if row != NOT_REACHED), default=0)
+
+    def _executor_in(self, code: bytes, shim: int, start: int) -> Executor | None:
         """The executor that 3.14's machine code itself names: its first instructions set a flag in it."""
         warm = self.layout.executor.warm
         address = None if warm is None else self.stencils.warmed(code, start, shim, warm)
         if not address:
-            return 0
+            return None
         executor = read_executor(self.memory, self.objects, self.layout.executor, address)
-        return address if executor is not None and executor.jit_code == start else 0
+        return executor if executor is not None and executor.jit_code == start else None
 
-    def code_object(self, jit_code: JitCode) -> CodeObject | None:
+    def code_object(self, jit_code: Code) -> CodeObject | None:
         """The code object of the function that the executor runs; None where it is not to be found."""
         if jit_code.start not in self._code_of:
             self._code_of[jit_code.start] = self._code_object(jit_code)
         return self._code_of[jit_code.start]
 
-    def _code_object(self, jit_code: JitCode) -> CodeObject | None:
+    def _code_object(self, jit_code: Code) -> CodeObject | None:
         executor = self.executors.by_start.get(jit_code.start)
-        if executor is None and jit_code.executor:
-            executor = read_executor(self.memory, self.objects, self.layout.executor, jit_code.executor)
+        if executor is None and jit_code.owner:
+            executor = read_executor(self.memory, self.objects, self.layout.executor, jit_code.owner)
         if executor is not None:
             address = executor.code or self._owners.get(executor.address, 0)
             code = self.objects.code(address) if address else None
@@ -254,10 +263,10 @@ class Regions:
                 return code
         return first_code(self._stores(jit_code), self.objects)
 
-    def _stores(self, jit_code: JitCode) -> list[Store]:
+    def _stores(self, jit_code: Code) -> list[Store]:
         """Those of the instruction pointer, by rising offset."""
         if jit_code.start not in self._stores_of:
-            found = self.stencils.stores(jit_code.code, jit_code.start, self.layout)
+            found = self.stencils.stores(jit_code.data, jit_code.start, self.layout)
             self._stores_of[jit_code.start] = sorted(found, key=lambda store: store.offset)
         return self._stores_of[jit_code.start]
 
@@ -299,7 +308,7 @@ class Regions:
         if not self.layout.executor.shim_in_region:
             return self._entry is not None and address == self._entry[1]
         code = self.find(address - 1) if self.may_hold(address - 1) is not None else None
-        shim = self.stencils.shim(code.code) if code is not None and code.shim_size else None
+        shim = self.stencils.shim(code.data) if code is not None and code.gate_size else None
         return shim is not None and code is not None and address == code.start + shim.returns
 
     def body_frame(self, frame_pointer: int) -> tuple[int, int] | None:
@@ -325,37 +334,30 @@ class Regions:
         path = next((m.path for m in mappings if m.start <= runtime < m.end), "")
         return next((m for m in mappings if m.executable and m.path == path), None) if path else None
 
-    def lines(self, jit_code: JitCode) -> list[Line]:
+    def lines(self, jit_code: Code) -> list[Line]:
         """The Python lines of an executor's machine code."""
         if jit_code.start not in self._lines:
             owner = self.code_object(jit_code)
             self._lines[jit_code.start] = line_rows(self._stores(jit_code), self.objects, owner)
         return self._lines[jit_code.start]
 
-    def place(self, jit_code: JitCode, address: int) -> tuple[CodeObject, int] | None:
+    def place(self, jit_code: Code, address: int) -> tuple[CodeObject, int] | None:
         """The code object that runs at that address of an executor's machine code, and its line there."""
         owner, at = self.code_object(jit_code), address - jit_code.start
         return place_at(self._stores(jit_code), self.objects, owner, at)
 
-    def lines_of_part(self, jit_code: JitCode, part: Region) -> list[Line]:
-        """The Python lines of one of its `parts`, from the part's own start; a shim has none."""
-        if part.kind is RegionKind.SHIM:
-            return []
-        first = part.start - jit_code.start
-        return [Line(max(offset - first, 0), path, line) for offset, path, line in self.lines(jit_code)]
-
-    def parts(self, jit_code: JitCode) -> list[Region]:
+    def parts(self, jit_code: Code) -> list[Region]:
         """The executor's code as regions: its shim, where it has one of its own, and its body."""
         if jit_code.start not in self._parts:
             self._parts[jit_code.start] = self._make_parts(jit_code)
         return self._parts[jit_code.start]
 
-    def _make_parts(self, jit_code: JitCode) -> list[Region]:
+    def _make_parts(self, jit_code: Code) -> list[Region]:
         code = self.code_object(jit_code)
         name = code.name if code else UNKNOWN_NAME
-        shim, start, size = jit_code.shim_size, jit_code.start, jit_code.size
-        body = Region(start + shim, size - shim, name, RegionKind.JIT, jit_code.executor)
-        return [Region(start, shim, SHIM_NAME, RegionKind.SHIM, jit_code.executor), body] if shim else [body]
+        shim, start, size = jit_code.gate_size, jit_code.start, jit_code.size
+        body = Region(start + shim, size - shim, name, RegionKind.JIT)
+        return [Region(start, shim, SHIM_NAME, RegionKind.SHIM), body] if shim else [body]
 
 
 def _executable_anonymous(mappings: Sequence[Mapping]) -> list[Mapping]:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 from jitunwind.errors import CorruptState, UnreadableMemory
+from jitunwind.jits import Code
 from jitunwind.jits.cpython.layout import Layout
 from jitunwind.jits.cpython.objects import CODE_UNIT, CodeObject
-from jitunwind.jits.cpython.regions import JitCode, Regions
+from jitunwind.jits.cpython.regions import Regions
 from jitunwind.memory import Mapping, Memory
 from jitunwind.rows import WORD, Unknown
 
@@ -74,28 +75,28 @@ class MicroOps:
         self._layout: Layout = regions.layout
         self._names: dict[int, str] = {}
 
-    def trace(self, region: JitCode) -> list[MicroOp]:
+    def trace(self, region: Code) -> list[MicroOp]:
         """The trace that `region` was compiled from. UnreadableMemory; CorruptState where it makes no sense, or
         no executor is known."""
         return self._entries(region, self.count(region))
 
-    def count(self, region: JitCode) -> int:
+    def count(self, region: Code) -> int:
         """How many entries the trace has. As `trace`, and much cheaper."""
-        if not region.executor:
+        if not region.owner:
             raise CorruptState("no executor is known for this code")
-        size = self._memory.checked_read(region.executor + self._layout.executor.code_size, 4)
+        size = self._memory.checked_read(region.owner + self._layout.executor.code_size, 4)
         count = int.from_bytes(size, "little")
         if not 0 < count <= MOST_MICRO_OPS:
-            raise CorruptState(f"the executor at {region.executor:#x} claims {count} micro-ops")
+            raise CorruptState(f"the executor at {region.owner:#x} claims {count} micro-ops")
         return count
 
-    def begin(self, region: JitCode) -> Place | None:
+    def begin(self, region: Code) -> Place | None:
         """The bytecode instruction at which the trace begins; None where it is not known. As `trace`, and cheap."""
         first = self._entries(region, min(self.count(region), _FIRST_WITH_PLACE))
         return next(filter(None, self.places(region, first)), None)
 
-    def _entries(self, region: JitCode, count: int) -> list[MicroOp]:
-        trace = self._memory.word(region.executor + self._layout.executor.trace)
+    def _entries(self, region: Code, count: int) -> list[MicroOp]:
+        trace = self._memory.word(region.owner + self._layout.executor.trace)
         of = self._layout.record.micro_op
         data = self._memory.checked_read(trace, count * of.instruction.size)
         return [
@@ -126,7 +127,7 @@ class MicroOps:
             pass
         return f"uop {opcode}"
 
-    def offsets(self, region: JitCode, trace: Sequence[MicroOp]) -> list[int] | Unknown:
+    def offsets(self, region: Code, trace: Sequence[MicroOp]) -> list[int] | Unknown:
         """Where each micro-op's machine code begins in the region, and where the last one's ends."""
         if self.stencil_array is None:
             return Unknown("the sizes of stencils are not to be found in this interpreter")
@@ -135,8 +136,8 @@ class MicroOps:
             return Unknown("the machine code is not that of the executor's trace")
         return found[0]
 
-    def _names_instruction(self, region: JitCode, begin: int, end: int, value: int) -> bool:
-        return self._regions.stencils.names(region.code, region.start, begin, end, value, self._layout)
+    def _names_instruction(self, region: Code, begin: int, end: int, value: int) -> bool:
+        return self._regions.stencils.names(region.data, region.start, begin, end, value, self._layout)
 
     def _size(self, opcode: int) -> int | None:
         assert self.stencil_array is not None
@@ -227,7 +228,7 @@ class MicroOps:
                 return right[0] if len(right) == 1 else None
         return None
 
-    def _samples(self) -> Iterator[tuple[JitCode, list[MicroOp]]]:
+    def _samples(self) -> Iterator[tuple[Code, list[MicroOp]]]:
         count = 0
         for start in self._regions.starts:
             region = self._regions.find(start)
@@ -253,7 +254,7 @@ class MicroOps:
                 if self._is_element(*words[index : index + 3]):
                     yield start + WORD * index, words[index + 1]
 
-    def places(self, region: JitCode, trace: Sequence[MicroOp]) -> list[Place | None]:
+    def places(self, region: Code, trace: Sequence[MicroOp]) -> list[Place | None]:
         """The bytecode instruction of each micro-op; None where it is not known.
 
         Between two changes of the frame all micro-ops are of one function: that whose bytecode a `_SET_IP`
@@ -282,12 +283,12 @@ def _size_at(sizes: dict[int, int], base: int, stride: int, opcode: int) -> int 
     return sizes.get(base + stride * opcode)
 
 
-_Names = Callable[[JitCode, int, int, int], bool]
+_Names = Callable[[Code, int, int, int], bool]
 """Whether the code of a `_SET_IP`, [begin, end) of the region, stores that instruction pointer."""
 
 
 def _fits(
-    samples: Sequence[tuple[JitCode, list[MicroOp]]], size_of: Callable[[int], int | None], names: _Names
+    samples: Sequence[tuple[Code, list[MicroOp]]], size_of: Callable[[int], int | None], names: _Names
 ) -> bool:
     """Whether most of the samples are as the sizes say: one may be damaged, or have changed meanwhile."""
     found = [_offsets(region, trace, size_of, names) for region, trace in samples]
@@ -296,11 +297,11 @@ def _fits(
 
 
 def _offsets(
-    region: JitCode, trace: Sequence[MicroOp], size_of: Callable[[int], int | None], names: _Names
+    region: Code, trace: Sequence[MicroOp], size_of: Callable[[int], int | None], names: _Names
 ) -> tuple[list[int], int] | None:
     """The offsets, and how many stores of the instruction pointer are where they should be: in the code of
     their micro-op. None, if one is not, or the code would not fit."""
-    offsets, stores = [region.shim_size], 0
+    offsets, stores = [region.gate_size], 0
     for each in trace:
         size = size_of(each.opcode)
         if size is None:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from jitunwind.arch import Architecture
 from jitunwind.arch.known import decoder
 from jitunwind.dwarf.encode import moved
+from jitunwind.jits import Code
 from jitunwind.jits.cpython import stencils
-from jitunwind.jits.cpython.regions import JitCode
 from jitunwind.publishing.described import frames_of
 from jitunwind.recover.table import known_at_entry, recover
 
@@ -47,11 +47,11 @@ class CfiCache:
         self._bytes = 0
         """Of all code that has been remembered."""
 
-    def of(self, code: JitCode) -> bytes:
+    def of(self, code: Code) -> bytes:
         """Those of all its code, to lie anywhere."""
         if not self._has_constants:
             return self._recovered(code)
-        size = code.shim_size, len(code.code.rstrip(b"\0"))
+        size = code.gate_size, len(code.data.rstrip(b"\0"))
         known = self._of_size.get(size)
         if known is None:
             if len(self._of_size) >= _MOST:
@@ -59,34 +59,34 @@ class CfiCache:
             self._of_size[size] = []
             return self._recovered(code)
         for each in known:
-            if each.is_of(code.code):
+            if each.is_of(code.data):
                 return moved(each.frames, code.start - each.start)
         frames, pieces = self._recovered(code), self._pieces(code)
         del known[: 1 - _MOST_OF_A_SIZE]
-        known.append(_Known(code.start, frames, pieces, _between(code.code, pieces)))
+        known.append(_Known(code.start, frames, pieces, _between(code.data, pieces)))
         self._bytes += code.size
         if self._bytes > _MOST_BYTES:
             self._of_size.clear()
             self._bytes = 0
         return frames
 
-    def _pieces(self, code: JitCode) -> Sequence[tuple[int, int]]:
+    def _pieces(self, code: Code) -> Sequence[tuple[int, int]]:
         """What is left of `code` between the constants of instructions, and what looks so behind all that is reached.
         Other code that is the same there is decoded the same, instruction by instruction."""
         starts: set[int] = set()
-        for entry, row in code.entries(self._arch).items():
+        for entry, row in code.entries:
             # As recovery does it: the same forms are known then.
             followed = {self._arch.stack_pointer, self._arch.return_address, *known_at_entry(row)}
-            starts.update(self._decode(code.code, entry, followed)[1])
+            starts.update(self._decode(code.data, entry, followed)[1])
         end = max(starts)
-        places = self._stencils.constants(code.code) or ()
+        places = self._stencils.constants(code.data) or ()
         constants = [at for instruction, at in places if instruction in starts or instruction > end]
         return list(
             zip([0, *(at + _CONSTANT_SIZE for at in constants)], [*constants, code.size], strict=True)
         )
 
-    def _recovered(self, code: JitCode) -> bytes:
-        table = recover(self._arch, code.code, self._decode, code.entries(self._arch))
+    def _recovered(self, code: Code) -> bytes:
+        table = recover(self._arch, code.data, self._decode, dict(code.entries))
         return frames_of(self._arch, code.start, table)
 
 

@@ -5,13 +5,14 @@ from typing import NamedTuple
 
 from jitunwind.agent.library import Published
 from jitunwind.errors import UnreadableMemory
+from jitunwind.jits import Code, lines_of_piece
 from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.executors import Executor
 from jitunwind.jits.cpython.inside.cfi_cache import CfiCache
 from jitunwind.jits.cpython.inside.memory import OwnProcess
 from jitunwind.jits.cpython.inside.uncompiled import keep_uncompiled
 from jitunwind.jits.cpython.newcomers import Newcomers
-from jitunwind.jits.cpython.regions import JitCode, Regions
+from jitunwind.jits.cpython.regions import Regions
 from jitunwind.jits.cpython.versions import Registration
 from jitunwind.publishing.described import described
 
@@ -54,11 +55,11 @@ class Describer:
                 code = regions.find(start)
                 if code is None:
                     raise UnreadableMemory(start, size)
-                yield start, Described(code.executor, self._published(regions, code))
+                yield start, Described(code.owner, self._published(regions, code))
             except Exception as error:  # one that cannot be described must not keep others waiting
                 yield start, error
 
-    def _published(self, regions: Regions, code: JitCode) -> Published:
+    def _published(self, regions: Regions, code: Code) -> Published:
         """The shim, where the code has one of its own, and the body in one."""
         *shim, body = regions.parts(code)
-        return described(body, self._frames.of(code), regions.lines_of_part(code, body), *shim)
+        return described(body, self._frames.of(code), lines_of_piece(code, body, regions.lines(code)), *shim)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
-from jitunwind.arch import Architecture
+from jitunwind.arch import Architecture, Convention
 from jitunwind.jits.cpython.layout import Layout
 from jitunwind.jits.cpython.stencils.found import EntryShim, Shim, Store
 from jitunwind.memory import Memory
@@ -18,6 +18,9 @@ __all__ = ["EntryShim", "Shim", "Stencils", "Store", "of"]
 
 class Stencils(Protocol):
     """One architecture's."""
+
+    CONVENTION: Convention
+    """By which bodies are called."""
 
     def begins_shim(self, code: bytes, offset: int) -> bool:
         """Whether a shim begins at `offset`: what 3.14 puts before each executor's code."""

@@ -10,7 +10,8 @@ import struct
 from collections.abc import Iterator
 from functools import lru_cache
 
-from jitunwind.arch.aarch64.registers import AARCH64, X18
+from jitunwind.arch import Convention
+from jitunwind.arch.aarch64.registers import AARCH64, X18, X29
 from jitunwind.arch.aarch64.words import SIZE, immediate_added, loaded_near, near, page_of, signed, words_of
 from jitunwind.jits.cpython.layout import Layout
 from jitunwind.jits.cpython.objects import CODE_UNIT
@@ -18,6 +19,8 @@ from jitunwind.jits.cpython.stencils.found import EntryShim, Shim, Store
 from jitunwind.memory import Memory
 from jitunwind.rows import WORD
 
+CONVENTION = Convention("preserve_none", kept=(X29,))
+"""Clang's: sp, x29, and the return address in x30."""
 _SHIM = re.compile(rb"\xef[\x3b\xbb][\xa0-\xbf]\x6d", re.DOTALL)
 """stp d15, d14, [sp, #-n]!: how shims begin, those before each executor's code on 3.14 and 3.15's only one."""
 _SHIM_ENDS = re.compile(rb"\xef[\x3b\xbb][\xc0-\xdf]\x6c\xc0\x03\x5f\xd6", re.DOTALL)

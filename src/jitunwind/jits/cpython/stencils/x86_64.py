@@ -4,15 +4,20 @@ import re
 from functools import cache
 from typing import NamedTuple
 
-from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.arch import Convention
+from jitunwind.arch.x86_64.registers import RBP, X86_64
 from jitunwind.jits.cpython.layout import Layout
 from jitunwind.jits.cpython.objects import CODE_UNIT
 from jitunwind.jits.cpython.stencils.found import EntryShim, Shim, Store
 from jitunwind.memory import Memory
 from jitunwind.rows import WORD
 
+CONVENTION = Convention("preserve_none", kept=(RBP,))
+"""Clang's: only rsp and rbp survive a call."""
 SHIM = bytes.fromhex("415741564155415453")
 """push r15, r14, r13, r12, rbx: how the shim begins that stands before each executor's code on 3.14."""
+_SHIM_ENDS = bytes.fromhex("5b415c415d415e415fc3")
+"""pop rbx, r12, r13, r14, r15; ret: behind its call. No function calls what lies behind its own end so."""
 LONGEST_SHIM = 64
 ENTRY_SHIM = bytes.fromhex("554889e5415741564155415453")
 """push rbp; mov rsp,rbp; push r15, r14, r13, r12, rbx: how 3.15's one shim, _PyJIT_Entry, begins."""
@@ -33,7 +38,8 @@ def shim(code: bytes) -> Shim | None:
         return None
     returns = call + 5
     target = returns + int.from_bytes(code[call + 1 : returns], "little", signed=True)
-    return Shim(target, returns) if call < target <= LONGEST_SHIM else None
+    ends = call < target <= LONGEST_SHIM and code[returns:target].endswith(_SHIM_ENDS)
+    return Shim(target, returns) if ends else None
 
 
 def entry_shim(code: bytes, jit_code: int) -> EntryShim | None:

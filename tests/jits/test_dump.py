@@ -10,27 +10,33 @@ from pathlib import Path
 import pytest
 
 from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.dwarf.frames import EhFrame
 from jitunwind.errors import BadDump
-from jitunwind.jits.cpython.dump import Dump, Frames, load, save
-from jitunwind.jits.cpython.regions import ENTRY_NAME, JitCode
+from jitunwind.jits.cpython.regions import ENTRY_NAME, SHIM_NAME
 from jitunwind.jits.cpython.stencils.x86_64 import SHIM
+from jitunwind.jits.dump import Dump, load, save
 from jitunwind.region import Region, RegionKind
+from tests.support.codes import cpython_code
 from tests.support.files import write_anew
 
 RET = b"\x90" * 100 + b"\xc3"
 OWN_SHIM = SHIM + b"\xe8\x01\x00\x00\x00\xc3"  # push …; call +1; ret
 OF_3_14 = Dump(
-    "3.14.10",
+    "CPython 3.14.10",
     X86_64,
-    [JitCode(0x7F00_0000_0000, OWN_SHIM + RET, len(OWN_SHIM), 0), JitCode(0x7F00_0000_2000, RET, 0, 0)],
+    [
+        cpython_code(0x7F00_0000_0000, OWN_SHIM + RET, len(OWN_SHIM), 0),
+        cpython_code(0x7F00_0000_2000, RET, 0, 0),
+    ],
     ["py::work:/tmp/hot.py", "py::jit_executor:<jit>"],
+    own_gate_name=SHIM_NAME,
 )
 OF_3_15 = Dump(
-    "3.15.2",
+    "CPython 3.15.2",
     X86_64,
-    [JitCode(0x7F00_0000_0000, RET, 0, 0)],
+    [cpython_code(0x7F00_0000_0000, RET, 0, 0)],
     ["py::weigh:/tmp/hot.py"],
-    [Frames(0x7F00_0000_1002, b"\0" * 4), Frames(0x1234, b"\0" * 8)],
+    [EhFrame(0x7F00_0000_1002, b"\0" * 4), EhFrame(0x1234, b"\0" * 8)],
     Region(0x87F384, 52, ENTRY_NAME, RegionKind.SHIM),
     b"\x55" * 52,
 )
@@ -50,8 +56,8 @@ def test_a_dump_finds_code_by_its_addresses(dump: Dump) -> None:
     assert dump.find(first.start) is dump.find(first.start + first.size - 1) is first
     assert dump.find(first.start - 1) is dump.find(first.start + first.size) is None
     assert dump.may_hold(first.start) is not None
-    assert [part.name for part in dump.parts(first)][-1] == dump.names[0]
-    assert sum(part.size for part in dump.parts(first)) == first.size
+    assert [part.name for part in dump.pieces(first)][-1] == dump.names[0]
+    assert sum(part.size for part in dump.pieces(first)) == first.size
 
 
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
