@@ -1,12 +1,13 @@
 """`jitunwind doctor`: what it finds, the evidence, and advice only where something is missing."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.processes import VERSIONS, Program, interpreter, jitunwind, run
+from tests.support.processes import VERSIONS, Program, jitunwind, run
 
 MACHINE = ["jitunwind", "publishing", "recovery", "GDB", "ptrace"]
 CPYTHON = ["CPython", "build", "JIT", "executors", "machine code"]
@@ -58,7 +59,7 @@ def test_a_process_that_is_no_python() -> None:
 def test_what_cannot_be_read(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.touch()
-    for target in (4194305, empty, tmp_path / "nowhere", interpreter("3.14")):
+    for target in (4194305, empty, tmp_path / "nowhere", Path(sys.executable)):
         done = jitunwind("doctor", target)
         assert (done.returncode, done.stdout) == (2, ""), done.stdout
         assert done.stderr.startswith("error: "), done.stderr
