@@ -14,7 +14,6 @@ from jitunwind.tables.sources import Recovered
 from tests.support.live import VERSIONS, Interpreter, decode, interpreter, running
 from tests.support.processes import WritableProcess
 
-
 pytestmark = pytest.mark.live
 
 
