@@ -14,9 +14,9 @@ from jitunwind.cli.usage import in_words, no_such_verb
 from jitunwind.cli.verb import Context, Verb
 from jitunwind.errors import JitunwindError
 
-_LAZY = {name: name for name in ("agent", "audit", "check", "dump", "enable", "explain", "gdb", "run")} | {
-    "disable": "enable"
-}
+_LAZY = {
+    name: name for name in ("agent", "audit", "check", "doctor", "dump", "enable", "explain", "gdb", "run")
+} | {"disable": "enable"}
 """Verbs that are imported when they are asked for, so that the others start as fast without them, and their modules."""
 
 

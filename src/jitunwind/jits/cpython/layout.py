@@ -51,6 +51,8 @@ class Layout(NamedTuple):
     record: Version
     is_guess: bool = False
     """The version is newer than all that are known: the record is the newest one's."""
+    prerelease: str = ""
+    """Such as "a1", of a version in development."""
 
     @property
     def executor(self) -> ExecutorLayout:
@@ -58,7 +60,13 @@ class Layout(NamedTuple):
 
     @property
     def version_text(self) -> str:
-        return ".".join(str(part) for part in self.version)
+        return ".".join(str(part) for part in self.version) + self.prerelease
+
+    @property
+    def warning(self) -> str:
+        """What a user should know of this CPython; "" of a version that is known."""
+        known = f"CPython {self.version_text} is not known here: its executors were found by their structure"
+        return known if self.is_guess else ""
 
 
 def described(memory: Memory) -> Layout:
@@ -79,7 +87,7 @@ def described(memory: Memory) -> Layout:
     if cookie != COOKIE:
         raise unknown_version(_older(memory))
     version = _version(hexversion)
-    text = f"CPython {'.'.join(map(str, version))}"
+    text = f"CPython {'.'.join(map(str, version))}{_prerelease(hexversion)}"
     newest = max(VERSIONS)
     is_guess = version[:2] > newest
     record = version_on(newest if is_guess else version[:2], memory.architecture)
@@ -87,15 +95,20 @@ def described(memory: Memory) -> Layout:
         raise unknown_version(text)
     if free_threaded:
         raise UnsupportedVersion(f"this {text} is free-threaded, and has no JIT", _UNKNOWN_HINT)
-    if memory.symbol(_DEBUG_BUILD):
+    if is_debug_build(memory):
         record = record._replace(executor=record.executor.moved(in_interpreter=_FARTHER_IN_DEBUG_BUILDS))
     for lacking in ((), record.later_without) if is_guess else ((),):
         offsets = _debug_offsets(memory, runtime, record, lacking)
         if offsets is not None:
-            return Layout(runtime, version, offsets, record, is_guess)
+            return Layout(runtime, version, offsets, record, is_guess, _prerelease(hexversion))
     if is_guess:
         raise unknown_version(text)
     raise UnsupportedVersion(f"the debug offsets of this {text} are implausible", _UNKNOWN_HINT)
+
+
+def is_debug_build(memory: Memory) -> bool:
+    """Whether the CPython was built with assertions (configure --with-pydebug)."""
+    return memory.symbol(_DEBUG_BUILD) is not None
 
 
 _DEBUG_BUILD = "_Py_NegativeRefcount"
@@ -169,6 +182,12 @@ def _is_runtime(memory: Memory, address: int) -> bool:
 def _version(hexversion: int) -> tuple[int, int, int]:
     """PY_VERSION_HEX (Include/patchlevel.h)."""
     return (hexversion >> 24 & 0xFF, hexversion >> 16 & 0xFF, hexversion >> 8 & 0xFF)
+
+
+def _prerelease(hexversion: int) -> str:
+    """The release level and serial number in PY_VERSION_HEX: "a1", or "" of a final release."""
+    level = {0xA: "a", 0xB: "b", 0xC: "rc"}.get(hexversion >> 4 & 15)
+    return f"{level}{hexversion & 15}" if level else ""
 
 
 def _older(memory: Memory) -> str:
