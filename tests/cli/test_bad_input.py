@@ -19,6 +19,7 @@ from jitunwind.errors import NoSuchProcess
 from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.executors import interpreters
 from jitunwind.jits.cpython.layout import Layout
+from jitunwind.jits.cpython.versions import VERSIONS as VERSIONS_KNOWN
 from jitunwind.memory.core import mapped_files
 from jitunwind.memory.live import LARGEST_PID
 from jitunwind.memory.process import LiveProcess
@@ -314,14 +315,25 @@ def test_damaged_lists_of_executors(what: str, damaged: Program) -> None:
 
 
 def test_a_version_that_does_not_exist_yet(damaged: Program) -> None:
+    """GIVEN one that is built as the newest that is known, THEN its executors are found by their structure, and that is
+    said. Of another one nothing is claimed."""
     with WritableProcess(damaged.pid) as memory:
-        runtime = read_layout(memory).runtime
-        memory.write(runtime + 8, struct.pack("<I", 0x031000A1))
+        layout = read_layout(memory)
+        memory.write(layout.runtime + 8, struct.pack("<I", 0x031000A1))
         try:
             done = jitunwind("bt", damaged.pid, timeout=PATIENT)
+            fits = layout.version[:2] == max(VERSIONS_KNOWN)
+            audited = None if fits else jitunwind("audit", damaged.pid, timeout=PATIENT)
         finally:
             memory.repair()
-    assert "CPython 3.16.0 is not known here, only 3.14 and 3.15 are" in warned(done)
+    if audited is None:
+        assert done.returncode == 0, done.stderr
+        said = "CPython 3.16.0a1 is not known here: its executors were found by their structure"
+        assert said in done.stderr
+        assert "all stacks are whole" in done.stdout
+    else:
+        assert "CPython 3.16.0a1 is not known here, only 3.14 and 3.15 are" in warned(done)
+        assert "CPython 3.16.0a1 is not known here" in "\n".join(refused(audited))
 
 
 # --- cores

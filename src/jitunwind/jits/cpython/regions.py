@@ -63,7 +63,7 @@ class Regions:
         self.objects = Objects(memory, layout)
         self.arch = memory.architecture
         self.stencils = stencils.of(self.arch)
-        self.warnings: list[str] = []
+        self.warnings = [layout.warning] if layout.warning else []
         self._found: dict[int, Code | None] = {}
         self._verified: set[int] = set()
         self._reaches: dict[int, int] = {}
