@@ -48,7 +48,7 @@ def read_back(data: bytes) -> list[tuple[int, int, Row | Unknown]]:
     return [
         (fde.start - CODE + start, fde.start - CODE + end, row)
         for fde in decode.eh_frame(data, SECTION)
-        for start, end, row in decode.table_of(fde, AARCH64.unspecified).spans()
+        for start, end, row in decode.table_of(fde, AARCH64.same_value_by_default).spans()
     ]
 
 
@@ -148,7 +148,10 @@ def test_any_table_comes_back(parts: list[tuple[int, Row | Unknown]]) -> None:
             wanted[start] = Row(each.cfa, sorted_rules, each.signed)
             assert end > start
     data = eh_frame(AARCH64, [(CODE, table)], SECTION)
-    tables = {f.start - CODE: decode.table_of(f, AARCH64.unspecified) for f in decode.eh_frame(data, SECTION)}
+    tables = {
+        f.start - CODE: decode.table_of(f, AARCH64.same_value_by_default)
+        for f in decode.eh_frame(data, SECTION)
+    }
     for start, expected in wanted.items():
         begin = max(each for each in tables if each <= start)
         assert tables[begin].at(start - begin) == expected

@@ -36,7 +36,7 @@ def test_an_address_leads_to_the_entry_and_state_that_the_whole_section_has() ->
     chosen, choose = random.Random(3), random.Random(4)
     compared = 0
     for fde in chosen.sample(all_fdes, SAMPLES):
-        table = table_of(fde, X86_64.unspecified)
+        table = table_of(fde, X86_64.same_value_by_default)
         for offset in {0, fde.size - 1, *(choose.randrange(fde.size) for _ in range(MOST_LOOKED_AT))}:
             at = index.fde_of(fde.start + offset)
             assert at is not None
@@ -46,7 +46,7 @@ def test_an_address_leads_to_the_entry_and_state_that_the_whole_section_has() ->
                 fde.size,
                 fde.cie.augmentation,
             )
-            state, row = state_at(found, X86_64.unspecified, offset), table.at(offset)
+            state, row = state_at(found, X86_64.same_value_by_default, offset), table.at(offset)
             if isinstance(row, Row):
                 assert (state.cfa, state.rules, state.signed) == row
                 compared += 1

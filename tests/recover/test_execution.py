@@ -295,7 +295,7 @@ def test_rows_give_the_registers_that_the_function_was_called_with(tmp_path, see
                 offset = registers[RIP] - function.start
                 if offset == 0:  # no random function jumps to its start
                     truth = {number: registers[number] for number in X86_64.callee_saved}
-                    truth[RSP] = registers[RSP] + X86_64.entry_cfa
+                    truth[RSP] = registers[RSP] + X86_64.cfa_at_entry_offset
                     truth[RETURN_ADDRESS] = stepped.word(registers[RSP])
                     truths.append(truth)
                 row = function.table.at(offset)

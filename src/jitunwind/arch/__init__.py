@@ -12,7 +12,7 @@ class Convention(NamedTuple):
     """A calling convention, as far as unwinding goes: the registers a callee hands back as it got them."""
 
     name: str
-    kept: tuple[int, ...]
+    preserved: tuple[int, ...]
 
 
 class DynamicRelocations(NamedTuple):
@@ -27,8 +27,8 @@ class Architecture(NamedTuple):
     """The facts about one architecture that recovery, the plugin and the reports need.
 
     Registers are DWARF numbers. `return_address` is the column that unwind tables have it in, `program_counter` the
-    number of the register that runs: the registers up to it are those of a thread's state. `entry_cfa` is CFA minus
-    stack pointer at a function's first instruction, `entry_return` where the return address is there,
+    number of the register that runs: the registers up to it are those of a thread's state. `cfa_at_entry_offset` is
+    CFA minus stack pointer at a function's first instruction, `entry_return` where the return address is there,
     `caller_saved` what does not survive a call, `red_zone` the bytes below the stack pointer that signal handlers
     leave alone. `instruction_size`: what all instructions' sizes are multiples of. `decoder_package`: what
     `arch.ARCH.effects` needs from PyPI. `breakpoint`: the bytes of a breakpoint; stubs call it by their number.
@@ -47,7 +47,7 @@ class Architecture(NamedTuple):
     frame_pointer: int
     return_address: int
     program_counter: int
-    entry_cfa: int
+    cfa_at_entry_offset: int
     entry_return: RegisterRule
     caller_saved: tuple[int, ...]
     red_zone: int
@@ -60,11 +60,11 @@ class Architecture(NamedTuple):
 
     @property
     def callee_saved(self) -> tuple[int, ...]:
-        return self.platform.kept
+        return self.platform.preserved
 
     def at_entry(self, convention: Convention) -> Row:
         """The row at the first instruction of a function that is called by `convention`."""
-        return _at_entry(self, convention.kept)
+        return _at_entry(self, convention.preserved)
 
     @property
     def return_register(self) -> int | None:
@@ -80,7 +80,7 @@ class Architecture(NamedTuple):
         return address | signature if address >> 55 & 1 else address & ~signature
 
     @property
-    def unspecified(self) -> tuple[int, ...]:
+    def same_value_by_default(self) -> tuple[int, ...]:
         """The registers that have their value still where a compiler's unwind table says nothing of them."""
         return (
             self.callee_saved if self.return_register is None else (*self.callee_saved, self.return_register)
@@ -91,9 +91,9 @@ _ADDRESS_MASK = (1 << 64) - 1
 
 
 @cache
-def _at_entry(arch: Architecture, kept: tuple[int, ...]) -> Row:
+def _at_entry(arch: Architecture, preserved: tuple[int, ...]) -> Row:
     rules: dict[int, RegisterRule] = dict.fromkeys(arch.callee_saved, UNDEFINED)
-    rules.update(dict.fromkeys(kept, SAME_VALUE))
+    rules.update(dict.fromkeys(preserved, SAME_VALUE))
     in_place = arch.entry_return == InRegister(arch.return_address)
     rules[arch.return_address] = SAME_VALUE if in_place else arch.entry_return
-    return Row(CfaRule(arch.stack_pointer, arch.entry_cfa), tuple(sorted(rules.items())))
+    return Row(CfaRule(arch.stack_pointer, arch.cfa_at_entry_offset), tuple(sorted(rules.items())))

@@ -19,13 +19,13 @@ class Assign(NamedTuple):
 
 
 class Clobber(NamedTuple):
-    """target = something not followed."""
+    """target = something not tracked."""
 
     target: int
 
 
 class Store(NamedTuple):
-    """size bytes at base + offset = source; source None: something not followed."""
+    """size bytes at base + offset = source; source None: something not tracked."""
 
     base: int
     offset: int
@@ -56,7 +56,7 @@ class Set(NamedTuple):
 
 
 class Add(NamedTuple):
-    """target = source + factor * other, where that is a number; else something not followed."""
+    """target = source + factor * other, where that is a number; else something not tracked."""
 
     target: int
     source: int
@@ -160,4 +160,4 @@ class Decoded(NamedTuple):
 
 
 Decoder = Callable[[bytes, int, Collection[int]], Decoded]
-"""`arch.ARCH.effects.decode`: (code, offset to begin at, followed registers) -> steps and starts."""
+"""`arch.ARCH.effects.decode`: (code, offset to begin at, tracked registers) -> steps and starts."""

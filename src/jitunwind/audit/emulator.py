@@ -86,11 +86,11 @@ class Emulator:
 
     def call(self, target: int, back: int) -> int:
         """Be at a function's first instruction, called from what goes on at `back`; gives the place of that."""
-        sp = self.memory.registers[self.arch.stack_pointer] - self.arch.entry_cfa
+        sp = self.memory.registers[self.arch.stack_pointer] - self.arch.cfa_at_entry_offset
         self.memory.set_register(self.arch.stack_pointer, sp)
         kept = self.arch.entry_return
         if isinstance(kept, SavedAt):
-            self.memory.write_word(sp + self.arch.entry_cfa + kept.offset, back)
+            self.memory.write_word(sp + self.arch.cfa_at_entry_offset + kept.offset, back)
         elif isinstance(kept, InRegister):
             self.memory.set_register(kept.register, back)
         return target

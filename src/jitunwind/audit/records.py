@@ -35,7 +35,7 @@ def not_judged(arch: Architecture) -> tuple[str, ...]:
 def back_from_call(arch: Architecture, registers: Sequence[int], memory: Memory) -> tuple[int, int]:
     """Of a thread at a function's first instruction: where the function returns to, and with which stack pointer.
     UnreadableMemory."""
-    cfa = registers[arch.stack_pointer] + arch.entry_cfa
+    cfa = registers[arch.stack_pointer] + arch.cfa_at_entry_offset
     kept = arch.entry_return
     if isinstance(kept, SavedAt):
         return memory.word(cfa + kept.offset), cfa

@@ -152,7 +152,7 @@ class Program:
     def table(self, index: int) -> UnwindTable:
         fde = self.fdes[index]
         try:
-            return table_of(fde, self.arch.unspecified)
+            return table_of(fde, self.arch.same_value_by_default)
         except MalformedFrames:
             return UnwindTable(fde.size, [0], [MALFORMED])
 
@@ -161,7 +161,7 @@ class Program:
         at_entry = self.arch.entry_return if self.arch.return_register is None else SAME_VALUE
         return (
             isinstance(row, Row)
-            and (row.cfa.register, row.cfa.offset) == (self.arch.stack_pointer, self.arch.entry_cfa)
+            and (row.cfa.register, row.cfa.offset) == (self.arch.stack_pointer, self.arch.cfa_at_entry_offset)
             and row.signed is None
             and row.rule(self.arch.return_address) == at_entry
             and all(row.rule(register) == SAME_VALUE for register in self.arch.callee_saved)
@@ -314,19 +314,15 @@ class _Function:
             return entries, False
         return {0: self.states.of_row(row)}, True
 
-    def _analyze(
-        self, entries: Mapping[int, State], followed: Collection[int], dead: Collection[int]
-    ) -> Flow:
+    def _analyze(self, entries: Mapping[int, State], tracked: Collection[int], dead: Collection[int]) -> Flow:
         self.sweeps.clear()
         self.outside.clear()
         self.resolved.clear()
         no_return = NoReturn(dead)
-        return analyze(
-            self.arch, self.states, self.code, self._decode, entries, followed, no_return=no_return
-        )
+        return analyze(self.arch, self.states, self.code, self._decode, entries, tracked, no_return=no_return)
 
     def _without_dead_paths(
-        self, flow: Flow, entries: Mapping[int, State], followed: Collection[int]
+        self, flow: Flow, entries: Mapping[int, State], tracked: Collection[int]
     ) -> tuple[Flow, tuple[int, ...]]:
         """Take calls never to return, one by one, as long as each makes fewer paths disagree."""
         dead: tuple[int, ...] = ()
@@ -342,29 +338,29 @@ class _Function:
             if not candidates:
                 break
             tried.add(candidates[0])
-            other = self._analyze(entries, followed, (*dead, candidates[0]))
+            other = self._analyze(entries, tracked, (*dead, candidates[0]))
             if len(other.disagreements) < len(flow.disagreements):
                 flow, dead = other, (*dead, candidates[0])
         if tried:
-            flow = self._analyze(entries, followed, dead)
+            flow = self._analyze(entries, tracked, dead)
         return flow, dead
 
-    def _decode(self, code: bytes, offset: int, followed: Collection[int]) -> Decoded:
+    def _decode(self, code: bytes, offset: int, tracked: Collection[int]) -> Decoded:
         """Decode compiled code in one sweep over all of it, with the edges that only a file's tables tell."""
-        whole = self._whole(frozenset(followed))
-        decoded = whole if _has(whole.starts, offset) else self.program.decode(code, offset, followed)
+        whole = self._whole(frozenset(tracked))
+        decoded = whole if _has(whole.starts, offset) else self.program.decode(code, offset, tracked)
         if not any(starts is decoded.starts for starts in self.sweeps):
             self.sweeps.append(decoded.starts)
         return Decoded(self._with_edges(decoded), decoded.starts)
 
-    def _whole(self, followed: frozenset[int]) -> Decoded:
+    def _whole(self, tracked: frozenset[int]) -> Decoded:
         """All of the code, straight on behind jumps and returns."""
-        known = self.decoded.get(followed)
+        known = self.decoded.get(tracked)
         if known is None:
-            known = self.decoded[followed] = Decoded([], [])
+            known = self.decoded[tracked] = Decoded([], [])
             at = 0
             while at < self.size:
-                steps, starts = self.program.decode(self.code, at, followed)
+                steps, starts = self.program.decode(self.code, at, tracked)
                 known.steps.extend(steps)
                 known.starts.extend(starts)
                 at = starts[-1] + self.compiled.size(self.code, starts[-1]) if starts else self.size
@@ -544,7 +540,7 @@ class _Function:
 
     def _note_exit(self, report: Report, source: int, state: State) -> None:
         depth = state.registers.get(self.arch.stack_pointer)
-        if depth != -self.arch.entry_cfa:
+        if depth != -self.arch.cfa_at_entry_offset:
             report.unbalanced.append((source, depth if isinstance(depth, int) else None))
 
     def _ends_with_call(self, offset: int) -> bool:

@@ -77,7 +77,7 @@ def violations(program: Program, reports: Reports) -> Iterator[Place]:
         fde = program.fdes[index]
         listing = Listing(program, index)
         found = list(program.compiled.frame_pointer_uses(program.elf.read(fde.start, fde.size)))
-        entry = -program.arch.entry_cfa
+        entry = -program.arch.cfa_at_entry_offset
         for offset, depth in report.unbalanced:
             if depth is None:
                 found.append((offset, UNPROVEN))

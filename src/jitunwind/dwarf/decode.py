@@ -334,10 +334,10 @@ _rows: dict[
 class _Machine:
     """The registers of the call frame machine (DWARF 5 section 6.4.2), and the rows it has made so far."""
 
-    def __init__(self, fde: Fde, unspecified: Sequence[int]) -> None:
+    def __init__(self, fde: Fde, same_value_by_default: Sequence[int]) -> None:
         self.fde, self.cie = fde, fde.cie
         self.cfa: CfaRule | Expression | Unknown = _UNDECIDED
-        self.rules: _Rules = dict.fromkeys(unspecified, SAME_VALUE)
+        self.rules: _Rules = dict.fromkeys(same_value_by_default, SAME_VALUE)
         self.signed: Signed | None = None
         self.at = 0
         self.offsets: list[int] = []
@@ -497,8 +497,8 @@ class _MachineUntil(_Machine):
 
     _offset = -1
 
-    def __init__(self, fde: Fde, unspecified: Sequence[int], offset: int) -> None:
-        super().__init__(fde, unspecified)
+    def __init__(self, fde: Fde, same_value_by_default: Sequence[int], offset: int) -> None:
+        super().__init__(fde, same_value_by_default)
         self.at = 0
         self._offset = offset
 
@@ -508,16 +508,17 @@ class _MachineUntil(_Machine):
         self.at = until
 
 
-def table_of(fde: Fde, unspecified: Sequence[int]) -> UnwindTable:
-    """The rows of one FDE. `unspecified` are the registers that keep their value unless the FDE says
+def table_of(fde: Fde, same_value_by_default: Sequence[int]) -> UnwindTable:
+    """The rows of one FDE. `same_value_by_default` are the registers that keep their value unless the FDE says
     otherwise: compilers leave out what the convention makes a callee keep."""
-    return _Machine(fde, unspecified).table()
+    return _Machine(fde, same_value_by_default).table()
 
 
-def state_at(fde: Fde, unspecified: Sequence[int], offset: int) -> FrameState:
-    """The state that holds `offset` bytes behind the FDE's first instruction. `unspecified` as for `table_of`. Quicker
+def state_at(fde: Fde, same_value_by_default: Sequence[int], offset: int) -> FrameState:
+    """The state that holds `offset` bytes behind the FDE's first instruction. `same_value_by_default` as for
+    `table_of`. Quicker
     than a table where one program counter is asked for, and it has what a `Row` cannot say. MalformedFrames."""
-    machine = _MachineUntil(fde, unspecified, offset)
+    machine = _MachineUntil(fde, same_value_by_default, offset)
     with suppress(_Reached):
         machine.run()
     return FrameState(machine.cfa, tuple(sorted(machine.rules.items(), key=_register)), machine.signed)

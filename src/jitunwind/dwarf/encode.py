@@ -80,7 +80,7 @@ def eh_frame(
     `tables` are (address of the region, its table); regions do not overlap. Addresses and sizes are 64-bit,
     offsets of rules signed 64-bit but for the least, register numbers as DWARF counts them. ValueError for others.
 
-    Decoded with `arch.callee_saved` unspecified, each row has the same rule for each register. To that end, a
+    Decoded with `arch.callee_saved` same_value_by_default, each row has the same rule for each register. To that end, a
     register that a callee saves, or the return address, is called undefined where its row does not list it:
     silence would mean that it has its value still. An `Unknown` is silence: no FDE covers that part of the
     region. There is no terminator: append `TERMINATOR` where one is needed.

@@ -156,7 +156,7 @@ class GdbJit:
         for frames in self._interface.frames(image, sections(image)):
             try:
                 for fde in eh_frame(frames.data, frames.address):
-                    tables.setdefault(fde.start, table_of(fde, self.arch.unspecified))
+                    tables.setdefault(fde.start, table_of(fde, self.arch.same_value_by_default))
             except MalformedFrames as error:
                 self.warnings.append(f"the frames at {frames.address:#x} are not understood: {error}")
         return tables

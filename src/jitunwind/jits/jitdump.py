@@ -73,7 +73,7 @@ class Loaded(NamedTuple):
         (tools/perf/util/genelf.c)."""
         by = self.start - self.loaded_at
         found = eh_frame(self.unwinding, self.loaded_at + (len(self.data) + 7) // 8 * 8)
-        return [(fde.start + by, fde.size, table_of(fde, arch.unspecified)) for fde in found]
+        return [(fde.start + by, fde.size, table_of(fde, arch.same_value_by_default)) for fde in found]
 
 
 def code_in(data: bytes) -> list[Loaded]:
@@ -238,7 +238,7 @@ class JitDump:
             fdes = []
         table = next((table for start, _, table in fdes if start == loaded.start), None)
         # Nobody says which registers such code preserves: what is not followed is not known.
-        unstated = Convention(_UNSTATED, kept=(self.arch.frame_pointer,))
+        unstated = Convention(_UNSTATED, preserved=(self.arch.frame_pointer,))
         code = Code(loaded.start, data, ((0, entry_row(self.arch, table, unstated)),))
         return code if data == loaded.data or (table is not None and self._fits(code, table)) else None
 

@@ -33,7 +33,7 @@ IndirectTargets = Callable[[int], Iterable[int]]
 
 class Exit(NamedTuple):
     """Where control leaves the code: a return (`target` None, `returns`), an indirect jump (`target` None) or
-    a jump out of the code. `at_entry_state`: the stack pointer and the kept registers are then as they were
+    a jump out of the code. `at_entry_state`: the stack pointer and the preserved registers are then as they were
     at entry, as a return or a tail call has to leave them."""
 
     target: int | None
@@ -107,16 +107,16 @@ class _LearntError(Exception):
 
 class Flow:
     """`states` by the offset from which each holds; `ends`: offsets behind instructions that do not fall
-    through; `disagreements` by the offset where the paths meet; `exits` by the leaving instruction; `kept`:
+    through; `disagreements` by the offset where the paths meet; `exits` by the leaving instruction; `preserved`:
     the registers whose values at entry every entry promises to keep; `called`: functions in this code that were
     left out."""
 
-    def __init__(self, kept: tuple[int, ...] = ()) -> None:
+    def __init__(self, preserved: tuple[int, ...] = ()) -> None:
         self.states: dict[int, State] = {}
         self.ends: set[int] = set()
         self.disagreements: dict[int, Disagreement] = {}
         self.exits: dict[int, Exit] = {}
-        self.kept = kept
+        self.preserved = preserved
         self.called: set[int] = set()
 
     def add(self, other: "Flow") -> None:
@@ -137,7 +137,7 @@ def analyze(
     code: bytes,
     decode: Decoder,
     entries: Mapping[int, State],
-    followed: Collection[int],
+    tracked: Collection[int],
     indirect: IndirectTargets = leaves,
     no_return: NoReturn | None = None,
     callees: Mapping[int, State] | None = None,
@@ -145,13 +145,13 @@ def analyze(
 ) -> Flow:
     """Follow `code` from each entry (offset -> state there) to the end of every path.
 
-    `followed` are the registers whose values matter; `no_return` the calls that never return: the
+    `tracked` are the registers whose values matter; `no_return` the calls that never return: the
     analysis adds those that it finds; `callees` functions in this code that are only called (offset -> state there),
     not followed. A call to anywhere else in the code makes its target an entry of a function of the platform's
     convention, which is left out unless the flow `enters_calls`.
     """
     known = {**entries, **(callees or {})}
-    sweeps = _Sweeps(code, decode, followed, known)
+    sweeps = _Sweeps(code, decode, tracked, known)
     return _Analysis(
         states,
         arch,
@@ -167,12 +167,12 @@ def analyze(
 
 class _Sweep(NamedTuple):
     """One linear decoding. `leaders` are the starts that control also reaches by another way than from the
-    instruction before, `marks` the same, rising and closed by `_NONE`. `goes_on`: where it would come to what an
+    instruction before, `marks` the same, rising and closed by `_NONE`. `continues_at`: where it would come to what an
     earlier sweep has; None where it ends with an exit or the code."""
 
     starts: list[int]
     steps: list[Step]
-    goes_on: int | None
+    continues_at: int | None
     leaders: set[int]
     marks: list[int]
 
@@ -194,10 +194,10 @@ class _Sweeps:
         self,
         code: bytes,
         decode: Decoder,
-        followed: Collection[int],
+        tracked: Collection[int],
         functions: Iterable[int],
     ) -> None:
-        self._code, self._decode, self._followed = code, decode, followed
+        self._code, self._decode, self._tracked = code, decode, tracked
         self._also_leaders = set(functions)
         self._sweeps: list[_Sweep] = []
         self.outdated = False
@@ -220,12 +220,12 @@ class _Sweeps:
 
     def _new(self, offset: int) -> _Sweep:
         """Decode from `offset` to where an earlier sweep has the same instructions."""
-        steps, starts = self._decode(self._code, offset, self._followed)
+        steps, starts = self._decode(self._code, offset, self._tracked)
         if not starts:  # a disassembler may refuse
             starts = [offset]
         ends = steps and steps[-1].offset == starts[-1]
         end = steps[-1].next if ends else len(self._code)
-        goes_on = None
+        continues_at = None
         known_leaders = len(self._also_leaders)
         near = [old for old in self._sweeps if old.starts[0] < end and offset <= old.starts[-1]]
         for old in near:
@@ -233,7 +233,7 @@ class _Sweeps:
             if again is not None:
                 starts = starts[: bisect_left(starts, again)]
                 steps = [step for step in steps if step.offset < again]
-                goes_on = end = again
+                continues_at = end = again
         for old in near:
             # Where sweeps overlap, an offset may be inside an instruction of one: note all states there.
             shared = old.starts[bisect_left(old.starts, offset) : bisect_right(old.starts, end)]
@@ -241,13 +241,13 @@ class _Sweeps:
                 self._also_leaders.update(shared, starts)
         self.outdated = self.outdated or len(self._also_leaders) > known_leaders
         self._also_leaders.add(offset)
-        self._sweeps.append(self._laid(starts, steps, goes_on))
+        self._sweeps.append(self._laid(starts, steps, continues_at))
         return self._sweeps[-1]
 
-    def _laid(self, starts: list[int], steps: list[Step], goes_on: int | None) -> _Sweep:
+    def _laid(self, starts: list[int], steps: list[Step], continues_at: int | None) -> _Sweep:
         leaders = {*map(_target_of, steps), *self._also_leaders}
         leaders.intersection_update(starts)  # that has no None
-        return _Sweep(starts, steps, goes_on, leaders, [*sorted(leaders), _NONE])
+        return _Sweep(starts, steps, continues_at, leaders, [*sorted(leaders), _NONE])
 
 
 # Members of an Enum are slow to look up where it counts.
@@ -277,7 +277,7 @@ class _Analysis:
         self.at_entry: dict[State, bool] = {}
         self.pending: list[int] = []
         self.functions = functions
-        self.kept = [
+        self.preserved = [
             register
             for register in (*arch.callee_saved, arch.return_address)
             if all(state.keeps(register) for state in entries.values())
@@ -297,7 +297,7 @@ class _Analysis:
             self.sweeps.refresh()
 
     def _run(self) -> None:
-        self.flow = Flow(kept=tuple(self.kept))
+        self.flow = Flow(preserved=tuple(self.preserved))
         self.arrivals.clear()
         self.sources.clear()
         self.done.clear()
@@ -408,8 +408,8 @@ class _Analysis:
             state = self._join(marks[mark], state, previous, call)
             mark += 1
             call = None
-        if state is not None and sweep.goes_on is not None:
-            self.arrive(sweep.goes_on, state, previous, call)
+        if state is not None and sweep.continues_at is not None:
+            self.arrive(sweep.continues_at, state, previous, call)
         elif state is not None:
             self.flow.exits[previous] = Exit(self.size, returns=False, at_entry_state=False)
 
@@ -462,9 +462,9 @@ class _Analysis:
         self.flow.exits[source] = Exit(target, returns, at_entry)
 
     def _is_as_at_entry(self, state: State) -> bool:
-        """Whether the stack pointer and what the entries kept are where they were at entry."""
-        return state.registers.get(self.arch.stack_pointer) == -self.arch.entry_cfa and all(
+        """Whether the stack pointer and what the entries preserved are where they were at entry."""
+        return state.registers.get(self.arch.stack_pointer) == -self.arch.cfa_at_entry_offset and all(
             state.holds(register, SAME_VALUE)
-            for register in self.kept
+            for register in self.preserved
             if register != self.arch.return_address or self.arch.return_register is not None
         )

@@ -48,7 +48,7 @@ KEYS = ("", "A", "B")
 class State:
     """Registers and stack slots (by their offset from the CFA) with the values known of them. Immutable."""
 
-    __slots__ = ("_kept", "after", "after_call", "met", "registers", "row", "slots")
+    __slots__ = ("_preserved", "after", "after_call", "met", "registers", "row", "slots")
 
     def __init__(self, registers: Mapping[int, Value], slots: Mapping[int, Value], row: Row | None) -> None:
         self.registers = registers
@@ -59,11 +59,11 @@ class State:
         self.after_call: State | None = None
         self.met: dict[State, State] = {}
         values = (*registers.values(), *slots.values())
-        self._kept = frozenset(value.register for value in values if isinstance(value, Entry))
+        self._preserved = frozenset(value.register for value in values if isinstance(value, Entry))
 
     def keeps(self, register: int) -> bool:
         """Whether the entry value of `register` is anywhere."""
-        return register in self._kept
+        return register in self._preserved
 
     def holds(self, register: int, rule: RegisterRule, key: str = "") -> bool:
         """Whether the entry value of `register`, signed with `key` if there is one, is where `rule` says: the
@@ -153,12 +153,12 @@ class States:
 
         It hands back only what that keeps: a body that a shim calls keeps less than the platform's convention.
         """
-        kept = {
+        preserved = {
             register: value
             for register, value in state.registers.items()
             if register not in self._arch.callee_saved or entry.keeps(register)
         }
-        return self.make(kept, state.slots)
+        return self.make(preserved, state.slots)
 
     def after(self, state: State, effects: Effects) -> State:
         """The state behind an instruction of these effects."""

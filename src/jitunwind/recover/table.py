@@ -22,8 +22,8 @@ def recover(arch: Architecture, code: bytes, decode: Decoder, entries: Mapping[i
     that no path reaches get an `Unknown`, too. Never raises for strange code.
 
     Each entry is taken for a function of its own at first, in which only the stack pointer and the registers it
-    keeps are followed; nearly all JIT code is content with that. Where that loses one, or one function's paths
-    lead into another, the code is analysed again, as a whole and with every register followed.
+    keeps are tracked; nearly all JIT code is content with that. Where that loses one, or one function's paths
+    lead into another, the code is analysed again, as a whole and with every register tracked.
     """
     return table_of(len(code), flow_of(arch, code, decode, entries))
 
@@ -63,14 +63,14 @@ def _separately(
     called: dict[int, State] = {}
     for start, end in pairwise([*sorted(entries), len(code)]):
         entry = {start: entry_states[start]}
-        followed = {arch.stack_pointer, arch.return_address, *known_at_entry(entries[start])}
+        tracked = {arch.stack_pointer, arch.return_address, *known_at_entry(entries[start])}
         flow = analyze(
             arch,
             states,
             code,
             decode,
             entry,
-            followed,
+            tracked,
             no_return=no_return,
             callees=entry_states,
             enters_calls=False,
@@ -84,8 +84,8 @@ def _separately(
         return whole
     # Veneers and their like, which keep more than a body does. They stand behind what calls them.
     behind = max((*whole.states, *(end - 1 for end in whole.ends)))
-    followed = {arch.stack_pointer, arch.return_address, *arch.callee_saved}
-    flow = analyze(arch, states, code, decode, called, followed, no_return=no_return, callees=entry_states)
+    tracked = {arch.stack_pointer, arch.return_address, *arch.callee_saved}
+    flow = analyze(arch, states, code, decode, called, tracked, no_return=no_return, callees=entry_states)
     if flow.disagreements or not _complete(flow) or min(flow.states) <= behind:
         return None
     whole.add(flow)
@@ -101,7 +101,7 @@ def _states(arch: Architecture) -> States:
 def _complete(flow: Flow) -> bool:
     """Whether every state still has the CFA and each register that all entries keep."""
     return all(
-        state.row is not None and all(state.keeps(register) for register in flow.kept)
+        state.row is not None and all(state.keeps(register) for register in flow.preserved)
         for state in set(flow.states.values())
     )
 
@@ -130,7 +130,7 @@ def table_of(size: int, flow: Flow) -> UnwindTable:
 
 def _row_or_reason(state: State, flow: Flow, offset: int) -> Row | Unknown:
     """The row, unless a disagreement of paths has cost it something that the entry had."""
-    if state.row is not None and all(state.keeps(register) for register in flow.kept):
+    if state.row is not None and all(state.keeps(register) for register in flow.preserved):
         return state.row
     if not flow.disagreements:
         return Unknown("no register gives the CFA")

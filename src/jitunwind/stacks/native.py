@@ -90,7 +90,7 @@ class NativeRules:
             if found is None:
                 return None
             fde, bias = found
-        state = state_at(fde, self._arch.unspecified, place - bias - fde.start)
+        state = state_at(fde, self._arch.same_value_by_default, place - bias - fde.start)
         return Rules(state, is_signal=fde.cie.signal_frame)
 
     def _fde(self, image: Image, place: int) -> Fde | None:

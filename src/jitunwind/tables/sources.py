@@ -208,7 +208,7 @@ def sections_in(image: bytes) -> list[EhFrame]:
 def decoded(frames: Iterable[EhFrame], arch: Architecture) -> list[Frame]:
     """Each FDE's table. MalformedFrames."""
     return [
-        (fde.start, fde.size, table_of(fde, arch.unspecified))
+        (fde.start, fde.size, table_of(fde, arch.same_value_by_default))
         for address, data in frames
         for fde in eh_frame(data, address)
     ]

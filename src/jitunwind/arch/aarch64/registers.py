@@ -38,7 +38,7 @@ AARCH64 = Architecture(
     frame_pointer=X29,
     return_address=X30,
     program_counter=PC,
-    entry_cfa=0,
+    cfa_at_entry_offset=0,
     entry_return=InRegister(X30),
     caller_saved=(*range(X0, X18 + 1), X30),
     red_zone=0,
@@ -47,5 +47,5 @@ AARCH64 = Architecture(
     breakpoint=bytes.fromhex("000020d4"),  # brk #0
     packet_order=tuple(range(PC + 1)),  # GDB's aarch64-core.xml
     code_address_bits=48,  # what Linux gives programs unless they ask for more
-    platform=Convention("AAPCS64", kept=(*range(X19, X29 + 1), *range(D8, D15 + 1))),
+    platform=Convention("AAPCS64", preserved=(*range(X19, X29 + 1), *range(D8, D15 + 1))),
 )

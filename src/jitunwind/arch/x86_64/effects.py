@@ -21,7 +21,7 @@ _distance = Struct("<i").unpack_from
 _new_step = partial(tuple.__new__, Step)
 # Members of an Enum are slow to look up where it counts.
 _NEXT, _BRANCH, _CALL = Control.NEXT, Control.BRANCH, Control.CALL
-_ENDS = 1
+_DONE = 1
 
 
 def _sweep(
@@ -37,7 +37,7 @@ def _sweep(
 
     Where nothing is known of an instruction, the answer is its position and 0; where what it does is not, minus the
     index of its form; `starts` has it already. Else it is where the sweep has ended, behind the code if that cuts the
-    last instruction off, and _ENDS. `furthest` is the farthest target of the jumps that have been seen.
+    last instruction off, and _DONE. `furthest` is the farthest target of the jumps that have been seen.
     """
     widths, lengths, observed, places, effects, *_ = context
     size = len(code)
@@ -87,7 +87,7 @@ def _sweep(
         steps.append(_new_step((ip, position, found, control, target)))
         if position > furthest and control is not _CALL and control is not _BRANCH:
             break
-    return position, furthest, _ENDS
+    return position, furthest, _DONE
 
 
 try:
@@ -96,24 +96,24 @@ except ImportError:  # it was not built, or for another machine
     sweep = _sweep
 
 
-def decode(code: bytes, offset: int, followed: Collection[int]) -> Decoded:
+def decode(code: bytes, offset: int, tracked: Collection[int]) -> Decoded:
     """Decode `code` from `offset` on in one sweep, up to an instruction that does not fall through and behind
     which no jump seen so far goes (what follows a region's code is data), or to the code's end.
 
-    `followed`: the registers (DWARF numbers) whose every write matters; writes to others give no step.
+    `tracked`: the registers (DWARF numbers) whose every write matters; writes to others give no step.
     """
-    forms = forms_of(frozenset(followed))
+    forms = forms_of(frozenset(tracked))
     steps: list[Step] = []
     starts: list[int] = []
     given = None
-    position, furthest, told = sweep(code, offset, offset, given, forms.context, steps, starts)
-    while told != _ENDS:
-        given = forms.observed[-told] if told else forms.learn(code, position)
+    position, furthest, outcome = sweep(code, offset, offset, given, forms.context, steps, starts)
+    while outcome != _DONE:
+        given = forms.observed[-outcome] if outcome else forms.learn(code, position)
         instruction = code[position : position + given.length]
         if given.handler is not None and len(instruction) == given.length:
             found = forms.effects_of(given.handler, instruction)
             given = given._replace(handler=None, effects=found)
-        position, furthest, told = sweep(code, position, furthest, given, forms.context, steps, starts)
+        position, furthest, outcome = sweep(code, position, furthest, given, forms.context, steps, starts)
     if position > len(code):  # the last instruction is cut off
         steps.append(_new_step((starts[-1], len(code), NO_EFFECTS, Control.HALT, None)))
     return Decoded(steps, starts)

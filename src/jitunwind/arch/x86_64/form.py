@@ -15,7 +15,7 @@ class Form(NamedTuple):
     `handler` names what tells what one does (`semantics.effects_of`); empty: nothing of interest. It matters to who
     follows the register `operand` (its DWARF number): NO_REGISTER, to nobody; ANY_REGISTER, to everybody.
     `control` is the name of a `Control`. Those with a `displacement` lead to what their last so many bytes say, from
-    behind them. `clobbers` is a register that they set to something not followed, whatever their constants are.
+    behind them. `clobbers` is a register that they set to something not tracked, whatever their constants are.
     """
 
     length: int

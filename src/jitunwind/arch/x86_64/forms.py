@@ -94,8 +94,8 @@ def width_at(code: bytes, position: int) -> int:
 class Forms:
     """The forms known so far, as seen by one who follows certain registers."""
 
-    def __init__(self, followed: frozenset[int]) -> None:
-        self.followed = followed
+    def __init__(self, tracked: frozenset[int]) -> None:
+        self.tracked = tracked
         self.lengths: dict[bytes, int] = {}
         """By the bytes that tell a form: the length of its instructions, where they do not matter; for others minus
         their index in `observed`; 0: more bytes tell."""
@@ -110,7 +110,7 @@ class Forms:
             *(Control.NEXT, Control.BRANCH, Control.CALL, PUSH_NEXT, Step),
         )
         """What a sweep needs: `WIDTHS`, what is known here, and what C has no other way to."""
-        self._known_effects = EFFECTS.get(tuple(sorted(followed)), {})
+        self._known_effects = EFFECTS.get(tuple(sorted(tracked)), {})
 
     def learn(self, code: bytes, position: int) -> Observed:
         """The form of the instruction at `position`. It is remembered, but where the code's end may have cut
@@ -133,7 +133,7 @@ class Forms:
         else:
             from jitunwind.arch.x86_64 import semantics
 
-            found = semantics.effects_of(handler, instruction, self.followed)
+            found = semantics.effects_of(handler, instruction, self.tracked)
         if len(self.places) > _MOST_KNOWN:
             self._forget(1, self.places)
             self.effects.clear()
@@ -151,8 +151,8 @@ class Forms:
             self._note(key, 1 - len(self.observed))
 
     def _seen(self, form: Form) -> Observed:
-        found = clobber(form.clobbers) if form.clobbers in self.followed else NO_EFFECTS
-        matters = form.handler and (form.operand == ANY_REGISTER or form.operand in self.followed)
+        found = clobber(form.clobbers) if form.clobbers in self.tracked else NO_EFFECTS
+        matters = form.handler and (form.operand == ANY_REGISTER or form.operand in self.tracked)
         handler = form.handler if matters else None
         return _new_observed((form.length, handler, found, _CONTROLS[form.control], form.displacement))
 
@@ -197,6 +197,6 @@ _EFFECTS: dict[str, Callable[..., Effect]] = {
 
 
 @cache
-def forms_of(followed: frozenset[int]) -> Forms:
+def forms_of(tracked: frozenset[int]) -> Forms:
     """Those that all share who follow these registers (DWARF numbers)."""
-    return Forms(followed)
+    return Forms(tracked)

@@ -2060,7 +2060,7 @@ FORMS: dict[bytes, Any] = {
     b'\xff\xe0': (2, '', -2, 'JUMP'),
 }
 EFFECTS: dict[tuple[int, ...], dict[bytes, tuple[Any, ...]]] = {
-    # By the registers followed, and whole instructions: their effects, each by its name and fields.
+    # By the registers tracked, and whole instructions: their effects, each by its name and fields.
     (3, 6, 7, 12, 13, 14, 15, 16): {
         b'AT': (('Store', 7, -8, 12, 8), ('Assign', 7, 7, -8)),
         b'AU': (('Store', 7, -8, 13, 8), ('Assign', 7, 7, -8)),

@@ -29,7 +29,7 @@ X86_64 = Architecture(
     frame_pointer=RBP,
     return_address=RETURN_ADDRESS,
     program_counter=RETURN_ADDRESS,  # one number for both
-    entry_cfa=8,
+    cfa_at_entry_offset=8,
     entry_return=SavedAt(-8),
     caller_saved=(RAX, RDX, RCX, RSI, RDI, R8, R9, R10, R11),
     red_zone=128,
@@ -48,5 +48,5 @@ X86_64 = Architecture(
         *range(R8, RETURN_ADDRESS + 1),
     ),  # GDB's 64bit-core.xml
     code_address_bits=None,
-    platform=Convention("System V", kept=(RBX, RBP, R12, R13, R14, R15)),
+    platform=Convention("System V", preserved=(RBX, RBP, R12, R13, R14, R15)),
 )

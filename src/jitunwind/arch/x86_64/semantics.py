@@ -79,7 +79,7 @@ def _popped(target: int, size: int) -> Effects:
     return effects(read) if target == RSP else effects(read, Assign(RSP, RSP, size))
 
 
-def _push(ins: Instruction, followed: Collection[int]) -> Effects:
+def _push(ins: Instruction, tracked: Collection[int]) -> Effects:
     size = -ins.stack_pointer_increment
     source = None
     if size == 8 and ins.op0_kind == OpKind.REGISTER and ins.op0_register in _BASE:
@@ -87,65 +87,65 @@ def _push(ins: Instruction, followed: Collection[int]) -> Effects:
     return _pushed(source, size)
 
 
-def _pop(ins: Instruction, followed: Collection[int]) -> Effects:
+def _pop(ins: Instruction, tracked: Collection[int]) -> Effects:
     size = ins.stack_pointer_increment
     if ins.op0_kind == OpKind.REGISTER and ins.op0_register in _NUMBER:
         return _popped(_NUMBER[ins.op0_register], size)
     if ins.op0_kind == OpKind.MEMORY:  # addressed by the stack pointer behind the word
-        return effects(Assign(RSP, RSP, size), *_write_op0(ins, followed))
+        return effects(Assign(RSP, RSP, size), *_write_op0(ins, tracked))
     return assign(RSP, RSP, size)
 
 
-def _leave(ins: Instruction, followed: Collection[int]) -> Effects:
+def _leave(ins: Instruction, tracked: Collection[int]) -> Effects:
     return _LEAVE
 
 
-def _enter(ins: Instruction, followed: Collection[int]) -> Effects:
+def _enter(ins: Instruction, tracked: Collection[int]) -> Effects:
     """`enter size, 0`, which is push rbp; mov rbp, rsp; sub rsp, size. Nobody uses the nested kind."""
     if ins.code != Code.ENTERQ_IMM16_IMM8 or ins.immediate(1):
         return effects(Clobber(RSP), Clobber(RBP))
     return effects(*_pushed(RBP, WORD), Assign(RBP, RSP, 0), Assign(RSP, RSP, -ins.immediate(0)))
 
 
-def _system_call(ins: Instruction, followed: Collection[int]) -> Effects:
+def _system_call(ins: Instruction, tracked: Collection[int]) -> Effects:
     """The kernel returns its result in rax, which iced does not count."""
-    return effects(*(Clobber(number) for number in (RAX, RCX, R11) if number in followed))
+    return effects(*(Clobber(number) for number in (RAX, RCX, R11) if number in tracked))
 
 
-def _add_immediate(ins: Instruction, followed: Collection[int]) -> Effects:
+def _add_immediate(ins: Instruction, tracked: Collection[int]) -> Effects:
     if ins.op0_kind != OpKind.REGISTER:
-        return _write_op0(ins, followed)
+        return _write_op0(ins, tracked)
     target = _NUMBER[ins.op0_register]
-    if target not in followed:
+    if target not in tracked:
         return NO_EFFECTS
     addend = ins.immediate(1)
     addend = addend - (1 << 64) if addend >> 63 else addend
     return assign(target, target, addend if ins.code in _ADD_IMMEDIATE else -addend)
 
 
-def _move(ins: Instruction, followed: Collection[int]) -> Effects:
+def _move(ins: Instruction, tracked: Collection[int]) -> Effects:
     if ins.op0_kind != OpKind.REGISTER:
-        return _store_register(ins, followed)
+        return _store_register(ins, tracked)
     if ins.op1_kind != OpKind.REGISTER:
-        return _load(ins, followed)
+        return _load(ins, tracked)
     target, source = _NUMBER[ins.op0_register], _NUMBER[ins.op1_register]
-    return assign(target, source, 0) if target in followed else NO_EFFECTS
+    return assign(target, source, 0) if target in tracked else NO_EFFECTS
 
 
-def _exchange(ins: Instruction, followed: Collection[int]) -> Effects:
+def _exchange(ins: Instruction, tracked: Collection[int]) -> Effects:
     if ins.op0_kind == OpKind.MEMORY:
-        return _other(ins, followed)
+        return _other(ins, tracked)
     pair = sorted((_NUMBER[ins.op0_register], _NUMBER[ins.op1_register]))
     if pair[0] == pair[1]:
         return NO_EFFECTS
-    if RSP not in pair and all(number in followed for number in pair):
+    if RSP not in pair and all(number in tracked for number in pair):
         return effects(Exchange(*pair))
-    return effects(*(Clobber(number) for number in pair if number in followed))
+    return effects(*(Clobber(number) for number in pair if number in tracked))
 
 
-def _load(ins: Instruction, followed: Collection[int]) -> Effects:
+def _load(ins: Instruction, tracked: Collection[int]) -> Effects:
     target = _NUMBER[ins.op0_register]
-    if target not in followed:
+    if target not in tracked:
         return NO_EFFECTS
     base = _BASE.get(ins.memory_base)
     if base is None or ins.memory_index != Register.NONE or ins.segment_prefix != Register.NONE:
@@ -153,16 +153,16 @@ def _load(ins: Instruction, followed: Collection[int]) -> Effects:
     return load(target, base, _displacement(ins))
 
 
-def _store_register(ins: Instruction, followed: Collection[int]) -> Effects:
+def _store_register(ins: Instruction, tracked: Collection[int]) -> Effects:
     base = _BASE.get(ins.memory_base)
-    if base not in followed or ins.segment_prefix in _SEGMENTS or ins.memory_index != Register.NONE:
+    if base not in tracked or ins.segment_prefix in _SEGMENTS or ins.memory_index != Register.NONE:
         return NO_EFFECTS
     return store(base, _displacement(ins), _NUMBER[ins.op1_register], WORD)
 
 
-def _lea(ins: Instruction, followed: Collection[int]) -> Effects:
+def _lea(ins: Instruction, tracked: Collection[int]) -> Effects:
     target = _NUMBER[ins.op0_register]
-    if target not in followed:
+    if target not in tracked:
         return NO_EFFECTS
     base = _BASE.get(ins.memory_base)
     if base is None or ins.memory_index != Register.NONE:
@@ -180,13 +180,13 @@ def _displacement(ins: Instruction) -> int:
     return displacement - (1 << 64) if displacement >> 63 else displacement
 
 
-def _write_op0(ins: Instruction, followed: Collection[int]) -> Effects:
-    """Writes its first operand and nothing else: a register, or memory with something not followed."""
+def _write_op0(ins: Instruction, tracked: Collection[int]) -> Effects:
+    """Writes its first operand and nothing else: a register, or memory with something not tracked."""
     if ins.op0_kind == OpKind.REGISTER:
         number = _NUMBER.get(ins.op0_register)
-        return clobber(number) if number in followed else NO_EFFECTS
+        return clobber(number) if number in tracked else NO_EFFECTS
     base = _BASE.get(ins.memory_base)
-    if base not in followed or ins.memory_index != Register.NONE or ins.segment_prefix in _SEGMENTS:
+    if base not in tracked or ins.memory_index != Register.NONE or ins.segment_prefix in _SEGMENTS:
         return NO_EFFECTS
     if (
         ins.op_count == 2
@@ -197,20 +197,20 @@ def _write_op0(ins: Instruction, followed: Collection[int]) -> Effects:
     return store(base, _displacement(ins), None, _size(ins))
 
 
-def _other(ins: Instruction, followed: Collection[int]) -> Effects:
+def _other(ins: Instruction, tracked: Collection[int]) -> Effects:
     """Whatever it writes, by iced's own account of the instruction's registers and memory."""
     info = _info_factory.info(ins)
     found: list[Effect] = []
     for used in info.used_memory():
         base = _BASE.get(used.base)
-        if used.access in _WRITES and base in followed and used.index == Register.NONE and base is not None:
+        if used.access in _WRITES and base in tracked and used.index == Register.NONE and base is not None:
             if used.segment in _SEGMENTS:
                 continue
             offset = used.displacement - (1 << 64) if used.displacement >> 63 else used.displacement
             found.append(Store(base, offset, None, _size(ins)))
     for register in info.used_registers():
         number = _NUMBER.get(register.register)
-        if register.access in _WRITES and number in followed and number is not None:
+        if register.access in _WRITES and number in tracked and number is not None:
             found.append(Clobber(number))
     return effects(*found)
 
@@ -280,7 +280,7 @@ def _form(ins: Instruction, constants: ConstantOffsets) -> Form:
         counted = RCX if ins.mnemonic in _LOOPS else NO_REGISTER
         return Form(ins.len, control=control.name, displacement=distance, clobbers=counted)
     handler, by_op0 = _handler(ins)
-    if by_op0 and ins.is_ip_rel_memory_operand:  # no followed register is in the address
+    if by_op0 and ins.is_ip_rel_memory_operand:  # no tracked register is in the address
         written = (
             _NUMBER.get(ins.op0_register, NO_REGISTER) if ins.op0_kind == OpKind.REGISTER else NO_REGISTER
         )
@@ -289,9 +289,9 @@ def _form(ins: Instruction, constants: ConstantOffsets) -> Form:
     return Form(ins.len, handler, operand)
 
 
-def effects_of(handler: str, instruction: bytes, followed: Collection[int]) -> Effects:
-    """What an instruction does whose form has that handler, to registers that are `followed` (DWARF numbers)."""
-    return _HANDLERS[handler](Decoder(64, instruction).decode(), followed)
+def effects_of(handler: str, instruction: bytes, tracked: Collection[int]) -> Effects:
+    """What an instruction does whose form has that handler, to registers that are `tracked` (DWARF numbers)."""
+    return _HANDLERS[handler](Decoder(64, instruction).decode(), tracked)
 
 
 def _handler(ins: Instruction) -> tuple[str, bool]:

@@ -298,7 +298,7 @@ def _plain_segment(operand: _Operand) -> bool:
 
 
 def _written(operand: _Operand, size: int) -> list[Effect]:
-    """The operand gets something that is not followed."""
+    """The operand gets something that is not tracked."""
     if operand.number is not None:
         return [Clobber(operand.number)]
     if operand.memory and operand.base is not None and not operand.indexed and _plain_segment(operand):
@@ -404,7 +404,7 @@ def _operands(text: str) -> list[_Operand]:
 
 
 def _effects(repeated: bool, mnemonic: str, rest: str) -> Effects:
-    """What an instruction that does not direct control does, whatever registers are followed."""
+    """What an instruction that does not direct control does, whatever registers are tracked."""
     operands = _operands(rest)
     suffix = 0
     if found := _SUFFIXED.fullmatch(mnemonic):
@@ -462,26 +462,26 @@ def _read(text: str) -> _Read:
     return _Read(control, operands, clobber(RCX) if mnemonic.startswith("loop") else NO_EFFECTS)
 
 
-def _narrowed(found: Effects, followed: Collection[int]) -> Effects:
-    """What of `found` touches a followed register, or memory through one."""
+def _narrowed(found: Effects, tracked: Collection[int]) -> Effects:
+    """What of `found` touches a tracked register, or memory through one."""
     kept: list[Effect] = []
     for part in found:
         if isinstance(part, Exchange):
-            there = [number for number in part if number in followed]
+            there = [number for number in part if number in tracked]
             kept += [part] if len(there) == 2 else map(Clobber, there)
-        elif (part.base if isinstance(part, Store) else part.target) in followed:
+        elif (part.base if isinstance(part, Store) else part.target) in tracked:
             kept.append(part)
     return found if kept == list(found) else effects(*kept)
 
 
 def decode_text(
-    lines: Iterable[Line], followed: Collection[int], base: int = 0, size: int = _CODE_END
+    lines: Iterable[Line], tracked: Collection[int], base: int = 0, size: int = _CODE_END
 ) -> Decoded:
     """Decode an unbroken run of instructions, up to one that does not fall through and behind which no jump
     seen so far goes, or to their end.
 
     `base` is the address that the lines' text gives to offset 0 (it names jumps' targets by address), and
-    `size` the code's bytes; `followed`: the registers (DWARF numbers) whose every write matters.
+    `size` the code's bytes; `tracked`: the registers (DWARF numbers) whose every write matters.
     """
     steps: list[Step] = []
     starts: list[int] = []
@@ -491,7 +491,7 @@ def decode_text(
         starts.append(offset)
         control, operands, found = _read(text)
         if found:
-            found = _narrowed(found, followed)
+            found = _narrowed(found, tracked)
         if control is Control.NEXT:
             if found:
                 steps.append(Step(offset, after, found))
@@ -530,7 +530,7 @@ def text_decoder(disassemble: Disassemble, base: int) -> Callable[[bytes, int, C
     What `disassemble` raises passes through.
     """
 
-    def decode(code: bytes, offset: int, followed: Collection[int]) -> Decoded:
-        return decode_text(_run(disassemble, offset, len(code)), followed, base, len(code))
+    def decode(code: bytes, offset: int, tracked: Collection[int]) -> Decoded:
+        return decode_text(_run(disassemble, offset, len(code)), tracked, base, len(code))
 
     return decode

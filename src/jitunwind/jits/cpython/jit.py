@@ -96,7 +96,7 @@ class CPythonJit:
     def is_current(self) -> bool:
         self._places.clear()
         self._running = None
-        return self.regions.still_true()
+        return self.regions.is_current()
 
     # What only this one tells
 
@@ -110,7 +110,7 @@ class CPythonJit:
         return ("libc.so", "mprotect") if self.layout.executor.shim_in_region else None
 
     def lists_are_current(self) -> bool:
-        return self.regions.lists_still_true()
+        return self.regions.lists_are_current()
 
     def is_on(self) -> bool | None:
         return self.regions.jit_is_on()

@@ -50,7 +50,7 @@ symbols are missing, and it is found by its code."""
 
 
 class Regions:
-    """The JIT code of one process, as it was when this was made; `still_true` says whether it is so still.
+    """The JIT code of one process, as it was when this was made; `is_current` says whether it is so still.
 
     `decoder_at` gives a decoder of the code at an address; none: the architecture's own."""
 
@@ -88,12 +88,12 @@ class Regions:
                 heads.append(executor_heads(self.memory, self.layout, interpreter))
         return heads
 
-    def still_true(self) -> bool:
+    def is_current(self) -> bool:
         """Whether no executor has come or gone. Call it when the process has run: what is found from then on
         is compared with the process's memory once more."""
-        return self.lists_still_true() and _executable_anonymous(self.memory.mappings()) == self.ranges
+        return self.lists_are_current() and _executable_anonymous(self.memory.mappings()) == self.ranges
 
-    def lists_still_true(self) -> bool:
+    def lists_are_current(self) -> bool:
         """The same by the interpreters' lists alone, which is much cheaper: enough where the process has run
         for a moment, and code that is not in the lists yet may be missed."""
         self._verified.clear()
@@ -128,7 +128,7 @@ class Regions:
         """`may_hold` for an address that a thread is at, or comes back to."""
         return self.may_hold(pc)
 
-    def is_no_jit_code(self, address: int) -> bool:
+    def is_known_non_jit(self, address: int) -> bool:
         """Whether a file's code lies at `address`, or memory that is looked at already."""
         index = bisect_right(self._files, address, key=lambda mapping: mapping.start) - 1
         in_file = index >= 0 and address < self._files[index].end

@@ -37,12 +37,12 @@ class UnmappedRegions(Regions):
     def executors(self) -> Executors:
         return self._listed
 
-    def still_true(self) -> bool:
-        return self.lists_still_true()
+    def is_current(self) -> bool:
+        return self.lists_are_current()
 
-    def lists_still_true(self) -> bool:
+    def lists_are_current(self) -> bool:
         self._met = {page: mapping for page, mapping in self._met.items() if mapping is not None}
-        return super().lists_still_true()
+        return super().lists_are_current()
 
     @cached_property
     def starts(self) -> list[int]:
@@ -50,7 +50,7 @@ class UnmappedRegions(Regions):
 
     def meets(self, pc: int) -> Mapping | None:
         known = self.may_hold(pc)
-        if known is not None or self.is_no_jit_code(pc):
+        if known is not None or self.is_known_non_jit(pc):
             return known
         page = pc & -PAGE
         if page not in self._met:

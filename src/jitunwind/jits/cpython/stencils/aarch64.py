@@ -19,7 +19,7 @@ from jitunwind.jits.cpython.stencils.found import EntryShim, Shim, Store
 from jitunwind.memory import Memory
 from jitunwind.rows import WORD
 
-CONVENTION = Convention("preserve_none", kept=(X29,))
+CONVENTION = Convention("preserve_none", preserved=(X29,))
 """Clang's: sp, x29, and the return address in x30."""
 _SHIM = re.compile(rb"\xef[\x3b\xbb][\xa0-\xbf]\x6d", re.DOTALL)
 """stp d15, d14, [sp, #-n]!: how shims begin, those before each executor's code on 3.14 and 3.15's only one."""

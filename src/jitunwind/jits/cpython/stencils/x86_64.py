@@ -12,7 +12,7 @@ from jitunwind.jits.cpython.stencils.found import EntryShim, Shim, Store
 from jitunwind.memory import Memory
 from jitunwind.rows import WORD
 
-CONVENTION = Convention("preserve_none", kept=(RBP,))
+CONVENTION = Convention("preserve_none", preserved=(RBP,))
 """Clang's: only rsp and rbp survive a call."""
 SHIM = bytes.fromhex("415741564155415453")
 """push r15, r14, r13, r12, rbx: how the shim begins that stands before each executor's code on 3.14."""
