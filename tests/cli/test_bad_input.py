@@ -186,7 +186,7 @@ def test_a_python_whose_jit_has_nothing_to_do_yet(version: str) -> None:
         done = jitunwind("bt", cold.pid)
     assert done.returncode == 0
     assert "_start" in done.stdout
-    assert done.stderr == "warning: no JIT code here yet: the JIT is on, and nothing has become hot\n"
+    assert done.stderr == "warning: no JIT code is known here: the JIT is on, and nothing has become hot\n"
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="this Python has debug offsets")

@@ -393,7 +393,7 @@ def test_no_jit_code_is_said_with_the_reason(version: str) -> None:
     with run(version, "loop.py", jit="0") as program:
         program.warm(10)
         said = refused(program.pid)
-    assert f"error: no JIT code in {program.pid}" in said
+    assert f"error: no JIT code is known in {program.pid}" in said
     assert "PYTHON_JIT=1" in said
 
 

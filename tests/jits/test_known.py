@@ -71,3 +71,36 @@ def test_code_of_another_file_makes_them_stale() -> None:
     jits = Jits(memory)
     memory.mapped = [Mapping(0x1000, 0x2000, True, "/lib/libpython3.99.so"), *memory.mapped]
     assert not jits.is_current()
+
+
+class Switch:
+    """A JIT without code that can be off."""
+
+    off = "it is off"
+    starts = ()
+
+    def __init__(self, state: bool | None) -> None:
+        self.state = state
+
+    def is_on(self) -> bool | None:
+        return self.state
+
+    def will_have_no_code(self) -> bool:
+        return self.state is False
+
+
+def test_why_there_is_no_code_is_said_by_what_was_looked_at() -> None:
+    """Executable memory of no file may hold code that nobody here can read: then nothing is said of heat."""
+    memory = process()
+    memory.mapped = [each for each in memory.mapped if not each.executable or each.path]
+    said = {state: Jits(memory) for state in (False, True, None)}
+    for state, jits in said.items():
+        jits.jits.insert(0, Switch(state))
+    assert said[False].why_no_code() == "it is off"
+    assert said[True].why_no_code() == "the JIT is on, and nothing has become hot"
+    assert said[None].why_no_code() == "whether its JIT is on is not known"
+    memory.mapped = [*memory.mapped, Mapping(0x7E0000000000, 0x7E0000001000, True, "")]
+    unread = Jits(memory)
+    unread.jits.insert(0, Switch(True))
+    assert unread.why_no_code().startswith("executable memory belongs to no file")
+    assert Jits(process(ONE)).why_no_code() == ""

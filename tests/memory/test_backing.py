@@ -209,6 +209,8 @@ def with_other_library(core: Path, folder: Path) -> tuple[Path, str, str]:
         return folder, libm.path, libm.build_id
 
 
+@pytest.mark.live
+@pytest.mark.one_version("files of a core do not depend on the version")
 def test_a_cores_files_are_those_with_its_build_ids(core: Path, tmp_path: Path) -> None:
     root, path, _ = with_other_library(core, tmp_path)
     with CoreFile(core, None, root) as memory:
@@ -218,6 +220,8 @@ def test_a_cores_files_are_those_with_its_build_ids(core: Path, tmp_path: Path) 
         assert memory.files.warnings == []
 
 
+@pytest.mark.live
+@pytest.mark.one_version("files of a core do not depend on the version")
 def test_another_or_missing_file_is_named_and_not_read(core: Path, tmp_path: Path) -> None:
     moved = tmp_path / "core"
     with CoreFile(core, None) as memory:
@@ -239,6 +243,8 @@ def test_another_or_missing_file_is_named_and_not_read(core: Path, tmp_path: Pat
                 memory.read(code.start, 16)
 
 
+@pytest.mark.live
+@pytest.mark.one_version("files of a core do not depend on the version")
 def test_a_program_of_another_build_is_refused(core: Path, tmp_path: Path) -> None:
     python = Path(interpreter("3.14"))
     build_id = Headers(python.read_bytes()).build_id
@@ -264,6 +270,8 @@ def hollow(core: Path, folder: Path) -> Path:
     return path
 
 
+@pytest.mark.live
+@pytest.mark.one_version("files of a core do not depend on the version")
 def test_what_a_core_leaves_out_of_writable_memory_is_not_known(core: Path, tmp_path: Path) -> None:
     assert holds_stacks(core)
     empty = hollow(core, tmp_path)
@@ -275,6 +283,8 @@ def test_what_a_core_leaves_out_of_writable_memory_is_not_known(core: Path, tmp_
         assert "the core does not hold their first pages: python3.14, " in warning
 
 
+@pytest.mark.live
+@pytest.mark.one_version("files of a core do not depend on the version")
 @pytest.mark.skipif(shutil.which("gcore") is None, reason="no gcore")
 def test_the_program_of_a_core_is_not_the_loader_that_started_it(tmp_path: Path) -> None:
     python = Path(interpreter("3.14"))

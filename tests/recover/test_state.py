@@ -4,6 +4,7 @@ import pytest
 
 from jitunwind.arch.effects import Assign, Clobber, Load, Store, effects
 from jitunwind.arch.x86_64.registers import R12, RAX, RBP, RBX, RCX, RETURN_ADDRESS, RSP, X86_64
+from jitunwind.jits.cpython.stencils.x86_64 import CONVENTION
 from jitunwind.recover.state import Entry, State, States
 from jitunwind.rows import SAME_VALUE, UNDEFINED, CfaRule, InRegister, SavedAt
 from tests.support.assembly import told
@@ -27,7 +28,7 @@ def test_the_state_at_entry(states, entry):
     assert not entry.finds_cfa(CfaRule(RSP, 16))
     assert entry.place(RSP) == "at CFA-8"
     assert entry.place(RAX) == "unknown"
-    assert told(states.entry(X86_64.jit).row) == "rsp+8 rbx=lost r12=lost r13=lost r14=lost r15=lost"
+    assert told(states.entry(CONVENTION).row) == "rsp+8 rbx=lost r12=lost r13=lost r14=lost r15=lost"
 
 
 def test_equal_states_are_one_object(states, entry):

@@ -17,7 +17,6 @@ from jitunwind.rows import WORD
 
 WAIT_SECONDS = 3.0
 """So long nobody is told anything; and so long a program has to become another one, in which JIT code may run."""
-NO_JIT_CODE = "no JIT code yet: nothing has become hot"
 NOT_ENTERED = "there is JIT code, and nothing has entered it since the start"
 _MOST_OF_STACK = 1 << 20
 """Bytes of a stack that are looked through for a return to a shim."""
@@ -63,7 +62,7 @@ class Waiting:
             self.is_in_vain, self.hint = True, JitOff.hint
             return off
         if not jits.has_code():
-            return NO_JIT_CODE
+            return f"no JIT code yet: {jits.why_no_code()}"
         now = set(threads_in_jit_code(tracee, jits)) if self.running else set()
         stayed = [tid for tid in self.running if tid in now and tid not in entered]
         if not stayed:

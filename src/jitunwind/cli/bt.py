@@ -187,7 +187,7 @@ def _problem(stacks: dict[str, Any]) -> str | None:
 def _notes(stacks: dict[str, Any]) -> list[str]:
     """What is good to know, and no reason to fail."""
     if not stacks["jit_code"] and stacks["python"] is not None:
-        return ["no JIT code here yet: the JIT is on, and nothing has become hot"]
+        return [f"no JIT code is known here: {stacks['no_code']}"]
     return []
 
 

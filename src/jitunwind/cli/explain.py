@@ -26,7 +26,6 @@ from jitunwind.explain.subjects import OfDump, OfProcess
 from jitunwind.explain.text import UNBOUNDED, heading, region_lines, regions_table, summary_lines
 from jitunwind.jits.dump import load
 from jitunwind.jits.known import Jits
-from jitunwind.jits.optional import Switched
 from jitunwind.memory import Memory
 from jitunwind.memory.corefile import CoreFile
 from jitunwind.memory.targets import Kind, Target, command_of, opened, target_of
@@ -164,11 +163,7 @@ def _nothing(jits: Jits, target: Target) -> JitunwindError:
     """Why there is nothing to explain."""
     if jits.problem is not None:
         return jits.problem
-    switched = jits.telling(Switched)
-    hint = "the JIT is on, and nothing has become hot: let it run longer"
-    if switched is not None and switched.is_on() is False:
-        hint = "this Python's JIT is off, or it has none: PYTHON_JIT=1 turns it on"
-    return NothingToExplain(f"no JIT code in {target.text}", hint)
+    return NothingToExplain(f"no JIT code is known in {target.text}: {jits.why_no_code()}")
 
 
 def _read_dump(

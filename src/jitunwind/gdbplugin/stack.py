@@ -73,6 +73,7 @@ def report(only_thread: int | None, with_python: bool, with_registers: bool = Tr
         "problem_kind": current.problem_kind,
         "jit": switched.is_on() if switched is not None else None,
         "jit_code": jits is not None and (_any_jit(listed) or jits.has_code()),
+        "no_code": jits.why_no_code() if jits is not None else "",
         "tids": [thread.ptid[1] or thread.ptid[0] for thread in threads],
     }
 

@@ -14,13 +14,14 @@ from jitunwind.jits import Code, Jit, gate_at
 from jitunwind.jits.cpython.jit import CPythonJit
 from jitunwind.jits.cpython.regions import NAME_PREFIX
 from jitunwind.jits.gdbjit import GdbJit
-from jitunwind.jits.optional import Announces
+from jitunwind.jits.optional import Announces, Switched
 from jitunwind.jits.ranges import code_ranges, range_around
 from jitunwind.memory import Mapping, Memory
 from jitunwind.region import Line, Region
 
 UNKNOWN_NAME = "jit code"
 """Of executable memory whose JIT nobody knows."""
+NOTHING_HOT = "the JIT is on, and nothing has become hot"
 _JITDUMP = re.compile(r"/jit-\d+\.dump$")
 _Told = TypeVar("_Told")
 
@@ -137,6 +138,18 @@ class Jits:
 
     def has_code(self) -> bool:
         return any(jit.starts for jit in self.jits)
+
+    def why_no_code(self) -> str:
+        """Why no code is known, as far as that was looked at; "" where some is."""
+        if self.has_code():
+            return ""
+        switched = self.telling(Switched)
+        is_on = switched.is_on() if switched is not None else None
+        if switched is not None and is_on is False:
+            return switched.off
+        if self._anonymous:
+            return "executable memory belongs to no file, and no JIT that is known tells what is in it"
+        return NOTHING_HOT if is_on else "whether its JIT is on is not known"
 
     def pieces(self, code: Code) -> Sequence[Region]:
         return self.of(code).pieces(code)

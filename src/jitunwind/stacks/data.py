@@ -6,7 +6,8 @@ from jitunwind.stacks.model import Death, Frame, Stacks, Thread
 
 
 def as_data(stacks: Stacks) -> dict[str, Any]:
-    """`bt --json`'s object, and what only the page needs: `tids`, `jit_code`, `problem`, `problem_kind`, `nameless`."""
+    """`bt --json`'s object, and what only the page needs: `tids`, `jit_code`, `no_code`,
+    `problem`, `problem_kind`, `nameless`."""
     return {
         "pid": stacks.pid,
         "core": stacks.core,
@@ -20,6 +21,7 @@ def as_data(stacks: Stacks) -> dict[str, Any]:
         "warnings": list(stacks.warnings),
         "tids": list(stacks.tids),
         "jit_code": stacks.jit_code,
+        "no_code": stacks.no_code,
         "others": stacks.others,
         "problem": stacks.problem,
         "problem_kind": stacks.problem_kind,

@@ -194,6 +194,7 @@ def _read(memory: "Snapshot | Core", jits: Jits, program: str | None, wanted: _W
         others=jits.name if interpreted is None and jits.has_code() else "",
         jit=switched.is_on() if switched is not None else None,
         jit_code=is_jit or jits.has_code(),
+        no_code=jits.why_no_code(),
         threads=tuple(threads),
         tids=tuple(sorted(memory.registers)),
         warnings=tuple(dict.fromkeys([*jits.warnings, *files.warnings])),

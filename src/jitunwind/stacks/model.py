@@ -81,7 +81,8 @@ class Stacks(NamedTuple):
 
     `python` is the version of its CPython, None where there is none that is known: `problem` says why, `problem_kind`
     names the error. `jit` is whether its JIT is on, None where that is not known; `jit_code` whether it has any JIT
-    code. `tids` are all threads there are. `stopped_seconds` is how long the process stood still; 0 for a core.
+    code, and `no_code` why none is known. `tids` are all threads there are. `stopped_seconds` is how long the process
+    stood still; 0 for a core.
     `others` names the JITs of a process that is no such Python. `nameless` are the files of frames that no symbol was
     found for.
     """
@@ -96,6 +97,7 @@ class Stacks(NamedTuple):
     threads: tuple[Thread, ...]
     tids: tuple[int, ...]
     warnings: tuple[str, ...]
+    no_code: str = ""
     signal: Death | None = None
     others: str = ""
     problem: str = ""

@@ -249,7 +249,7 @@ def test_what_is_no_runtime_is_not_found(data: bytes) -> None:
         (runtime(version=0x030D0CF0), "CPython 3.13.12 is not known here"),
         (runtime(version=0x031000A1, offset=1 << 30), "CPython 3.16.0a1 is not known here"),
         (runtime(offset=1 << 30), "the debug offsets of this CPython 3.14.10 are implausible"),
-        (runtime(free_threaded=1), "is free-threaded, and has no JIT"),
+        (runtime(free_threaded=1), "is free-threaded: its JIT, if it has one, is not known here"),
         (runtime(cookie=b"nonsense"), "a CPython before 3.11 is not known here"),
     ],
 )

@@ -94,7 +94,9 @@ def described(memory: Memory) -> Layout:
     if record is None:
         raise unknown_version(text)
     if free_threaded:
-        raise UnsupportedVersion(f"this {text} is free-threaded, and has no JIT", _UNKNOWN_HINT)
+        raise UnsupportedVersion(
+            f"this {text} is free-threaded: its JIT, if it has one, is not known here", _UNKNOWN_HINT
+        )
     if is_debug_build(memory):
         record = record._replace(executor=record.executor.moved(in_interpreter=_FARTHER_IN_DEBUG_BUILDS))
     for lacking in ((), record.later_without) if is_guess else ((),):
