@@ -15,7 +15,6 @@ import pytest
 
 from jitunwind.arch.aarch64.registers import AARCH64, PC, SP, X29, X30
 from jitunwind.arch.x86_64.registers import R13, RBX, RETURN_ADDRESS, RSP, X86_64
-from jitunwind.audit import session as sessions
 from jitunwind.audit.ptrace import Tracee
 from jitunwind.audit.readers import Outcome, Reader, Table, libdw, open_reader
 from jitunwind.audit.records import WORDS, Record, judged_registers
@@ -24,6 +23,7 @@ from jitunwind.errors import NoReader, ReaderFailed
 from jitunwind.jits import Code
 from jitunwind.publishing.described import frames_of
 from jitunwind.rows import SAME_VALUE, WORD, CfaRule, Row, SavedAt, Unknown, UnwindTable
+from jitunwind.tables import chosen
 from jitunwind.tables.sources import Recovered
 from tests.support.live import PATIENCE, PROGRAMS, VERSIONS, Interpreter, interpreter, newest_gdb
 from tests.support.machines import EMULATED
@@ -104,7 +104,7 @@ def moved(row: Row | Unknown) -> Row | Unknown:
 def test_wrong_rows_are_found_and_no_others(
     python: Interpreter, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "Recovered", WrongInPart)
+    monkeypatch.setattr(chosen, "Recovered", WrongInPart)
     session = Session(["recovered"], False, False, lambda text: None, [name])
     program = Tracee.start(python.command("calls"), python.environment(), sys.stderr.fileno())
     session.step(program, steps_of(name), False)

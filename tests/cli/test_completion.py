@@ -44,6 +44,7 @@ def test_the_script_is_right_bash(tmp_path: Path) -> None:
                     "check",
                     "completion",
                     "disable",
+                    "doctor",
                     "dump",
                     "enable",
                     "explain",

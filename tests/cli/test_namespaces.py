@@ -60,6 +60,7 @@ def python_functions(shown: str) -> dict[int, list[str]]:
     return found
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("reader", READERS, ids=" ".join)
 def test_threads_have_their_own_python_frames(reader: list[str], threads: Inside) -> None:
     own = status(threads.pid)["NSpid"].split()
@@ -75,6 +76,7 @@ def test_threads_have_their_own_python_frames(reader: list[str], threads: Inside
     assert threads.goes_on()
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("reader", READERS, ids=" ".join)
 def test_a_core_from_inside_is_read_by_its_stacks(reader: list[str], threads: Inside, tmp_path: Path) -> None:
     if shutil.which("gcore") is None:

@@ -23,6 +23,7 @@ def reader(headers: Headers) -> Callable[[int, int], bytes]:
 
 
 @pytest.mark.live
+@pytest.mark.one_version("tables of a file do not depend on the version")
 def test_an_address_leads_to_the_entry_and_state_that_the_whole_section_has() -> None:
     headers = Headers(Path(interpreter("3.14").python).read_bytes())
     section = headers.section(".eh_frame")
@@ -54,6 +55,7 @@ def test_an_address_leads_to_the_entry_and_state_that_the_whole_section_has() ->
 
 
 @pytest.mark.live
+@pytest.mark.one_version("tables of a file do not depend on the version")
 def test_an_address_before_all_code_has_none() -> None:
     headers = Headers(Path(interpreter("3.14").python).read_bytes())
     begin = next(each.address for each in headers.segments if each.kind == PT_GNU_EH_FRAME)

@@ -38,7 +38,7 @@ def dump(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     path = tmp_path_factory.mktemp("dump") / "jit.elf"
     path.write_bytes(save(found))
     again = load(path)
-    assert (again.architecture, again.version, again.names) == (EMULATED.arch, found.version, found.names)
+    assert (again.architecture, again.name, again.names) == (EMULATED.arch, found.name, found.names)
     assert [(code.start, code.data) for code in again.codes] == [
         (code.start, code.data) for code in found.codes
     ]

@@ -13,6 +13,7 @@ SIGNS = ("qemu-aarch64", "-cpu", "max") if ARM is EMULATED else ()
 """With signatures, which other tests switch off."""
 
 
+@pytest.mark.aarch64
 @pytest.mark.parametrize("debian", ["12", "sid"])
 def test_libgcc_takes_off_the_signatures_that_a_row_speaks_of(debian: str, tmp_path: Path) -> None:
     ARM.needed()

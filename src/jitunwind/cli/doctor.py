@@ -29,7 +29,7 @@ _SCOPES = {"0": "any process of the same user", "1": "child processes only", "2"
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def doctor(context: click.Context, target: str | None, as_json: bool) -> None:
-    """Show what jitunwind finds, by which evidence, and what is missing.
+    """Show what jitunwind finds, and the evidence.
 
     Without PID or CORE it looks at this machine. With one it looks at the CPython there, too: its version and build,
     whether its JIT is on, its executors, and how their offsets were found. Send this output with a bug report.

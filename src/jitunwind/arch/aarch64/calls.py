@@ -7,6 +7,11 @@ _DISTANCE = (1 << 26) - 1
 _SIGN = 1 << 25
 
 
+def slot_of(code: bytes, offset: int, after: int) -> int | None:
+    """None: calls and jumps take their target from no memory."""
+    return None
+
+
 def callee_of(code: bytes, offset: int, after: int) -> Callee | None:
     """The callee of the call in `code` from `offset` to `after`: JIT code has one veneer for each function, so
     the veneer's offset stands for it. None where the bytes alone do not tell."""

@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import cached_property
 
 from jitunwind.arch import known
-from jitunwind.arch.effects import Decoder
+from jitunwind.arch.effects import Control, Decoder
 from jitunwind.errors import UnreadableMemory
 from jitunwind.jits import Code
 from jitunwind.jits.cpython import stencils
@@ -31,7 +31,7 @@ from jitunwind.jits.cpython.stencils import Store
 from jitunwind.memory import Mapping, Memory
 from jitunwind.recover.table import NOT_REACHED, recover
 from jitunwind.region import Line, Region, RegionKind
-from jitunwind.rows import Row
+from jitunwind.rows import WORD, Row
 
 PAGE = 4096
 _KERNEL = 1 << 63
@@ -232,10 +232,20 @@ class Regions:
         return self.arch.at_entry(self.stencils.CONVENTION)
 
     def _reached(self, code: Code) -> int:
-        """How far control gets in code of a size that nobody tells: what lies behind may be another's."""
+        """How far control gets in code of a size that nobody tells, and the slots by which it calls: what lies behind
+        may be another's."""
         decode = self._decoder_at(code.start) if self._decoder_at else known.decoder(self.arch)
         table = recover(self.arch, code.data, decode, dict(code.entries))
-        return max((end for _, end, row in table.spans() if row != NOT_REACHED), default=0)
+        reach = max((end for _, end, row in table.spans() if row != NOT_REACHED), default=0)
+        slot_of = known.module(self.arch, "calls").slot_of
+        ends = [reach]
+        for entry, _ in code.entries:
+            for step in decode(code.data[:reach], entry, ()).steps:
+                slot = (
+                    slot_of(code.data, step.offset, step.next) if step.control is not Control.NEXT else None
+                )
+                ends.append(0 if slot is None else slot + WORD)
+        return max(ends)
 
     def _executor_in(self, code: bytes, shim: int, start: int) -> Executor | None:
         """The executor that 3.14's machine code itself names: its first instructions set a flag in it."""

@@ -59,9 +59,13 @@ def body_cfa(memory: Memory, frame_pointer: int, shim: int, returns: int) -> int
 
 
 def warmed(code: bytes, start: int, body: int, warm: int) -> int | None:
-    if code[body : body + 2] != b"\x48\xb8":  # movabs $&executor.warm,%rax
-        return None
-    return int.from_bytes(code[body + 2 : body + 10], "little") - warm
+    found = _WARMS.search(code, body, body + _FIRST_BYTES)
+    return int.from_bytes(found[1], "little") - warm if found else None
+
+
+_WARMS = re.compile(rb"\x48\xb8(.{8})\xc6\x00\x01", re.DOTALL)
+"""`movabs $&executor.warm,%rax; movb $1,(%rax)`: _MAKE_WARM, behind an assertion in debug builds."""
+_FIRST_BYTES = 128
 
 
 class _Stores(NamedTuple):
