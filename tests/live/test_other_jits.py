@@ -125,9 +125,14 @@ def test_beside_cpythons_jit_no_frame_has_another_ones_name(
 
 
 def whole(stack: str) -> list[Frame]:
-    """The frames of a stack, which must be complete; the system's libffi has no names for its functions."""
+    """The frames of a stack, which must be complete. The system's libffi has no names for its functions. Nobody has one
+    for the instructions that it makes for a callback: a thread can be at one of those, and comes back to none."""
     frames = frames_in(_TAGS.sub("", stack))
-    found = [problem for problem in problems(frames, stack) if "libffi" not in problem]
+    found = [
+        problem
+        for problem in problems(frames, stack)
+        if "libffi" not in problem and not problem.startswith("#0 has no name")
+    ]
     assert not found, "\n".join([*found, stack])
     return frames
 
