@@ -7,9 +7,12 @@ control reaches count.
 """
 
 import subprocess
+import sys
 
 import capstone
-from support import VERSIONS, in_turns, interpreter, running
+from support import ROOT, VERSIONS, in_turns, interpreter, running
+
+sys.path.insert(0, str(ROOT))
 
 from jitunwind.arch import Architecture
 from jitunwind.arch.aarch64.registers import AARCH64
