@@ -12,10 +12,20 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from jitunwind.errors import NoSafePoint, NoSuchProcess, NotPermitted, RemoteDebuggingOff, UnreadableMemory
+from jitunwind.errors import (
+    AlreadyTraced,
+    JitunwindError,
+    NoSafePoint,
+    NoSuchProcess,
+    NotPermitted,
+    RemoteDebuggingOff,
+    UnreadableMemory,
+)
 from jitunwind.jits.cpython.executors import interpreters
 from jitunwind.jits.cpython.layout import Layout
+from jitunwind.memory.live import is_alive
 from jitunwind.memory.process import LiveProcess
+from jitunwind.stacks.seizing import with_threads_stopped
 
 _PLEASE_STOP = 1 << 5
 """_PY_EVAL_PLEASE_STOP_BIT (Include/internal/pycore_ceval.h)."""
@@ -59,8 +69,20 @@ class Request:
             )
         self._write(self._path, path)
         self._write(self._pending, struct.pack("<i", 1))
+        try:
+            with_threads_stopped(self._memory.pid, lambda _: self._interrupt())
+        except (AlreadyTraced, NotPermitted):  # as sys.remote_exec does it
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        """Set the bit. The thread sets and clears others in the same word: so it stands still meanwhile, if it can be
+        stopped."""
         breaker = self._thread + self._offsets["debugger_support.eval_breaker"]
-        self._write(breaker, struct.pack("<Q", self._memory.word(breaker) | _PLEASE_STOP))
+        try:
+            word = self._memory.word(breaker)
+        except UnreadableMemory:
+            raise self._nobody() from None
+        self._write(breaker, struct.pack("<Q", word | _PLEASE_STOP))
 
     def withdraw(self) -> None:
         """Take it back, if it has not been executed."""
@@ -73,7 +95,10 @@ class Request:
             raise NoSuchProcess(f"process {self._memory.pid} has ended") from None
 
     def _integer(self, address: int) -> int:
-        return int.from_bytes(self._memory.checked_read(address, 4), "little", signed=True)
+        try:
+            return int.from_bytes(self._memory.checked_read(address, 4), "little", signed=True)
+        except UnreadableMemory:
+            raise self._nobody() from None
 
     def _main_interpreter(self, layout: Layout) -> int:
         """The first that the process has made, whose number is 0."""
@@ -116,7 +141,9 @@ class Request:
             yield thread
             thread = self._memory.word(thread + self._offsets["thread_state.next"])
 
-    def _nobody(self) -> NoSafePoint:
+    def _nobody(self) -> JitunwindError:
+        if not is_alive(self._memory.pid):
+            return NoSuchProcess(f"process {self._memory.pid} has ended")
         return NoSafePoint(
             f"process {self._memory.pid} has no thread that could execute Python: it is starting, or ending",
             "try again",
