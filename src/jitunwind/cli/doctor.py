@@ -114,4 +114,8 @@ def _target(target: str) -> list[Finding]:
         check_process(int(target))
         with LiveProcess(int(target)) as memory:
             return diagnose(memory)
-    return diagnose(CoreFile(Path(target), None))
+    core = CoreFile(Path(target), None)
+    if not core.has_stacks:
+        advice = "take it with another /proc/PID/coredump_filter (core(5)), or with gcore"
+        return [Finding("core", "without the process's memory", "its stacks are not stored", advice)]
+    return diagnose(core)

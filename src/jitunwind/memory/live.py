@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from jitunwind.errors import AlreadyTraced, NoSuchProcess, NotPermitted, NotPython
+from jitunwind.errors import AlreadyTraced, CannotStop, NoSuchProcess, NotPermitted, NotPython
 
 LARGEST_PID = 1 << 22
 """PID_MAX_LIMIT of 64-bit Linux (include/linux/threads.h)."""
@@ -22,8 +22,13 @@ def is_number(target: str) -> bool:
 
 
 def check_process(pid: int) -> None:
-    """NoSuchProcess, AlreadyTraced, NotPermitted or NotPython, where attaching to `pid` cannot work."""
+    """NoSuchProcess, AlreadyTraced, CannotStop, NotPermitted or NotPython, where attaching to `pid` cannot work."""
     if _status(pid).get("State", "")[:1] in _ENDED:
+        if any(each.get("State", "")[:1] not in _ENDED for each in task_status(pid)):
+            raise CannotStop(
+                f"the main thread of process {pid} has ended, others live: that is for bt alone to look at",
+                f"jitunwind bt {pid}",
+            )
         raise NoSuchProcess(f"process {pid} has ended already")
     check_threads(pid)
 

@@ -136,8 +136,8 @@ class Walker:
             return None
         if not rules.is_exact and not (sp > frame.sp and self._can_be_returned_to(pc) and sp % 8 == 0):
             return self._why_guessed(frame)
-        if pc == 0:
-            return ""
+        if pc == 0:  # a frame without a caller says so; zeros are what is missing from a core, as of gcore's
+            return "the return address is 0: this part of the stack may not be stored"
         if sp < frame.sp:
             return f"the caller's stack pointer {sp:#x} is below {frame.sp:#x}"
         if not self._can_be_returned_to(pc):

@@ -25,6 +25,7 @@ from jitunwind.jits.dump import Dump
 from jitunwind.jits.jitdump import frames_in
 from jitunwind.jits.registered import JitInterface
 from jitunwind.memory import Memory
+from jitunwind.memory.backing import BackingFiles
 from jitunwind.publishing.described import frames_of
 from jitunwind.recover.table import recover
 from jitunwind.region import Region
@@ -286,10 +287,17 @@ def gate_frames(gate: Region, memory: Memory) -> EhFrame | Unknown:
     path = next((mapping.path for mapping in mappings if mapping.start <= gate.start < mapping.end), "")
     base = min((mapping.start for mapping in mappings if mapping.path == path), default=0)
     try:
-        found = _frames_in_file(path, base, gate.start)
+        found = _frames_in_file(_place_of(memory, gate, path), base, gate.start)
     except (JitunwindError, ELFError, OSError) as error:
         return Unknown(f"the unwind information of {gate.name}: {error}")
     return found or Unknown(f"{path} has no unwind information for {gate.name}")
+
+
+def _place_of(memory: Memory, gate: Region, path: str) -> str:
+    """Where the file that the process calls `path` can be opened here: it may be deleted, or in a container."""
+    files = getattr(memory, "files", None)
+    found = files.at(gate.start) if isinstance(files, BackingFiles) else None
+    return path if found is None or found.place is None else found.place
 
 
 @cache
