@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.processes import VERSIONS, Program, jitunwind, run
 
-MACHINE = ["jitunwind", "publishing", "recovery", "GDB", "ptrace"]
+MACHINE = ["jitunwind", "agent", "recovery", "GDB", "ptrace"]
 CPYTHON = ["CPython", "build", "JIT", "executors", "machine code"]
 
 

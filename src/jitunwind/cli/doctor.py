@@ -68,8 +68,8 @@ def _agent() -> Finding:
     try:
         built.check()
     except AgentMissing as error:
-        return Finding("publishing", "not possible", str(error), str(error.hint))
-    return Finding("publishing", "possible", built.AGENT)
+        return Finding("agent", "not built: nothing can be published", str(error), str(error.hint))
+    return Finding("agent", "built: run and enable can publish", built.AGENT)
 
 
 def _decoder() -> Finding:
