@@ -2,7 +2,10 @@
 
 import re
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
+
+import grimp
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,3 +26,9 @@ def test_each_room_is_in_one_layer():
     assert sorted(rooms - {"__init__", "__main__", "__pycache__"}) == sorted(
         room for layer in layers() for room in layer
     )
+
+
+def test_no_module_imports_itself_by_others():
+    graph = grimp.build_graph("jitunwind", cache_dir=None)  # with what is imported for types
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    TopologicalSorter(imports).prepare()  # CycleError names a circle

@@ -6,10 +6,10 @@ from importlib import import_module
 import click
 from click.shell_completion import CompletionItem
 
-from jitunwind.cli import ended_by_interrupts
 from jitunwind.cli.bt import bt
 from jitunwind.cli.completion import completion
 from jitunwind.cli.output import INTERRUPTED, UNUSABLE, print_error
+from jitunwind.cli.ownprocess import ended_by_interrupts
 from jitunwind.cli.usage import in_words, no_such_verb
 from jitunwind.cli.verb import Context, Verb
 from jitunwind.errors import JitunwindError

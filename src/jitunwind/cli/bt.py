@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from jitunwind.cli import page, without_garbage_collection
+from jitunwind.cli import page
 from jitunwind.cli.output import UNUSABLE, is_coloured, print_warning, progress
+from jitunwind.cli.ownprocess import without_garbage_collection
 from jitunwind.cli.page import Paint
 from jitunwind.cli.verb import (
     Verb,

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import click
 
-from jitunwind.cli import INHERITED_SIGCHLD
+from jitunwind.cli.ownprocess import INHERITED_SIGCHLD
 from jitunwind.cli.usage import alike, no_such_option
 from jitunwind.cli.verb import Verb
 

@@ -4,14 +4,12 @@ A stub need not read files itself: qemu-user's does not before version 8.1. The 
 For AArch64's processes only.
 """
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from jitunwind.arch import Architecture
 from jitunwind.arch.aarch64.registers import AARCH64, PC, SP
 from jitunwind.errors import RemoteFailed, UnreadableMemory
-from jitunwind.remote.protocol import Stopped
-
-if TYPE_CHECKING:
-    from jitunwind.remote.process import RemoteProcess
+from jitunwind.remote.protocol import Ended, Stopped, Stub
 
 _CALLS = AARCH64.linux.calls
 _AT_FDCWD = (1 << 64) - 100
@@ -24,10 +22,44 @@ _SECONDS = 30.0
 _MOST_SIGNALS = 64
 
 
+class RunsThreads(Protocol):
+    """A process behind a stub, as far as a request needs it: memory, registers, and control over a thread."""
+
+    stub: Stub
+    thread: str
+    breakpoints: set[int]
+    withheld: set[int]
+    signals: dict[str, int]
+
+    @property
+    def architecture(self) -> Architecture: ...
+
+    @property
+    def auxiliary(self) -> dict[int, int]: ...
+
+    def read(self, address: int, size: int) -> bytes: ...
+
+    def write(self, address: int, data: bytes) -> None: ...
+
+    def registers(self, thread: str) -> list[int]: ...
+
+    def changed(self, thread: str, values: dict[str, int]) -> bytes: ...
+
+    def set_all(self, thread: str, raw: bytes) -> None: ...
+
+    def insert(self, address: int) -> None: ...
+
+    def remove(self, address: int) -> None: ...
+
+    def resume(self, thread: str, step: bool = False, signal: int = 0, others: bool = False) -> None: ...
+
+    def wait(self, seconds: float | None) -> Stopped | Ended | None: ...
+
+
 class Requester:
     """Reads files through the system calls of `process`, which stands still."""
 
-    def __init__(self, process: "RemoteProcess") -> None:
+    def __init__(self, process: RunsThreads) -> None:
         self._process = process
         self._svc = 0
 
