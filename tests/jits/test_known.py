@@ -85,9 +85,6 @@ class Switch:
     def is_on(self) -> bool | None:
         return self.state
 
-    def will_have_no_code(self) -> bool:
-        return self.state is False
-
 
 def test_why_there_is_no_code_is_said_by_what_was_looked_at() -> None:
     """Executable memory of no file may hold code that nobody here can read: then nothing is said of heat."""

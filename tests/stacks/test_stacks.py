@@ -108,14 +108,19 @@ def names(frames: tuple[Frame, ...]) -> list[str]:
     return [frame.name for frame in frames]
 
 
-@needs_gcc
-def test_a_signal_handler_on_a_stack_of_its_own(situations: Path) -> None:
-    with started([str(situations), "alternate"]) as pid:
-        found = stacks(pid)
+def assert_handler_is_above_main(found: Stacks) -> None:
+    """The frames of the situation `alternate`, all by tables."""
     assert found.complete, found.threads[0].reason
     called = names(only(found))
     assert called.index("handler") < called.index("interrupted") < called.index("main"), called
     assert all(frame.exact for frame in only(found))
+
+
+@needs_gcc
+def test_a_signal_handler_on_a_stack_of_its_own(situations: Path) -> None:
+    with started([str(situations), "alternate"]) as pid:
+        found = stacks(pid)
+    assert_handler_is_above_main(found)
 
 
 @needs_gcc
@@ -161,10 +166,7 @@ def test_tables_that_are_in_the_file_alone(options: str, tmp_path: Path) -> None
     program = compiled(tmp_path / "program", source, f"-O1 -pthread -fomit-frame-pointer {options}")
     with started([str(program), "alternate"]) as pid:
         found = stacks(pid)
-    assert found.complete, found.threads[0].reason
-    called = names(only(found))
-    assert called.index("handler") < called.index("interrupted") < called.index("main"), called
-    assert all(frame.exact for frame in only(found))
+    assert_handler_is_above_main(found)
 
 
 @needs_gcc

@@ -39,7 +39,13 @@ def native() -> Architecture:
 
 def module(arch: Architecture, name: str) -> ModuleType:
     """`arch.ARCH.NAME`. ImportError where a package is missing that it needs."""
-    return import_module(f"jitunwind.arch.{arch.name}.{name}")
+    return _module(arch.name, name)
+
+
+@cache
+def _module(arch: str, name: str) -> ModuleType:
+    """Recovery asks for each region: import_module would run Python, in programs that publish, too."""
+    return import_module(f"jitunwind.arch.{arch}.{name}")
 
 
 def relocations_of(arch: Architecture) -> Relocations:

@@ -79,9 +79,7 @@ class Waiting:
 def why_off(jits: Jits) -> str:
     """Why there is no JIT code, and will be none; empty where there may be some."""
     switched = jits.telling(Switched)
-    return (
-        switched.off if switched is not None and switched.will_have_no_code() and not jits.has_code() else ""
-    )
+    return switched.off if switched is not None and switched.is_on() is False and not jits.has_code() else ""
 
 
 def threads_in_jit_code(tracee: Steppable, jits: Jits) -> list[int]:

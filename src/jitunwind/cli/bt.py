@@ -74,7 +74,14 @@ def bt(
             "--debuginfod needs the servers' addresses in the environment: DEBUGINFOD_URLS"
         )
     subject = target_of(target, exe)
-    wanted = _Wanted(thread, python, as_json, c_lines, debug_dirs, debuginfod)
+    wanted = {
+        "thread": thread,
+        "python": python,
+        "registers": as_json,
+        "c_lines": c_lines,
+        "debug_dirs": debug_dirs,
+        "debuginfod": debuginfod,
+    }
     with progress(f"reading the stacks of {named(target)}"):
         found = _by_ourselves(subject, wanted) if gdb_path is None else _by_gdb(gdb_path, subject, wanted)
     stacks = found.stacks
@@ -109,47 +116,27 @@ class _Found(NamedTuple):
     stopped_seconds: float
 
 
-class _Wanted(NamedTuple):
-    """What the options ask for."""
-
-    thread: int | None
-    python: bool
-    registers: bool
-    c_lines: bool
-    debug_dirs: tuple[str, ...]
-    debuginfod: bool
-
-
-def _by_ourselves(target: Target, wanted: _Wanted) -> _Found:
+def _by_ourselves(target: Target, wanted: dict[str, Any]) -> _Found:
     with without_garbage_collection():
         from jitunwind.stacks.data import as_data
         from jitunwind.stacks.library import stacks
 
-        found = stacks(
-            target.pid if target.kind is Kind.PROCESS else target.path,
-            thread=wanted.thread,
-            python=wanted.python,
-            registers=wanted.registers,
-            c_lines=wanted.c_lines,
-            exe=target.exe,
-            debug_dirs=wanted.debug_dirs,
-            debuginfod=wanted.debuginfod,
-        )
+        found = stacks(target.pid if target.kind is Kind.PROCESS else target.path, exe=target.exe, **wanted)
         return _Found(as_data(found), found.stopped_seconds)
 
 
-def _by_gdb(gdb_path: str, target: Target, wanted: _Wanted) -> _Found:
+def _by_gdb(gdb_path: str, target: Target, wanted: dict[str, Any]) -> _Found:
     from jitunwind.gdbplugin.backtrace import Wanted, of_core, of_process
     from jitunwind.gdbplugin.launch import find_gdb
 
     gdb = find_gdb(gdb_path, _architecture(target))
-    asked = Wanted(*wanted[:3], wanted.debug_dirs, wanted.c_lines, wanted.debuginfod)
+    asked = Wanted(**wanted)
     report = (
         of_process(gdb, target.pid, asked)
         if target.kind is Kind.PROCESS
         else of_core(gdb, target.path, target.exe, asked)
     )
-    _check(target.text, report, wanted.thread)
+    _check(target.text, report, asked.thread)
     stacks = report.stacks
     for each in stacks["threads"]:  # GDB does not say them
         each["reason"] = None

@@ -16,9 +16,7 @@ from jitunwind.cli.verb import Verb, target_argument
 from jitunwind.errors import AgentMissing, GdbMissing
 from jitunwind.gdbplugin.launch import find_gdb, why_unfit
 from jitunwind.jits.cpython.diagnosis import Finding, diagnose
-from jitunwind.memory.corefile import CoreFile
-from jitunwind.memory.live import check_process, is_number
-from jitunwind.memory.process import LiveProcess
+from jitunwind.memory.targets import opened, target_of
 
 _YAMA = Path("/proc/sys/kernel/yama/ptrace_scope")
 _SCOPES = {"0": "any process of the same user", "1": "child processes only", "2": "root only", "3": "none"}
@@ -110,12 +108,5 @@ def _ptrace() -> Finding:
 
 
 def _target(target: str) -> list[Finding]:
-    if is_number(target):
-        check_process(int(target))
-        with LiveProcess(int(target)) as memory:
-            return diagnose(memory)
-    core = CoreFile(Path(target), None)
-    if not core.has_stacks:
-        advice = "take it with another /proc/PID/coredump_filter (core(5)), or with gcore"
-        return [Finding("core", "without the process's memory", "its stacks are not stored", advice)]
-    return diagnose(core)
+    with opened(target_of(target)) as memory:
+        return diagnose(memory)

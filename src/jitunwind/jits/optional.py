@@ -59,10 +59,7 @@ class Switched(Protocol):
     """Words for its being off, and how to switch it on."""
 
     def is_on(self) -> bool | None:
-        """None where that cannot be told."""
-
-    def will_have_no_code(self) -> bool:
-        """Whether there is no code, and will be none."""
+        """None where that cannot be told, or may still change."""
 
 
 @runtime_checkable

@@ -83,7 +83,7 @@ class NoReturn:
     @property
     def is_empty(self) -> bool:
         """Whether every call returns, as far as is known."""
-        return not bool(self._calls or self.callees)
+        return not (self._calls or self.callees)
 
     def has(self, call: int, after: int) -> bool:
         """Whether the call from the offset `call` to `after` is one of them."""
@@ -95,7 +95,7 @@ class NoReturn:
         """Whether `paths` show another one."""
         if self._callee_of is None:
             return False
-        found = {self._callee_of(self._code, call, paths.target) for call in paths.before} - {None}
+        found = (self._callee_of(self._code, call, paths.target) for call in paths.before)
         new = {each for each in found if each is not None} - self.callees
         self.callees |= new
         return bool(new)

@@ -10,7 +10,6 @@ Python, and asks a thread of the first interpreter.
 import os
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 
 from jitunwind.errors import (
     AlreadyTraced,
@@ -23,7 +22,7 @@ from jitunwind.errors import (
 )
 from jitunwind.jits.cpython.executors import interpreters
 from jitunwind.jits.cpython.layout import Layout
-from jitunwind.memory.live import is_alive
+from jitunwind.memory.live import ids_inside, is_alive
 from jitunwind.memory.process import LiveProcess
 from jitunwind.stacks.seizing import with_threads_stopped
 
@@ -121,10 +120,9 @@ class Request:
             threads = list(self._threads(interpreter))
             if main in threads:
                 return main
-            first = _inner_number(self._memory.pid)
-            number = self._offsets["thread_state.native_thread_id"]
+            ids, number = ids_inside(self._memory.pid), self._offsets["thread_state.native_thread_id"]
             for thread in threads:
-                if self._memory.word(thread + number) == first:
+                if ids.get(self._memory.word(thread + number)) == self._memory.pid:
                     return thread
         except UnreadableMemory:
             raise self._nobody() from None
@@ -148,14 +146,3 @@ class Request:
             f"process {self._memory.pid} has no thread that could execute Python: it is starting, or ending",
             "try again",
         )
-
-
-def _inner_number(pid: int) -> int:
-    """The process's number in its own namespace (proc(5), NSpid)."""
-    try:
-        for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines():
-            if line.startswith("NSpid:"):
-                return int(line.split()[-1])
-    except OSError:
-        pass
-    return pid

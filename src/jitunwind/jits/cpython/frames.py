@@ -154,31 +154,6 @@ def stretches(memory: Memory, layout: Layout, objects: Objects, thread_id: int) 
     return []
 
 
-def program_runs(memory: Memory, layout: Layout, objects: Objects) -> bool:
-    """Whether a thread executes a program, so that the interpreter has started: its outermost frame is a module that no
-    import has begun, or runpy's (`-m`).
-
-    While it starts, it executes what it imports (encodings, site), the outermost frame of which is importlib's, and
-    functions. A program that C runs in another way, by an import or a call, cannot be told from that."""
-    try:
-        for state in _thread_states(memory, layout):
-            current = memory.word(state + layout.offsets["thread_state.current_frame"])
-            frames = [
-                frame for stretch in _chain(memory, layout, objects, current) for frame in stretch.frames
-            ]
-            if frames and _is_program(frames[-1].code):
-                return True
-    except UnreadableMemory:
-        pass
-    return False
-
-
-def _is_program(code: CodeObject) -> bool:
-    if code.qualname == "<module>":
-        return not code.filename.startswith("<frozen importlib")
-    return code.qualname == "_run_module_as_main"
-
-
 def running_executors(memory: Memory, layout: Layout) -> dict[int, list[int]]:
     """By the address of an executor: the native ids of the threads whose state names it as the one that they run
     (PyThreadState.current_executor). CPython sets it when JIT code is entered, and clears it when the innermost

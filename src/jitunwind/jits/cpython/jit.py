@@ -18,7 +18,6 @@ from jitunwind.jits.cpython.frames import (
     frame_at,
     gil_states,
     nearest,
-    program_runs,
     running_executors,
     stretches_from,
 )
@@ -114,12 +113,6 @@ class CPythonJit:
 
     def is_on(self) -> bool | None:
         return self.regions.jit_is_on()
-
-    def will_have_no_code(self) -> bool:
-        """A Python reads PYTHON_JIT late in its start."""
-        if self.starts or self.is_on() is not False:
-            return False
-        return program_runs(self.memory, self.layout, self.regions.objects)
 
     @property
     def gate_name(self) -> str | None:
