@@ -23,7 +23,7 @@ _SCOPES = {"0": "any process of the same user", "1": "child processes only", "2"
 
 
 @click.command(cls=Verb)
-@target_argument("PID|CORE", required=False)
+@target_argument("[PID|CORE]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def doctor(context: click.Context, target: str | None, as_json: bool) -> None:

@@ -9,6 +9,7 @@ from jitunwind.jits.cpython.executors import Executors, find_executors, interpre
 from jitunwind.jits.cpython.layout import Layout, described, is_debug_build
 from jitunwind.jits.cpython.objects import Objects
 from jitunwind.jits.cpython.versions import OLDEST
+from jitunwind.jits.ranges import code_ranges
 from jitunwind.memory import Memory
 from jitunwind.wording import counted
 
@@ -85,6 +86,6 @@ def _code(memory: Memory) -> Finding:
     """Memory that is executable and of no file: JIT code of CPython's or of another JIT."""
     if not memory.knows_anonymous:
         return Finding("machine code", "not known", "this memory does not tell what is mapped")
-    sizes = [m.end - m.start for m in memory.mappings() if m.executable and not m.path]
+    sizes = [mapping.end - mapping.start for mapping in code_ranges(memory.mappings())]
     value = f"{sum(sizes):,} bytes in {counted(len(sizes), 'mapping')}"
     return Finding("machine code", value, "executable memory that belongs to no file")

@@ -8,7 +8,6 @@ voting: each executor says at which offsets it has pointers to machine code, to 
 """
 
 import struct
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice, pairwise
@@ -19,7 +18,8 @@ from jitunwind.jits.cpython.executors import EXECUTOR_TYPE, LARGEST_REGION, MOST
 from jitunwind.jits.cpython.layout import Layout, described, unknown_version
 from jitunwind.jits.cpython.objects import Objects
 from jitunwind.jits.cpython.versions import ExecutorLayout
-from jitunwind.memory import Mapping, Memory
+from jitunwind.jits.ranges import code_ranges, range_around
+from jitunwind.memory import Memory
 from jitunwind.rows import WORD
 
 _PAGE = 4096
@@ -76,9 +76,8 @@ class _Search:
         self._memory, self._layout = memory, layout
         self._objects = Objects(memory, layout)
         self._size = layout.offsets["interpreter_state.size"]
-        mappings = memory.mappings()
-        self._starts = [mapping.start for mapping in mappings]
-        self._mappings = mappings
+        self._mappings = memory.mappings()
+        self._code_ranges = code_ranges(self._mappings)
         self._types: dict[int, str] = {}
         self._is_executor: dict[int, bool] = {}
         self.executors: list[int] = []
@@ -87,7 +86,7 @@ class _Search:
     @property
     def may_have_code(self) -> bool:
         """Whether memory that is executable belongs to no file."""
-        return any(mapping.executable and not mapping.path for mapping in self._mappings)
+        return bool(self._code_ranges)
 
     def roots_of(self, of: ExecutorLayout) -> list[int] | None:
         """The executors that interpreters lead to by `of`; None where something else is found there."""
@@ -139,10 +138,8 @@ class _Search:
         except UnreadableMemory:
             return 0
 
-    def _mapping(self, address: int) -> Mapping | None:
-        index = bisect_right(self._starts, address) - 1
-        found = self._mappings[index] if index >= 0 else None
-        return found if found is not None and address < found.end else None
+    def _is_mapped(self, address: int) -> bool:
+        return range_around(self._mappings, address) is not None
 
     def is_executor(self, address: int) -> bool:
         """Whether there is an object of that type."""
@@ -152,12 +149,12 @@ class _Search:
 
     def _type_of(self, address: int) -> str:
         """The name of the type of the object at `address`; "" where there is none."""
-        if address <= 0 or address % WORD or self._mapping(address) is None:
+        if address <= 0 or address % WORD or not self._is_mapped(address):
             return ""
         of = self._word(address + self._objects.type_at)
         if of not in self._types:
             try:
-                known = bool(of) and not of % WORD and self._mapping(of) is not None
+                known = bool(of) and not of % WORD and self._is_mapped(of)
                 self._types[of] = self._objects.name_of_type(of) if known else ""
             except UnreadableMemory:
                 self._types[of] = ""
@@ -179,7 +176,7 @@ class _Search:
         return heads, arrays
 
     def _is_array(self, address: int, count: int) -> bool:
-        if not address or address % WORD or self._mapping(address) is None:
+        if not address or address % WORD or not self._is_mapped(address):
             return False
         first = self._word(address)
         if not first or not self.is_executor(first):
@@ -233,8 +230,8 @@ class _Search:
         start, size = words[index], words[index - 1]
         if start % _PAGE or not 0 < size <= LARGEST_REGION:
             return False
-        mapping = self._mapping(start)
-        return mapping is not None and mapping.executable and not mapping.path and start + size <= mapping.end
+        mapping = range_around(self._code_ranges, start)
+        return mapping is not None and start + size <= mapping.end
 
     def _moved(
         self, fields: dict[str, int], interpreter: int, heads: dict[int, int], arrays: dict[int, int]
