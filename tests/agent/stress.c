@@ -348,6 +348,7 @@ static void *run(void *number)
         atomic_fetch_sub(&at_work, 1);
         sem_post(&fork_now);
         pthread_barrier_wait(&barrier);
+        pthread_barrier_wait(&barrier); /* no end of a thread, which locks AddressSanitizer's heap, beside the fork */
     }
     return NULL;
 }
@@ -562,6 +563,7 @@ static void one_cycle(unsigned number)
     CHECK(statistics.bytes == first_held, "was %lu", first_held);
     CHECK(libunwind || allocated() <= first_allocated, "was %lu", first_allocated);
     fork_once(go_on, false);
+    pthread_barrier_wait(&barrier);
 }
 
 /* Once as many regions as there can be at one time: what is kept for good is there from then on. */
