@@ -1,27 +1,17 @@
 """`jitunwind bt`: the native stacks of a process or a core, JIT frames included."""
 
-import json
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import click
 
 from jitunwind.cli import page
 from jitunwind.cli.output import UNUSABLE, is_coloured, print_warning, progress
 from jitunwind.cli.ownprocess import without_garbage_collection
 from jitunwind.cli.page import Paint
-from jitunwind.cli.verb import (
-    Verb,
-    color_option,
-    debug_dir_option,
-    debuginfod_option,
-    named,
-    target_argument,
-)
+from jitunwind.cli.terminal import echo, style
 from jitunwind.errors import JitunwindError, NoSuchThread, NotPython
+from jitunwind.memory.live import is_number
 from jitunwind.memory.targets import Kind, Target, target_of
 
 if TYPE_CHECKING:
@@ -34,21 +24,7 @@ _JSON_KEYS = (
 )
 
 
-@click.command(cls=Verb)
-@target_argument("PID|CORE")
-@click.option("--exe", metavar="PYTHON", help="The program that left the core.  [default: as the core says]")
-@click.option("--thread", type=int, metavar="TID", help="Only the thread with this kernel id.")
-@click.option("--python", "python", is_flag=True, help="Interleave the interpreter's pure Python frames.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@color_option
-@click.option("--full-paths", is_flag=True, help="Print whole paths, not the names of files alone.")
-@click.option("--c-lines", is_flag=True, help="Lines of C functions, too, and the functions inlined there.")
-@debug_dir_option
-@debuginfod_option
-@click.option("--gdb", "gdb_path", metavar="GDB", help="Have this GDB do it.")
-@click.pass_context
-def bt(
-    context: click.Context,
+def show(
     target: str,
     exe: str | None,
     thread: int | None,
@@ -60,19 +36,8 @@ def bt(
     debug_dirs: tuple[str, ...],
     debuginfod: bool,
     gdb_path: str | None,
-) -> None:
-    """Print the native stacks of a process or a core.
-
-    Each thread's stack is shown as a whole. JIT frames have the name of their Python function, and the line it
-    runs. The process stands still for as long as the last line says, and goes on.
-
-    Exit status: 0 all stacks are whole; 2 the input cannot be used, a stack is not whole, or the process has
-    no JIT code because its JIT is off or it is no Python (its stack is printed all the same); 130 interrupted.
-    """
-    if debuginfod and not os.environ.get("DEBUGINFOD_URLS"):
-        raise click.UsageError(
-            "--debuginfod needs the servers' addresses in the environment: DEBUGINFOD_URLS"
-        )
+) -> int:
+    """What `bt` does, with the values of its options. The exit status."""
     subject = target_of(target, exe)
     wanted = {
         "thread": thread,
@@ -82,22 +47,32 @@ def bt(
         "debug_dirs": debug_dirs,
         "debuginfod": debuginfod,
     }
-    with progress(f"reading the stacks of {named(target)}"):
+    with progress(f"reading the stacks of {_named(target)}"):
         found = _by_ourselves(subject, wanted) if gdb_path is None else _by_gdb(gdb_path, subject, wanted)
     stacks = found.stacks
     if stacks["core"]:
-        stacks["core"] = named(stacks["core"])
+        stacks["core"] = _named(stacks["core"])
     problem = _problem(stacks)
     stacks["warnings"] += [problem] if problem else _notes(stacks)
     if as_json:
-        click.echo(json.dumps({key: stacks[key] for key in _JSON_KEYS}, indent=2))
+        import json
+
+        echo(json.dumps({key: stacks[key] for key in _JSON_KEYS}, indent=2))
     else:
         hints = [_missing_names(stacks), *([] if python else [_missing_functions(stacks)])]
         _print(stacks, found.stopped_seconds, is_coloured(color, sys.stdout), full_paths, hints)
     for warning in stacks["warnings"]:
         print_warning(warning)
-    if problem or not stacks["complete"]:
-        context.exit(UNUSABLE)
+    return UNUSABLE if problem or not stacks["complete"] else 0
+
+
+def _named(target: str) -> str:
+    """What the user called `target`."""
+    if is_number(target):
+        return target
+    from jitunwind.cli.verb import named  # with a process the command starts faster without it
+
+    return named(target)
 
 
 def _architecture(target: Target) -> "Architecture | None":
@@ -185,15 +160,23 @@ _MISMATCH = "core file may not match"
 def _print(
     stacks: dict[str, Any], stopped_seconds: float, coloured: bool, full_paths: bool, hints: Sequence[str]
 ) -> None:
-    paint: Paint = click.style if coloured else _plain
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    form = page.Form(paint, width, full_paths)
+    paint: Paint = style if coloured else _plain
+    form = page.Form(paint, _width(), full_paths)
     lines = [*page.lines(stacks, form), ""]
     lines += [paint(line, dim=True) for hint in hints for line in page.wrapped(hint, form)]
     whole = "all stacks are whole" if stacks["complete"] else "NOT every stack is whole"
     stood = f"; the process stood still for {_duration(stopped_seconds)}" if not stacks["core"] else ""
-    style: dict[str, Any] = {"dim": True} if stacks["complete"] else {"fg": "red", "bold": True}
-    click.echo("\n".join([*lines, paint(f"{whole}{stood}", **style)]), color=coloured)
+    how: dict[str, Any] = {"dim": True} if stacks["complete"] else {"fg": "red", "bold": True}
+    echo("\n".join([*lines, paint(f"{whole}{stood}", **how)]), color=coloured)
+
+
+def _width() -> int | None:
+    """That of the terminal, in columns; None where stdout is none."""
+    if not sys.stdout.isatty():
+        return None
+    import shutil
+
+    return shutil.get_terminal_size().columns
 
 
 def _duration(seconds: float) -> str:

@@ -10,12 +10,13 @@ from typing import Any
 
 import click
 
+from jitunwind.cli.ending import reading_process
 from jitunwind.cli.files import OutputFile
 from jitunwind.cli.output import reporting
 from jitunwind.cli.streams import check_stdout
 from jitunwind.cli.usage import WrongUsage
-from jitunwind.errors import CorruptState, JitunwindError, NoSuchProcess, NotPython, UnreadableMemory
-from jitunwind.memory.live import has_ended, is_alive, is_number
+from jitunwind.errors import JitunwindError
+from jitunwind.memory.live import is_number
 
 _WIDEST, _MARGIN = 80, 2
 _PID = "jitunwind.pid"
@@ -75,13 +76,9 @@ class Verb(click.Command):
         if self._prints:
             check_stdout()
         with _plain_core(ctx):
-            try:
+            target = _only_target(ctx)
+            with reading_process(int(target)) if is_number(target) else contextlib.nullcontext():
                 return super().invoke(ctx)
-            except (OSError, *_DAMAGED) as error:
-                target = _only_target(ctx)
-                if is_number(target):
-                    raise _if_ended(int(target), error) from None
-                raise
 
     def _refuse_empty(self, context: click.Context, arguments: Sequence[str]) -> None:
         """Most often an empty argument is a shell variable that is not set."""
@@ -138,14 +135,6 @@ def named(target: str) -> str:
 
 
 _PACKED = "jitunwind.packed"
-_DAMAGED = (CorruptState, NotPython, UnreadableMemory)
-"""What a process seems to be whose memory goes away while it is read."""
-
-
-def _if_ended(pid: int, error: Exception) -> Exception:
-    """NoSuchProcess in the place of an error that comes of the process having ended; else `error` itself."""
-    ended = has_ended(pid, error) if isinstance(error, OSError) else not is_alive(pid)
-    return NoSuchProcess(f"process {pid} has ended while it was read") if ended else error
 
 
 def target_argument(metavar: str, nargs: int = 1, required: bool = True) -> Decorator:

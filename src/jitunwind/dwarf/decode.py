@@ -6,7 +6,6 @@ the bytes may be anybody's: whatever they hold, the answer is a table or `Malfor
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from struct import Struct
 from typing import NamedTuple
 
@@ -38,8 +37,7 @@ _FIXED: dict[int, Struct] = {
 _UNDECIDED = Unknown("the CFA is not defined")
 
 
-@dataclass(frozen=True, slots=True)
-class Expression:
+class Expression(NamedTuple):
     """A DWARF expression (DWARF 5 section 2.5): where the register is saved, or, `is_value`, what its value is. Of a
     CFA it is always the value."""
 
@@ -47,11 +45,19 @@ class Expression:
     is_value: bool
 
 
-@dataclass(frozen=True, slots=True)
-class CfaPlus:
+class CfaPlus(NamedTuple):
     """The register's value is CFA + offset (DW_CFA_val_offset)."""
 
     offset: int
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CfaPlus) and tuple.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return tuple.__hash__(self)
 
 
 FrameRule = RegisterRule | Expression | CfaPlus

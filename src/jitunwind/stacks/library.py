@@ -4,9 +4,9 @@ A live process stands still while its registers and stacks are copied (`snapshot
 named. A core goes the same way, without the stop.
 """
 
+import os
 from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from jitunwind.arch import Architecture
@@ -63,7 +63,7 @@ def stacks(
         return _of_process(target, wanted)
     if is_number(str(target)):
         return _of_process(int(str(target)), wanted)
-    return _of_core(Path(target), exe, wanted)
+    return _of_core(os.fspath(target), exe, wanted)
 
 
 class _Wanted(NamedTuple):
@@ -139,10 +139,13 @@ def _check_thread(target: object, threads: Sequence[Thread], tids: Sequence[int]
         raise NoSuchThread(f"{target} has no thread {wanted.thread}", f"one of its own: {known}")
 
 
-def _of_core(path: Path, program: str | None, wanted: _Wanted) -> Stacks:
-    from jitunwind.memory.core import WITHOUT_MEMORY
-    from jitunwind.stacks import cores  # with a process `bt` starts faster without it
+def _of_core(target: str, program: str | None, wanted: _Wanted) -> Stacks:
+    from pathlib import Path  # with a process `bt` starts faster without these
 
+    from jitunwind.memory.core import WITHOUT_MEMORY
+    from jitunwind.stacks import cores
+
+    path = Path(target)
     with cores.open_core(path, program) as memory:
         jits = Jits(memory)
         if not memory.has_stacks:

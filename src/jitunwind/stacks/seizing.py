@@ -12,9 +12,9 @@ import errno
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from jitunwind.errors import AlreadyTraced, NoSuchProcess, NotPermitted
+from jitunwind.memory.procfiles import bytes_of, text_of
 
 _DETACH, _GETREGSET, _SEIZE, _INTERRUPT = 17, 0x4204, 0x4206, 0x4207
 _NT_PRSTATUS = 1
@@ -210,7 +210,7 @@ def _has_ended(pid: int, tid: int) -> bool:
 def _letter(pid: int, tid: int) -> str:
     """The state's letter (proc(5)); empty, where there is no such thread."""
     try:
-        text = Path(f"/proc/{pid}/task/{tid}/stat").read_bytes()
+        text = bytes_of(f"/proc/{pid}/task/{tid}/stat")
     except OSError:
         return ""
     return text[text.rfind(b")") + 2 :][:1].decode()
@@ -218,7 +218,7 @@ def _letter(pid: int, tid: int) -> str:
 
 def _status(pid: int, tid: int) -> list[str]:
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/task/{tid}/status").read_text(errors="replace").splitlines()
+        return text_of(f"/proc/{pid}/task/{tid}/status").splitlines()
     return []
 
 

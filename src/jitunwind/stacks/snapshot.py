@@ -11,7 +11,6 @@ from bisect import bisect_right, insort
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property
-from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ from jitunwind.errors import NoSuchProcess, UnreadableMemory
 from jitunwind.memory import ADDRESS_LIMIT, Mapping, Memory
 from jitunwind.memory.backing import LiveFiles
 from jitunwind.memory.maps import parse_maps
+from jitunwind.memory.procfiles import bytes_of, text_of
 from jitunwind.stacks.images import Images
 from jitunwind.stacks.seizing import Reader, Stop, living_thread, thread_ids, with_threads_stopped
 
@@ -212,7 +212,7 @@ class Snapshot(Memory):
 
     def _read_maps(self) -> bytes:
         try:
-            return Path(f"/proc/{self.thread}/maps").read_bytes()
+            return bytes_of(f"/proc/{self.thread}/maps")
         except OSError:
             return b""
 
@@ -297,7 +297,7 @@ class Snapshot(Memory):
 def comm(pid: int, tid: int) -> str:
     """What a thread is called (proc(5), comm); empty, where it has gone."""
     with suppress(OSError):
-        return Path(f"/proc/{pid}/task/{tid}/comm").read_text(errors="replace").rstrip("\n")
+        return text_of(f"/proc/{pid}/task/{tid}/comm").rstrip("\n")
     return ""
 
 
