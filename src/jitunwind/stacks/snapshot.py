@@ -28,6 +28,7 @@ _PAGE = 4096
 _FIRST_ARENA = 1 << 20
 _ARENA_PER_THREAD = 1 << 16
 """Bytes of memory that are ready before the stop: the first use of a page takes longer than to copy into it."""
+_LARGEST_EXPECTED = 1 << 25
 _LARGEST_STACK = 1 << 26
 _LARGEST_IN_ALL = 1 << 28
 """Bytes of stacks that are copied."""
@@ -82,7 +83,7 @@ class Snapshot(Memory):
         self._copied = 0
         self.thread_names = {tid: comm(pid, tid) for tid in thread_ids(pid)}
         """What the threads are called."""
-        self._new_arena(_FIRST_ARENA + _ARENA_PER_THREAD * len(thread_ids(pid)))
+        self._new_arena(self._expected(len(self.thread_names)))
 
     def __enter__(self) -> "Snapshot":
         return self
@@ -173,6 +174,14 @@ class Snapshot(Memory):
             if address not in self._copies or len(self._copies[address]) < got:
                 self._copies[address] = view
         return view
+
+    def _expected(self, threads: int) -> int:
+        """Bytes that the stop will copy: the main thread's stack, which is mapped as far as it was ever used, some of
+        each other's, and JIT code."""
+        code = sum(each.end - each.start for each in self._mappings if each.executable and not each.path)
+        stack = sum(each.end - each.start for each in self._mappings if each.path == "[stack]")
+        known = min(stack, _LARGEST_EXPECTED) + (code if code <= _ALL_JIT_CODE else 0)
+        return _FIRST_ARENA + _ARENA_PER_THREAD * threads + known
 
     def _new_arena(self, size: int) -> None:
         memory = bytearray(size)
