@@ -25,7 +25,7 @@ from jitunwind.jits.cpython.executors import (
     read_executor,
 )
 from jitunwind.jits.cpython.layout import Layout
-from jitunwind.jits.cpython.lines import first_code, line_rows, place_at
+from jitunwind.jits.cpython.lines import line_rows, place_at
 from jitunwind.jits.cpython.objects import CodeObject, Objects
 from jitunwind.jits.cpython.stencils import Store
 from jitunwind.memory import Mapping, Memory
@@ -271,7 +271,8 @@ class Regions:
             code = self.objects.code(address) if address else None
             if code is not None:
                 return code
-        return first_code(self._stores(jit_code), self.objects)
+        first = self.stencils.first_address(jit_code.data, jit_code.start, self.layout)
+        return None if first is None else self.objects.code_of_instruction(first)
 
     def _stores(self, jit_code: Code) -> list[Store]:
         """Those of the instruction pointer, by rising offset."""

@@ -10,8 +10,8 @@ all that they say of real traces is true. `explain` calls this.
 import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
+from typing import NamedTuple
 
 from jitunwind.errors import CorruptState, UnreadableMemory
 from jitunwind.jits import Code
@@ -35,10 +35,16 @@ _NAME = re.compile(r"_[A-Z][A-Z0-9_]*(?:_r\d+)?")
 _CALLS = re.compile(r"_PUSH_FRAME(_r\d+)?")
 _RETURNS = re.compile(r"_(RETURN_VALUE|RETURN_GENERATOR|YIELD_VALUE)(_r\d+)?")
 """Micro-ops behind which another Python frame runs: that of a callee, or that of the caller."""
+_SETS = re.compile(r"_SET_IP(_r\d+)?")
 
 
-@dataclass(frozen=True, slots=True)
-class MicroOp:
+@cache
+def _is(kind: re.Pattern[str], name: str) -> bool:
+    """Whether a micro-op of that name is of that kind. There are some hundred names, and many more micro-ops."""
+    return kind.fullmatch(name) is not None
+
+
+class MicroOp(NamedTuple):
     """One entry of a trace. `target` is an offset in its function's bytecode, in code units; None where the
     entry holds the trace's own exits instead."""
 
@@ -51,11 +57,10 @@ class MicroOp:
     @property
     def sets_instruction(self) -> bool:
         """Whether it stores its operand, the address of a bytecode instruction, into the frame."""
-        return re.fullmatch(r"_SET_IP(_r\d+)?", self.name) is not None
+        return _is(_SETS, self.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """The bytecode instruction that a micro-op was made from: its function and its offset there, in bytes."""
 
     code: CodeObject
@@ -271,7 +276,7 @@ class MicroOps:
             for place in own:
                 last = place or last
                 found.append(last)
-            if _CALLS.fullmatch(stretch[-1].name):
+            if _is(_CALLS, stretch[-1].name):
                 callers.append(code)
                 code = None
             else:
@@ -332,7 +337,7 @@ def _stretches(trace: Sequence[MicroOp]) -> Iterator[Sequence[MicroOp]]:
     """The trace, cut behind each micro-op that changes the frame."""
     begin = 0
     for index, each in enumerate(trace, 1):
-        if _CALLS.fullmatch(each.name) or _RETURNS.fullmatch(each.name):
+        if _is(_CALLS, each.name) or _is(_RETURNS, each.name):
             yield trace[begin:index]
             begin = index
     if begin < len(trace):
