@@ -160,7 +160,7 @@ def test_a_terminal_shows_each_round_in_the_place_of_the_last(loop: Program) -> 
             pass
     os.close(ours)
     assert running.wait(PATIENCE) == 130
-    _, first, second, _ = said.decode().split("\x1b[H")
+    _, first, second, *_ = said.decode().split("\x1b[H")
     for page in (first, second):
         lines = page.removesuffix("\r\n").split("\n")
         assert len(lines) == 11

@@ -1,9 +1,9 @@
 """Every command of README.md, docs/using.md and the pages on how it works, run.
 
 Commands are the lines that begin with `$ ` in ```console and ```sh blocks, and with `(gdb) ` in ```gdb
-blocks; ```python blocks are programs; what cannot run here stands in ```text. PID, TID, CORE and PYTHON stand for a process that runs
-tools/hot.py in JIT code, its thread, a core of it, and the interpreter. The checkout that commands run in is
-a copy. A command that several documents have is run once.
+blocks; ```python blocks are programs; what cannot run here stands in ```text. PID, TID, CORE and PYTHON stand
+for a process that runs tools/hot.py in JIT code, its thread, a core of it, and the interpreter. The checkout that
+commands run in is a copy. A command that several documents have is run once.
 """
 
 import ctypes
