@@ -19,11 +19,12 @@ from elftools.elf.elffile import ELFFile
 
 from jitunwind.errors import AlreadyTraced, CannotStop, JitunwindError, NoSuchProcess, NotPython
 from jitunwind.stacks.library import stacks
-from jitunwind.stacks.model import Frame, FrameKind, Stacks
+from jitunwind.stacks.model import FrameKind, Stacks
 from tests.support import THOROUGH
 from tests.support.compiled import compiled, needs_gcc
 from tests.support.live import PROGRAMS, REPOSITORY, Interpreter, running
 from tests.support.processes import command, plain_environment, status, wait_until
+from tests.support.situations import SOURCE, names, only, started
 from tests.support.stopped import at_random_moments, differences, stop, witness
 
 COMPARED = ("loops", "recursion", "exceptions", "threads", "generators", "calls_c")
@@ -73,39 +74,7 @@ def test_deep_stacks_take_time_and_frames_in_proportion(python: Interpreter, tmp
     assert per_level == pytest.approx((frames[1] - frames[0]) / (DEEP[1] - DEEP[0]), rel=0.2)
 
 
-@contextmanager
-def started(command: list[str], environment: dict[str, str] | None = None) -> Iterator[int]:
-    """The pid of a program that says "ready"; killed at the end."""
-    process = subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        yield process.pid
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()
-
-
 # --- situations
-
-
-@pytest.fixture(scope="module")
-def situations(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    source = (REPOSITORY / "tests/support/situations.c").read_text()
-    return compiled(tmp_path_factory.mktemp("situations") / "situations", source, "-O1 -pthread")
-
-
-def only(found: Stacks) -> tuple[Frame, ...]:
-    (thread,) = found.threads
-    return thread.frames
-
-
-def names(frames: tuple[Frame, ...]) -> list[str]:
-    return [frame.name for frame in frames]
 
 
 def assert_handler_is_above_main(found: Stacks) -> None:
@@ -162,8 +131,9 @@ def test_a_walk_that_cannot_go_on_says_why(situation: str, reason: str, situatio
 @pytest.mark.parametrize("options", ["-g -fno-asynchronous-unwind-tables", "-static"])
 def test_tables_that_are_in_the_file_alone(options: str, tmp_path: Path) -> None:
     """.debug_frame, and the .eh_frame of a static program, which no header leads to."""
-    source = (REPOSITORY / "tests/support/situations.c").read_text()
-    program = compiled(tmp_path / "program", source, f"-O1 -pthread -fomit-frame-pointer {options}")
+    program = compiled(
+        tmp_path / "program", SOURCE.read_text(), f"-O1 -pthread -fomit-frame-pointer {options}"
+    )
     with started([str(program), "alternate"]) as pid:
         found = stacks(pid)
     assert_handler_is_above_main(found)
