@@ -23,11 +23,15 @@ from jitunwind.stacks.model import FrameKind, Stacks
 from tests.support import THOROUGH
 from tests.support.compiled import compiled, needs_gcc
 from tests.support.live import PROGRAMS, REPOSITORY, Interpreter, running
-from tests.support.processes import command, plain_environment, status, wait_until
+from tests.support.processes import plain_environment, status, wait_until
 from tests.support.situations import SOURCE, names, only, started
 from tests.support.stopped import at_random_moments, differences, stop, witness
 
 COMPARED = ("loops", "recursion", "exceptions", "threads", "generators", "calls_c")
+OTHERS = (
+    *("attributes", "calls", "deep", "exits", "floats", "interpreters"),
+    *("side_exits", "strings", "throws", "two_threads"),
+)
 STOPS = 200 if THOROUGH else 5
 KILLS = 100 if THOROUGH else 20
 LONGEST_STOP = 1.0
@@ -37,24 +41,53 @@ DEEP = (500, 1_000, 2_000)
 
 @pytest.mark.parametrize("program", COMPARED)
 def test_each_frame_is_as_gdb_has_it(python: Interpreter, program: str, tmp_path: Path) -> None:
-    """Program counters, stack pointers, names, lines, and the callee-saved registers at each frame."""
+    """Program counters, stack pointers, names, lines, and the callee-saved registers at each frame. And no GDB is
+    needed."""
+    with running(python, program, cwd=tmp_path) as started:
+        assert compared(started.pid, tmp_path)
+        assert_no_gdb_is_needed(started.pid, tmp_path)
+
+
+def test_each_frame_of_other_programs_is_as_gdb_has_it(python: Interpreter, tmp_path: Path) -> None:
+    for program in OTHERS if THOROUGH else OTHERS[:1]:
+        folder = tmp_path / program
+        folder.mkdir()
+        with running(python, program, cwd=folder) as started:
+            compared(started.pid, folder)
+            assert_no_gdb_is_needed(started.pid, folder)
+
+
+def compared(pid: int, folder: Path) -> int:
+    """Of how many stops had JIT code on a stack; all are as GDB has them."""
     in_jit_code = 0
-    with running(python, program, cwd=tmp_path) as started, witness(started.pid, tmp_path) as gdb:
-        for gdbs, ours in at_random_moments(started.pid, STOPS, gdb):
+    with witness(pid, folder) as gdb:
+        for gdbs, ours in at_random_moments(pid, STOPS, gdb):
             assert not differences(gdbs, ours), "\n".join(differences(gdbs, ours))
             assert ours.complete, ours.warnings
             in_jit_code += any(frame.kind is FrameKind.JIT for each in ours.threads for frame in each.frames)
-    assert in_jit_code
+    return in_jit_code
 
 
-def test_no_gdb_is_needed(python: Interpreter, tmp_path: Path) -> None:
-    empty = tmp_path / "bin"
-    empty.mkdir()
-    with running(python, "loops", cwd=tmp_path) as started:
-        environment = plain_environment() | {"PATH": str(empty)}
-        done = subprocess.run(command("bt", started.pid), env=environment, capture_output=True, text=True)
+def assert_no_gdb_is_needed(pid: int, folder: Path) -> None:
+    """Nothing is on PATH, no program is started, and nothing of what runs a GDB is imported."""
+    (folder / "bin").mkdir()
+    environment = plain_environment() | {"PATH": str(folder / "bin")}
+    command = [sys.executable, "-c", ALONE, "bt", "--python", str(pid)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert "all stacks are whole" in done.stdout
+
+
+ALONE = """
+import sys
+def refuse(event, arguments):
+    starts = event in ("subprocess.Popen", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.system")
+    if starts or event == "import" and arguments[0].startswith("jitunwind.gdbplugin"):
+        raise RuntimeError(f"{event} {arguments}")
+sys.addaudithook(refuse)
+from jitunwind.cli import main
+main()
+"""
 
 
 def test_deep_stacks_take_time_and_frames_in_proportion(python: Interpreter, tmp_path: Path) -> None:
