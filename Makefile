@@ -37,9 +37,9 @@ guests: $(STAMP) ## the same for AArch64, which qemu-aarch64 runs
 		$(VENV)/bin/python tools/interpreters.py $$version --arch arm64 --debug-symbols || exit; \
 	done
 
-builds: $(STAMP) ## get other builds of the same CPythons: with assertions; embedded, shared and static
+builds: $(STAMP) ## get other builds of the same CPythons: with assertions; embedded; other patch releases
 	@for version in $(VERSIONS); do \
-		for kind in "--pydebug" "--embedded shared" "--embedded static"; do \
+		for kind in --pydebug "--embedded shared" "--embedded static" "--embedded stripped" "--suite testing"; do \
 			$(VENV)/bin/python tools/interpreters.py $$version $$kind || exit; \
 		done; \
 	done
