@@ -138,7 +138,11 @@ def explained(pid: int) -> tuple[int, int, int]:
     if done.returncode:
         raise SystemExit(f"{command}: {done.stderr}")
     regions = json.loads(done.stdout)["regions"]
-    return len(regions), sum(not each["problem"] for each in regions), sum(each["micro_ops"] for each in regions)
+    return (
+        len(regions),
+        sum(not each["problem"] for each in regions),
+        sum(each["micro_ops"] for each in regions),
+    )
 
 
 def run_to_its_end(command: list[str]) -> tuple[float, float]:
@@ -173,13 +177,18 @@ def judge(version: str, kind: str, stops: int, steps: int) -> None:
         f"  bt: the process stood still for {1e3 * statistics.median(found.stopped):.1f} ms (median), "
         f"{1e3 * max(found.stopped):.1f} ms (worst); all in all {1e3 * statistics.median(found.taken):.0f} ms (median)"
     )
-    print(f"  explain: {micro_ops['micro-ops']:,} micro-ops; all of {micro_ops['shown']} of {micro_ops['regions']} regions")
+    print(
+        f"  explain: {micro_ops['micro-ops']:,} micro-ops; all of them in {micro_ops['shown']} of "
+        f"{micro_ops['regions']} regions"
+    )
     print(in_words("audit, recovered, stepped", stepped))
     print(in_words("audit, published, stepped", published))
     command = [python, *map(str, FINITE)]
     plain, _ = run_to_its_end(command)
     run, end = run_to_its_end([*OWN, "run", "--python", *command])
-    print(f"  run: {run:.1f} s of processor time for a program of {plain:.1f} s; its end waited {1e3 * end:.0f} ms")
+    print(
+        f"  run: {run:.1f} s of processor time for a program of {plain:.1f} s; its end waited {1e3 * end:.0f} ms"
+    )
 
 
 def main() -> None:

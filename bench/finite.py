@@ -1,6 +1,7 @@
 """A program that ends: much JIT code, of many functions put together by chance, and then a fixed amount of work.
 
-Arguments: how many functions, how many statements each, how many rounds of work. At its end it writes the time to stderr.
+Arguments: how many functions, how many statements each, how many rounds of work. At its end it writes the time
+to stderr.
 """
 
 import collections

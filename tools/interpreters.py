@@ -402,9 +402,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     }
     parser.add_argument("version", type=version, help="such as 3.14")
     parser.add_argument("--arch", default=platform.machine(), help="such as arm64")
-    parser.add_argument(
-        "--embedded", choices=EMBEDDED, help="a program that embeds it, by such a libpython"
-    )
+    parser.add_argument("--embedded", choices=EMBEDDED, help="a program that embeds it, by such a libpython")
     parser.add_argument("--suite", default=SID, help="the Debian to take it from, such as testing")
     for flag, purpose in flags.items():
         parser.add_argument(flag, action="store_true", help=purpose)
