@@ -101,6 +101,7 @@ def test_the_stacks_of_a_newer_version(core: Core, tmp_path: Path) -> None:
         assert said["warnings"] == [f"{REFUSED}: JIT frames, if there are any, are neither unwound nor named"]
         assert jit == frames[-1:], "nothing behind code that nobody knows"
         assert said["threads"][0]["reason"]
+        assert "No CPython that is known" in jitunwind("bt", core.of_newer_version(tmp_path)).stdout
 
 
 def test_what_other_verbs_say_of_it(core: Core, tmp_path: Path) -> None:
