@@ -8,7 +8,7 @@ import click
 from jitunwind.agent import built
 from jitunwind.cli.output import UNUSABLE, print_warning, reporting
 from jitunwind.cli.verb import Seconds, Verb, target_argument
-from jitunwind.startup.attach import disable_in, enable_in
+from jitunwind.startup.attach import Answer, disable_in, enable_in
 from jitunwind.wording import counted
 
 
@@ -29,6 +29,11 @@ def _asking(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _warn(answer: Answer) -> None:
+    if answer.warning:
+        print_warning(answer.warning)
+
+
 @click.command(cls=Verb)
 @_asking
 @click.pass_context
@@ -46,6 +51,7 @@ def enable(context: click.Context, target: str, timeout: float) -> None:
     built.check()
     with reporting(f"waiting for process {pid}"):
         answer = enable_in(pid, timeout)
+    _warn(answer)
     if answer.is_off:
         print_warning(
             f"process {pid} has its JIT off (PYTHON_JIT=1 turns it on): there is nothing to publish"
@@ -71,6 +77,7 @@ def disable(target: str, timeout: float) -> None:
     pid = int(target)
     with reporting(f"waiting for process {pid}"):
         answer = disable_in(pid, timeout)
+    _warn(answer)
     if answer.already:
         click.echo(f"process {pid} does not publish its JIT code: nothing was changed")
     else:
