@@ -1,24 +1,16 @@
-"""Rows that lead past a gate: code and the gate that has called it as one frame.
+"""Tables for readers that have a copy of the stack from the stack pointer up and nothing below, as perf has: they lead past
+the gate by which code was entered.
 
-In come a code's table and the gate's row at its call; out comes a table for readers that have a copy of the stack from
-the stack pointer up, as perf has. When a C function has popped a register and is about to return, its compiler's table
-still says that the register lies in the stack, below the stack pointer: such a reader loses it. A gate saves all
-registers where they stay, so a table that leads past it does not need them.
+In come a code's table and the gate's row at its call; out comes a table in which both are one frame. When a C function has
+popped a register and is about to return, its compiler's table still says that the register lies in the stack, below the
+stack pointer: such a reader loses it. A gate saves all registers where they stay, so that past it they are known again.
 """
 
+from typing import cast
+
 from jitunwind.arch import Architecture, Convention
-from jitunwind.rows import (
-    UNDEFINED,
-    CfaRule,
-    InRegister,
-    RegisterRule,
-    Row,
-    SameValue,
-    SavedAt,
-    Undefined,
-    Unknown,
-    UnwindTable,
-)
+from jitunwind.recover.beyond import beyond
+from jitunwind.rows import UNDEFINED, CfaPlus, RegisterRule, Row, Unknown, UnwindTable
 
 _identity = object.__hash__
 """As `id`: see dwarf/encode.py."""
@@ -26,13 +18,18 @@ _MOST_KNOWN = 1 << 12
 
 
 class PastGate:
-    """Leads past the gate whose row, where its call comes back to, is `gate`; it calls code by `convention`. ValueError
-    for a gate whose CFA is not by the stack pointer."""
+    """Leads past a gate that calls code by `convention`, and whose row, where that call comes back to, is `gate`.
 
-    def __init__(self, arch: Architecture, gate: Row, convention: Convention) -> None:
+    `frame_pointer`: what has called the gate has its frame pointer so many bytes above its stack pointer, and finds its
+    own frame by it; None: that is not known. ValueError for a gate whose CFA is not by the stack pointer.
+    """
+
+    def __init__(
+        self, arch: Architecture, gate: Row, convention: Convention, frame_pointer: int | None = None
+    ) -> None:
         if gate.cfa.register != arch.stack_pointer:
             raise ValueError("the gate's CFA is not by the stack pointer")
-        self._gate = gate
+        self._arch, self._gate, self._frame_pointer = arch, gate, frame_pointer
         self._lost = [register for register in arch.callee_saved if register not in convention.preserved]
         self._known: dict[int, tuple[Row, Row]] = {}
         """By identity, and kept alive: whoever encodes the rows knows them by identity as well."""
@@ -53,22 +50,13 @@ class PastGate:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
             is_called_by_gate = all(row.rule(register) == UNDEFINED for register in self._lost)
-            known = self._known[_identity(row)] = (row, self._composed(row) if is_called_by_gate else row)
+            known = self._known[_identity(row)] = (row, self._past(row) if is_called_by_gate else row)
         return known[1]
 
-    def _composed(self, row: Row) -> Row:
-        """`row`, and then the gate's at its caller."""
-        registers = sorted({register for register, _ in (*row.rules, *self._gate.rules)})
-        rules = tuple((register, self._rule(register, row)) for register in registers)
-        cfa = CfaRule(row.cfa.register, row.cfa.offset + self._gate.cfa.offset)
-        return Row(cfa, rules, self._gate.signed)
-
-    def _rule(self, register: int, row: Row) -> RegisterRule:
-        outer = self._gate.rule(register)
-        if isinstance(outer, (SavedAt, Undefined)):
-            return outer
-        source = outer.register if isinstance(outer, InRegister) else register
-        inner = row.rule(source)
-        if isinstance(inner, SavedAt):
-            return SavedAt(inner.offset - self._gate.cfa.offset)
-        return InRegister(source) if isinstance(inner, SameValue) and source != register else inner
+    def _past(self, row: Row) -> Row:
+        past = beyond(self._arch, row, self._gate)
+        assert past is not None, "the gate's CFA is by the stack pointer"
+        rules = dict(past.rules)
+        if self._frame_pointer is not None:
+            rules[self._arch.frame_pointer] = cast(RegisterRule, CfaPlus(self._frame_pointer))
+        return Row(past.cfa, tuple(sorted(rules.items())), self._gate.signed)

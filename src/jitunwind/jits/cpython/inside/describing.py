@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from jitunwind.agent import agent
 from jitunwind.agent.library import Published
+from jitunwind.arch.known import decoder
 from jitunwind.errors import UnreadableMemory
 from jitunwind.jits import Code, lines_of_piece
 from jitunwind.jits.cpython.discovery import read_layout
@@ -16,7 +18,11 @@ from jitunwind.jits.cpython.regions import Regions
 from jitunwind.jits.cpython.versions import Registration
 from jitunwind.publishing.described import described
 from jitunwind.publishing.merged import PastGate
-from jitunwind.rows import UnwindTable
+from jitunwind.recover.table import flow_of
+from jitunwind.rows import Row, SavedAt, UnwindTable
+
+_INTERPRETER = "_PyEval_EvalFrameDefault"
+_LONGEST_PROLOGUE = 64
 
 
 class Described(NamedTuple):
@@ -72,10 +78,26 @@ class Describer:
         lines = lines_of_piece(code, body, regions.lines(code))
         return described(body, frames.eh_frame, lines, entry, frames.for_perf)
 
+    def _interpreters_frame_pointer(self, shim: Row) -> int | None:
+        """How far the frame pointer is above the stack pointer where `_PyEval_EvalFrameDefault` calls a shim, which has
+        that row; None, where that is not needed, as the shim saves it, or not known, as its prologue sets none."""
+        arch, address = self._memory.architecture, agent.address(_INTERPRETER)
+        if isinstance(shim.rule(arch.frame_pointer), SavedAt) or not address:
+            return None
+        prologue = self._memory.read(address, _LONGEST_PROLOGUE)
+        entries = {0: arch.at_entry(arch.platform)}
+        frames = []
+        for _, state in sorted(flow_of(arch, prologue, decoder(arch), entries).states.items()):
+            pointer, stack = (state.registers.get(each) for each in (arch.frame_pointer, arch.stack_pointer))
+            if isinstance(pointer, int) and isinstance(stack, int):
+                frames.append(pointer - stack)
+        return max(frames, default=None)
+
     def _past_shim(self, code: Code, table: UnwindTable) -> UnwindTable | None:
         """The table for perf. All shims of a process save the same at the same places."""
         if self._gate is None and self._regions is not None:
             row = self._regions.gate_row(code, table)
             if row is not None:
-                self._gate = PastGate(self._memory.architecture, row, self._regions.stencils.CONVENTION)
+                arch, convention = self._memory.architecture, self._regions.stencils.CONVENTION
+                self._gate = PastGate(arch, row, convention, self._interpreters_frame_pointer(row))
         return self._gate.table(table, code.gate_size) if self._gate is not None else None
