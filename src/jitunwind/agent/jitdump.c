@@ -127,8 +127,14 @@ static int copy(struct perf_file *file, int parents, uint64_t size)
 static struct perf_file file = {
     .prefix = "jit-", .suffix = ".dump", .begin = begin, .go_on = go_on, .copy = copy, .descriptor = -1};
 
+/* The bytes behind the code at which perf has the table. */
+static size_t place_of_table(size_t code_size)
+{
+    return (code_size + 7) & ~(size_t)7;
+}
+
 /* Without zeros at the end, which fill the last page and are never run: the table is mapped in their place. */
-static size_t size_of_code(const struct jitunwind_region *region)
+static size_t size_without_zeros(const struct jitunwind_region *region)
 {
     const unsigned char *code = (const unsigned char *)(uintptr_t)region->start;
     size_t size = region->size;
@@ -172,11 +178,18 @@ static int frames_of(const struct jitunwind_publication *publication, const stru
     return error;
 }
 
-/* Of the bytes behind the code, in which perf sees the table: what lies behind the region is another's. */
-static uint64_t mapped_size(const struct jitunwind_region *region, size_t code_size, size_t table_size)
+/* The table, and how much of the region is told to perf as code, so that the table has room in what is left of it: what lies
+   behind the region is another's. Behind what the table covers are constants. Without room perf 6.1 does not see it. */
+static int fit(const struct jitunwind_publication *publication, const struct jitunwind_region *region, size_t *code_size,
+               struct perf_frames *frames)
 {
-    uint64_t behind = (code_size + 7) & ~(uint64_t)7;
-    return behind + table_size <= region->size ? table_size : 0;
+    *code_size = size_without_zeros(region);
+    int error = frames_of(publication, region, *code_size, frames);
+    if (error || place_of_table(*code_size) + frames->size <= region->size || frames->covers >= *code_size)
+        return error;
+    free(frames->bytes);
+    *code_size = frames->covers;
+    return frames_of(publication, region, *code_size, frames);
 }
 
 static int add(struct jitunwind_publication *publication, const struct jitunwind_region *region)
@@ -185,8 +198,8 @@ static int add(struct jitunwind_publication *publication, const struct jitunwind
     struct perf_frames frames = {NULL, 0, 0};
     if (!perf_file_is_ready(&file))
         return 0; /* as `problem` says */
-    size_t code_size = size_of_code(region), of_lines = 0, of_name = strlen(region->name) + 1;
-    int error = frames_of(publication, region, code_size, &frames);
+    size_t code_size, of_lines = 0, of_name = strlen(region->name) + 1;
+    int error = fit(publication, region, &code_size, &frames);
     unsigned char *lines = error == ENOMEM ? NULL : lines_of(region, &of_lines);
     if (!lines) {
         free(frames.bytes);
@@ -196,7 +209,8 @@ static int add(struct jitunwind_publication *publication, const struct jitunwind
     size_t of_padding = -frames.size & 7;
     struct unwinding_info unwinding = {
         {UNWINDING_INFO, (uint32_t)(sizeof unwinding + frames.size + of_padding), when},
-        frames.size, frames.header_size, mapped_size(region, code_size, frames.size)};
+        frames.size, frames.header_size,
+        place_of_table(code_size) + frames.size <= region->size ? frames.size : 0};
     struct debug_info debug = {
         {DEBUG_INFO, (uint32_t)(sizeof debug + of_lines), when}, region->start, region->line_count};
     struct load load = {{CODE_LOAD, (uint32_t)(sizeof load + of_name + code_size), when},

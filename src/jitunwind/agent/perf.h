@@ -40,6 +40,7 @@ void perf_file_append(struct perf_file *file, const struct iovec *parts, int cou
 struct perf_frames {
     unsigned char *bytes; /* from malloc; the search table is behind the entries */
     size_t size, header_size;
+    size_t covers; /* bytes of code, from its start */
 };
 
 /* Of entries with absolute addresses, for `code_size` bytes of code at `start`. 0; ENOMEM; EINVAL, where the entries do

@@ -46,8 +46,9 @@ static int by_start(const void *one, const void *other)
 }
 
 /* The entries at `bytes`, made relative, as they lie at `place` from the code's start; `table` gets for each FDE where its
-   code starts and where it lies. How many there are; -1, where one cannot be moved. */
-static int64_t make_relative(unsigned char *bytes, size_t size, uint64_t start, int64_t place, int32_t *table)
+   code starts and where it lies, `covers` how far the last one reaches. How many there are; -1, where one cannot be moved. */
+static int64_t make_relative(unsigned char *bytes, size_t size, uint64_t start, int64_t place, int32_t *table,
+                             size_t *covers)
 {
     int64_t count = 0;
     for (size_t at = 0; at + 8 <= size;) {
@@ -61,8 +62,11 @@ static int64_t make_relative(unsigned char *bytes, size_t size, uint64_t start, 
                 return -1;
             *encoding = PCREL | SDATA8;
         } else {
-            uint64_t address;
+            uint64_t address, extent;
             memcpy(&address, bytes + at + 8, sizeof address);
+            memcpy(&extent, bytes + at + 16, sizeof extent);
+            if (address - start + extent > *covers)
+                *covers = address - start + extent;
             int64_t offset = (int64_t)(address - start), relative = offset - (place + (int64_t)at + 8);
             put(bytes + at + 8, &relative, sizeof relative);
             table[2 * count] = (int32_t)offset;
@@ -92,10 +96,11 @@ int perf_frames_of(const unsigned char *entries, size_t size, uint64_t start, si
         return EINVAL; /* it counts in 31 bits */
     unsigned char *bytes = malloc(with_terminator + header_size + ALIGNMENT), *header = bytes + with_terminator;
     int32_t *table = calloc(2 * count + 1, sizeof *table);
+    size_t covers = 0;
     int64_t place = (int64_t)((code_size + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1)), found = -1;
     if (bytes && table) {
         memset(put(bytes, entries, size), 0, TERMINATOR_SIZE);
-        found = make_relative(bytes, size, start, place, table);
+        found = make_relative(bytes, size, start, place, table, &covers);
     }
     if (found < 0) {
         int error = bytes && table ? EINVAL : ENOMEM;
@@ -115,6 +120,6 @@ int perf_frames_of(const unsigned char *entries, size_t size, uint64_t start, si
         table[i] -= header_at;
     put(at, table, (size_t)found * ENTRY_SIZE);
     free(table);
-    *frames = (struct perf_frames){bytes, with_terminator + header_size, header_size};
+    *frames = (struct perf_frames){bytes, with_terminator + header_size, header_size, covers};
     return 0;
 }
