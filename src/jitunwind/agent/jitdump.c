@@ -2,8 +2,8 @@
    (the kernel's tools/perf/Documentation/jitdump-specification.txt). perf_file.c says how the file is kept.
 
    A record has the time when its code came, not when it was written: samples are taken in between. What was measured
-   of perf, and is heeded here: perf 7.2 loses what is injected where the file lies elsewhere; perf 6.1 reads the table
-   through the process's mappings, so what is mapped has to cover it, behind the code. */
+   of perf, and is heeded here: perf 7.2 loses what is injected where the file lies elsewhere, and dies of records that code was
+   moved; perf 6.1 reads the table through the process's mappings, so what is mapped has to cover it, behind the code. */
 
 #define _GNU_SOURCE
 #include <errno.h>
@@ -163,73 +163,143 @@ static unsigned char *lines_of(const struct jitunwind_region *region, size_t *si
 
 /* The region's entries in one piece, in memory from malloc, as perf gets them: its own, if it has any for perf. */
 static int frames_of(const struct jitunwind_publication *publication, const struct jitunwind_region *region,
-                     size_t code_size, struct perf_frames *frames)
+                     size_t code_size, int64_t shift, struct perf_frames *frames)
 {
     if (region->perf_eh_frame_size)
-        return perf_frames_of(region->perf_eh_frame, region->perf_eh_frame_size, region->start, code_size, frames);
+        return perf_frames_of(region->perf_eh_frame, region->perf_eh_frame_size, region->start, code_size, shift, frames);
     size_t of_cie = publication->cie ? publication->cie->size : 0, size = of_cie + publication->frames_size;
     unsigned char *entries = malloc(size + 1);
     if (!entries)
         return ENOMEM;
     unsigned char *at = publication->cie ? put(entries, publication->cie->bytes, of_cie) : entries;
     cie_put_frames(at, publication->frames, publication->frames_size, publication->cie ? entries : NULL);
-    int error = size ? perf_frames_of(entries, size, region->start, code_size, frames) : EINVAL;
+    int error = size ? perf_frames_of(entries, size, region->start, code_size, shift, frames) : EINVAL;
     free(entries);
     return error;
 }
 
-/* The table, and how much of the region is told to perf as code, so that the table has room in what is left of it: what lies
-   behind the region is another's. Behind what the table covers are constants. Without room perf 6.1 does not see it. */
-static int fit(const struct jitunwind_publication *publication, const struct jitunwind_region *region, size_t *code_size,
-               struct perf_frames *frames)
+/* Whether the table has room in the region, behind the code: what lies behind the region is another's. */
+static bool fits(const struct jitunwind_region *region, size_t code_size, const struct perf_frames *frames)
 {
-    *code_size = size_without_zeros(region);
-    int error = frames_of(publication, region, *code_size, frames);
-    if (error || place_of_table(*code_size) + frames->size <= region->size || frames->covers >= *code_size)
-        return error;
+    return place_of_table(code_size) + frames->size <= region->size;
+}
+
+/* Addresses that nobody has, for `size` bytes at most 31 bits below `start`; 0: there are none. They are never given back:
+   perf is told that code lay there. */
+static uint64_t unused_addresses(uint64_t start, size_t size)
+{
+    enum { CHUNK = 1 << 20, BELOW = 1 << 28, FARTHEST = 1 << 30, PAGE = 1 << 16 };
+    static uint64_t next, end;
+    size = (size + PAGE - 1) & ~(size_t)(PAGE - 1);
+    if (end - next < size || next >= start || start - next > FARTHEST) {
+        void *wanted = (void *)(uintptr_t)((start - BELOW) & -(uint64_t)PAGE);
+        size_t room = size > CHUNK ? size : CHUNK;
+        void *chunk = mmap(wanted, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (chunk == MAP_FAILED)
+            return 0;
+        next = (uintptr_t)chunk;
+        end = next + room;
+        if (next >= start || start - next > FARTHEST) {
+            syscall(SYS_munmap, chunk, room);
+            next = end = 0;
+            return 0;
+        }
+    }
+    next += size;
+    return next - size;
+}
+
+/* A piece of code as records tell of it. */
+struct piece {
+    const struct jitunwind_region *region;
+    uint64_t when, address, index;
+    size_t code_size, mapped_size;
+    const struct perf_frames *frames;
+    const unsigned char *lines;
+    size_t lines_size;
+};
+
+/* Its table and its lines come before the code. */
+static void append(const struct piece *piece)
+{
+    static const unsigned char padding[8];
+    const struct perf_frames *frames = piece->frames;
+    const char *name = piece->region->name;
+    size_t of_padding = -frames->size & 7, of_name = strlen(name) + 1;
+    struct unwinding_info unwinding = {
+        {UNWINDING_INFO, (uint32_t)(sizeof unwinding + frames->size + of_padding), piece->when},
+        frames->size, frames->header_size, piece->mapped_size};
+    struct debug_info debug = {{DEBUG_INFO, (uint32_t)(sizeof debug + piece->lines_size), piece->when},
+                               piece->address, piece->region->line_count};
+    struct load load = {{CODE_LOAD, (uint32_t)(sizeof load + of_name + piece->code_size), piece->when},
+                        (uint32_t)getpid(), (uint32_t)syscall(SYS_gettid),
+                        piece->address, piece->address, piece->code_size, piece->index};
+    struct iovec parts[] = {
+        {&unwinding, frames->bytes ? sizeof unwinding : 0},
+        {frames->bytes, frames->size},
+        {(void *)padding, frames->bytes ? of_padding : 0},
+        {&debug, piece->lines_size ? sizeof debug : 0},
+        {(void *)piece->lines, piece->lines_size},
+        {&load, sizeof load},
+        {(void *)name, of_name},
+        {(void *)(uintptr_t)piece->region->start, piece->code_size},
+    };
+    perf_file_append(&file, parts, sizeof parts / sizeof *parts);
+}
+
+/* Tell of a region that has no room for its table. perf 6.1 looks for a file's table from the lowest address on at which
+   the file is mapped. So it is told of the same code twice, by one index: at addresses that nobody has, with the table
+   behind it, and where it is. The table speaks of both places. */
+static int add_twice(const struct jitunwind_publication *publication, struct piece *piece, struct perf_frames *frames)
+{
+    uint64_t start = piece->region->start;
+    uint64_t elsewhere = unused_addresses(start, place_of_table(piece->code_size) + 3 * frames->size);
+    if (!elsewhere)
+        return 0;
     free(frames->bytes);
-    *code_size = frames->covers;
-    return frames_of(publication, region, *code_size, frames);
+    frames->bytes = NULL;
+    int error = frames_of(publication, piece->region, piece->code_size, (int64_t)(start - elsewhere), frames);
+    if (error)
+        return error;
+    piece->address = elsewhere;
+    piece->mapped_size = frames->size;
+    append(piece);
+    piece->address = start;
+    return 0;
 }
 
 static int add(struct jitunwind_publication *publication, const struct jitunwind_region *region)
 {
-    static const unsigned char padding[8];
-    struct perf_frames frames = {NULL, 0, 0};
+    struct perf_frames frames = {.bytes = NULL};
     if (!perf_file_is_ready(&file))
         return 0; /* as `problem` says */
-    size_t code_size, of_lines = 0, of_name = strlen(region->name) + 1;
-    int error = fit(publication, region, &code_size, &frames);
-    unsigned char *lines = error == ENOMEM ? NULL : lines_of(region, &of_lines);
+    uint64_t came = events_came_at(region->start);
+    struct piece piece = {.region = region, .when = came ? came : now(), .address = region->start, .frames = &frames};
+    piece.code_size = size_without_zeros(region);
+    int error = frames_of(publication, region, piece.code_size, 0, &frames);
+    if (!error && !fits(region, piece.code_size, &frames) && frames.covers < piece.code_size) {
+        free(frames.bytes); /* behind what the table covers are constants: they need not be told of */
+        frames.bytes = NULL;
+        piece.code_size = frames.covers;
+        error = frames_of(publication, region, piece.code_size, 0, &frames);
+    }
+    unsigned char *lines = error == ENOMEM ? NULL : lines_of(region, &piece.lines_size);
     if (!lines) {
         free(frames.bytes);
         return ENOMEM;
     }
-    uint64_t came = events_came_at(region->start), when = came ? came : now();
-    size_t of_padding = -frames.size & 7;
-    struct unwinding_info unwinding = {
-        {UNWINDING_INFO, (uint32_t)(sizeof unwinding + frames.size + of_padding), when},
-        frames.size, frames.header_size,
-        place_of_table(code_size) + frames.size <= region->size ? frames.size : 0};
-    struct debug_info debug = {
-        {DEBUG_INFO, (uint32_t)(sizeof debug + of_lines), when}, region->start, region->line_count};
-    struct load load = {{CODE_LOAD, (uint32_t)(sizeof load + of_name + code_size), when},
-                        (uint32_t)getpid(), (uint32_t)syscall(SYS_gettid),
-                        region->start, region->start, code_size, next_index++};
-    struct iovec parts[] = {
-        {&unwinding, frames.bytes ? sizeof unwinding : 0},
-        {frames.bytes, frames.size},
-        {(void *)padding, frames.bytes ? of_padding : 0},
-        {&debug, of_lines ? sizeof debug : 0},
-        {lines, of_lines},
-        {&load, sizeof load},
-        {(void *)region->name, of_name},
-        {(void *)(uintptr_t)region->start, code_size},
-    };
-    perf_file_append(&file, parts, sizeof parts / sizeof *parts);
+    piece.lines = lines;
+    piece.index = next_index++;
+    if (!error && fits(region, piece.code_size, &frames))
+        piece.mapped_size = frames.size;
+    else if (!error)
+        error = add_twice(publication, &piece, &frames);
+    piece.mapped_size = piece.mapped_size && fits(region, piece.code_size, &frames) ? frames.size : 0;
+    if (error != ENOMEM)
+        append(&piece);
     free(frames.bytes);
     free(lines);
-    return 0;
+    return error == ENOMEM ? ENOMEM : 0;
 }
 
 static bool find(void)

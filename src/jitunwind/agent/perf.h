@@ -43,9 +43,10 @@ struct perf_frames {
     size_t covers; /* bytes of code, from its start */
 };
 
-/* Of entries with absolute addresses, for `code_size` bytes of code at `start`. 0; ENOMEM; EINVAL, where the entries do
+/* Of entries with absolute addresses, for `code_size` bytes of code at `start`; with a `shift`, once more for the same code as
+   many bytes further on. 0; ENOMEM; EINVAL, where the entries do
    not tell how addresses are encoded, so that they cannot be moved. */
-int perf_frames_of(const unsigned char *entries, size_t size, uint64_t start, size_t code_size,
+int perf_frames_of(const unsigned char *entries, size_t size, uint64_t start, size_t code_size, int64_t shift,
                    struct perf_frames *frames);
 
 #endif

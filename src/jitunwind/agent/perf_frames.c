@@ -45,37 +45,62 @@ static int by_start(const void *one, const void *other)
     return (first > second) - (first < second);
 }
 
-/* The entries at `bytes`, made relative, as they lie at `place` from the code's start; `table` gets for each FDE where its
-   code starts and where it lies, `covers` how far the last one reaches. How many there are; -1, where one cannot be moved. */
-static int64_t make_relative(unsigned char *bytes, size_t size, uint64_t start, int64_t place, int32_t *table,
-                             size_t *covers)
+/* What is made of the entries. */
+struct making {
+    unsigned char *bytes, *end;
+    int64_t place;  /* of `bytes`, from the code's start */
+    uint64_t start; /* of the code */
+    int32_t *table; /* for each FDE where its code starts and where it lies */
+    size_t count, covers;
+};
+
+/* An FDE, for the code that lies `shift` bytes further on; its CIE is at `cie`. */
+static void put_frame(struct making *making, const unsigned char *frame, size_t size, int64_t shift, size_t cie)
 {
-    int64_t count = 0;
+    uint64_t address, extent;
+    memcpy(&address, frame + 8, sizeof address);
+    memcpy(&extent, frame + 16, sizeof extent);
+    int64_t at = making->end - making->bytes, offset = (int64_t)(address - making->start);
+    int64_t relative = offset + shift - (making->place + at + 8);
+    uint32_t back = (uint32_t)((size_t)at + 4 - cie);
+    unsigned char *copy = making->end;
+    making->end = put(copy, frame, size);
+    put(put(copy + 4, &back, sizeof back), &relative, sizeof relative);
+    making->table[2 * making->count] = (int32_t)(offset + shift);
+    making->table[2 * making->count + 1] = (int32_t)(making->place + at);
+    making->count++;
+    if ((size_t)offset + extent > making->covers)
+        making->covers = (size_t)offset + extent;
+}
+
+/* The entries, made relative; each FDE twice, where there is a `shift`. Whether they can be moved. */
+static bool put_entries(struct making *making, const unsigned char *entries, size_t size, int64_t shift)
+{
+    size_t cie_at[2] = {0}; /* the one that was met last: in `entries`, and here */
     for (size_t at = 0; at + 8 <= size;) {
-        uint32_t length, cie;
-        memcpy(&length, bytes + at, sizeof length);
-        memcpy(&cie, bytes + at + 4, sizeof cie);
-        size_t next = at + 4 + length;
-        if (!cie) {
-            unsigned char *encoding = encoding_of(bytes + at, bytes + next);
+        uint32_t length, back;
+        memcpy(&length, entries + at, sizeof length);
+        memcpy(&back, entries + at + 4, sizeof back);
+        size_t whole = 4 + (size_t)length;
+        if (!back) {
+            cie_at[0] = at;
+            cie_at[1] = (size_t)(making->end - making->bytes);
+            unsigned char *copy = making->end;
+            making->end = put(copy, entries + at, whole);
+            unsigned char *encoding = encoding_of(copy, making->end);
             if (!encoding)
-                return -1;
+                return false;
             *encoding = PCREL | SDATA8;
+        } else if (at + 4 - back != cie_at[0]) {
+            return false; /* of another CIE than the last one: nobody writes that */
         } else {
-            uint64_t address, extent;
-            memcpy(&address, bytes + at + 8, sizeof address);
-            memcpy(&extent, bytes + at + 16, sizeof extent);
-            if (address - start + extent > *covers)
-                *covers = address - start + extent;
-            int64_t offset = (int64_t)(address - start), relative = offset - (place + (int64_t)at + 8);
-            put(bytes + at + 8, &relative, sizeof relative);
-            table[2 * count] = (int32_t)offset;
-            table[2 * count + 1] = (int32_t)(place + (int64_t)at);
-            count++;
+            put_frame(making, entries + at, whole, 0, cie_at[1]);
+            if (shift)
+                put_frame(making, entries + at, whole, shift, cie_at[1]);
         }
-        at = next;
+        at += whole;
     }
-    return count;
+    return making->count > 0;
 }
 
 static size_t count_frames(const unsigned char *entries, size_t size)
@@ -87,39 +112,35 @@ static size_t count_frames(const unsigned char *entries, size_t size)
     return count;
 }
 
-int perf_frames_of(const unsigned char *entries, size_t size, uint64_t start, size_t code_size,
+int perf_frames_of(const unsigned char *entries, size_t size, uint64_t start, size_t code_size, int64_t shift,
                    struct perf_frames *frames)
 {
-    size_t count = count_frames(entries, size), with_terminator = size + TERMINATOR_SIZE;
-    size_t header_size = HEADER_SIZE + count * ENTRY_SIZE;
-    if (code_size > INT32_MAX / 2 || with_terminator + header_size > INT32_MAX / 2)
+    size_t count = 2 * count_frames(entries, size), room = 2 * size + TERMINATOR_SIZE + HEADER_SIZE + count * ENTRY_SIZE;
+    if (code_size > INT32_MAX / 2 || room > INT32_MAX / 2)
         return EINVAL; /* it counts in 31 bits */
-    unsigned char *bytes = malloc(with_terminator + header_size + ALIGNMENT), *header = bytes + with_terminator;
+    unsigned char *bytes = malloc(room);
     int32_t *table = calloc(2 * count + 1, sizeof *table);
-    size_t covers = 0;
-    int64_t place = (int64_t)((code_size + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1)), found = -1;
-    if (bytes && table) {
-        memset(put(bytes, entries, size), 0, TERMINATOR_SIZE);
-        found = make_relative(bytes, size, start, place, table, &covers);
-    }
-    if (found < 0) {
-        int error = bytes && table ? EINVAL : ENOMEM;
+    int64_t place = (int64_t)((code_size + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1));
+    struct making making = {bytes, bytes, place, start, table, 0, 0};
+    if (!bytes || !table || !put_entries(&making, entries, size, shift)) {
         free(bytes);
         free(table);
-        return error;
+        return bytes && table ? EINVAL : ENOMEM;
     }
-    int32_t header_at = (int32_t)(place + (int64_t)with_terminator), back = -(int32_t)with_terminator - 4;
-    uint32_t entry_count = (uint32_t)found;
+    memset(making.end, 0, TERMINATOR_SIZE);
+    unsigned char *header = making.end + TERMINATOR_SIZE;
+    int32_t behind = (int32_t)(header - bytes), back = -behind - 4;
+    uint32_t entry_count = (uint32_t)making.count;
     *header = 1; /* version */
     header[1] = PCREL | SDATA4;
     header[2] = UDATA4;
     header[3] = DATAREL | SDATA4;
     unsigned char *at = put(put(header + 4, &back, sizeof back), &entry_count, sizeof entry_count);
-    qsort(table, (size_t)found, ENTRY_SIZE, by_start);
-    for (int64_t i = 0; i < 2 * found; i++)
-        table[i] -= header_at;
-    put(at, table, (size_t)found * ENTRY_SIZE);
+    qsort(table, making.count, ENTRY_SIZE, by_start);
+    for (size_t i = 0; i < 2 * making.count; i++)
+        table[i] -= (int32_t)place + behind;
+    at = put(at, table, making.count * ENTRY_SIZE);
     free(table);
-    *frames = (struct perf_frames){bytes, with_terminator + header_size, header_size, covers};
+    *frames = (struct perf_frames){bytes, (size_t)(at - bytes), (size_t)(at - header), making.covers};
     return 0;
 }

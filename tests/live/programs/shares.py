@@ -20,21 +20,21 @@ DEPTH = 12
 def functions_5(loops: int) -> int:
     total = 0
     for number in range(loops):
-        total += number * number % 7
+        total += (number & 63) * 3 % 7
     return total
 
 
 def functions_3(loops: int) -> int:
     total = 0
     for number in range(loops):
-        total += number * number % 7
+        total += (number & 63) * 3 % 7
     return total
 
 
 def functions_2(loops: int) -> int:
     total = 0
     for number in range(loops):
-        total += number * number % 7
+        total += (number & 63) * 3 % 7
     return total
 
 
@@ -62,28 +62,28 @@ def native_2(loops: int) -> int:
 def recursion_5(loops: int, depth: int = DEPTH) -> int:
     total = recursion_5(loops, depth - 1) if depth else 0
     for number in range(loops // DEPTH):
-        total += number * number % 7
+        total += (number & 63) * 3 % 7
     return total
 
 
 def recursion_3(loops: int, depth: int = DEPTH) -> int:
     total = recursion_3(loops, depth - 1) if depth else 0
     for number in range(loops // DEPTH):
-        total += number * number % 7
+        total += (number & 63) * 3 % 7
     return total
 
 
 def recursion_2(loops: int, depth: int = DEPTH) -> int:
     total = recursion_2(loops, depth - 1) if depth else 0
     for number in range(loops // DEPTH):
-        total += number * number % 7
+        total += (number & 63) * 3 % 7
     return total
 
 
 def generators_5(loops: int) -> Iterator[int]:
     total = 0
     for number in range(loops):
-        total += number * number % 7
+        total += (number & 63) * 3 % 7
         if not number % 100:
             yield total
 
@@ -91,7 +91,7 @@ def generators_5(loops: int) -> Iterator[int]:
 def generators_3(loops: int) -> Iterator[int]:
     total = 0
     for number in range(loops):
-        total += number * number % 7
+        total += (number & 63) * 3 % 7
         if not number % 100:
             yield total
 
@@ -99,7 +99,7 @@ def generators_3(loops: int) -> Iterator[int]:
 def generators_2(loops: int) -> Iterator[int]:
     total = 0
     for number in range(loops):
-        total += number * number % 7
+        total += (number & 63) * 3 % 7
         if not number % 100:
             yield total
 
@@ -107,7 +107,7 @@ def generators_2(loops: int) -> Iterator[int]:
 async def coroutines_5(loops: int) -> int:
     total = 0
     for number in range(loops):
-        total += number * number % 7
+        total += (number & 63) * 3 % 7
         if not number % 1000:
             await asyncio.sleep(0)
     return total
@@ -116,7 +116,7 @@ async def coroutines_5(loops: int) -> int:
 async def coroutines_3(loops: int) -> int:
     total = 0
     for number in range(loops):
-        total += number * number % 7
+        total += (number & 63) * 3 % 7
         if not number % 1000:
             await asyncio.sleep(0)
     return total
@@ -125,7 +125,7 @@ async def coroutines_3(loops: int) -> int:
 async def coroutines_2(loops: int) -> int:
     total = 0
     for number in range(loops):
-        total += number * number % 7
+        total += (number & 63) * 3 % 7
         if not number % 1000:
             await asyncio.sleep(0)
     return total
@@ -134,21 +134,21 @@ async def coroutines_2(loops: int) -> int:
 def threads_5(loops: int) -> int:
     total = 0
     for number in range(loops):
-        total += number * number % 7
+        total += (number & 63) * 3 % 7
     return total
 
 
 def threads_3(loops: int) -> int:
     total = 0
     for number in range(loops):
-        total += number * number % 7
+        total += (number & 63) * 3 % 7
     return total
 
 
 def threads_2(loops: int) -> int:
     total = 0
     for number in range(loops):
-        total += number * number % 7
+        total += (number & 63) * 3 % 7
     return total
 
 
@@ -183,8 +183,6 @@ def coroutines() -> None:
 def threads() -> None:
     """Eight, each with a quarter or a half of one function's part."""
     each = [(threads_5, 5 / 4)] * 4 + [(threads_3, 3 / 2)] * 2 + [(threads_2, 1)] * 2
-    for function in {function for function, _ in each}:
-        function(UNIT)  # while others want the GIL, less is compiled
     started = [threading.Thread(target=f, args=(int(part * UNIT),)) for f, part in each]
     for thread in started:
         thread.start()
@@ -197,6 +195,8 @@ COURSES = {each.__name__: each for each in (functions, native, recursion, genera
 
 def main() -> None:
     loops, *names = sys.argv[1:]
+    for function in (threads_5, threads_3, threads_2):
+        function(UNIT // 4)  # while threads want the GIL, little is compiled
     for name in names or COURSES:
         for _ in range(int(loops)):
             COURSES[name]()
