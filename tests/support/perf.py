@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,8 +22,11 @@ STOCK, SID = "6.1", "7.2"
 PERFS = (STOCK, SID)
 """Debian 12's, which unwinds by libunwind, and sid's, by libdw."""
 PATIENCE = 300
-RATE = 1999
-"""Samples a second of processor time; the only event that a virtual machine has is cpu-clock."""
+RATES = {"dwarf": 1999, "fp": 9999}
+"""Samples a second of processor time, by the kind of call graph: reading those of the first takes longer. The only event
+that a virtual machine has is cpu-clock."""
+_PUBLISHER = "jitunwind"
+"""The name of its thread."""
 _UNKNOWN = "[unknown]"
 _HEAD = re.compile(r"^(?P<name>.*\S)\s+(?P<pid>-?\d+)/(?P<tid>-?\d+)\s+(?P<time>[\d.]+):")
 _FRAME = re.compile(r"^\s*(?P<at>[0-9a-f]+) (?P<symbol>.*) \((?P<object>[^()]*(?:\([^()]*\))?[^()]*)\)$")
@@ -106,10 +108,9 @@ class Judged:
     def unnamed(self) -> list[Sample]:
         return [each for each in self.samples if each.is_unnamed]
 
-    def shares(self, prefix: str) -> dict[str, float]:
-        """In percent of all samples in functions whose names begin so: the share of each."""
-        counts = Counter(each.python for each in self.samples if each.python.startswith(prefix))
-        return {name: 100 * count / counts.total() for name, count in counts.items()}
+    def of(self, prefix: str) -> list[Sample]:
+        """Those in functions whose names begin so."""
+        return [each for each in self.samples if each.python.startswith(prefix)]
 
 
 @cache
@@ -133,7 +134,7 @@ def recorded(
 ) -> list[Sample]:
     """What perf records of a program and of what it starts; `injects`: with the JIT code that jitdump files have."""
     perf, data, injected = command(version), folder / "perf.data", folder / "injected.data"
-    how = ["-k", "mono", "-e", "cpu-clock", "-F", str(RATE), "--call-graph", call_graph]
+    how = ["-k", "mono", "-e", "cpu-clock", "-F", str(RATES[call_graph.partition(",")[0]]), "--call-graph", call_graph]
     _run([*perf, "record", "-q", *how, "-o", str(data), *program], environment)
     if injects:
         _run([*perf, "inject", "--jit", "-i", str(data), "-o", str(injected)], environment)
@@ -161,13 +162,14 @@ def samples_in(text: str) -> Iterator[Sample]:
 
 
 def judged(samples: Sequence[Sample], name: str, by_frame_pointers: bool = False) -> Judged:
-    """Those of processes of that name, from then on when they have it, that have JIT code. Threads have other names."""
+    """Those of processes of that name, from then on when they have it, that have JIT code. Threads have other names;
+    that which publishes executes code of libgcc, which has no frame pointers, and none of the JIT's."""
     since: dict[int, float] = {}
     for each in samples:
         if each.name == name:
             since[each.pid] = min(since.get(each.pid, each.time), each.time)
     ours = [each for each in samples if each.time >= since.get(each.pid, math.inf)]
-    found = [each for each in ours if each.python or each.is_unnamed]
+    found = [each for each in ours if (each.python or each.is_unnamed) and each.name != _PUBLISHER]
     return Judged(found, by_frame_pointers)
 
 
