@@ -304,11 +304,7 @@ static int add(struct jitunwind_publication *publication, const struct jitunwind
 
 static bool find(void)
 {
-    int state;
-    debugger_lock(&state);
-    bool is_ready = perf_file_is_ready(&file);
-    debugger_unlock(state);
-    return is_ready;
+    return perf_file_find(&file);
 }
 
 /* In the child of a fork, its own. */

@@ -23,7 +23,8 @@ struct perf_file {
     /* Append what is in `size` bytes of a file that the parent wrote before the fork, as of this process. 0, or an errno. */
     int (*copy)(struct perf_file *file, int parents, uint64_t size);
 
-    pid_t owner; /* the process that has it open; 0: none */
+    bool has_begun; /* it could be written to, by this process or by one that has forked it */
+    pid_t owner;    /* the process that has it open; 0: none */
     int descriptor;
     uint64_t size;
     char problem[256]; /* why it is not written, or not any more; "": it is */
@@ -31,6 +32,9 @@ struct perf_file {
 
 /* Whether it can be written to. It is opened the first time; in the child of a fork, the child's own. */
 bool perf_file_is_ready(struct perf_file *file);
+
+/* A consumer's `find`: whether it can be, or could be once. Without the lock. */
+bool perf_file_find(struct perf_file *file);
 
 /* Append all of the parts, or nothing; then `problem` says why, and nothing is written any more. */
 void perf_file_append(struct perf_file *file, const struct iovec *parts, int count);

@@ -175,7 +175,17 @@ bool perf_file_is_ready(struct perf_file *file)
         if (parents >= 0)
             close(parents);
     }
+    file->has_begun |= !*file->problem;
     return !*file->problem;
+}
+
+bool perf_file_find(struct perf_file *file)
+{
+    int state;
+    debugger_lock(&state);
+    bool is_found = perf_file_is_ready(file) || file->has_begun;
+    debugger_unlock(state);
+    return is_found;
 }
 
 static uint64_t limit(void)

@@ -53,11 +53,7 @@ static void append(uint64_t start, uint64_t size, const char *name)
 
 static bool find(void)
 {
-    int state;
-    debugger_lock(&state);
-    bool is_ready = perf_file_is_ready(&file);
-    debugger_unlock(state);
-    return is_ready;
+    return perf_file_find(&file);
 }
 
 static int add(struct jitunwind_publication *publication, const struct jitunwind_region *region)
