@@ -77,8 +77,8 @@ class Undefined(_Alone):
 
 
 class CfaPlus(NamedTuple):
-    """The caller's register is CFA + offset itself (DW_CFA_val_offset). No `Row` that is recovered, published or read has
-    it; tables for perf do."""
+    """The caller's register is CFA + offset itself (DW_CFA_val_offset). No `Row` that is recovered or read has it;
+    those of tables for perf do."""
 
     offset: int
 

@@ -7,7 +7,6 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pytest
 
@@ -42,18 +41,16 @@ def shares(version: str, minor: str, kind: str) -> perf.Judged:
     return perf.judged(samples, Path(python.python).name, by_frame_pointers=is_map)
 
 
-def tellings() -> list[Any]:
-    """A jitdump for each version and each perf; a map for 3.15, as 3.14 has no frame pointers."""
-    kinds = {minor: ["jitdump"] if minor == "3.14" else ["jitdump", "map"] for minor in VERSIONS}
-    return [
-        pytest.param(version, minor, kind, id=f"perf {version}, {minor}, {kind}")
+by_jitdump = pytest.mark.parametrize(
+    ("version", "minor"),
+    [
+        pytest.param(version, minor, id=f"perf {version}, {minor}")
         for version in perf.PERFS
         for minor in VERSIONS
-        for kind in kinds[minor]
-    ]
-
-
-told = pytest.mark.parametrize(("version", "minor", "kind"), tellings())
+    ],
+)
+by_map = pytest.mark.parametrize("version", [pytest.param(each, id=f"perf {each}") for each in perf.PERFS])
+no_frame_pointers = pytest.mark.one_version("3.14 has no frame pointers, so that a map gives names alone")
 pytestmark = [pytest.mark.live, pytest.mark.slow]
 
 
@@ -68,11 +65,9 @@ def points_by_chance(share: float, samples: int) -> float:
     return DEVIATIONS * math.sqrt(share * (100 - share) / samples)
 
 
-@told
-def test_shares_are_those_that_the_program_has(version: str, minor: str, kind: str) -> None:
-    """Within three points, of all courses together; of each, as far as its samples suffice for that (as they do in `make
-    thorough`)."""
-    found = shares(version, minor, kind)
+def check_shares(found: perf.Judged) -> None:
+    """Within three points, of all courses together; of each, as far as its samples suffice for that, as they do in
+    `make thorough`."""
     of_all = Counter[str]()
     for course in COURSES:
         parts = Counter(each.python.rpartition("_")[2] for each in found.of(f"{course}_"))
@@ -85,13 +80,42 @@ def test_shares_are_those_that_the_program_has(version: str, minor: str, kind: s
         assert 100 * of_all[part] / of_all.total() == pytest.approx(share, abs=POINTS), of_all
 
 
-@told
-def test_each_frame_of_jit_code_has_a_name(version: str, minor: str, kind: str) -> None:
-    unnamed = shares(version, minor, kind).unnamed
-    assert unnamed == [], described(unnamed)
+def check_names(found: perf.Judged) -> None:
+    assert found.unnamed == [], described(found.unnamed)
 
 
-@told
-def test_stacks_are_whole(version: str, minor: str, kind: str) -> None:
-    found = shares(version, minor, kind)
+def check_stacks(found: perf.Judged) -> None:
     assert len(found.cut) <= MOST_CUT * len(found.samples), described(found.cut)
+
+
+@by_jitdump
+def test_shares_are_those_that_the_program_has(version: str, minor: str) -> None:
+    check_shares(shares(version, minor, "jitdump"))
+
+
+@by_jitdump
+def test_each_frame_of_jit_code_has_a_name(version: str, minor: str) -> None:
+    check_names(shares(version, minor, "jitdump"))
+
+
+@by_jitdump
+def test_stacks_are_whole(version: str, minor: str) -> None:
+    check_stacks(shares(version, minor, "jitdump"))
+
+
+@no_frame_pointers
+@by_map
+def test_shares_by_a_map(version: str) -> None:
+    check_shares(shares(version, "3.15", "map"))
+
+
+@no_frame_pointers
+@by_map
+def test_names_by_a_map(version: str) -> None:
+    check_names(shares(version, "3.15", "map"))
+
+
+@no_frame_pointers
+@by_map
+def test_stacks_by_frame_pointers(version: str) -> None:
+    check_stacks(shares(version, "3.15", "map"))

@@ -1,5 +1,5 @@
-"""The files that perf reads: who may write them, what is in them, and what becomes of them when a process forks, executes
-another program, is killed, or has written too much."""
+"""The files that perf reads: who may write them, what is in them, and what becomes of them when a process forks,
+executes another program, is killed, or has written too much."""
 
 import json
 import os
@@ -160,7 +160,9 @@ def test_a_program_that_is_executed_goes_on_with_the_file(kind: str) -> None:
 
 @kinds
 def test_a_file_is_complete_when_the_process_is_killed(kind: str) -> None:
-    process = subprocess.Popen(command(kind, "stays"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(kind, "stays"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     said = noted(json.loads(process.stdout.readline()))
     process.kill()

@@ -5,12 +5,10 @@ own libc. A debugger runs the same program. perf samples it. What they print is 
 makes an `Answer`: each value is known by where it can only come from (enter.S).
 """
 
-import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,9 +23,8 @@ from jitunwind.rows import UNDEFINED, InRegister, Row, SameValue, SavedAt, Undef
 from tests.readers.cases import BIG, CASES, END, R12, R14, RA, RBP, RBX, RETURN, RSP, SIZE, Answer
 from tests.readers.layout import BASE, STRIDE, arena, laid_out
 from tests.readers.recorded import NOT_ASKED, REFUSED
-from tests.support.fetched import Fetched, fetched
+from tests.support.fetched import fetched
 from tests.support.live import newest_gdb, newest_lldb
-from tests.support.machines import HERE, Machine
 from tools import debuggers
 
 FOLDER = Path(__file__).parent

@@ -23,8 +23,8 @@ PERFS = (STOCK, SID)
 """Debian 12's, which unwinds by libunwind, and sid's, by libdw."""
 PATIENCE = 300
 RATES = {"dwarf": 1999, "fp": 9999}
-"""Samples a second of processor time, by the kind of call graph: reading those of the first takes longer. The only event
-that a virtual machine has is cpu-clock."""
+"""Samples a second of processor time, by the kind of call graph: reading those of the first takes longer. The only
+event that a virtual machine has is cpu-clock."""
 _PUBLISHER = "jitunwind"
 """The name of its thread."""
 _UNKNOWN = "[unknown]"
@@ -87,7 +87,9 @@ class Sample(NamedTuple):
     def is_unnamed(self) -> bool:
         """Whether it has code of no file that nobody names: behind the last frame that is known is no code any more."""
         frames = [frame for frame in self.frames if not frame.is_kernels]
-        last = max((i for i, frame in enumerate(frames) if not frame.is_of_no_file or frame.is_named), default=0)
+        last = max(
+            (i for i, frame in enumerate(frames) if not frame.is_of_no_file or frame.is_named), default=0
+        )
         return any(frame.is_of_no_file and not frame.is_named for frame in frames[: last + 1])
 
 
@@ -134,7 +136,16 @@ def recorded(
 ) -> list[Sample]:
     """What perf records of a program and of what it starts; `injects`: with the JIT code that jitdump files have."""
     perf, data, injected = command(version), folder / "perf.data", folder / "injected.data"
-    how = ["-k", "mono", "-e", "cpu-clock", "-F", str(RATES[call_graph.partition(",")[0]]), "--call-graph", call_graph]
+    how = [
+        "-k",
+        "mono",
+        "-e",
+        "cpu-clock",
+        "-F",
+        str(RATES[call_graph.partition(",")[0]]),
+        "--call-graph",
+        call_graph,
+    ]
     _run([*perf, "record", "-q", *how, "-o", str(data), *program], environment)
     if injects:
         _run([*perf, "inject", "--jit", "-i", str(data), "-o", str(injected)], environment)
@@ -175,7 +186,11 @@ def judged(samples: Sequence[Sample], name: str, by_frame_pointers: bool = False
 
 def remove_files(pid: int) -> None:
     """What perf, and a process for it, have left in /tmp."""
-    for path in (*Path("/tmp").glob(f"jitted-{pid}-*.so"), Path(f"/tmp/jit-{pid}.dump"), Path(f"/tmp/perf-{pid}.map")):
+    for path in (
+        *Path("/tmp").glob(f"jitted-{pid}-*.so"),
+        Path(f"/tmp/jit-{pid}.dump"),
+        Path(f"/tmp/perf-{pid}.map"),
+    ):
         path.unlink(missing_ok=True)
 
 
@@ -189,5 +204,7 @@ def _run(words: Sequence[str], environment: Mapping[str, str]) -> str:
         timeout=PATIENCE,
         env={**os.environ, **environment},
     )
-    assert done.returncode == 0, f"{words} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+    assert done.returncode == 0, (
+        f"{words} ended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+    )
     return done.stdout

@@ -13,7 +13,7 @@ from jitunwind.agent.built import check
 from jitunwind.errors import AgentFailed, AgentMissing
 from jitunwind.region import Line
 
-GDB, LIBGCC, LIBUNWIND, JITDUMP, PERF_MAP = "gdb", "libgcc", "libunwind", "jitdump", "perf map"
+GDB, LIBGCC, LIBUNWIND, JITDUMP, PERF_MAP = "gdb", "libgcc", "libunwind", "jitdump", "perf_map"
 """Names of consumers (consumer.h)."""
 CODE_CAME, CODE_GOES = 1, 2
 _WORDS_OF_LINE = 3
@@ -170,7 +170,7 @@ class Agent:
         return AgentFailed(problem or _REASONS.get(error) or os.strerror(error))
 
     def problem(self, consumers: Collection[str]) -> str | None:
-        """Why nothing, or nothing more, is written to the file of one of these consumers; None, where that is not so."""
+        """Why nothing, or nothing more, is written to the file of one of these consumers; None: it is written."""
         return self._c.problem(sum(self.consumers[name] for name in set(consumers)))
 
     def withdraw(self, handles: Sequence[int]) -> None:

@@ -82,7 +82,7 @@ static const char *problem(void)
 }
 
 const struct consumer perf_map_consumer = {
-    .name = "perf map",
+    .name = "perf_map",
     .bit = JITUNWIND_PERF_MAP,
     .find = find,
     .add = add,

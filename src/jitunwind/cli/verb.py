@@ -223,6 +223,6 @@ junit_option = click.option(
 perf_option = click.option(
     "--perf",
     type=click.Choice(["jitdump", "map"]),
-    help="Write JIT code to a file for perf: /tmp/jit-PID.dump (code, names, lines, unwind tables), or /tmp/perf-PID.map "
-    "(names).",
+    help="Write a file of the JIT code for perf: /tmp/jit-PID.dump (code, names, lines, unwind tables), or "
+    "/tmp/perf-PID.map (names).",
 )

@@ -1,9 +1,9 @@
-"""Tables for readers that have a copy of the stack from the stack pointer up and nothing below, as perf has: they lead past
-the gate by which code was entered.
+"""Tables for readers that have a copy of the stack from the stack pointer up and nothing below, as perf has: they lead
+past the gate by which code was entered.
 
-In come a code's table and the gate's row at its call; out comes a table in which both are one frame. When a C function has
-popped a register and is about to return, its compiler's table still says that the register lies in the stack, below the
-stack pointer: such a reader loses it. A gate saves all registers where they stay, so that past it they are known again.
+In come a code's table and the gate's row at its call; out comes a table in which both are one frame. When a C function
+has popped a register and is about to return, its compiler's table still says that the register lies in the stack, below
+the stack pointer: such a reader loses it. A gate saves all registers where they stay, so past it they are known again.
 """
 
 from typing import cast

@@ -1,5 +1,7 @@
-"""What becomes of the files for perf in the life of a process: `perf_files.py jitdump|map COURSE`. Each course publishes
-regions, and prints one line of JSON. The code is in memory of the process, and never run."""
+"""What becomes of the files for perf in the life of a process: `perf_files.py jitdump|map COURSE`.
+
+Each course publishes regions, and prints one line of JSON. The code is in memory of the process, and never run.
+"""
 
 import ctypes
 import fcntl
@@ -64,11 +66,11 @@ def obstacle(make: str) -> dict[str, Any]:
         os.chown(PATH, 65534, 65534)
     elif make == "stale":
         os.utime(PATH, (STALE, STALE))
-    held = open(PATH) if make in ("locked", "mapped") else None
-    if make == "locked" and held:
+    held = os.open(PATH, os.O_RDONLY) if make in ("locked", "mapped") else -1
+    if make == "locked":
         fcntl.flock(held, fcntl.LOCK_EX)
-    elif make == "mapped" and held:
-        mapped = mmap.mmap(held.fileno(), 0, prot=mmap.PROT_READ)
+    elif make == "mapped":
+        mapped = mmap.mmap(held, 0, prot=mmap.PROT_READ)
     said = tell("f")
     said["other"] = other.read_text()
     said["is"] = before.read_bytes().hex() if make != "fifo" else ""
@@ -84,7 +86,9 @@ def forks() -> dict[str, Any]:
     child = os.fork()
     if not child:
         said = tell("child's")
-        os.write(writing, json.dumps({**said, "path": PATH.replace(str(os.getppid()), str(os.getpid()))}).encode())
+        os.write(
+            writing, json.dumps({**said, "path": PATH.replace(str(os.getppid()), str(os.getpid()))}).encode()
+        )
         os._exit(0)
     os.waitpid(child, 0)
     said = tell("parent's")
@@ -95,7 +99,9 @@ def executes() -> dict[str, Any]:
     if len(sys.argv) == 3:
         tell("before", "too")
         with open(PATH, "ab") as file:
-            file.write(b"\x00\x00\x00\x00\x99\x00" if CONSUMER == JITDUMP else b"")  # killed in the middle of a record
+            file.write(
+                b"\x00\x00\x00\x00\x99\x00" if CONSUMER == JITDUMP else b""
+            )  # killed in the middle of a record
         os.execv(sys.executable, [sys.executable, *sys.argv, "again"])
     return tell("after")
 
@@ -113,7 +119,13 @@ def stays() -> dict[str, Any]:
     return {}
 
 
-COURSES = {"tells": lambda: tell("f", "g\nh"), "forks": forks, "executes": executes, "full": full, "stays": stays}
+COURSES = {
+    "tells": lambda: tell("f", "g\nh"),
+    "forks": forks,
+    "executes": executes,
+    "full": full,
+    "stays": stays,
+}
 
 if __name__ == "__main__":
     course = COURSES.get(sys.argv[2])

@@ -33,8 +33,8 @@ class Described(NamedTuple):
 
 
 class Describer:
-    """Of one process; the child of a fork needs another one. `has_jitdump`: perf gets tables of its own, which lead past
-    shims (publishing/merged.py). NotPython, UnsupportedVersion."""
+    """Of one process; the child of a fork needs another one. `has_jitdump`: perf gets tables of its own, which lead
+    past shims (publishing/merged.py). NotPython, UnsupportedVersion."""
 
     def __init__(self, has_jitdump: bool = False) -> None:
         self._memory = OwnProcess()
