@@ -92,7 +92,7 @@ static bool take(struct jitunwind_event *event)
     return true;
 }
 
-static uint64_t now(void)
+static uint64_t time_now(void)
 {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
@@ -109,7 +109,7 @@ static void remember(uint64_t start, bool is_new)
         if (value != start && (value > USED || !atomic_compare_exchange_strong(place, &value, start)))
             continue;
         if (is_new || value != start)
-            atomic_store(&came_at[place - known], now());
+            atomic_store(&came_at[place - known], time_now());
         return;
     }
     atomic_store(&lost, true);
