@@ -6,7 +6,7 @@ add to a `Recording`; writers only read it.
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -149,6 +149,17 @@ class Recording:
         for stack, weight in zip(self._sample_stacks, self._weights, strict=True):
             found[stack] += weight
         return found
+
+    def translated(self, frames: Sequence[Frame]) -> "Recording":
+        """The same samples with the frames `frames`, of which equal ones become one: the index of each was used in its
+        stacks."""
+        new = Recording(self.origin)
+        new.counts, new.threads = self.counts, self.threads
+        indices = [new.frame(frame) for frame in frames]
+        stacks = [new.stack(tuple([indices[place] for place in stack])) for stack in self.stacks]
+        new._times, new._weights, new._sample_threads = self._times, self._weights, self._sample_threads
+        new._sample_stacks = array("I", [stacks[stack] for stack in self._sample_stacks])
+        return new
 
     @property
     def weight(self) -> int:
