@@ -141,6 +141,11 @@ class Recording:
         """All samples, by rising time."""
         return map(Sample, self._times, self._sample_threads, self._sample_stacks, self._weights)
 
+    def stacks_since(self, number: int) -> list[tuple[tuple[int, ...], int]]:
+        """The stacks of the samples from that number on, with their weights."""
+        stacks = [self.stacks[stack] for stack in self._sample_stacks[number:]]
+        return list(zip(stacks, self._weights[number:], strict=True))
+
     def weights(self) -> Counter[int]:
         """The weight of each stack, all threads together."""
         if all(weight == 1 for weight in self._weights):

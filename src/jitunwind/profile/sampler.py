@@ -67,13 +67,8 @@ class Sampler:
         return len(self._raw)
 
     @property
-    def seconds(self) -> float:
-        """How long the recording has taken so far."""
-        return self._raw.origin.seconds
-
-    @property
-    def process_has_ended(self) -> bool:
-        return self._ended
+    def origin(self) -> Origin:
+        return self._raw.origin
 
     def run(self, is_over: Callable[[], bool]) -> None:
         """Sample until the time is over, the process has ended, or `is_over`, which is asked before each moment."""
@@ -175,9 +170,16 @@ class Sampler:
     def recording(self) -> Recording:
         """What was recorded so far, with the names of native functions: the first time takes as long as it takes to
         read their files' symbols."""
+        return self._raw.translated(self._named())
+
+    def since(self, number: int) -> tuple[list[Frame], list[tuple[tuple[int, ...], int]]]:
+        """The stacks of all samples from that number on, with their weights, and the frames that they name."""
+        return self._named(), self._raw.stacks_since(number)
+
+    def _named(self) -> list[Frame]:
         known = len(self._frames)
         self._frames += map(self._frame, self._process.places[known:])
-        return self._raw.translated(self._frames)
+        return self._frames
 
     def _frame(self, place: Place) -> Frame:
         kind = _KINDS[place.kind]

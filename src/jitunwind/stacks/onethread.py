@@ -9,6 +9,7 @@ import ctypes
 import errno
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -17,6 +18,8 @@ _NT_PRSTATUS = 1
 _WALL = 0x40000000
 _EVENT_STOP = 128
 _LARGEST_REGISTERS = 1024
+_FIRST = -20
+"""The priority of who traces: others wait for it."""
 _PATIENCE_SECONDS = 0.1
 """Until a thread must have stopped: one in an uninterruptible wait may take for ever."""
 
@@ -55,6 +58,8 @@ class ThreadStopper:
     def ready(self) -> Iterator[None]:
         """While threads may be stopped: SIGALRM, which nobody else of this process uses, ends waits that take too
         long. A thread that is owed is the kernel's to let go when this process ends."""
+        with contextlib.suppress(OSError):  # not everybody may: on a busy machine moments are met better
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _FIRST)
         before = signal.signal(signal.SIGALRM, _nothing)
         signal.siginterrupt(signal.SIGALRM, True)
         signal.setitimer(signal.ITIMER_REAL, _PATIENCE_SECONDS, _PATIENCE_SECONDS)

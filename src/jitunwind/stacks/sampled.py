@@ -237,7 +237,7 @@ class SampledProcess:
 
     # Afterwards
 
-    def _read(self, tid: int) -> Taken:
+    def _read(self, tid: int) -> Taken | None:
         has_changed = False
         if self._interpreter is not None and self._marks_now != self._marks:
             self._marks, has_changed = self._marks_now, True
@@ -246,13 +246,17 @@ class SampledProcess:
             self._changing = self._interpreter.changing()
             if len(self._marks) != sum(size for _, size in self._changing):
                 self._marks = b""  # the ranges themselves have changed: whatever is in them counts as new
-        registers = registers_of(self._note, self._arch).values
-        pc = registers[self._arch.program_counter]
-        if self.memory.mapping_of(pc) is None:
-            self.renew()
-            has_changed = True
         self._walker.memory_has_changed(has_changed)
+        registers = registers_of(self._note, self._arch).values
         walked = self._walker.walk(registers)
+        if walked.reason:  # it may lead into what was mapped since
+            program = self._program
+            self.renew()
+            if self._program != program:
+                return None
+            self.code.compare_anew()
+            self._walker.memory_has_changed(True)
+            walked = self._walker.walk(registers)
         if not walked.reason:
             bounds = self._bounds[tid]
             outermost = walked.frames[-1].sp + _BEYOND
