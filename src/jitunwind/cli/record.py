@@ -332,10 +332,11 @@ def _plain(text: str, **style: Any) -> str:
 def _write_difference(names: tuple[str, str], output: Output | None, form: Form | None) -> None:
     if output is None or form is None or form.name != "html":
         raise click.UsageError("--diff writes a page: -o FILE.html")
-    from jitunwind.profile import collapsed, page
+    from jitunwind.profile.collapsed import read
+    from jitunwind.profile.page import difference
 
-    before, after = (collapsed.read(_text(name), name) for name in names)
-    output.write(page.difference(before, after))
+    before, after = (read(_text(name), name) for name in names)
+    output.write(difference(before, after))
 
 
 def _text(name: str) -> str:

@@ -13,6 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+from jitunwind.stacks.seizing import letter
+
 _DETACH, _GETREGSET, _SEIZE, _INTERRUPT = 17, 0x4204, 0x4206, 0x4207
 _NT_PRSTATUS = 1
 _WALL = 0x40000000
@@ -20,8 +22,10 @@ _EVENT_STOP = 128
 _LARGEST_REGISTERS = 1024
 _FIRST = -20
 """The priority of who traces: others wait for it."""
-_PATIENCE_SECONDS = 0.1
-"""Until a thread must have stopped: one in an uninterruptible wait may take for ever."""
+_PATIENCE_SECONDS = 2.0
+"""Until a thread that is ready to run must have stopped: a busy machine has many of them."""
+_ASKS_SECONDS = 0.05
+"""After which it is asked whether the thread is one that may never stop."""
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -62,7 +66,7 @@ class ThreadStopper:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _FIRST)
         before = signal.signal(signal.SIGALRM, _nothing)
         signal.siginterrupt(signal.SIGALRM, True)
-        signal.setitimer(signal.ITIMER_REAL, _PATIENCE_SECONDS, _PATIENCE_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, _ASKS_SECONDS, _ASKS_SECONDS)
         try:
             yield
         finally:
@@ -106,7 +110,8 @@ class ThreadStopper:
             error = ctypes.get_errno()
             if error != errno.EINTR:
                 return None
-            if time.perf_counter() - began > _PATIENCE_SECONDS:
+            waited = time.perf_counter() - began
+            if waited > _PATIENCE_SECONDS or (waited > _ASKS_SECONDS and letter(tid, tid) == "D"):
                 self._owed.add(tid)
                 return None
 

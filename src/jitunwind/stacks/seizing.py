@@ -154,7 +154,7 @@ class _Tracer:
         """Those of the threads for which it is worth to wait longer than that."""
         if seconds > _PATIENCE_WAITING_SECONDS:
             for tid in tids:
-                if _letter(self._pid, tid) == "D":
+                if letter(self._pid, tid) == "D":
                     self._stop.missing[tid] = _IN_D
                 elif seconds > _PATIENCE_SECONDS:
                     self._stop.missing[tid] = "did not stop in time"
@@ -204,10 +204,10 @@ def living_thread(pid: int) -> int | None:
 
 
 def _has_ended(pid: int, tid: int) -> bool:
-    return _letter(pid, tid) in ("", "Z", "X", "x")
+    return letter(pid, tid) in ("", "Z", "X", "x")
 
 
-def _letter(pid: int, tid: int) -> str:
+def letter(pid: int, tid: int) -> str:
     """The state's letter (proc(5)); empty, where there is no such thread."""
     try:
         text = Path(f"/proc/{pid}/task/{tid}/stat").read_bytes()
