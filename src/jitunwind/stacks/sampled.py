@@ -146,6 +146,7 @@ class SampledProcess:
     def renew(self) -> None:
         """Look whether the process has loaded files since, or runs another program: to be called now and then."""
         changed = self.memory.renew()
+        self._records = {tid: records for tid, records in self._records.items() if records}
         if self.memory.program != self._program:
             self.memory.close()
             self._start()
@@ -244,6 +245,8 @@ class SampledProcess:
             self._interpreter.compare_anew()
             self.code.compare_anew()
             self._changing = self._interpreter.changing()
+            if not self._records[tid]:
+                del self._records[tid]  # the interpreter may know it now
             if len(self._marks) != sum(size for _, size in self._changing):
                 self._marks = b""  # the ranges themselves have changed: whatever is in them counts as new
         self._walker.memory_has_changed(has_changed)
@@ -270,7 +273,7 @@ class SampledProcess:
         if self._interpreter is None:
             return []
         found: list[SourceRun] = []
-        for record in self._records[tid]:
+        for record in self._records.get(tid, ()):
             runs = self._interpreter.runs(record)
             if runs is None:  # the record is another thread's now
                 self._records.pop(tid, None)
