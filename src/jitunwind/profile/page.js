@@ -173,10 +173,10 @@ function colour(at) {
   return `var(--${kind}${hash & 1 ? "2" : ""})`;
 }
 
-function changed(by) { // more: towards the kernel's red; less: towards Python's blue
-  const size = Math.min(Math.abs(by) * 400, 100);
-  if (Math.abs(by) < 0.0005) return "var(--rest)";
-  return `color-mix(in oklab, var(${by > 0 ? "--kernel" : "--python"}) ${Math.max(size, 15)}%, var(--rest))`;
+function changed(by) { // in points of the whole time
+  const size = Math.abs(by);
+  if (size < 0.0005) return "var(--rest)";
+  return `var(--${by > 0 ? "more" : "less"}${size < 0.01 ? 1 : size < 0.05 ? 2 : 3})`;
 }
 
 function percent(at) {
@@ -199,7 +199,7 @@ function tell(at) {
     if (zoomed && tree.total[0][zoomed]) parts.push(`${per(tree.total[0][at] / tree.total[0][zoomed])} of ${title(zoomed)}`);
   } else {
     const by = share(1, at) - share(0, at);
-    parts.push(`${by > 0 ? "+" : "−"}${(100 * Math.abs(by)).toFixed(1)} points`);
+    parts.push(`${by > 0 ? "+" : by < 0 ? "−" : "±"}${(100 * Math.abs(by)).toFixed(1)} points`);
   }
   about.textContent = parts.join(" · ");
 }
@@ -213,7 +213,7 @@ function legend() {
     kinds.set(kind, (kinds.get(kind) || 0) + given.own[last][i]);
   }
   const entries = isDifference
-    ? [["var(--kernel)", "more time than before"], ["var(--python)", "less"], ["var(--rest)", "as before"]]
+    ? [["var(--more3)", "more time than before"], ["var(--less3)", "less"], ["var(--rest)", "as before"]]
     : [...kinds].map(([kind, own]) => [`var(--${kind})`, `${WORDS[kind]} ${per(own / (given.total[0][0] || 1))}`]);
   for (const [ground, words] of entries) {
     const item = document.createElement("li"), spot = document.createElement("i");
@@ -243,7 +243,7 @@ function mark() {
     }
     const shares = within.map((sum, which) => per(tree.total[which][0] ? sum / tree.total[which][0] : 0));
     found.textContent = hits.size
-      ? `“${search.value.trim()}” is in ${hits.size.toLocaleString("en")} places, ${shares.join(" of the time before, and ")} of the time`
+      ? `“${search.value.trim()}” is in ${hits.size.toLocaleString("en")} ${hits.size === 1 ? "place" : "places"}, ${shares.join(" of the time before, and ")} of the time`
       : `Nothing found for “${search.value.trim()}”.`;
   } else {
     found.textContent = data.folded ? `${data.folded.toLocaleString("en")} of the lightest calls are folded into their callers.` : "";
