@@ -1,6 +1,7 @@
 """`jitunwind record`: where a process spends its time, JIT code included."""
 
 import contextlib
+import math
 import os
 import shutil
 import signal
@@ -35,12 +36,27 @@ _ALTERNATE, _BACK = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 """A terminal's second screen without a cursor, and back to the first (xterm's control sequences)."""
 
 
+class _Rate(click.FloatRange):
+    """A number of samples a second."""
+
+    name = "number of samples a second"
+
+    def __init__(self) -> None:
+        super().__init__(min=0.1, max=_FASTEST)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        rate = super().convert(value, param, ctx)
+        if math.isnan(rate):
+            self.fail(f"{value!r} is not a valid {self.name}.", param, ctx)
+        return rate
+
+
 @click.command(cls=Verb, context_settings={"allow_interspersed_args": False})
 @target_argument("PID | [--] COMMAND...", nargs=-1, required=False)
 @click.option(
     "-r",
     "--rate",
-    type=click.FloatRange(min=0.1, max=_FASTEST),
+    type=_Rate(),
     default=100,
     show_default=True,
     metavar="HZ",

@@ -27,6 +27,7 @@ _ENDED = (b"Z", b"X", b"x")
 _RUNNING = b"R"
 _RENEW_SECONDS = 1.0
 _MOST_REFUSALS = 100
+_MOST_WARMED = 8
 _KINDS = {PlaceKind.PYTHON: Kind.PYTHON, PlaceKind.JIT: Kind.JIT, PlaceKind.NATIVE: Kind.NATIVE}
 
 
@@ -84,6 +85,7 @@ class Sampler:
             self._process.close()
 
     def _run(self, is_over: Callable[[], bool]) -> None:
+        self._warm_up()
         counts, period, origin = self.counts, self._period, self._raw.origin
         began = renewed = time.perf_counter()
         end = None if self._wanted.seconds is None else began + self._wanted.seconds
@@ -108,6 +110,12 @@ class Sampler:
             counts.missed += max(following - slot - 1, 0)
             counts.moments += max(following - slot - 1, 0)
             slot = max(following, slot + 1)
+
+    def _warm_up(self) -> None:
+        """What the first look takes, to read tables and code, is no part of the recording."""
+        with suppress(Refused):
+            for tid in self._to_sample()[:_MOST_WARMED]:
+                self._process.sample(tid)
 
     def _moment(self, at: float) -> None:
         tids = self._to_sample()

@@ -6,12 +6,14 @@ still only bytes are copied (`moments`); all decoding comes afterwards, and is r
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import Enum, auto
 from os.path import basename
 from struct import Struct
 from typing import NamedTuple
 
 from jitunwind.arch.known import module
+from jitunwind.errors import NoSuchProcess
 from jitunwind.jits.known import UNKNOWN_NAME, Jits
 from jitunwind.jits.optional import (
     Interpreted,
@@ -147,9 +149,13 @@ class SampledProcess:
         """Look whether the process has loaded files since, or runs another program: to be called now and then."""
         changed = self.memory.renew()
         self._records = {tid: records for tid, records in self._records.items() if records}
+        if self.memory.program is None:
+            return  # it has ended
         if self.memory.program != self._program:
-            self.memory.close()
-            self._start()
+            before = self.memory
+            with suppress(NoSuchProcess):
+                self._start()
+                before.close()
             return
         if changed:
             self._renew_files()
