@@ -106,6 +106,14 @@ def test_bars_are_as_wide_as_what_they_show(browser: Page, written: Path) -> Non
     assert found[HOSTILE] == pytest.approx(10 / 32, abs=0.01)
 
 
+def test_the_table_says_how_functions_ran(browser: Page, written: Path) -> None:
+    browser.open(address(written))
+    rows = browser.evaluate(
+        "[...document.querySelectorAll('.functions tbody tr')].map(row => [...row.cells].map(cell => cell.textContent))"
+    )
+    assert rows[0] == ["62.5 %", "62.5 %", "100.0 %", "20.0 %", "hot", "hot.py"]
+
+
 def test_names_of_the_process_are_text(browser: Page, written: Path) -> None:
     browser.open(address(written))
     assert browser.evaluate("window.broken") is None
@@ -131,6 +139,18 @@ def test_colours_tell_kinds_and_the_legend_their_shares(browser: Page, written: 
         "Python, in the interpreter 25.0 %",
         "C 18.8 %",
         "kernel 6.3 %",
+    ):
+        assert part in said
+
+
+def test_the_page_says_what_it_is_of(browser: Page, written: Path) -> None:
+    browser.open(address(written))
+    said = browser.evaluate("document.querySelector('.origin').textContent")
+    for part in (
+        f"python {HOSTILE}",
+        "process 4711, CPython 3.15.2, JIT on",
+        "32 samples in 0.4 s",
+        "jitunwind",
     ):
         assert part in said
 
