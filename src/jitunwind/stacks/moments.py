@@ -18,12 +18,26 @@ from jitunwind.memory import Mapping, Memory
 from jitunwind.memory.backing import LiveFiles
 from jitunwind.memory.maps import parse_maps
 from jitunwind.stacks.images import Images
-from jitunwind.stacks.seizing import Reader, living_thread
+from jitunwind.stacks.seizing import Ranges, Reader, living_thread
 from jitunwind.stacks.snapshot import mapping_in
 
 _ARENA = 1 << 22
 """Bytes of copies that one moment may take."""
 _PAGE = 4096
+
+
+class Watched:
+    """Memory (address, size) that is read again and again, all of it at once."""
+
+    def __init__(self, reader: Reader, ranges: Sequence[tuple[int, int]]) -> None:
+        self._reader, self._ranges = reader, Ranges(ranges)
+        self._buffer = bytearray(max(sum(size for _, size in ranges), 1))
+        self._view = memoryview(self._buffer)
+        self._place = ctypes.addressof(ctypes.c_char.from_buffer(self._buffer))
+
+    def now(self) -> bytes:
+        """What lies in them, one behind the other; what cannot be read is left out, and all behind it."""
+        return bytes(self._view[: self._reader.gathered(self._place, self._view, self._ranges)])
 
 
 class Moments(Memory):
@@ -143,9 +157,9 @@ class Moments(Memory):
             self._copies[address] = view
         return view
 
-    def keep_ranges(self, ranges: Sequence[tuple[int, int]]) -> bytes:
-        """What lies in these ranges (address, size) now, one behind the other; not kept."""
-        return b"".join(self._reader.read(address, size) for address, size in ranges)
+    def watched(self, ranges: Sequence[tuple[int, int]]) -> "Watched":
+        """These ranges (address, size), to be read again and again."""
+        return Watched(self._reader, ranges)
 
     def mapping_of(self, address: int) -> Mapping | None:
         """The mapping that `address` lies in."""

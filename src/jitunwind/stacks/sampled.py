@@ -103,7 +103,7 @@ class SampledProcess:
         self._program = self.memory.program
         self._interpreter: Sampled | None = None
         self._records: dict[int, list[SourceRecord]] = {}
-        self._changing: list[tuple[int, int]] = []
+        self._changing = self.memory.watched([])
         self._marks = self._marks_now = b""
         self._bounds: dict[int, _Bounds] = {}
         self._note = b""
@@ -139,7 +139,7 @@ class SampledProcess:
     def _look_at_records(self) -> None:
         if self._interpreter is not None:
             self._records = self._interpreter.records(self.pid)
-            self._changing = self._interpreter.changing()
+            self._changing = self.memory.watched(self._interpreter.changing())
 
     @property
     def is_python(self) -> bool:
@@ -203,7 +203,7 @@ class SampledProcess:
         if self._interpreter is not None:
             for record in self._records[self._tid]:
                 self._interpreter.keep_thread(memory, record)
-            self._marks_now = memory.keep_ranges(self._changing)
+            self._marks_now = self._changing.now()
 
     def _own_stack(self, note: bytes, pointer: int) -> _Bounds:
         """The thread's own stack: below its own data, wherever its stack pointer is."""
@@ -250,11 +250,9 @@ class SampledProcess:
             self._marks, has_changed = self._marks_now, True
             self._interpreter.compare_anew()
             self.code.compare_anew()
-            self._changing = self._interpreter.changing()
+            self._changing = self.memory.watched(self._interpreter.changing())
             if not self._records[tid]:
                 del self._records[tid]  # the interpreter may know it now
-            if len(self._marks) != sum(size for _, size in self._changing):
-                self._marks = b""  # the ranges themselves have changed: whatever is in them counts as new
         self._walker.memory_has_changed(has_changed)
         registers = registers_of(self._note, self._arch).values
         walked = self._walker.walk(registers)

@@ -11,7 +11,7 @@ import ctypes
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jitunwind.errors import AlreadyTraced, NoSuchProcess, NotPermitted
@@ -222,6 +222,15 @@ def _status(pid: int, tid: int) -> list[str]:
     return []
 
 
+class Ranges:
+    """Memory (address, size) that is to be read again and again, as the kernel wants it named: `vectors` is where."""
+
+    def __init__(self, extents: Sequence[tuple[int, int]]) -> None:
+        self.extents = list(extents)
+        self._vectors = (_Vector * len(extents))(*[_Vector(address, size) for address, size in extents])
+        self.vectors = ctypes.addressof(self._vectors)
+
+
 class Reader:
     """Copies memory of the process that thread `tid` is of, into `arena` or out of it: by process_vm_readv(2), which
     takes one copy, or where that is forbidden through /proc/TID/mem. NoSuchProcess, NotPermitted."""
@@ -255,6 +264,18 @@ class Reader:
         with contextlib.suppress(OSError, OverflowError):
             return os.preadv(self._file, [view], address)
         return 0
+
+    def gathered(self, place: int, view: memoryview, ranges: "Ranges") -> int:
+        """Fill `view`, which lies at `place`, with what is in `ranges` now, one behind the other; the bytes that were
+        there."""
+        self._here.base, self._here.size = place, len(view)
+        count = len(ranges.extents)
+        got = self._readv(self._tid, ctypes.addressof(self._here), 1, ranges.vectors, count, 0)
+        if got >= 0:
+            return int(got)
+        data = b"".join(self.read(address, size) for address, size in ranges.extents)
+        view[: len(data)] = data
+        return len(data)
 
     def read(self, address: int, size: int) -> bytes:
         """Up to `size` bytes at `address`."""

@@ -92,14 +92,19 @@ class Threads:
             state = keeping.keep(record.address + self._first, self._last - self._first)
             (chunk,) = _word(state, self._chunk_at)
             (top,) = _word(state, self._chunk_at + WORD)
-            seen: set[int] = set()
-            while chunk and chunk not in seen and len(seen) < _MOST_CHUNKS:
-                previous, size, _ = _CHUNK.unpack(keeping.keep(chunk, _CHUNK.size))
-                used = top - chunk if not seen and chunk < top <= chunk + size else size
-                keeping.keep(chunk, max(_CHUNK.size, min(used, _LARGEST_CHUNK)))
-                seen.add(chunk)
-                chunk = previous
+            if chunk and chunk < top <= chunk + _LARGEST_CHUNK:  # of the last one, the part that is in use
+                chunk = _CHUNK.unpack_from(keeping.keep(chunk, max(_CHUNK.size, top - chunk)))[0]
+            self._keep_chunks(keeping, chunk)
             keep_chain(keeping, self._layout, _word(state, self._frame_at)[0], _MOST_FRAMES)
+
+    def _keep_chunks(self, keeping: Keeping, chunk: int) -> None:
+        """The chunk at that address, and those before it."""
+        seen: set[int] = set()
+        while chunk and chunk not in seen and len(seen) < _MOST_CHUNKS:
+            seen.add(chunk)
+            previous, size, _ = _CHUNK.unpack(keeping.keep(chunk, _CHUNK.size))
+            keeping.keep(chunk, max(_CHUNK.size, min(size, _LARGEST_CHUNK)))
+            chunk = previous
 
     def runs(self, record: SourceRecord) -> list[SourceRun] | None:
         """As `Sampled.runs`."""
