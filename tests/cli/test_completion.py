@@ -50,6 +50,7 @@ def test_the_script_is_right_bash(tmp_path: Path) -> None:
                     "explain",
                     "gdb",
                     "help",
+                    "record",
                     "run",
                 )
             ],
