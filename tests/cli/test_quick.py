@@ -8,12 +8,24 @@ import sys
 import click
 import pytest
 
-from jitunwind.cli import quick
-from jitunwind.cli.bt_command import bt
+from jitunwind.cli import bt_command, quick
 from tests.support.processes import plain_environment
 
 WORDS = (
-    *("123", "-p", "--pid", "--thread", "7", "-7", "--python", "--pyth", "--json", "--full-paths", "--c-lines"),
+    *(
+        "123",
+        "-p",
+        "--pid",
+        "--thread",
+        "7",
+        "-7",
+        "--python",
+        "--pyth",
+        "--json",
+        "--full-paths",
+        "--c-lines",
+    ),
+    *("--python-only", "--no-lines", "--native-only", "--watch"),
     *("core", "", "--", "--color", "never", "--nothing", "--thread=7", "--help", "-h", "٣"),
 )
 """What command lines of up to three words are made of."""
@@ -24,7 +36,8 @@ MODULES = ("click", "inspect", "pathlib", "dataclasses", "json", "threading")
 def by_click(arguments: list[str]) -> dict[str, object] | None:
     """The values of the parameters; None for a command line that is wrong, or that click answers itself."""
     try:
-        with bt.make_context("bt", list(arguments)) as context:
+        with bt_command.bt.make_context("bt", list(arguments)) as context:
+            bt_command.refuse_contradictions(context)
             return context.params
     except (click.ClickException, click.exceptions.Exit):
         return None

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jitunwind.cli import page
@@ -25,45 +24,43 @@ _JSON_KEYS = (
 
 
 def show(
-    target: str,
+    target: tuple[str, ...],
     exe: str | None,
     thread: int | None,
     python: bool,
+    python_only: bool,
+    native_only: bool,
     as_json: bool,
+    watch: float | None,
     color: str,
     full_paths: bool,
+    no_lines: bool,
     c_lines: bool,
     debug_dirs: tuple[str, ...],
     debuginfod: bool,
     gdb_path: str | None,
 ) -> int:
-    """What `bt` does, with the values of its options. The exit status."""
-    subject = target_of(target, exe)
+    """What `bt` does, with the values of its options: each is said there. The exit status."""
     wanted = {
         "thread": thread,
-        "python": python,
+        "python": python or python_only,
         "registers": as_json,
         "c_lines": c_lines,
         "debug_dirs": debug_dirs,
         "debuginfod": debuginfod,
     }
-    with progress(f"reading the stacks of {_named(target)}"):
-        found = _by_ourselves(subject, wanted) if gdb_path is None else _by_gdb(gdb_path, subject, wanted)
-    stacks = found.stacks
-    if stacks["core"]:
-        stacks["core"] = _named(stacks["core"])
-    problem = _problem(stacks)
-    stacks["warnings"] += [problem] if problem else _notes(stacks)
-    if as_json:
-        import json
+    only = "python" if python_only else "native" if native_only else None
+    look = _Look(wanted, exe, gdb_path, only, not no_lines, is_coloured(color, sys.stdout), full_paths)
+    if watch is None and len(target) == 1:
+        with progress(f"reading the stacks of {_named(target[0])}"):
+            seen = look.at(target[0])
+        echo(_as_json(seen) if as_json else look.page(seen), color=look.coloured)
+        for warning in seen.stacks["warnings"]:
+            print_warning(warning)
+        return seen.status
+    from jitunwind.cli import rounds  # one look starts faster without it
 
-        echo(json.dumps({key: stacks[key] for key in _JSON_KEYS}, indent=2))
-    else:
-        hints = [_missing_names(stacks), *([] if python else [_missing_functions(stacks)])]
-        _print(stacks, found.stopped_seconds, is_coloured(color, sys.stdout), full_paths, hints)
-    for warning in stacks["warnings"]:
-        print_warning(warning)
-    return UNUSABLE if problem or not stacks["complete"] else 0
+    return rounds.run(target, look, as_json, watch)
 
 
 def _named(target: str) -> str:
@@ -73,6 +70,88 @@ def _named(target: str) -> str:
     from jitunwind.cli.verb import named  # with a process the command starts faster without it
 
     return named(target)
+
+
+def _as_json(seen: "_Seen") -> str:
+    import json
+
+    return json.dumps(seen.document, indent=2)
+
+
+def _width() -> int | None:
+    """That of the terminal, in columns; None where stdout is none."""
+    if not sys.stdout.isatty():
+        return None
+    import shutil
+
+    return shutil.get_terminal_size().columns
+
+
+class _Seen(NamedTuple):
+    """The stacks of one process or core as data, and for how long it stood still. `status`: 0, or why not."""
+
+    stacks: dict[str, Any]
+    stopped_seconds: float
+    status: int
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return {key: self.stacks[key] for key in _JSON_KEYS}
+
+
+class _Look(NamedTuple):
+    """How to look, and what to show of it: frames of the kind `only` (None: all), files and lines or not."""
+
+    wanted: dict[str, Any]
+    exe: str | None
+    gdb_path: str | None
+    only: str | None
+    with_lines: bool
+    coloured: bool
+    full_paths: bool
+
+    def at(self, text: str) -> _Seen:
+        """The stacks of the process or core that `text` names. JitunwindError, OSError."""
+        target = target_of(text, self.exe)
+        gdb = self.gdb_path
+        found = _by_ourselves(target, self.wanted) if gdb is None else _by_gdb(gdb, target, self.wanted)
+        stacks = found.stacks
+        if stacks["core"]:
+            stacks["core"] = _named(stacks["core"])
+        problem = _problem(stacks, self.only)
+        stacks["warnings"] += [problem] if problem else _notes(stacks, self.only)
+        for thread in stacks["threads"]:
+            thread["frames"] = self._shown(thread["frames"])
+        is_well = stacks["complete"] and not problem
+        return _Seen(stacks, found.stopped_seconds, 0 if is_well else UNUSABLE)
+
+    def _shown(self, frames: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if self.only is not None:
+            frames = [frame for frame in frames if frame["kind"] == self.only]
+        for index, frame in enumerate(frames):
+            frame["index"] = index
+            if not self.with_lines:
+                frame["file"] = frame["line"] = None
+        return frames
+
+    def page(self, seen: _Seen) -> str:
+        """As text."""
+        stacks = seen.stacks
+        paint: Paint = style if self.coloured else _plain
+        form = page.Form(paint, _width(), self.full_paths)
+        lines = [*page.lines(stacks, form), ""]
+        for hint in self._hints(stacks):
+            lines += [paint(line, dim=True) for line in page.wrapped(hint, form)]
+        whole = "all stacks are whole" if stacks["complete"] else "NOT every stack is whole"
+        stood = "" if stacks["core"] else f"; the process stood still for {_duration(seen.stopped_seconds)}"
+        how: dict[str, Any] = {"dim": True} if stacks["complete"] else {"fg": "red", "bold": True}
+        return "\n".join([*lines, paint(f"{whole}{stood}", **how)])
+
+    def _hints(self, stacks: dict[str, Any]) -> list[str]:
+        """What shows more."""
+        hints = [] if self.only == "python" else [_missing_names(stacks)]
+        return hints if self.only or self.wanted["python"] else [*hints, _missing_functions(stacks)]
 
 
 def _architecture(target: Target) -> "Architecture | None":
@@ -134,49 +213,31 @@ def _check(target: str, report: "Report", thread: int | None) -> None:
         )
 
 
-def _problem(stacks: dict[str, Any]) -> str | None:
+def _problem(stacks: dict[str, Any], only: str | None) -> str | None:
     """What keeps the answer from being what was asked for, besides a stack that is not whole."""
+    no_python = stacks["problem_kind"] == NotPython.__name__
+    if stacks["python"] is None and only == "python":
+        return f"there are no Python frames: {stacks['problem'] or 'no CPython is known here'}"
     if stacks["python"] is None and stacks["jit_code"]:
         return None  # another JIT's
-    if stacks["problem_kind"] == NotPython.__name__:
-        return f"no CPython here: {stacks['problem']}; these are native frames only"
+    if no_python:
+        native_only = f"no CPython here: {stacks['problem']}; these are native frames only"
+        return None if only == "native" else native_only
     if stacks["python"] is None:
         return f"{stacks['problem']}: JIT frames, if there are any, are neither unwound nor named"
-    if stacks["jit"] is False and not stacks["jit_code"]:
+    if stacks["jit"] is False and not stacks["jit_code"] and only is None:
         return "no JIT code here: this Python's JIT is off (PYTHON_JIT=1 turns it on), or it has none"
     return None
 
 
-def _notes(stacks: dict[str, Any]) -> list[str]:
+def _notes(stacks: dict[str, Any], only: str | None) -> list[str]:
     """What is good to know, and no reason to fail."""
-    if not stacks["jit_code"] and stacks["python"] is not None:
+    if not stacks["jit_code"] and stacks["python"] is not None and only is None:
         return [f"no JIT code is known here: {stacks['no_code']}"]
     return []
 
 
 _MISMATCH = "core file may not match"
-
-
-def _print(
-    stacks: dict[str, Any], stopped_seconds: float, coloured: bool, full_paths: bool, hints: Sequence[str]
-) -> None:
-    paint: Paint = style if coloured else _plain
-    form = page.Form(paint, _width(), full_paths)
-    lines = [*page.lines(stacks, form), ""]
-    lines += [paint(line, dim=True) for hint in hints for line in page.wrapped(hint, form)]
-    whole = "all stacks are whole" if stacks["complete"] else "NOT every stack is whole"
-    stood = f"; the process stood still for {_duration(stopped_seconds)}" if not stacks["core"] else ""
-    how: dict[str, Any] = {"dim": True} if stacks["complete"] else {"fg": "red", "bold": True}
-    echo("\n".join([*lines, paint(f"{whole}{stood}", **how)]), color=coloured)
-
-
-def _width() -> int | None:
-    """That of the terminal, in columns; None where stdout is none."""
-    if not sys.stdout.isatty():
-        return None
-    import shutil
-
-    return shutil.get_terminal_size().columns
 
 
 def _duration(seconds: float) -> str:

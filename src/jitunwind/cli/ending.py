@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 from jitunwind.cli.output import INTERRUPTED, UNUSABLE, print_error
 from jitunwind.errors import CorruptState, JitunwindError, NoSuchProcess, NotPython, UnreadableMemory
-from jitunwind.memory.live import has_ended, is_alive
+from jitunwind.memory.live import has_ended, is_alive, is_number
 
 _DAMAGED = (CorruptState, NotPython, UnreadableMemory)
 """What a process seems to be whose memory goes away while it is read."""
@@ -22,8 +22,7 @@ def status_of(work: Callable[[], object]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:
-        of = f"{error.filename}: " if error.filename else ""
-        print_error(f"{of}{error.strerror or error}", "jitunwind help VERB says what it needs")
+        print_error(*of_the_system(error))
         return UNUSABLE
     except Exception as error:
         import traceback
@@ -37,12 +36,21 @@ def status_of(work: Callable[[], object]) -> int:
     return status if isinstance(status, int) else 0
 
 
+def of_the_system(error: OSError) -> tuple[str, str]:
+    """What is wrong, and what to try, of an error that nobody has expected."""
+    of = f"{error.filename}: " if error.filename else ""
+    return f"{of}{error.strerror or error}", "jitunwind help VERB says what it needs"
+
+
 @contextlib.contextmanager
-def reading_process(pid: int) -> Iterator[None]:
-    """While a process is read: an error that comes of its end is said to be that. NoSuchProcess."""
+def saying_if_ended(target: str) -> Iterator[None]:
+    """Errors that come of the process `target` having ended become NoSuchProcess."""
     try:
         yield
     except (OSError, *_DAMAGED) as error:
+        if not is_number(target):
+            raise
+        pid = int(target)
         ended = has_ended(pid, error) if isinstance(error, OSError) else not is_alive(pid)
         if not ended:
             raise

@@ -7,17 +7,20 @@ it: a wrong one, with an option that is not in the table here, with a core, or w
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-_FLAGS = {"--python": "python", "--json": "as_json", "--full-paths": "full_paths", "--c-lines": "c_lines"}
-"""Options without a value, by the name of the parameter that they set."""
+_FLAGS = {
+    "--python": "python",
+    "--python-only": "python_only",
+    "--json": "as_json",
+    "--full-paths": "full_paths",
+    "--no-lines": "no_lines",
+}
+"""Options without a value, none of which contradicts another one, by the name of the parameter that they set."""
 _PROCESS = ("-p", "--pid")
 _DEFAULTS: dict[str, Any] = {
-    **dict.fromkeys(_FLAGS.values(), False),
-    "exe": None,
-    "thread": None,
+    **dict.fromkeys((*_FLAGS.values(), "native_only", "c_lines", "debuginfod"), False),
+    **dict.fromkeys(("exe", "thread", "watch", "gdb_path")),
     "color": "auto",
     "debug_dirs": (),
-    "debuginfod": False,
-    "gdb_path": None,
 }
 _COMPLETES, _DEBUG_DIRS = "_JITUNWIND_COMPLETE", "JITUNWIND_DEBUG_DIR"
 """Variables that click reads: with one of them set the command line is its own."""
@@ -37,9 +40,9 @@ def values_of(arguments: Sequence[str], environment: Mapping[str, str]) -> dict[
         elif "target" in values:
             return None
         elif word in _PROCESS and rest and _is_number(rest[0]):
-            values["target"] = rest.pop(0)
+            values["target"] = (rest.pop(0),)
         elif _is_number(word):
-            values["target"] = word
+            values["target"] = (word,)
         else:
             return None
     return values if "target" in values else None
@@ -52,12 +55,12 @@ def _is_number(word: str) -> bool:
 def work(values: dict[str, Any]) -> Callable[[], int]:
     """What is to be done for `bt` with these values."""
     from jitunwind.cli.bt import show
-    from jitunwind.cli.ending import reading_process
+    from jitunwind.cli.ending import saying_if_ended
     from jitunwind.cli.streams import check_stdout
 
     def look() -> int:
         check_stdout()
-        with reading_process(int(values["target"])):
+        with saying_if_ended(*values["target"]):
             return show(**values)
 
     return look

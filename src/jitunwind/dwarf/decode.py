@@ -14,6 +14,7 @@ from jitunwind.errors import MalformedFrames
 from jitunwind.rows import (
     SAME_VALUE,
     UNDEFINED,
+    CfaPlus,
     CfaRule,
     InRegister,
     RegisterRule,
@@ -43,21 +44,6 @@ class Expression(NamedTuple):
 
     code: bytes
     is_value: bool
-
-
-class CfaPlus(NamedTuple):
-    """The register's value is CFA + offset (DW_CFA_val_offset)."""
-
-    offset: int
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, CfaPlus) and tuple.__eq__(self, other)
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    def __hash__(self) -> int:
-        return tuple.__hash__(self)
 
 
 FrameRule = RegisterRule | Expression | CfaPlus

@@ -22,7 +22,7 @@ from jitunwind.rows import SAME_VALUE
 
 try:
     from jitunwind.recover.straight import skip
-except ImportError:  # it was not built
+except (ImportError, SystemError):  # it was not built, or see agent/python.h
     skip = None  # type: ignore[assignment]
 
 CalleeOf = Callable[[bytes, int, int], Callee | None]

@@ -12,7 +12,7 @@ import errno
 import gc
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from jitunwind.errors import AlreadyTraced, NoSuchProcess, NotPermitted
 from jitunwind.memory.procfiles import bytes_of, text_of
@@ -156,7 +156,7 @@ class _Tracer:
     def _interrupt(self, tids: list[int]) -> None:
         """Have threads stop, and wait for them. Those that run come first. One of them may have to wait for a processor
         before it can stop, and none of the others shall stand still for so long. Those that sleep stop at once."""
-        running = [tid for tid in tids if _letter(self._pid, tid) == "R"]
+        running = [tid for tid in tids if letter(self._pid, tid) == "R"]
         for some in (running, [tid for tid in tids if tid not in running]):
             self._interrupt_at_once(some)
 
@@ -180,7 +180,7 @@ class _Tracer:
         """Those of the threads for which it is worth to wait longer than that."""
         if seconds > _PATIENCE_WAITING_SECONDS:
             for tid in tids:
-                if _letter(self._pid, tid) == "D":
+                if letter(self._pid, tid) == "D":
                     self._stop.missing[tid] = _IN_D
                 elif seconds > _PATIENCE_SECONDS:
                     self._stop.missing[tid] = "did not stop in time"
@@ -230,10 +230,10 @@ def living_thread(pid: int) -> int | None:
 
 
 def _has_ended(pid: int, tid: int) -> bool:
-    return _letter(pid, tid) in ("", "Z", "X", "x")
+    return letter(pid, tid) in ("", "Z", "X", "x")
 
 
-def _letter(pid: int, tid: int) -> str:
+def letter(pid: int, tid: int) -> str:
     """The state's letter (proc(5)); empty, where there is no such thread."""
     try:
         text = bytes_of(f"/proc/{pid}/task/{tid}/stat")
@@ -246,6 +246,15 @@ def _status(pid: int, tid: int) -> list[str]:
     with contextlib.suppress(OSError):
         return text_of(f"/proc/{pid}/task/{tid}/status").splitlines()
     return []
+
+
+class Ranges:
+    """Memory (address, size) that is to be read again and again, as the kernel wants it named: `vectors` is where."""
+
+    def __init__(self, extents: Sequence[tuple[int, int]]) -> None:
+        self.extents = list(extents)
+        self._vectors = (_Vector * len(extents))(*[_Vector(address, size) for address, size in extents])
+        self.vectors = ctypes.addressof(self._vectors)
 
 
 class Reader:
@@ -281,6 +290,18 @@ class Reader:
         with contextlib.suppress(OSError, OverflowError):
             return os.preadv(self._file, [view], address)
         return 0
+
+    def gathered(self, place: int, view: memoryview, ranges: "Ranges") -> int:
+        """Fill `view`, which lies at `place`, with what is in `ranges` now, one behind the other; the bytes that were
+        there."""
+        self._here.base, self._here.size = place, len(view)
+        count = len(ranges.extents)
+        got = self._readv(self._tid, ctypes.addressof(self._here), 1, ranges.vectors, count, 0)
+        if got >= 0:
+            return int(got)
+        data = b"".join(self.read(address, size) for address, size in ranges.extents)
+        view[: len(data)] = data
+        return len(data)
 
     def read(self, address: int, size: int) -> bytes:
         """Up to `size` bytes at `address`."""
