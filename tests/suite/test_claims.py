@@ -49,6 +49,9 @@ CLAIMS = {
     ),
     ("cli/explain.py", "no JIT code is known in "): (EMPTY, "tests/cli/test_explain.py"),
     ("cli/explain.py", "no JIT code in "): ("a dump without code", "tests/cli/test_explain.py"),
+    ("cli/record.py", "the JIT of this Python is off"): (FLAG, "tests/profile/test_record.py"),
+    ("profile/page.py", ", JIT on"): (FLAG, "tests/profile/test_page.py"),
+    ("profile/page.py", ", JIT off"): (FLAG, "tests/profile/test_page.py"),
     ("cli/page.py", ", JIT on"): (FLAG, "tests/cli/test_bt.py"),
     ("cli/page.py", ", JIT off"): (FLAG, "tests/cli/test_bt.py"),
     ("gdbplugin/commands.py", "No JIT code.\n"): (EMPTY, "tests/cli/test_gdb.py"),
@@ -56,6 +59,10 @@ CLAIMS = {
     ("gdbplugin/commands.py", "No JIT code at "): ("no code holds the address", "tests/cli/test_gdb.py"),
     ("gdbplugin/unwinder.py", "no JIT of this process says"): ("each was asked", "tests/jits/test_known.py"),
     ("stacks/jitcode.py", "no JIT of this process says"): ("each was asked", "tests/jits/test_known.py"),
+    ("stacks/sampledcode.py", "no JIT of this process says"): (
+        "each was asked",
+        "tests/profile/test_record.py",
+    ),
     ("jits/known.py", "the JIT is on, and nothing has become hot"): (
         f"{FLAG}; and no executable memory is without a file",
         "tests/cli/test_bad_input.py",

@@ -7,7 +7,7 @@ import click
 
 from jitunwind.agent import built
 from jitunwind.cli.output import UNUSABLE, print_warning, reporting
-from jitunwind.cli.verb import Seconds, Verb, target_argument
+from jitunwind.cli.verb import Seconds, Verb, perf_option, target_argument
 from jitunwind.startup.attach import Answer, disable_in, enable_in
 from jitunwind.wording import counted
 
@@ -36,8 +36,9 @@ def _warn(answer: Answer) -> None:
 
 @click.command(cls=Verb)
 @_asking
+@perf_option
 @click.pass_context
-def enable(context: click.Context, target: str, timeout: float) -> None:
+def enable(context: click.Context, target: str, timeout: float, perf: str | None) -> None:
     """Have a running Python publish its JIT code from now on.
 
     It is a process of CPython 3.14 or later. It executes jitunwind.enable(), in a thread of its own. It needs nothing
@@ -50,7 +51,7 @@ def enable(context: click.Context, target: str, timeout: float) -> None:
     pid = int(target)
     built.check()
     with reporting(f"waiting for process {pid}"):
-        answer = enable_in(pid, timeout)
+        answer = enable_in(pid, timeout, perf)
     _warn(answer)
     if answer.is_off:
         print_warning(

@@ -70,6 +70,11 @@ def is_alive(pid: int) -> bool:
     return _state(pid) not in ("", *_ENDED)
 
 
+def process_has_ended(pid: int) -> bool:
+    """Whether all threads of a process have ended: its main thread may have, and others live."""
+    return all(each.get("State", "")[:1] in _ENDED for each in task_status(pid))
+
+
 def has_ended(pid: int, error: OSError) -> bool:
     """Whether `error` comes of the process `pid` having ended. Its files in /proc are gone then, and reading one that
     is open fails with ESRCH, without a name (proc(5)). A process that has ended lacks its root and executable, even if

@@ -32,7 +32,7 @@ from jitunwind.jits.cpython.stencils import Store
 from jitunwind.memory import Mapping, Memory
 from jitunwind.recover.table import NOT_REACHED, recover
 from jitunwind.region import Line, Region, RegionKind
-from jitunwind.rows import WORD, Row
+from jitunwind.rows import WORD, Row, Unknown, UnwindTable
 
 PAGE = 4096
 _KERNEL = 1 << 63
@@ -359,6 +359,26 @@ class Regions:
             return None
         shim = Region(start + found.start, found.end - found.start, ENTRY_NAME, RegionKind.SHIM)
         return shim, start + found.returns
+
+    def gate_row(self, jit_code: Code, table: UnwindTable) -> Row | None:
+        """The row of the shim by which C code enters this code, where its call comes back to: 3.14's stands before each
+        executor's code, whose `table` it is part of. None, where there is none, or none is found."""
+        if jit_code.gate_size:
+            shim = self.stencils.shim(jit_code.data)
+            row = table.at(shim.returns) if shim is not None else None
+        else:
+            row = self._entry_row
+        return row if isinstance(row, Row) else None
+
+    @cached_property
+    def _entry_row(self) -> Row | Unknown | None:
+        if self._entry is None:
+            return None
+        shim, returns = self._entry
+        decode = self._decoder_at(shim.start) if self._decoder_at else known.decoder(self.arch)
+        entries = {0: self.arch.at_entry(self.arch.platform)}
+        code = self.memory.checked_read(shim.start, shim.size)
+        return recover(self.arch, code, decode, entries).at(returns - shim.start)
 
     def returns_to_shim(self, address: int) -> bool:
         """Whether a shim's call of JIT code comes back to `address`: such a return address is on the stack of a thread
