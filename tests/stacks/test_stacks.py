@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -328,8 +328,19 @@ def status_of(pid: int, tid: str) -> dict[str, Any]:
 def test_what_is_no_process_of_ours(pid: int, error: type[JitunwindError]) -> None:
     if pid == 2 and Path("/proc/2/comm").exists() and Path("/proc/2/comm").read_text() != "kthreadd\n":
         pytest.skip("in this PID namespace there are no kernel threads")
-    with pytest.raises(error if pid != 2 or Path("/proc/2").exists() else NoSuchProcess):
+    with pytest.raises(error if pid != 2 or Path("/proc/2").exists() else NoSuchProcess) as caught:
         stacks(pid)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [(os.getpid, "is this one, which cannot stop itself"), (str, "neither a process nor a core is named")],
+)
+def test_what_cannot_be_asked_for(target: Callable[[], int | str], said: str) -> None:
+    with pytest.raises(JitunwindError, match=said) as caught:
+        stacks(target())
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("how", ["deleted", "replaced"])

@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from jitunwind.errors import AlreadyTraced, NoSuchProcess, NotPermitted
+from jitunwind.errors import AlreadyTraced, NoSuchProcess
+from jitunwind.memory.live import not_permitted
 
 _DETACH, _GETREGSET, _SEIZE, _INTERRUPT = 17, 0x4204, 0x4206, 0x4207
 _NT_PRSTATUS = 1
@@ -137,7 +138,7 @@ class _Tracer:
         )
         if tracer not in ("0", str(os.getpid())):
             raise AlreadyTraced(f"process {self._pid} is being traced by process {tracer}")
-        raise NotPermitted(f"process {self._pid} may not be traced by this user")
+        raise not_permitted(f"process {self._pid} may not be traced by this user")
 
     def _interrupt(self, tids: list[int]) -> None:
         """Have threads stop, and wait for them."""
@@ -231,7 +232,7 @@ class Reader:
         try:
             self._file = os.open(f"/proc/{tid}/mem", os.O_RDONLY)
         except PermissionError:
-            raise NotPermitted(f"process {tid} may not be looked into by this user") from None
+            raise not_permitted(f"process {tid} may not be looked into by this user") from None
         except OSError as error:
             raise NoSuchProcess(f"process {tid} cannot be read: {error.strerror}") from None
         self._readv = _libc.process_vm_readv
