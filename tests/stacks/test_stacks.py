@@ -20,6 +20,7 @@ from elftools.elf.elffile import ELFFile
 from jitunwind.errors import AlreadyTraced, CannotStop, JitunwindError, NoSuchProcess, NotPython
 from jitunwind.stacks.library import stacks
 from jitunwind.stacks.model import FrameKind, Stacks
+from jitunwind.stacks.seizing import with_threads_stopped
 from tests.support import THOROUGH
 from tests.support.compiled import compiled, needs_gcc
 from tests.support.live import PROGRAMS, REPOSITORY, Interpreter, running
@@ -279,6 +280,18 @@ def test_the_process_goes_on_whenever_who_looks_is_killed(
             os.kill(child, number)
             assert looking.stdout.readline() == "ended\n"
             wait_until(lambda: all_go_on(started.pid), f"{started.pid} to go on: {status(started.pid)}")
+
+
+def test_an_interruption_at_the_end_of_a_stop_is_not_waited_with() -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+        for _ in range(40):
+            begin = time.monotonic()
+            with contextlib.suppress(KeyboardInterrupt):
+                with_threads_stopped(process.pid, lambda stop: os.kill(os.getpid(), signal.SIGINT))
+                time.sleep(LONGEST_STOP)  # it comes at the latest now
+            assert time.monotonic() - begin < LONGEST_STOP
+        assert all_go_on(process.pid)
+        process.kill()
 
 
 @contextmanager

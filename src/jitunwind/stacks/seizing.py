@@ -59,7 +59,7 @@ def with_threads_stopped(pid: int, work: Callable[[Stop], None]) -> Stop:
 
     `work` runs in another thread. NoSuchProcess, AlreadyTraced, NotPermitted; and what `work` raises.
     """
-    stop, errors = Stop(), list[BaseException]()
+    stop, errors, ended = Stop(), list[BaseException](), list[bool]()
     done = _thread.allocate_lock()
     done.acquire()
 
@@ -73,13 +73,15 @@ def with_threads_stopped(pid: int, work: Callable[[Stop], None]) -> Stop:
         except BaseException as error:  # handed on
             errors.append(error)
         finally:
+            ended.append(True)
             done.release()
 
     _thread.start_new_thread(trace, ())
     try:
         done.acquire()
     except BaseException:  # the thread would not end its work in a Python that ends
-        done.acquire(timeout=2 * _PATIENCE_SECONDS)
+        if not ended:  # else the lock may be ours already
+            done.acquire(timeout=2 * _PATIENCE_SECONDS)
         raise
     if errors:
         raise errors[0]
