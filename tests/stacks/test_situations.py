@@ -13,11 +13,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from jitunwind.errors import NoSuchProcess, NotPermitted
+from jitunwind.jits.registered import JitInterface
 from jitunwind.memory.packed import unpacked
+from jitunwind.memory.process import LiveProcess
 from jitunwind.stacks import seizing
 from jitunwind.stacks.library import stacks
 from jitunwind.stacks.model import FrameKind, Stacks
@@ -147,6 +151,19 @@ def test_files_are_those_that_the_process_has(
         found = stacks(pid)
     is_whole_from("handler", found)
     assert not found.warnings
+
+
+@needs_gcc
+@as_root
+def test_the_descriptor_of_gdbs_interface_is_that_of_the_processes_file(tmp_path: Path) -> None:
+    """Where another file has its path here."""
+    descriptor = "\nlong __jit_debug_descriptor[4] = {1};\n"
+    program = compiled(tmp_path / "static", SOURCE.read_text() + descriptor, "-O1 -pthread -static")
+    with program.open("rb") as file:
+        table: Any = ELFFile(file).get_section_by_name(".symtab")
+        (symbol,) = table.get_symbol_by_name("__jit_debug_descriptor")
+    with started(in_mount_namespace(program, tmp_path)) as pid, LiveProcess(pid) as memory:
+        assert JitInterface(memory, []).descriptors() == [symbol["st_value"]]
 
 
 @pytest.fixture(scope="module")

@@ -266,5 +266,5 @@ def _missing_names(stacks: dict[str, Any]) -> str:
 
     for path in stacks["nameless"]:
         if path == stacks["executable"] or os.path.basename(path).startswith("libpython"):
-            return f"names of C functions: {what_to_install(path)}, or --debug-dir DIR"
+            return f"names of C functions: {what_to_install(path.removesuffix(' (deleted)'))}, or --debug-dir DIR"
     return ""
