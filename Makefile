@@ -12,7 +12,7 @@ PYTEST = $(VENV)/bin/python -m pytest -n $(shell expr $$(nproc) + 1) --dist load
 # GDB from PyPI lies in .venv, and is the second choice.
 export PATH := $(PATH):$(CURDIR)/$(VENV)/bin
 
-.PHONY: help setup interpreters guests builds debuggers test offline thorough stress lint format demo readme bench witness libraries readers unwinders audit suite upstream forms speed publishing picture screens clean
+.PHONY: help setup interpreters guests builds debuggers test offline thorough stress lint format demo readme bench witness libraries readers unwinders audit suite upstream forms speed publishing profiling profilers picture screens clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -122,6 +122,11 @@ publishing: interpreters build/pyperformance ## docs/speed.md: what publishing c
 			--measures work --versions $$version || exit; done
 	@$(VENV)/bin/python bench/record.py docs/speed.md bytes bench/publishing.py build/pyperformance \
 		--measures bytes --versions $(VERSIONS)
+
+profiling: interpreters build/pyperformance ## docs/speed.md: the same of publishing with a file for perf
+	@for version in $(VERSIONS); do for kind in jitdump map; do \
+		$(VENV)/bin/python bench/record.py docs/speed.md "$$kind $$version" bench/publishing.py build/pyperformance \
+			--measures work --versions $$version --perf $$kind || exit; done; done
 
 unwinders: interpreters debuggers ## docs/unwinders.md: what unwinders inside the process find, with publishing and without
 	@$(VENV)/bin/python bench/unwinders.py --into docs/unwinders.md
