@@ -1,8 +1,8 @@
 """The sampler: in comes a live process, out comes a `Recording` of what its threads ran.
 
 Each period of the rate has one moment, somewhere in it: a program that does the same thing in step with the rate would
-else be seen at the same point each time. At a moment each thread that runs is stopped, one after the other, for as long
-as it takes to copy its stack. No signal is sent, nothing in the process is changed.
+else be seen at the same point each time. At a moment each thread that runs is stopped for as long as it takes to copy
+its stack. No signal is sent, nothing in the process is changed.
 """
 
 import gc
@@ -58,8 +58,6 @@ class Sampler:
         origin = Origin(pid, command_line(pid), self._period, "jitunwind", began=time.time())
         self._raw = Recording(origin)
         self.counts = self._raw.counts
-        self.stopped_seconds = 0.0
-        """For how long threads stood still, all together."""
         self._refusals = 0
         self._ended = False
 
@@ -114,25 +112,23 @@ class Sampler:
     def _warm_up(self) -> None:
         """What the first look takes, to read tables and code, is no part of the recording."""
         with suppress(Refused):
-            for tid in self._to_sample()[:_MOST_WARMED]:
-                self._process.sample(tid)
+            self._process.sample(self._to_sample()[:_MOST_WARMED])
 
     def _moment(self, at: float) -> None:
         tids = self._to_sample()
-        holders = self._process.holders() if self._wanted.gil else None
-        for tid in tids:
-            if holders is not None and tid not in holders:
-                continue
-            try:
-                taken = self._process.sample(tid)
-            except Refused:
-                self._refuse(tid)
-                taken = None
-            if taken is None:
-                self.counts.lost += 1
-                continue
-            self.stopped_seconds += self._stopper.stopped_seconds
-            self._add(at, tid, taken)
+        if self._wanted.gil:
+            holders = self._process.holders()
+            tids = [tid for tid in tids if holders is None or tid in holders]
+        if not tids:
+            return
+        try:
+            taken = self._process.sample(tids)
+        except Refused:
+            self._refuse()
+            taken = []
+        self.counts.lost += len(tids) - len(taken)
+        for tid, each in taken:
+            self._add(at, tid, each)
 
     def _add(self, at: float, tid: int, taken: Taken) -> None:
         counts = self.counts
@@ -158,7 +154,7 @@ class Sampler:
         self._ended = not alive
         return alive if self._wanted.idle else [tid for tid in alive if states[tid] == _RUNNING]
 
-    def _refuse(self, tid: int) -> None:
+    def _refuse(self) -> None:
         """Somebody else may trace the process for a while. Where it was never ours, that is an error."""
         self._refusals += 1
         if len(self._raw) or self._refusals < _MOST_REFUSALS:

@@ -28,7 +28,7 @@ from jitunwind.memory import Mapping
 from jitunwind.memory.backing import BackingFile
 from jitunwind.stacks.debugfiles import debug_folders
 from jitunwind.stacks.fileframes import FileFrames
-from jitunwind.stacks.moments import Moments
+from jitunwind.stacks.moments import Copy, Moments
 from jitunwind.stacks.native import NativeRules
 from jitunwind.stacks.onethread import ThreadStopper
 from jitunwind.stacks.sampledcode import JitPlace, SampledCode
@@ -80,6 +80,15 @@ class _Bounds(NamedTuple):
     end: int
 
 
+class _Copy(NamedTuple):
+    """Of one thread, while it stood still: its registers, its memory, and what tells whether code has come or gone."""
+
+    tid: int
+    note: bytes
+    memory: Copy
+    marks: bytes = b""
+
+
 class SampledProcess:
     """Process `pid`. NoSuchProcess, NotPermitted."""
 
@@ -104,10 +113,9 @@ class SampledProcess:
         self._interpreter: Sampled | None = None
         self._records: dict[int, list[SourceRecord]] = {}
         self._changing = self.memory.watched([])
-        self._marks = self._marks_now = b""
+        self._marks = b""
         self._bounds: dict[int, _Bounds] = {}
-        self._note = b""
-        self._tid = 0
+        self._copies: list[_Copy] = []
         self._renew_files()
         self._meet_interpreter()
 
@@ -177,38 +185,40 @@ class SampledProcess:
 
     # The stop
 
-    def sample(self, tid: int) -> Taken | None:
-        """What thread `tid` has on its stack now; None, if it could not be stopped. Refused."""
-        if self._interpreter is not None and tid not in self._records:
+    def sample(self, tids: Sequence[int]) -> list[tuple[int, Taken]]:
+        """What each of these threads has on its stack now; without those that could not be stopped. Refused."""
+        self._copies.clear()
+        self.memory.begin()
+        if self._interpreter is not None and any(tid not in self._records for tid in tids):
             self._look_at_records()
-            self._records.setdefault(tid, [])
-        self._tid = tid
-        if not self._stopper.with_stopped(tid, self._copy):
-            return None
-        return self._read(tid)
+            for tid in tids:
+                self._records.setdefault(tid, [])
+        self._stopper.with_each_stopped(tids, self._copy)
+        return [(copy.tid, taken) for copy in self._copies if (taken := self._read(copy)) is not None]
 
-    def _copy(self, note: bytes) -> None:
+    def _copy(self, tid: int, note: bytes) -> None:
         """All that is read while the thread stands still."""
-        self._note, memory = note, self.memory
+        memory = self.memory
         (pointer,) = _word(note, self._sp_at)
-        own = self._bounds.get(self._tid)
+        own = self._bounds.get(tid)
         if own is None or not own.start <= pointer < own.end:
-            own = self._own_stack(note, pointer)
-        memory.begin(range(own.start, own.end))
+            own = self._own_stack(tid, note, pointer)
+        copy = _Copy(tid, note, memory.new_copy(range(own.start, own.end)))
         start = pointer - self._arch.red_zone
         if own.start <= pointer < own.end:
             memory.keep_some(start, min(own.end - start, _LARGEST_STACK))
         else:
             self._copy_alternate(start, own)
         if self._interpreter is not None:
-            for record in self._records[self._tid]:
+            for record in self._records.get(tid, ()):
                 self._interpreter.keep_thread(memory, record)
-            self._marks_now = self._changing.now()
+            copy = copy._replace(marks=self._changing.now())
+        self._copies.append(copy)
 
-    def _own_stack(self, note: bytes, pointer: int) -> _Bounds:
+    def _own_stack(self, tid: int, note: bytes, pointer: int) -> _Bounds:
         """The thread's own stack: below its own data, wherever its stack pointer is."""
         memory = self.memory
-        if self._tid == self.pid:
+        if tid == self.pid:
             mapping = next((each for each in memory.mapped if each.path == "[stack]"), None)
             found = None if mapping is None else _Bounds(mapping.start - (1 << 23), mapping.end)
         else:
@@ -219,7 +229,7 @@ class SampledProcess:
                 mapping = memory.mapping_of(of or pointer)
             found = None if mapping is None else _Bounds(mapping.start, of & -8 if of else mapping.end)
         found = found or _Bounds(0, 0)
-        self._bounds[self._tid] = found
+        self._bounds[tid] = found
         return found
 
     def _copy_alternate(self, start: int, own: _Bounds) -> None:
@@ -244,17 +254,19 @@ class SampledProcess:
 
     # Afterwards
 
-    def _read(self, tid: int) -> Taken | None:
-        has_changed = False
-        if self._interpreter is not None and self._marks_now != self._marks:
-            self._marks, has_changed = self._marks_now, True
+    def _read(self, copy: _Copy) -> Taken | None:
+        """The stack in a copy; None, if the process has run another program meanwhile."""
+        tid, has_changed = copy.tid, False
+        self.memory.show(copy.memory)
+        if self._interpreter is not None and copy.marks != self._marks:
+            self._marks, has_changed = copy.marks, True
             self._interpreter.compare_anew()
             self.code.compare_anew()
             self._changing = self.memory.watched(self._interpreter.changing())
-            if not self._records[tid]:
-                del self._records[tid]  # the interpreter may know it now
+            if not self._records.get(tid):
+                self._records.pop(tid, None)  # the interpreter may know it now
         self._walker.memory_has_changed(has_changed)
-        registers = registers_of(self._note, self._arch).values
+        registers = registers_of(copy.note, self._arch).values
         walked = self._walker.walk(registers)
         if walked.reason:  # it may lead into what was mapped since
             program = self._program
