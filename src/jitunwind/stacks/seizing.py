@@ -28,7 +28,10 @@ _PATIENCE_SECONDS = 2.0
 _PATIENCE_WAITING_SECONDS = 0.02
 """The same for threads in an uninterruptible wait, while all others stand still."""
 _POLLS_AT_ONCE = 20
-_POLL_SECONDS = 0.00005
+_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.00005, 0.002
+_PART = 0.1
+"""Of the time that was waited already: so much more is waited until the next look. A thread that waits for a processor
+needs it more than this one."""
 _MOST_ROUNDS = 1000
 _FIRST = -20
 """The nice value of the thread that traces, where it may not have more."""
@@ -176,8 +179,9 @@ class _Tracer:
                 return
             polls += 1
             if polls > _POLLS_AT_ONCE:
-                time.sleep(_POLL_SECONDS)
-                left = self._waited_for(left, time.perf_counter() - begin)
+                waited = time.perf_counter() - begin
+                time.sleep(min(max(waited * _PART, _POLL_SECONDS), _LONGEST_POLL_SECONDS))
+                left = self._waited_for(left, waited)
 
     def _waited_for(self, tids: list[int], seconds: float) -> list[int]:
         """Those of the threads for which it is worth to wait longer than that."""
