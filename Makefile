@@ -6,13 +6,13 @@ VENV := .venv
 STAMP := $(VENV)/.jitunwind-set-up
 VERSIONS := $(patsubst src/jitunwind/jits/cpython/versions/py3%.py,3.%,$(sort $(wildcard src/jitunwind/jits/cpython/versions/py3*.py)))
 # Benchmarks with targets of their own, and what they run.
-LONG := $(patsubst %,bench/%.py,witness libraries audit testsuite publishing held readers record recording unwinders upstream forms readme)
+LONG := $(patsubst %,bench/%.py,witness libraries audit builds testsuite publishing held readers record recording unwinders upstream forms readme)
 # One process more than there are processors: tests wait for processes that they have started.
 PYTEST = $(VENV)/bin/python -m pytest -n $(shell expr $$(nproc) + 1) --dist loadfile --no-loadscope-reorder --costs -r fEs
 # GDB from PyPI lies in .venv, and is the second choice.
 export PATH := $(PATH):$(CURDIR)/$(VENV)/bin
 
-.PHONY: help setup interpreters guests builds debuggers test offline thorough stress lint format demo readme bench witness libraries readers unwinders audit suite upstream forms speed publishing recording picture screens clean
+.PHONY: help setup interpreters guests builds debuggers test offline thorough stress lint format demo readme bench witness libraries readers unwinders audit otherbuilds suite upstream forms speed publishing recording picture screens clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -37,9 +37,9 @@ guests: $(STAMP) ## the same for AArch64, which qemu-aarch64 runs
 		$(VENV)/bin/python tools/interpreters.py $$version --arch arm64 --debug-symbols || exit; \
 	done
 
-builds: $(STAMP) ## get other builds of the same CPythons: with assertions; embedded, shared and static
+builds: $(STAMP) ## get other builds of the same CPythons: with assertions; embedded; other patch releases
 	@for version in $(VERSIONS); do \
-		for kind in "--pydebug" "--embedded shared" "--embedded static"; do \
+		for kind in --pydebug "--embedded shared" "--embedded static" "--embedded stripped" "--suite testing"; do \
 			$(VENV)/bin/python tools/interpreters.py $$version $$kind || exit; \
 		done; \
 	done
@@ -105,6 +105,9 @@ forms: interpreters build/pyperformance ## the forms of instructions that JIT co
 
 audit: interpreters build/pyperformance ## docs/audit.md: millions of instructions of JIT code judged, x86_64's and AArch64's
 	@$(VENV)/bin/python bench/audit.py build/pyperformance --into docs/audit.md
+
+otherbuilds: builds ## docs/builds.md: debug builds, other patch releases and embedded ones: stacks, audits, times
+	@$(VENV)/bin/python bench/record.py docs/builds.md builds bench/builds.py
 
 suite: $(STAMP) ## CPython's own tests with publishing off and on; VERSIONS=3.14 for one version
 	@$(VENV)/bin/python bench/testsuite.py --versions $(VERSIONS)

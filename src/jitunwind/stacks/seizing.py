@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from jitunwind.errors import AlreadyTraced, NoSuchProcess, NotPermitted
+from jitunwind.errors import AlreadyTraced, NoSuchProcess
+from jitunwind.memory.live import not_permitted
 
 _DETACH, _GETREGSET, _SEIZE, _INTERRUPT = 17, 0x4204, 0x4206, 0x4207
 _NT_PRSTATUS = 1
@@ -58,7 +59,7 @@ def with_threads_stopped(pid: int, work: Callable[[Stop], None]) -> Stop:
 
     `work` runs in another thread. NoSuchProcess, AlreadyTraced, NotPermitted; and what `work` raises.
     """
-    stop, errors = Stop(), list[BaseException]()
+    stop, errors, ended = Stop(), list[BaseException](), list[bool]()
     done = _thread.allocate_lock()
     done.acquire()
 
@@ -72,13 +73,15 @@ def with_threads_stopped(pid: int, work: Callable[[Stop], None]) -> Stop:
         except BaseException as error:  # handed on
             errors.append(error)
         finally:
+            ended.append(True)
             done.release()
 
     _thread.start_new_thread(trace, ())
     try:
         done.acquire()
     except BaseException:  # the thread would not end its work in a Python that ends
-        done.acquire(timeout=2 * _PATIENCE_SECONDS)
+        if not ended:  # else the lock may be ours already
+            done.acquire(timeout=2 * _PATIENCE_SECONDS)
         raise
     if errors:
         raise errors[0]
@@ -137,7 +140,7 @@ class _Tracer:
         )
         if tracer not in ("0", str(os.getpid())):
             raise AlreadyTraced(f"process {self._pid} is being traced by process {tracer}")
-        raise NotPermitted(f"process {self._pid} may not be traced by this user")
+        raise not_permitted(f"process {self._pid} may not be traced by this user")
 
     def _interrupt(self, tids: list[int]) -> None:
         """Have threads stop, and wait for them."""
@@ -240,7 +243,7 @@ class Reader:
         try:
             self._file = os.open(f"/proc/{tid}/mem", os.O_RDONLY)
         except PermissionError:
-            raise NotPermitted(f"process {tid} may not be looked into by this user") from None
+            raise not_permitted(f"process {tid} may not be looked into by this user") from None
         except OSError as error:
             raise NoSuchProcess(f"process {tid} cannot be read: {error.strerror}") from None
         self._readv = _libc.process_vm_readv

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from struct import Struct
 from typing import NamedTuple, Protocol
 
-from jitunwind.dwarf.decode import CfaPlus, Expression, FrameState
+from jitunwind.dwarf.decode import Expression, FrameState
 from jitunwind.dwarf.expression import evaluate_expression
 from jitunwind.errors import MalformedFrames, UnreadableMemory
 from jitunwind.memory import Mapping as MemoryMapping
 from jitunwind.memory import Memory
-from jitunwind.rows import CfaRule, InRegister, SameValue, SavedAt, Undefined, Unknown
+from jitunwind.rows import CfaPlus, CfaRule, InRegister, SameValue, SavedAt, Undefined, Unknown
 from jitunwind.stacks.native import NativeRules, NoRules, Rules
 from jitunwind.stacks.snapshot import mapping_in
 
