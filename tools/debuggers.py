@@ -1,5 +1,5 @@
 """Fetches the debuggers and unwinders that tests compare with the machine's own: GDB 18, LLDB 19, LLVM's libunwind,
-the unwinders of Debian sid, and numba for the Pythons with a JIT.
+musl, the unwinders of Debian sid, and numba for the Pythons with a JIT.
 
 `make debuggers` runs it before the tests, which only look for what is here. All of it goes into the private folder:
 $JITUNWIND_CACHE, or ~/.cache/jitunwind. GDB comes from PyPI, the others from Debian. What is there already is left as
@@ -18,9 +18,10 @@ from pathlib import Path
 PACKAGES = {
     "lldb-19": ("lldb-19", "liblldb-19", "libllvm19", "libclang-cpp19"),
     "libunwind-19": ("libunwind-19",),
+    "musl": ("musl", "musl-dev"),
 }
 """By folder. They are unpacked and not installed: Debian does not install LLVM's libunwind beside nongnu libunwind's
-headers, and LLDB depends on packages that it does not need here, which a mirror may lack."""
+headers, musl-dev depends on a compiler, and LLDB on packages that it does not need here, which a mirror may lack."""
 OF_SID = ("libunwind8", "libdw1t64", "llvm-libunwind1", "linux-perf")
 WITH_DEPENDENCIES = (
     ("sid", OF_SID, platform.machine()),

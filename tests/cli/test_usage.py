@@ -21,7 +21,7 @@ from tests.support.processes import ROOT, interpreter, plain_environment
 
 ROOT_CONTEXT = Context(cli, info_name="jitunwind", help_option_names=["-h", "--help"])
 VERBS = {name: cli.get_command(ROOT_CONTEXT, name) for name in cli.list_commands(ROOT_CONTEXT)}
-WITH_PID = ("audit", "bt", "dump", "enable", "explain")
+WITH_PID = ("audit", "bt", "dump", "enable", "explain", "record")
 USING = (ROOT / "docs/using.md").read_text()
 
 
@@ -67,6 +67,13 @@ def test_help_and_version_by_every_name(forked: Forked) -> None:
 
 # --- slips
 
+CONTRADICTIONS = (
+    ("--python-only", "--native-only"),
+    ("--python", "--native-only"),
+    ("--c-lines", "--python-only"),
+    ("--c-lines", "--no-lines"),
+)
+
 
 @pytest.mark.parametrize(
     ("typed", "what", "tried"),
@@ -79,14 +86,19 @@ def test_help_and_version_by_every_name(forked: Forked) -> None:
         (["4711"], "there is no verb 4711", "jitunwind bt 4711; "),
         (["--verison"], "jitunwind has no option --verison", "--version; "),
         (["bt", "--tread", "1", "2"], "jitunwind bt has no option --tread", "--thread; "),
-        (["bt", "--nonsense", "1"], "jitunwind bt has no option --nonsense", "jitunwind bt --help"),
+        (["bt", "--xyzzy", "1"], "jitunwind bt has no option --xyzzy", "jitunwind bt --help"),
         (["audit", "--step", "9", "1"], "jitunwind audit has no option --step", "--steps"),
         (["run", "--pyhton", "P", "x"], "jitunwind run has no option --pyhton", "--python; "),
         (["run", "--pyhton=P", "x"], "jitunwind run has no option --pyhton", "--python; "),
-        (["bt"], "PID|CORE is missing", "jitunwind bt [OPTIONS] PID|CORE; "),
+        (["bt"], "PID|CORE... is missing", "jitunwind bt [OPTIONS] PID|CORE...; "),
         (["check"], "FILE... is missing", "jitunwind check [OPTIONS] FILE...; "),
         (["dump", "1"], "--output is missing", "jitunwind dump [OPTIONS] PID|CORE --output FILE; "),
-        (["bt", "1", "2"], "too many arguments: 2 is left over", "jitunwind bt --help"),
+        (["explain", "1", "2"], "too many arguments: 2 is left over", "jitunwind explain --help"),
+        (["bt", "1", "--watch", "0"], "--watch: 0.0 is not in the range", "jitunwind bt --help"),
+        *(
+            (["bt", "1", *both], f"{both[0]} and {both[1]} contradict each other", "one of the two")
+            for both in CONTRADICTIONS
+        ),
         (["bt", "1", "--thread", "x"], "--thread: 'x' is not a valid integer", "jitunwind bt --help"),
         (["bt", "1", "--color", "mauve"], "--color: 'mauve' is not one of ", "jitunwind bt --help"),
         (["bt", "1", "--thread"], "option '--thread' requires an argument", "jitunwind bt --help"),
@@ -94,6 +106,8 @@ def test_help_and_version_by_every_name(forked: Forked) -> None:
         (["completion", "tcsh"], "SHELL: 'tcsh' is not one of ", "jitunwind completion --help"),
         (["enable", "hot.py"], "PID: hot.py is no process number", "jitunwind enable --help"),
         (["audit"], "name a PID, a command, a core or a dump", "jitunwind audit --help"),
+        (["record"], "name a PID, or a command behind --", "jitunwind record --help"),
+        (["top"], "there is no verb top", "jitunwind record; "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -105,7 +119,8 @@ def test_a_slip_is_named_with_what_was_meant(typed: list[str], what: str, tried:
 
 def test_an_empty_argument_is_named(forked: Forked) -> None:
     for arguments, name in (
-        (["bt", ""], "PID|CORE"),
+        (["bt", ""], "PID|CORE..."),
+        (["bt", "1", ""], "PID|CORE..."),
         (["bt", "1", "--gdb", ""], "--gdb"),
         (["check", "/bin/true", ""], "FILE..."),
         (["audit", ""], "PID | COMMAND... | CORE | DUMP"),
@@ -113,6 +128,7 @@ def test_an_empty_argument_is_named(forked: Forked) -> None:
         (["dump", "1", "-o", ""], "--output"),
         (["explain", "1", "--region", ""], "--region"),
         (["explain", "-p", ""], "--pid"),
+        (["record", "-o", "", "1"], "--output"),
         (["run", "--python", "", "x"], "--python"),
     ):
         assert told(forked, *arguments)[0] == f"{name} is empty", arguments

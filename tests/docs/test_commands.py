@@ -1,9 +1,9 @@
 """Every command of README.md, docs/using.md and the pages on how it works, run.
 
 Commands are the lines that begin with `$ ` in ```console and ```sh blocks, and with `(gdb) ` in ```gdb
-blocks; what cannot run here stands in ```text. PID, TID, CORE and PYTHON stand for a process that runs
-tools/hot.py in JIT code, its thread, a core of it, and the interpreter. The checkout that commands run in is
-a copy. A command that several documents have is run once.
+blocks; ```python blocks are programs; what cannot run here stands in ```text. PID, TID, CORE and PYTHON stand
+for a process that runs tools/hot.py in JIT code, its thread, a core of it, and the interpreter. The checkout that
+commands run in is a copy. A command that several documents have is run once.
 """
 
 import ctypes
@@ -42,7 +42,7 @@ LIBC = ctypes.CDLL(None)
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: what stands behind its opening fence, and its lines."""
+    """A fenced block: what stands behind its opening fence, and its lines, without what is before the fence."""
 
     document: str
     line: int
@@ -59,22 +59,24 @@ class Block:
 
 
 def blocks(document: str) -> Iterator[Block]:
-    start, language, lines = 0, None, list[str]()
+    start, indent, language, lines = 0, 0, None, list[str]()
     for number, raw in enumerate((ROOT / document).read_text().splitlines(), 1):
         line = raw.strip()
         if language is None and line.startswith("```"):
             start, language, lines = number, line.removeprefix("```"), []
+            indent = len(raw) - len(raw.lstrip())
         elif language is not None and line == "```":
             yield Block(document, start, language, tuple(lines))
             language = None
         elif language is not None:
-            lines.append(line)
+            lines.append(raw[indent:].rstrip())
     assert language is None, f"{document}:{start}: a block without an end"
 
 
 BLOCKS = [block for document in DOCUMENTS for block in blocks(document)]
 SHELL = [block for block in BLOCKS if block.language in ("console", "sh")]
 GDB = [block for block in BLOCKS if block.language == "gdb"]
+PYTHON = [block for block in BLOCKS if block.language == "python"]
 
 
 @dataclass(frozen=True)
@@ -226,8 +228,17 @@ def test_a_session_in_gdb_works(block: Block, stage: Stage, tmp_path: Path) -> N
     assert "py::work:" in said, said
 
 
+@ONE_VERSION
+@pytest.mark.parametrize("block", PYTHON, ids=str)
+def test_a_program_works(block: Block, stage: Stage) -> None:
+    program = "\n".join(block.lines).replace("PID", stage.words["PID"])
+    said = stage.run("env", f"PYTHONPATH={ROOT / 'src'}", sys.executable, "-c", program)
+    assert said
+    assert not complaints(said), said
+
+
 def test_commands_stand_where_they_are_run() -> None:
-    run, shown = set(PROMPTS), {"text", "json"}
+    run, shown = {*PROMPTS, "python"}, {"text", "json"}
     for block in BLOCKS:
         assert block.language in run | shown, f"{block}: ```{block.language}"
 

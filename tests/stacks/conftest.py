@@ -1,9 +1,13 @@
-"""Fixtures of the live tests: the interpreters, once per version."""
+"""Fixtures of the live tests: the interpreters, once per version; and the program of many situations."""
+
+from pathlib import Path
 
 import pytest
 
+from tests.support.compiled import compiled
 from tests.support.live import VERSIONS, Interpreter, interpreter
 from tests.support.machines import HERE
+from tests.support.situations import SOURCE
 
 
 @pytest.fixture(scope="session", params=VERSIONS)
@@ -12,3 +16,10 @@ def python(request: pytest.FixtureRequest) -> Interpreter:
     of = request.param
     version, machine = of if isinstance(of, tuple) else (of, HERE)
     return interpreter(version, machine.needed())
+
+
+@pytest.fixture(scope="session")
+def situations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """situations.c, compiled."""
+    folder = tmp_path_factory.mktemp("situations")
+    return compiled(folder / "situations", SOURCE.read_text(), "-O1 -pthread")

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,20 @@ from elftools.elf.elffile import ELFFile
 
 from jitunwind.errors import AlreadyTraced, CannotStop, JitunwindError, NoSuchProcess, NotPython
 from jitunwind.stacks.library import stacks
-from jitunwind.stacks.model import Frame, FrameKind, Stacks
+from jitunwind.stacks.model import FrameKind, Stacks
+from jitunwind.stacks.seizing import with_threads_stopped
 from tests.support import THOROUGH
 from tests.support.compiled import compiled, needs_gcc
 from tests.support.live import PROGRAMS, REPOSITORY, Interpreter, running
-from tests.support.processes import command, plain_environment, status, wait_until
+from tests.support.processes import plain_environment, status, wait_until
+from tests.support.situations import SOURCE, names, only, started
 from tests.support.stopped import at_random_moments, differences, stop, witness
 
 COMPARED = ("loops", "recursion", "exceptions", "threads", "generators", "calls_c")
+OTHERS = (
+    *("attributes", "calls", "deep", "exits", "floats", "interpreters"),
+    *("side_exits", "strings", "throws", "two_threads"),
+)
 STOPS = 200 if THOROUGH else 5
 KILLS = 100 if THOROUGH else 20
 LONGEST_STOP = 1.0
@@ -36,24 +42,53 @@ DEEP = (500, 1_000, 2_000)
 
 @pytest.mark.parametrize("program", COMPARED)
 def test_each_frame_is_as_gdb_has_it(python: Interpreter, program: str, tmp_path: Path) -> None:
-    """Program counters, stack pointers, names, lines, and the callee-saved registers at each frame."""
+    """Program counters, stack pointers, names, lines, and the callee-saved registers at each frame. And no GDB is
+    needed."""
+    with running(python, program, cwd=tmp_path) as started:
+        assert compared(started.pid, tmp_path)
+        assert_no_gdb_is_needed(started.pid, tmp_path)
+
+
+def test_each_frame_of_other_programs_is_as_gdb_has_it(python: Interpreter, tmp_path: Path) -> None:
+    for program in OTHERS if THOROUGH else OTHERS[:1]:
+        folder = tmp_path / program
+        folder.mkdir()
+        with running(python, program, cwd=folder) as started:
+            compared(started.pid, folder)
+            assert_no_gdb_is_needed(started.pid, folder)
+
+
+def compared(pid: int, folder: Path) -> int:
+    """Of how many stops had JIT code on a stack; all are as GDB has them."""
     in_jit_code = 0
-    with running(python, program, cwd=tmp_path) as started, witness(started.pid, tmp_path) as gdb:
-        for gdbs, ours in at_random_moments(started.pid, STOPS, gdb):
+    with witness(pid, folder) as gdb:
+        for gdbs, ours in at_random_moments(pid, STOPS, gdb):
             assert not differences(gdbs, ours), "\n".join(differences(gdbs, ours))
             assert ours.complete, ours.warnings
             in_jit_code += any(frame.kind is FrameKind.JIT for each in ours.threads for frame in each.frames)
-    assert in_jit_code
+    return in_jit_code
 
 
-def test_no_gdb_is_needed(python: Interpreter, tmp_path: Path) -> None:
-    empty = tmp_path / "bin"
-    empty.mkdir()
-    with running(python, "loops", cwd=tmp_path) as started:
-        environment = plain_environment() | {"PATH": str(empty)}
-        done = subprocess.run(command("bt", started.pid), env=environment, capture_output=True, text=True)
+def assert_no_gdb_is_needed(pid: int, folder: Path) -> None:
+    """Nothing is on PATH, no program is started, and nothing of what runs a GDB is imported."""
+    (folder / "bin").mkdir()
+    environment = plain_environment() | {"PATH": str(folder / "bin")}
+    command = [sys.executable, "-c", ALONE, "bt", "--python", str(pid)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     assert "all stacks are whole" in done.stdout
+
+
+ALONE = """
+import sys
+def refuse(event, arguments):
+    starts = event in ("subprocess.Popen", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.system")
+    if starts or event == "import" and arguments[0].startswith("jitunwind.gdbplugin"):
+        raise RuntimeError(f"{event} {arguments}")
+sys.addaudithook(refuse)
+from jitunwind.cli import main
+main()
+"""
 
 
 def test_deep_stacks_take_time_and_frames_in_proportion(python: Interpreter, tmp_path: Path) -> None:
@@ -73,39 +108,7 @@ def test_deep_stacks_take_time_and_frames_in_proportion(python: Interpreter, tmp
     assert per_level == pytest.approx((frames[1] - frames[0]) / (DEEP[1] - DEEP[0]), rel=0.2)
 
 
-@contextmanager
-def started(command: list[str], environment: dict[str, str] | None = None) -> Iterator[int]:
-    """The pid of a program that says "ready"; killed at the end."""
-    process = subprocess.Popen(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        yield process.pid
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout:
-            process.stdout.close()
-
-
 # --- situations
-
-
-@pytest.fixture(scope="module")
-def situations(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    source = (REPOSITORY / "tests/support/situations.c").read_text()
-    return compiled(tmp_path_factory.mktemp("situations") / "situations", source, "-O1 -pthread")
-
-
-def only(found: Stacks) -> tuple[Frame, ...]:
-    (thread,) = found.threads
-    return thread.frames
-
-
-def names(frames: tuple[Frame, ...]) -> list[str]:
-    return [frame.name for frame in frames]
 
 
 def assert_handler_is_above_main(found: Stacks) -> None:
@@ -162,8 +165,9 @@ def test_a_walk_that_cannot_go_on_says_why(situation: str, reason: str, situatio
 @pytest.mark.parametrize("options", ["-g -fno-asynchronous-unwind-tables", "-static"])
 def test_tables_that_are_in_the_file_alone(options: str, tmp_path: Path) -> None:
     """.debug_frame, and the .eh_frame of a static program, which no header leads to."""
-    source = (REPOSITORY / "tests/support/situations.c").read_text()
-    program = compiled(tmp_path / "program", source, f"-O1 -pthread -fomit-frame-pointer {options}")
+    program = compiled(
+        tmp_path / "program", SOURCE.read_text(), f"-O1 -pthread -fomit-frame-pointer {options}"
+    )
     with started([str(program), "alternate"]) as pid:
         found = stacks(pid)
     assert_handler_is_above_main(found)
@@ -278,6 +282,18 @@ def test_the_process_goes_on_whenever_who_looks_is_killed(
             wait_until(lambda: all_go_on(started.pid), f"{started.pid} to go on: {status(started.pid)}")
 
 
+def test_an_interruption_at_the_end_of_a_stop_is_not_waited_with() -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+        for _ in range(40):
+            begin = time.monotonic()
+            with contextlib.suppress(KeyboardInterrupt):
+                with_threads_stopped(process.pid, lambda stop: os.kill(os.getpid(), signal.SIGINT))
+                time.sleep(LONGEST_STOP)  # it comes at the latest now
+            assert time.monotonic() - begin < LONGEST_STOP
+        assert all_go_on(process.pid)
+        process.kill()
+
+
 @contextmanager
 def looking_again_and_again(pid: int) -> "Iterator[subprocess.Popen[str]]":
     """A process that forks for each line that it gets: the child prints its number, and reads the stacks of `pid` for
@@ -325,8 +341,19 @@ def status_of(pid: int, tid: str) -> dict[str, Any]:
 def test_what_is_no_process_of_ours(pid: int, error: type[JitunwindError]) -> None:
     if pid == 2 and Path("/proc/2/comm").exists() and Path("/proc/2/comm").read_text() != "kthreadd\n":
         pytest.skip("in this PID namespace there are no kernel threads")
-    with pytest.raises(error if pid != 2 or Path("/proc/2").exists() else NoSuchProcess):
+    with pytest.raises(error if pid != 2 or Path("/proc/2").exists() else NoSuchProcess) as caught:
         stacks(pid)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [(os.getpid, "is this one, which cannot stop itself"), (str, "neither a process nor a core is named")],
+)
+def test_what_cannot_be_asked_for(target: Callable[[], int | str], said: str) -> None:
+    with pytest.raises(JitunwindError, match=said) as caught:
+        stacks(target())
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("how", ["deleted", "replaced"])

@@ -1,11 +1,14 @@
 // A process in one of the situations that stacks are read in; says "ready" when it is in it, and stays there.
 #define _GNU_SOURCE
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 __attribute__((noinline)) static void stay(void)
@@ -71,6 +74,51 @@ static void start(void *(*function)(void *))
         pthread_detach(thread);
 }
 
+#ifdef __GLIBC__ // musl has no coroutines
+// A coroutine, by the C library's own functions: it runs on a stack whose outermost frame nobody has called.
+static ucontext_t outside, inside;
+
+static void coroutine(void) { stay(); }
+
+__attribute__((noinline)) static void in_coroutine(void)
+{
+    getcontext(&inside);
+    inside.uc_stack.ss_sp = malloc(1 << 16);
+    inside.uc_stack.ss_size = 1 << 16;
+    inside.uc_link = &outside;
+    makecontext(&inside, coroutine, 0);
+    swapcontext(&outside, &inside);
+}
+#else
+static void in_coroutine(void) {}
+#endif
+
+__attribute__((noinline)) static int deep(int levels)
+{
+    if (levels <= 0 && levels > -9)
+        stay();
+    return deep(levels - 1) + 1;
+}
+
+// Nothing but read, write and exit is allowed; stdin is a pipe that nobody writes to.
+static void confined(void)
+{
+    char byte;
+    puts("ready");
+    fflush(stdout);
+    prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT);
+    for (;;)
+        if (syscall(SYS_read, 0, &byte, 1) <= 0)
+            syscall(SYS_exit, 1);
+}
+
+// The child of a vfork runs on the stack of its parent, which waits for it.
+__attribute__((noinline)) static void vforked(void)
+{
+    if (vfork() == 0)
+        stay();
+}
+
 static void *short_lived(void *unused) { (void)unused; usleep(50); start(short_lived); return NULL; }
 
 int main(int count, char **arguments)
@@ -88,6 +136,14 @@ int main(int count, char **arguments)
         switched((char *)malloc(1 << 16) + (1 << 16) - 64);
     else if (!strcmp(what, "circle"))
         circle();
+    else if (!strcmp(what, "coroutine"))
+        in_coroutine();
+    else if (!strcmp(what, "deep"))
+        deep(20000);
+    else if (!strcmp(what, "confined"))
+        confined();
+    else if (!strcmp(what, "vforked"))
+        vforked();
     else if (!strcmp(what, "zombie")) {
         start(other);
         pthread_exit(NULL);

@@ -68,6 +68,11 @@ class Agent:
             from jitunwind.agent import agent
         except ImportError as error:
             raise AgentMissing(f"the agent cannot be loaded: {error}") from None
+        except SystemError:  # see `MODULE` in python.h
+            raise AgentFailed(
+                "this program exports no functions of Python's, so it can load no extension module",
+                "link it with -rdynamic; bt, explain and audit work without",
+            ) from None
         self._c = agent
         self.consumers = dict(agent.consumer_bits())
         """By the name of a consumer: its bit in jitunwind.h."""

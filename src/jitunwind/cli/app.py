@@ -10,12 +10,13 @@ from jitunwind.cli.bt import bt
 from jitunwind.cli.completion import completion
 from jitunwind.cli.output import INTERRUPTED, UNUSABLE, print_error
 from jitunwind.cli.ownprocess import ended_by_interrupts
-from jitunwind.cli.usage import in_words, no_such_verb
+from jitunwind.cli.usage import in_words, no_such_verb, of_the_system
 from jitunwind.cli.verb import Context, Verb
 from jitunwind.errors import JitunwindError
 
 _LAZY = {
-    name: name for name in ("agent", "audit", "check", "doctor", "dump", "enable", "explain", "gdb", "run")
+    name: name
+    for name in ("agent", "audit", "check", "doctor", "dump", "enable", "explain", "gdb", "record", "run")
 } | {"disable": "enable"}
 """Verbs that are imported when they are asked for, so that the others start as fast without them, and their modules."""
 
@@ -114,8 +115,7 @@ def run() -> int:
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except OSError as error:
-        of = f"{error.filename}: " if error.filename else ""
-        print_error(f"{of}{error.strerror or error}", "jitunwind help VERB says what it needs")
+        print_error(*of_the_system(error))
         return UNUSABLE
     except Exception as error:
         traceback.print_exc()

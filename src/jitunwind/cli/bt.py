@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -13,7 +12,9 @@ from jitunwind.cli import page
 from jitunwind.cli.output import UNUSABLE, is_coloured, print_warning, progress
 from jitunwind.cli.ownprocess import without_garbage_collection
 from jitunwind.cli.page import Paint
+from jitunwind.cli.usage import WrongUsage
 from jitunwind.cli.verb import (
+    Seconds,
     Verb,
     color_option,
     debug_dir_option,
@@ -35,13 +36,17 @@ _JSON_KEYS = (
 
 
 @click.command(cls=Verb)
-@target_argument("PID|CORE")
+@target_argument("PID|CORE...", nargs=-1)
 @click.option("--exe", metavar="PYTHON", help="The program that left the core.  [default: as the core says]")
 @click.option("--thread", type=int, metavar="TID", help="Only the thread with this kernel id.")
 @click.option("--python", "python", is_flag=True, help="Interleave the interpreter's pure Python frames.")
+@click.option("--python-only", is_flag=True, help="Only Python functions, those in JIT code included.")
+@click.option("--native-only", is_flag=True, help="Only C functions; JIT code and shims are left out.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--watch", type=Seconds(min=0.1), metavar="SECONDS", help="Again every so often, until Ctrl-C.")
 @color_option
 @click.option("--full-paths", is_flag=True, help="Print whole paths, not the names of files alone.")
+@click.option("--no-lines", is_flag=True, help="Leave files and lines out.")
 @click.option("--c-lines", is_flag=True, help="Lines of C functions, too, and the functions inlined there.")
 @debug_dir_option
 @debuginfod_option
@@ -49,55 +54,142 @@ _JSON_KEYS = (
 @click.pass_context
 def bt(
     context: click.Context,
-    target: str,
+    target: tuple[str, ...],
     exe: str | None,
     thread: int | None,
     python: bool,
+    python_only: bool,
+    native_only: bool,
     as_json: bool,
+    watch: float | None,
     color: str,
     full_paths: bool,
+    no_lines: bool,
     c_lines: bool,
     debug_dirs: tuple[str, ...],
     debuginfod: bool,
     gdb_path: str | None,
 ) -> None:
-    """Print the native stacks of a process or a core.
+    """Print the native stacks of processes or cores.
 
     Each thread's stack is shown as a whole. JIT frames have the name of their Python function, and the line it
     runs. The process stands still for as long as the last line says, and goes on.
 
-    Exit status: 0 all stacks are whole; 2 the input cannot be used, a stack is not whole, or the process has
-    no JIT code because its JIT is off or it is no Python (its stack is printed all the same); 130 interrupted.
+    Exit status: 0 all stacks are whole, or with --watch the processes have ended; 2 the input cannot be used, a
+    stack is not whole, or the process has no JIT code because its JIT is off or it is no Python (its stack is
+    printed all the same); of several the worst; 130 interrupted.
     """
+    _refuse_contradictions(context)
     if debuginfod and not os.environ.get("DEBUGINFOD_URLS"):
         raise click.UsageError(
             "--debuginfod needs the servers' addresses in the environment: DEBUGINFOD_URLS"
         )
-    subject = target_of(target, exe)
     wanted = {
         "thread": thread,
-        "python": python,
+        "python": python or python_only,
         "registers": as_json,
         "c_lines": c_lines,
         "debug_dirs": debug_dirs,
         "debuginfod": debuginfod,
     }
-    with progress(f"reading the stacks of {named(target)}"):
-        found = _by_ourselves(subject, wanted) if gdb_path is None else _by_gdb(gdb_path, subject, wanted)
-    stacks = found.stacks
-    if stacks["core"]:
-        stacks["core"] = named(stacks["core"])
-    problem = _problem(stacks)
-    stacks["warnings"] += [problem] if problem else _notes(stacks)
-    if as_json:
-        click.echo(json.dumps({key: stacks[key] for key in _JSON_KEYS}, indent=2))
+    only = "python" if python_only else "native" if native_only else None
+    look = _Look(wanted, exe, gdb_path, only, not no_lines, is_coloured(color, sys.stdout), full_paths)
+    if watch is None and len(target) == 1:
+        with progress(f"reading the stacks of {named(target[0])}"):
+            seen = look.at(target[0])
+        click.echo(json.dumps(seen.document, indent=2) if as_json else look.page(seen), color=look.coloured)
+        for warning in seen.stacks["warnings"]:
+            print_warning(warning)
+        status = seen.status
     else:
-        hints = [_missing_names(stacks), *([] if python else [_missing_functions(stacks)])]
-        _print(stacks, found.stopped_seconds, is_coloured(color, sys.stdout), full_paths, hints)
-    for warning in stacks["warnings"]:
-        print_warning(warning)
-    if problem or not stacks["complete"]:
-        context.exit(UNUSABLE)
+        from jitunwind.cli import rounds  # one look starts faster without it
+
+        status = rounds.run(target, look, as_json, watch)
+    if status:
+        context.exit(status)
+
+
+_CONTRADICTIONS = (
+    ("python_only", "native_only"),
+    ("python", "native_only"),
+    ("c_lines", "python_only"),
+    ("c_lines", "no_lines"),
+)
+
+
+def _refuse_contradictions(context: click.Context) -> None:
+    for pair in _CONTRADICTIONS:
+        if all(context.params[each] for each in pair):
+            one, other = (f"--{each.replace('_', '-')}" for each in pair)
+            raise WrongUsage(f"{one} and {other} contradict each other", "one of the two", context)
+
+
+class _Seen(NamedTuple):
+    """The stacks of one process or core as data, and for how long it stood still. `status`: 0, or why not."""
+
+    stacks: dict[str, Any]
+    stopped_seconds: float
+    status: int
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return {key: self.stacks[key] for key in _JSON_KEYS}
+
+
+class _Look(NamedTuple):
+    """How to look, and what to show of it: frames of the kind `only` (None: all), files and lines or not."""
+
+    wanted: dict[str, Any]
+    exe: str | None
+    gdb_path: str | None
+    only: str | None
+    with_lines: bool
+    coloured: bool
+    full_paths: bool
+
+    def at(self, text: str) -> _Seen:
+        """The stacks of the process or core that `text` names. JitunwindError, OSError."""
+        target = target_of(text, self.exe)
+        gdb = self.gdb_path
+        found = _by_ourselves(target, self.wanted) if gdb is None else _by_gdb(gdb, target, self.wanted)
+        stacks = found.stacks
+        if stacks["core"]:
+            stacks["core"] = named(stacks["core"])
+        problem = _problem(stacks, self.only)
+        stacks["warnings"] += [problem] if problem else _notes(stacks, self.only)
+        for thread in stacks["threads"]:
+            thread["frames"] = self._shown(thread["frames"])
+        is_well = stacks["complete"] and not problem
+        return _Seen(stacks, found.stopped_seconds, 0 if is_well else UNUSABLE)
+
+    def _shown(self, frames: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if self.only is not None:
+            frames = [frame for frame in frames if frame["kind"] == self.only]
+        for index, frame in enumerate(frames):
+            frame["index"] = index
+            if not self.with_lines:
+                frame["file"] = frame["line"] = None
+        return frames
+
+    def page(self, seen: _Seen) -> str:
+        """As text."""
+        stacks = seen.stacks
+        paint: Paint = click.style if self.coloured else _plain
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        form = page.Form(paint, width, self.full_paths)
+        lines = [*page.lines(stacks, form), ""]
+        for hint in self._hints(stacks):
+            lines += [paint(line, dim=True) for line in page.wrapped(hint, form)]
+        whole = "all stacks are whole" if stacks["complete"] else "NOT every stack is whole"
+        stood = "" if stacks["core"] else f"; the process stood still for {_duration(seen.stopped_seconds)}"
+        style: dict[str, Any] = {"dim": True} if stacks["complete"] else {"fg": "red", "bold": True}
+        return "\n".join([*lines, paint(f"{whole}{stood}", **style)])
+
+    def _hints(self, stacks: dict[str, Any]) -> list[str]:
+        """What shows more."""
+        hints = [] if self.only == "python" else [_missing_names(stacks)]
+        return hints if self.only or self.wanted["python"] else [*hints, _missing_functions(stacks)]
 
 
 def _architecture(target: Target) -> "Architecture | None":
@@ -159,41 +251,31 @@ def _check(target: str, report: "Report", thread: int | None) -> None:
         )
 
 
-def _problem(stacks: dict[str, Any]) -> str | None:
+def _problem(stacks: dict[str, Any], only: str | None) -> str | None:
     """What keeps the answer from being what was asked for, besides a stack that is not whole."""
+    no_python = stacks["problem_kind"] == NotPython.__name__
+    if stacks["python"] is None and only == "python":
+        return f"there are no Python frames: {stacks['problem'] or 'no CPython is known here'}"
     if stacks["python"] is None and stacks["jit_code"]:
         return None  # another JIT's
-    if stacks["problem_kind"] == NotPython.__name__:
-        return f"no CPython here: {stacks['problem']}; these are native frames only"
+    if no_python:
+        native_only = f"no CPython here: {stacks['problem']}; these are native frames only"
+        return None if only == "native" else native_only
     if stacks["python"] is None:
         return f"{stacks['problem']}: JIT frames, if there are any, are neither unwound nor named"
-    if stacks["jit"] is False and not stacks["jit_code"]:
+    if stacks["jit"] is False and not stacks["jit_code"] and only is None:
         return "no JIT code here: this Python's JIT is off (PYTHON_JIT=1 turns it on), or it has none"
     return None
 
 
-def _notes(stacks: dict[str, Any]) -> list[str]:
+def _notes(stacks: dict[str, Any], only: str | None) -> list[str]:
     """What is good to know, and no reason to fail."""
-    if not stacks["jit_code"] and stacks["python"] is not None:
+    if not stacks["jit_code"] and stacks["python"] is not None and only is None:
         return [f"no JIT code is known here: {stacks['no_code']}"]
     return []
 
 
 _MISMATCH = "core file may not match"
-
-
-def _print(
-    stacks: dict[str, Any], stopped_seconds: float, coloured: bool, full_paths: bool, hints: Sequence[str]
-) -> None:
-    paint: Paint = click.style if coloured else _plain
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    form = page.Form(paint, width, full_paths)
-    lines = [*page.lines(stacks, form), ""]
-    lines += [paint(line, dim=True) for hint in hints for line in page.wrapped(hint, form)]
-    whole = "all stacks are whole" if stacks["complete"] else "NOT every stack is whole"
-    stood = f"; the process stood still for {_duration(stopped_seconds)}" if not stacks["core"] else ""
-    style: dict[str, Any] = {"dim": True} if stacks["complete"] else {"fg": "red", "bold": True}
-    click.echo("\n".join([*lines, paint(f"{whole}{stood}", **style)]), color=coloured)
 
 
 def _duration(seconds: float) -> str:
@@ -222,5 +304,5 @@ def _missing_names(stacks: dict[str, Any]) -> str:
 
     for path in stacks["nameless"]:
         if path == stacks["executable"] or os.path.basename(path).startswith("libpython"):
-            return f"names of C functions: {what_to_install(path)}, or --debug-dir DIR"
+            return f"names of C functions: {what_to_install(path.removesuffix(' (deleted)'))}, or --debug-dir DIR"
     return ""

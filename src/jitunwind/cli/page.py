@@ -27,6 +27,8 @@ _FEWEST = 8
 """Columns below which nothing is cut: a terminal that narrow wraps."""
 _NO_FILES_OF_THEIR_OWN = ("__init__.py", "__main__.py")
 """Files whose name says nothing without that of their folder."""
+_MARKS = {None: "", False: "  ", True: "* "}
+"""By whether a frame has changed since the last look: None where there was none."""
 _FAULTS = {("SIGSEGV", 1): "nothing is mapped there", ("SIGSEGV", 2): "that access is not allowed there"}
 """By name and si_code: SEGV_MAPERR and SEGV_ACCERR (sigaction(2))."""
 
@@ -48,6 +50,8 @@ def lines(stacks: dict[str, Any], form: Form) -> Iterator[str]:
         digits = len(str(len(thread["frames"])))
         for frame in thread["frames"]:
             yield from _frame(frame, digits, form)
+        if not thread["frames"] and thread.get("reason") == "":
+            yield form.paint("  (no frames of that kind)", **_DIM)
         if thread.get("reason"):
             yield from (form.paint(line, fg="red") for line in wrapped(f"  … {thread['reason']}", form))
 
@@ -94,7 +98,7 @@ def _frame(frame: dict[str, Any], digits: int, form: Form) -> Iterator[str]:
     """One line; what does not fit in it has lines of its own, farther to the left where it is long."""
     kind, paint = frame["kind"], form.paint
     address = " " * 18 if kind == "python" else f"{int(frame['pc'], 16):#018x}"
-    begin = f"#{frame['index']:<{digits}} {address} "
+    begin = f"{_MARKS[frame.get('changed')]}#{frame['index']:<{digits}} {address} "
     indent = len(begin) + _KIND
     most = sys.maxsize if form.width is None else form.width
     label = shortened(_label(frame), max(most - indent, _FEWEST))

@@ -8,11 +8,11 @@ from click.shell_completion import CompletionItem
 
 from jitunwind.agent import built
 from jitunwind.cli.handing_on import HandsOn, become
-from jitunwind.cli.output import print_note
+from jitunwind.cli.output import print_note, print_warning
 from jitunwind.cli.verb import perf_option
 from jitunwind.errors import CannotStart
 from jitunwind.startup.launch import check_arguments, environment
-from jitunwind.startup.pythons import ask, find
+from jitunwind.startup.pythons import Python, ask, find
 
 _PYTHONS_OWN = (
     "--check-hash-based-pycs",
@@ -63,22 +63,26 @@ def run(python: str | None, perf: str | None, arguments: tuple[str, ...]) -> Non
     check_arguments(arguments)
     built.check()
     if python is not None:
-        path = _named(python)
+        found = _named(python)
     else:
         found = find(arguments)
-        path = found.path
-        print_note(f"runs in {path} (CPython {found.version_text}, {found.found}); --python names another")
+        print_note(
+            f"runs in {found.path} (CPython {found.version_text}, {found.found}); --python names another"
+        )
+    path = found.path
+    if found.warning:
+        print_warning(found.warning)
     try:
         become(path, arguments, environment(os.environ, perf))
     except OSError as error:
         raise CannotStart(f"{path} cannot be run: {error.strerror}") from None
 
 
-def _named(python: str) -> str:
+def _named(python: str) -> Python:
     found = shutil.which(python)
     if found is None:
         raise CannotStart(
             f"--python {python}: that is no program that can be run",
             "name an interpreter: a path, or a name on PATH such as python3.14",
         )
-    return ask(found).path
+    return ask(found)

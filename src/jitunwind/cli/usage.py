@@ -8,12 +8,13 @@ import click
 _MOST = 3
 _OTHER_NAMES = {
     **dict.fromkeys(("attach", "debug", "lldb"), "gdb"),
-    **dict.fromkeys(("backtrace", "core", "remote", "stack", "stacks", "threads", "top", "where"), "bt"),
+    **dict.fromkeys(("backtrace", "core", "remote", "stack", "stacks", "threads", "where"), "bt"),
     **dict.fromkeys(("cflags", "pkg-config"), "agent"),
     **dict.fromkeys(("disasm", "html", "list", "show", "view"), "explain"),
     **dict.fromkeys(("exec", "launch", "start"), "run"),
     **dict.fromkeys(("lint", "verify"), "check"),
     **dict.fromkeys(("publish",), "enable"),
+    **dict.fromkeys(("flamegraph", "perf", "profile", "sample", "top"), "record"),
     **dict.fromkeys(("save", "snapshot"), "dump"),
     **dict.fromkeys(("step", "test", "validate"), "audit"),
 }
@@ -84,6 +85,12 @@ def in_words(error: click.ClickException) -> tuple[str, str]:
     if message[:1].isupper() and message[1:2].islower():
         message = message[0].lower() + message[1:]
     return message, hint
+
+
+def of_the_system(error: OSError) -> tuple[str, str]:
+    """The same of an error that nobody has expected."""
+    of = f"{error.filename}: " if error.filename else ""
+    return f"{of}{error.strerror or error}", "jitunwind help VERB says what it needs"
 
 
 def _name(parameter: click.Parameter) -> str:

@@ -74,14 +74,13 @@ class Verb(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         if self._prints:
             check_stdout()
-        with _plain_core(ctx):
-            try:
+        target = _only_target(ctx)
+        with plain_core(target) as plain:
+            if plain != target:
+                given = ctx.params["target"]
+                ctx.params["target"] = (plain,) if isinstance(given, tuple) else plain
+            with saying_if_ended(target):
                 return super().invoke(ctx)
-            except (OSError, *_DAMAGED) as error:
-                target = _only_target(ctx)
-                if is_number(target):
-                    raise _if_ended(int(target), error) from None
-                raise
 
     def _refuse_empty(self, context: click.Context, arguments: Sequence[str]) -> None:
         """Most often an empty argument is a shell variable that is not set."""
@@ -106,26 +105,23 @@ def _only_target(context: click.Context) -> str:
 
 
 @contextlib.contextmanager
-def _plain_core(context: click.Context) -> Iterator[None]:
-    """While a verb runs, the plain core in the place of a compressed one that is its target. Errors name the
+def plain_core(target: str) -> Iterator[str]:
+    """While this lasts, the plain form of a compressed core; what else `target` is, as it is. Errors name the
     latter."""
-    target = _only_target(context)
     if not target or is_number(target) or not os.path.isfile(target):
-        yield
+        yield target
         return
     from jitunwind.memory.packed import is_packed, unpacked  # with a process verbs start faster without it
 
     if not is_packed(Path(target)):
-        yield
+        yield target
         return
     with contextlib.ExitStack() as stack:
         with reporting(f"unpacking {target}") as note:
             plain = str(stack.enter_context(unpacked(Path(target), note)))
-        given = context.params["target"]
-        context.params["target"] = (plain,) if isinstance(given, tuple) else plain
-        context.meta[_PACKED] = target
+        click.get_current_context().meta.setdefault(_PACKED, {})[plain] = target
         try:
-            yield
+            yield plain
         except JitunwindError as error:
             error.args = (str(error).replace(plain, target), *error.args[1:])
             raise
@@ -134,10 +130,22 @@ def _plain_core(context: click.Context) -> Iterator[None]:
 def named(target: str) -> str:
     """What the user called `target`: the compressed core, where that is its plain form."""
     context = click.get_current_context(silent=True)
-    return str(context.meta.get(_PACKED, target)) if context is not None else target
+    return str(context.meta.get(_PACKED, {}).get(target, target)) if context is not None else target
+
+
+@contextlib.contextmanager
+def saying_if_ended(target: str) -> Iterator[None]:
+    """Errors that come of the process `target` having ended become NoSuchProcess."""
+    try:
+        yield
+    except (OSError, *_DAMAGED) as error:
+        if is_number(target):
+            raise _if_ended(int(target), error) from None
+        raise
 
 
 _PACKED = "jitunwind.packed"
+"""Compressed cores by their plain forms."""
 _DAMAGED = (CorruptState, NotPython, UnreadableMemory)
 """What a process seems to be whose memory goes away while it is read."""
 

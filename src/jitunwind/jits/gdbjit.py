@@ -40,7 +40,7 @@ class GdbJit:
     def __init__(self, memory: Memory, others: tuple[str, ...] = ()) -> None:
         self.memory, self.arch = memory, memory.architecture
         self.warnings: list[str] = []
-        self.ranges = code_ranges(memory.mappings())
+        self.ranges = code_ranges(memory)
         self._others = others
         self._interface = JitInterface(memory, self.warnings)
         self._entries: list[Entry] | None = None
@@ -92,7 +92,7 @@ class GdbJit:
         self._verified.clear()
         if self._entries is not None and not self._is_as_read():
             return False
-        return code_ranges(self.memory.mappings()) == self.ranges
+        return code_ranges(self.memory) == self.ranges
 
     def _is_as_read(self) -> bool:
         """Whether the list is as it was, and each object: another may lie in the same place now."""

@@ -159,7 +159,7 @@ class JitDump:
         self.memory, self.arch, self._decoder_at = memory, memory.architecture, decoder_at
         self.warnings: list[str] = []
         mappings = memory.mappings()
-        self.ranges = code_ranges(mappings)
+        self.ranges = code_ranges(memory)
         self._paths = sorted({mapping.path for mapping in mappings if _FILE.search(mapping.path)})
         self._sizes: list[int] | None = None
         self._loaded: list[Loaded] = []
@@ -202,7 +202,7 @@ class JitDump:
         paths = sorted({mapping.path for mapping in mappings if _FILE.search(mapping.path)})
         if self._sizes is not None and self._sizes != [_size(path) for path in self._paths]:
             return False
-        return paths == self._paths and code_ranges(mappings) == self.ranges
+        return paths == self._paths and code_ranges(self.memory) == self.ranges
 
     def _read(self) -> None:
         if self._sizes is not None:

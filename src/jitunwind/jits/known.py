@@ -42,7 +42,7 @@ class Jits:
         self.memory, self.architecture, self._decoder_at = memory, memory.architecture, decoder_at
         self.problem: JitunwindError | None = None
         mappings = memory.mappings()
-        self._anonymous = code_ranges(mappings)
+        self._anonymous = code_ranges(memory)
         self._files = _code_of_files(mappings)
         self.jits: list[Jit] = []
         self._keeps_to: dict[tuple[int, type], bool] = {}

@@ -12,6 +12,8 @@ from jitunwind.errors import AlreadyTraced, CannotStop, NoSuchProcess, NotPermit
 LARGEST_PID = 1 << 22
 """PID_MAX_LIMIT of 64-bit Linux (include/linux/threads.h)."""
 _ENDED = ("Z", "X", "x")
+_CAP_SYS_PTRACE = 19
+"""capabilities(7); Linux include/uapi/linux/capability.h."""
 _STOPPED_BY_SIGNAL = "T"
 _STOPPED_BY_TRACER = "t"
 
@@ -59,15 +61,41 @@ def check_threads(pid: int) -> None:
         os.readlink(f"{task}/exe")
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM):
-            raise NotPermitted(f"process {pid} ({_name(pid)}) may not be looked into by this user") from None
+            raise not_permitted(f"process {pid} ({_name(pid)}) may not be looked into by this user") from None
         if is_alive(pid):
-            raise NotPython(f"process {pid} ({_name(pid)}) is a thread of the kernel") from None
+            raise NotPython(
+                f"process {pid} ({_name(pid)}) is a thread of the kernel",
+                f"as root, the kernel shows its stack: cat /proc/{pid}/stack",
+            ) from None
         raise NoSuchProcess(f"process {pid} has ended") from None
+
+
+def not_permitted(message: str) -> NotPermitted:
+    """The error, with what helps this user: to become root does not help root."""
+    if os.geteuid() != 0:
+        return NotPermitted(message)
+    own = _status(os.getpid()).get("CapEff", "")
+    if own and not int(own, 16) >> _CAP_SYS_PTRACE & 1:
+        return NotPermitted(
+            message,
+            "this root lacks the capability CAP_SYS_PTRACE: docker run --cap-add=SYS_PTRACE, "
+            "or run jitunwind outside of the container",
+        )
+    return NotPermitted(
+        message,
+        "this user is root already: the process is outside of this container, or a security module "
+        "(SELinux, AppArmor, Yama's ptrace_scope 3) forbids it; run jitunwind on the host",
+    )
 
 
 def is_alive(pid: int) -> bool:
     """Whether there is such a process, and it has not ended; one whose parent has not asked yet has."""
     return _state(pid) not in ("", *_ENDED)
+
+
+def process_has_ended(pid: int) -> bool:
+    """Whether all threads of a process have ended: its main thread may have, and others live."""
+    return all(each.get("State", "")[:1] in _ENDED for each in task_status(pid))
 
 
 def has_ended(pid: int, error: OSError) -> bool:
@@ -121,6 +149,13 @@ def executable_here(pid: int) -> str | None:
         return path if path and os.path.samefile(path, f"/proc/{pid}/exe") else None
     except OSError:
         return None
+
+
+def deleted_executable(pid: int) -> str | None:
+    """Where the program's file can be opened, if it was deleted while it runs; else None."""
+    link = f"/proc/{pid}/exe"
+    is_deleted = (executable(pid) or "").endswith(" (deleted)")
+    return link if is_deleted and os.access(link, os.R_OK) else None
 
 
 def task_status(pid: int) -> Iterator[dict[str, str]]:

@@ -4,6 +4,7 @@ A live process stands still while its registers and stacks are copied (`snapshot
 named. A core goes the same way, without the stop.
 """
 
+import os
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -61,6 +62,8 @@ def stacks(
     wanted = _Wanted(thread, python, registers, c_lines, tuple(debug_dirs), debuginfod)
     if isinstance(target, int):
         return _of_process(target, wanted)
+    if not str(target):
+        raise BadCore("neither a process nor a core is named", "name a process number or a core file")
     if is_number(str(target)):
         return _of_process(int(str(target)), wanted)
     return _of_core(Path(target), exe, wanted)
@@ -82,6 +85,11 @@ _MOST_PROGRAMS = 5
 
 
 def _of_process(pid: int, wanted: _Wanted) -> Stacks:
+    if pid == os.getpid():
+        raise CannotStop(
+            f"process {pid} is this one, which cannot stop itself",
+            f"ask from another process: jitunwind bt {pid}",
+        )
     for _ in range(_MOST_PROGRAMS):
         found = _of_program(pid, wanted)
         if found is not None:
@@ -140,7 +148,7 @@ def _check_thread(target: object, threads: Sequence[Thread], tids: Sequence[int]
 
 
 def _of_core(path: Path, program: str | None, wanted: _Wanted) -> Stacks:
-    from jitunwind.memory.core import WITHOUT_MEMORY
+    from jitunwind.memory.core import WITH_MEMORY, WITHOUT_MEMORY
     from jitunwind.stacks import cores  # with a process `bt` starts faster without it
 
     with cores.open_core(path, program) as memory:
@@ -150,6 +158,9 @@ def _of_core(path: Path, program: str | None, wanted: _Wanted) -> Stacks:
         memory.files.find_all()
         found = _read(memory, jits, memory.program, wanted)
         _check_thread(path, found.threads, sorted(memory.registers), wanted)
+        if not memory.has_stacks:
+            why = f"the core does not hold this stack; {WITH_MEMORY}"
+            found = found._replace(threads=tuple(each._replace(reason=why) for each in found.threads))
         return found._replace(
             pid=memory.pid,
             core=str(path),

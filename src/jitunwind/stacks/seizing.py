@@ -11,10 +11,11 @@ import ctypes
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from jitunwind.errors import AlreadyTraced, NoSuchProcess, NotPermitted
+from jitunwind.errors import AlreadyTraced, NoSuchProcess
+from jitunwind.memory.live import not_permitted
 
 _DETACH, _GETREGSET, _SEIZE, _INTERRUPT = 17, 0x4204, 0x4206, 0x4207
 _NT_PRSTATUS = 1
@@ -58,7 +59,7 @@ def with_threads_stopped(pid: int, work: Callable[[Stop], None]) -> Stop:
 
     `work` runs in another thread. NoSuchProcess, AlreadyTraced, NotPermitted; and what `work` raises.
     """
-    stop, errors = Stop(), list[BaseException]()
+    stop, errors, ended = Stop(), list[BaseException](), list[bool]()
     done = _thread.allocate_lock()
     done.acquire()
 
@@ -72,13 +73,15 @@ def with_threads_stopped(pid: int, work: Callable[[Stop], None]) -> Stop:
         except BaseException as error:  # handed on
             errors.append(error)
         finally:
+            ended.append(True)
             done.release()
 
     _thread.start_new_thread(trace, ())
     try:
         done.acquire()
     except BaseException:  # the thread would not end its work in a Python that ends
-        done.acquire(timeout=2 * _PATIENCE_SECONDS)
+        if not ended:  # else the lock may be ours already
+            done.acquire(timeout=2 * _PATIENCE_SECONDS)
         raise
     if errors:
         raise errors[0]
@@ -137,7 +140,7 @@ class _Tracer:
         )
         if tracer not in ("0", str(os.getpid())):
             raise AlreadyTraced(f"process {self._pid} is being traced by process {tracer}")
-        raise NotPermitted(f"process {self._pid} may not be traced by this user")
+        raise not_permitted(f"process {self._pid} may not be traced by this user")
 
     def _interrupt(self, tids: list[int]) -> None:
         """Have threads stop, and wait for them."""
@@ -154,7 +157,7 @@ class _Tracer:
         """Those of the threads for which it is worth to wait longer than that."""
         if seconds > _PATIENCE_WAITING_SECONDS:
             for tid in tids:
-                if _letter(self._pid, tid) == "D":
+                if letter(self._pid, tid) == "D":
                     self._stop.missing[tid] = _IN_D
                 elif seconds > _PATIENCE_SECONDS:
                     self._stop.missing[tid] = "did not stop in time"
@@ -204,10 +207,10 @@ def living_thread(pid: int) -> int | None:
 
 
 def _has_ended(pid: int, tid: int) -> bool:
-    return _letter(pid, tid) in ("", "Z", "X", "x")
+    return letter(pid, tid) in ("", "Z", "X", "x")
 
 
-def _letter(pid: int, tid: int) -> str:
+def letter(pid: int, tid: int) -> str:
     """The state's letter (proc(5)); empty, where there is no such thread."""
     try:
         text = Path(f"/proc/{pid}/task/{tid}/stat").read_bytes()
@@ -222,6 +225,15 @@ def _status(pid: int, tid: int) -> list[str]:
     return []
 
 
+class Ranges:
+    """Memory (address, size) that is to be read again and again, as the kernel wants it named: `vectors` is where."""
+
+    def __init__(self, extents: Sequence[tuple[int, int]]) -> None:
+        self.extents = list(extents)
+        self._vectors = (_Vector * len(extents))(*[_Vector(address, size) for address, size in extents])
+        self.vectors = ctypes.addressof(self._vectors)
+
+
 class Reader:
     """Copies memory of the process that thread `tid` is of, into `arena` or out of it: by process_vm_readv(2), which
     takes one copy, or where that is forbidden through /proc/TID/mem. NoSuchProcess, NotPermitted."""
@@ -231,7 +243,7 @@ class Reader:
         try:
             self._file = os.open(f"/proc/{tid}/mem", os.O_RDONLY)
         except PermissionError:
-            raise NotPermitted(f"process {tid} may not be looked into by this user") from None
+            raise not_permitted(f"process {tid} may not be looked into by this user") from None
         except OSError as error:
             raise NoSuchProcess(f"process {tid} cannot be read: {error.strerror}") from None
         self._readv = _libc.process_vm_readv
@@ -255,6 +267,18 @@ class Reader:
         with contextlib.suppress(OSError, OverflowError):
             return os.preadv(self._file, [view], address)
         return 0
+
+    def gathered(self, place: int, view: memoryview, ranges: "Ranges") -> int:
+        """Fill `view`, which lies at `place`, with what is in `ranges` now, one behind the other; the bytes that were
+        there."""
+        self._here.base, self._here.size = place, len(view)
+        count = len(ranges.extents)
+        got = self._readv(self._tid, ctypes.addressof(self._here), 1, ranges.vectors, count, 0)
+        if got >= 0:
+            return int(got)
+        data = b"".join(self.read(address, size) for address, size in ranges.extents)
+        view[: len(data)] = data
+        return len(data)
 
     def read(self, address: int, size: int) -> bytes:
         """Up to `size` bytes at `address`."""

@@ -8,7 +8,7 @@ the stop says `during`, which the caller gives: it reads through the snapshot, a
 import ctypes
 import re
 from bisect import bisect_right, insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -119,6 +119,9 @@ class Snapshot(Memory):
 
     def mappings(self) -> list[Mapping]:
         return self._mappings
+
+    def places(self, mappings: Iterable[Mapping]) -> dict[str, str]:
+        return self.files.places(mapping.start for mapping in mappings)
 
     def symbol(self, name: str) -> int | None:
         return self._images.symbol(name)

@@ -60,11 +60,12 @@ class Target:
 
 class Answer(NamedTuple):
     """What the process has done: `regions` published, or withdrawn. `is_off`: nothing, as its JIT is off; `already`: it
-    did before what it was asked to."""
+    did before what it was asked to. `warning`: what a user should know of its CPython, or empty."""
 
     regions: int
     already: bool = False
     is_off: bool = False
+    warning: str = ""
 
 
 def enable_in(pid: int, seconds: float, perf: str | None = None) -> Answer:
@@ -112,7 +113,7 @@ def _ask(what: str, pid: int, seconds: float, perf: str | None = None) -> Answer
                     f"process {pid} began to {what} publishing, and has not said within {_PATIENCE_SECONDS} s "
                     "how it went"
                 )
-    return _meaning(what, pid, listener.said)
+    return _meaning(what, pid, listener.said)._replace(warning=layout.warning)
 
 
 def _check(pid: int) -> None:

@@ -86,6 +86,6 @@ def _code(memory: Memory) -> Finding:
     """Memory that is executable and of no file: JIT code of CPython's or of another JIT."""
     if not memory.knows_anonymous:
         return Finding("machine code", "not known", "this memory does not tell what is mapped")
-    sizes = [mapping.end - mapping.start for mapping in code_ranges(memory.mappings())]
+    sizes = [mapping.end - mapping.start for mapping in code_ranges(memory)]
     value = f"{sum(sizes):,} bytes in {counted(len(sizes), 'mapping')}"
     return Finding("machine code", value, "executable memory that belongs to no file")

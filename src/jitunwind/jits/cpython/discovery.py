@@ -77,7 +77,7 @@ class _Search:
         self._objects = Objects(memory, layout)
         self._size = layout.offsets["interpreter_state.size"]
         self._mappings = memory.mappings()
-        self._code_ranges = code_ranges(self._mappings)
+        self._code_ranges = code_ranges(memory)
         self._types: dict[int, str] = {}
         self._is_executor: dict[int, bool] = {}
         self.executors: list[int] = []
