@@ -89,7 +89,7 @@ class Sample(NamedTuple):
 
     @property
     def is_at_return(self) -> bool:
-        """Whether the innermost function is about to return. Its frame pointer is the caller's again, and its compiler's
+        """Whether the innermost function is about to return. Its frame pointer is the caller's again; its compiler's
         table (GCC's) says that it lies below the stack pointer, where perf has no copy. So it is lost, and with it the
         caller's frame, if that is found by it: with the JIT off as well. perf 6.1 tells where an instruction is in its
         file, 7.2 where in memory, which is known of programs at a fixed place."""
