@@ -106,7 +106,7 @@ def test_code_is_in_its_entrys_state_wherever_a_micro_op_begins(process: LivePro
 
 
 def test_paths_that_disagree_cost_the_micro_op_in_which_they_meet(process: LiveProcess) -> None:
-    """GIVEN a branch that leads into another micro-op, where the stack is deeper, THEN nothing beyond that is unknown."""
+    """GIVEN a branch into another micro-op, where the stack is deeper, THEN nothing beyond that is unknown."""
     jits = Jits(process)
     codes = sorted(filter(None, map(jits.find, jits.starts)), key=lambda code: code.size)
     disagreed = 0
