@@ -135,10 +135,12 @@ class Page:
         )
 
     def press(self, key: str) -> None:
-        """A key that is no letter: Tab, Enter, ArrowDown."""
-        codes = {"Tab": 9, "Enter": 13, "ArrowUp": 38, "ArrowDown": 40}
+        """A key: Tab, Enter, Escape, ArrowDown and so on, or a character."""
+        codes = {"Tab": 9, "Enter": 13, "Escape": 27}
+        codes |= {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+        code = codes.get(key) or ord(key.upper())
         for kind in ("rawKeyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=codes[key])
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code)
 
     def type(self, text: str) -> None:
         self.call("Input.insertText", text=text)

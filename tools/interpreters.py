@@ -2,9 +2,10 @@
 
 In comes a version such as 3.14 (with --arch another architecture's, with --debug-symbols one
 whose lines GDB knows, with --testsuite one with CPython's own tests, with --pydebug one with
-assertions, with --embedded a program of another name that embeds it), out goes a path, or with
+assertions, with --embedded a program of another name that embeds it, with --suite another Debian's,
+which may be another patch release), out goes a path, or with
 --json all that is known of it; the test-suite and people at a shell call it. The machine's own
-interpreter is taken if it will do. Otherwise Debian sid's packages come through the machine's apt
+interpreter is taken if it will do. Otherwise Debian's packages come through the machine's apt
 (private state, signatures checked) into a private folder, where patchelf gives the executable the
 libc that came with it. Nothing of the system is changed.
 
@@ -44,6 +45,8 @@ FIRST_JIT_IN_DEBIAN = (3, 14)
 QEMU_NAMES = {"amd64": "qemu-x86_64", "arm64": "qemu-aarch64"}
 A_PYTHON_ERROR = re.compile(r"(Fatal Python error|\w+(Error|Exception|Interrupt)): ")
 A_TEST = "test/test_generators.py"  # in the standard library, if CPython's test suite is
+SID = "sid"
+EMBEDDED = ("shared", "static", "stripped")
 STAMP = ".complete"  # written last: a tree without it is a half-finished one
 
 # Run by the interpreter in question. sys._jit came with 3.14, the JIT with 3.13.
@@ -83,7 +86,8 @@ class Request:
     debug_symbols: bool
     testsuite: bool = False
     pydebug: bool = False
-    embedded: str = ""  # how: "shared" or "static"
+    embedded: str = ""  # how: of EMBEDDED
+    suite: str = SID
 
     @property
     def python(self) -> str:
@@ -102,9 +106,10 @@ class Request:
     def tree(self) -> str:
         """The name of its folder."""
         asked = {"-pydebug": self.pydebug, "-dbg": self.debug_symbols, "-testsuite": self.testsuite}
+        name = self.version if self.suite == SID else f"{self.version}-{self.suite}"
         if self.embedded:
-            return f"{self.version}-embedded-{self.embedded}"
-        return self.version + "".join(suffix for suffix, is_asked in asked.items() if is_asked)
+            return f"{name}-embedded-{self.embedded}"
+        return name + "".join(suffix for suffix, is_asked in asked.items() if is_asked)
 
     @property
     def native(self) -> bool:
@@ -195,7 +200,7 @@ def answer(python: Path, request: Request, root: Path | None) -> Interpreter | N
 
 def machines_own(request: Request) -> Interpreter | None:
     """The one that the environment names, or else the one on PATH."""
-    if not request.native or request.embedded:
+    if not request.native or request.embedded or request.suite != SID:
         return None
     named = os.environ.get(request.override)
     if not named:
@@ -223,7 +228,7 @@ def download(request: Request, folder: Path, config: Path) -> None:
     """All that the interpreter needs to run and to make virtual environments, its
     headers, and its debug files (without the debug build's own needs) and tests if asked for."""
     apt_get = apt_get_in(folder, config)
-    say("asking the mirror what Debian sid has")
+    say(f"asking the mirror what Debian {request.suite} has")
     apt_get("update")
     try:
         others = [f"{request.package}-dbg"] * request.pydebug
@@ -231,7 +236,7 @@ def download(request: Request, folder: Path, config: Path) -> None:
         names = needed_by(apt_get, f"{request.package}-venv", *others)
     except CannotError as error:
         what = f"{request.python} for {request.arch}"
-        raise CannotError(f"Debian sid cannot give {what} ({error})") from error
+        raise CannotError(f"Debian {request.suite} cannot give {what} ({error})") from error
     names.append(f"lib{request.package}-dev")
     if request.debug_symbols:
         names.append(f"{request.package}-dbg")
@@ -270,18 +275,20 @@ LOADER = "usr/lib/*-linux-gnu/ld-linux-*.so.*"
 
 def embed(tree: Path, root: Path, request: Request) -> None:
     """Compiles tools/embeds.c on the libpython in `tree`, with the libc there, to run once that is renamed
-    to `root`. The static one is stripped, and lies at a fixed address."""
+    to `root`. The static ones have no symbols but those for extension modules, and lie at a fixed address; the stripped
+    one has not even these."""
     loader = only(tree, LOADER)
     libraries, version = loader.parent, request.package
     includes = [tree / "usr/include" / version, tree / "usr/include" / libraries.name, tree / "usr/include"]
     there = root / loader.parent.relative_to(tree)
     options = [*(f"-isystem{folder}" for folder in includes), f'-DHOME="{root}/usr"']
     options += [f'-DPROGRAM="{root}/usr/bin/{request.python}"', "-nodefaultlibs", "-rdynamic"]
-    if request.embedded == "static":
+    if request.embedded != "shared":
         # Debian's archive lacks what some of its modules call, which nobody imports here.
         names = (f"lib{version}.a", "libm.so.6", "libz.so.1", "libexpat.so.1", "libgcc_s.so.1")
         archives = [libraries / name for name in names]
         options += ["-no-pie", "-s", "-Wl,--unresolved-symbols=ignore-all"]
+        options += ["-Wl,--exclude-libs,ALL"] * (request.embedded == "stripped")
     else:
         archives = [only(libraries, f"lib{version}.so.1.0")]
     program = tree / "usr/bin" / request.python
@@ -319,7 +326,7 @@ def fill(root: Path, request: Request, cache: Path) -> None:
         tree, packages, apt = making / "tree", making / "packages", making / "apt"
         tree.mkdir()
         packages.mkdir()
-        download(request, packages, configure_apt(apt, request.arch))
+        download(request, packages, configure_apt(apt, request.arch, request.suite))
         say(f"unpacking into {root}")
         for package in sorted(packages.glob("*.deb")):
             unpack(package, tree, parts.get(package.name.split("_")[0], "."))
@@ -395,9 +402,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     }
     parser.add_argument("version", type=version, help="such as 3.14")
     parser.add_argument("--arch", default=platform.machine(), help="such as arm64")
-    parser.add_argument(
-        "--embedded", choices=("shared", "static"), help="a program that embeds it, by such a libpython"
-    )
+    parser.add_argument("--embedded", choices=EMBEDDED, help="a program that embeds it, by such a libpython")
+    parser.add_argument("--suite", default=SID, help="the Debian to take it from, such as testing")
     for flag, purpose in flags.items():
         parser.add_argument(flag, action="store_true", help=purpose)
     options = parser.parse_args(arguments)
@@ -415,6 +421,7 @@ def main(arguments: list[str] | None = None) -> int:
         given.testsuite,
         given.pydebug,
         given.embedded or "",
+        given.suite,
     )
     try:
         found = find(request, given.refresh)

@@ -126,6 +126,12 @@ class BadDump(JitunwindError):
     hint = "make one with: jitunwind dump PID -o FILE"
 
 
+class BadRecording(JitunwindError):
+    """A file that is no recording, or a damaged one."""
+
+    hint = "make one with: jitunwind record -o FILE.collapsed PID"
+
+
 class NoStub(JitunwindError):
     """Nobody speaks GDB's remote protocol there."""
 

@@ -76,6 +76,22 @@ class Undefined(_Alone):
     __slots__ = ()
 
 
+class CfaPlus(NamedTuple):
+    """The caller's register is CFA + offset itself (DW_CFA_val_offset). No `Row` that is recovered or read has it;
+    those of tables for perf do."""
+
+    offset: int
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CfaPlus) and tuple.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return tuple.__hash__(self)
+
+
 RegisterRule = SameValue | SavedAt | InRegister | Undefined
 
 SAME_VALUE = SameValue()

@@ -242,7 +242,7 @@ static void addresses(void)
 {
     for (uint64_t round = 0; round < 4; round++) {
         for (uint64_t i = 1; i <= TABLE / 4; i++)
-            remember((round * TABLE + i) << PAGE_BITS);
+            remember((round * TABLE + i) << PAGE_BITS, true);
         CHECK(!jitunwind_lost(), "round %lu", round);
         for (uint64_t i = 1; i <= TABLE / 4; i++) {
             _Atomic uint64_t *place = remembered((round * TABLE + i) << PAGE_BITS);
@@ -251,7 +251,7 @@ static void addresses(void)
         }
     }
     for (uint64_t i = 1; i <= TABLE + 1; i++)
-        remember(i << PAGE_BITS);
+        remember(i << PAGE_BITS, true);
     CHECK(jitunwind_lost());
 }
 

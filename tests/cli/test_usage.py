@@ -21,7 +21,7 @@ from tests.support.processes import ROOT, interpreter, plain_environment
 
 ROOT_CONTEXT = Context(cli, info_name="jitunwind", help_option_names=["-h", "--help"])
 VERBS = {name: cli.get_command(ROOT_CONTEXT, name) for name in cli.list_commands(ROOT_CONTEXT)}
-WITH_PID = ("audit", "bt", "dump", "enable", "explain")
+WITH_PID = ("audit", "bt", "dump", "enable", "explain", "record")
 USING = (ROOT / "docs/using.md").read_text()
 
 
@@ -106,6 +106,8 @@ CONTRADICTIONS = (
         (["completion", "tcsh"], "SHELL: 'tcsh' is not one of ", "jitunwind completion --help"),
         (["enable", "hot.py"], "PID: hot.py is no process number", "jitunwind enable --help"),
         (["audit"], "name a PID, a command, a core or a dump", "jitunwind audit --help"),
+        (["record"], "name a PID, or a command behind --", "jitunwind record --help"),
+        (["top"], "there is no verb top", "jitunwind record; "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -126,6 +128,7 @@ def test_an_empty_argument_is_named(forked: Forked) -> None:
         (["dump", "1", "-o", ""], "--output"),
         (["explain", "1", "--region", ""], "--region"),
         (["explain", "-p", ""], "--pid"),
+        (["record", "-o", "", "1"], "--output"),
         (["run", "--python", "", "x"], "--python"),
     ):
         assert told(forked, *arguments)[0] == f"{name} is empty", arguments

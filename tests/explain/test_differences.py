@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from jitunwind.arch.x86_64.registers import R12, R13, R14, R15, RBP, RBX, RETURN_ADDRESS, RSP, X86_64
-from jitunwind.explain.differences import beyond, difference
+from jitunwind.explain.differences import difference
+from jitunwind.recover.beyond import beyond
 from jitunwind.rows import (
     SAME_VALUE,
     UNDEFINED,

@@ -395,7 +395,7 @@ class TestAgent:
         assert statistics().regions == 0
 
     def test_consumers_that_there_are_none_of(self) -> None:
-        with pytest.raises(AgentFailed, match="makes no sense"), Announced([lines_with()], (), 8):
+        with pytest.raises(AgentFailed, match="makes no sense"), Announced([lines_with()], (), 1 << 7):
             pass
 
     def test_all_or_none(self) -> None:

@@ -5,12 +5,10 @@ own libc. A debugger runs the same program. perf samples it. What they print is 
 makes an `Answer`: each value is known by where it can only come from (enter.S).
 """
 
-import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,8 +23,8 @@ from jitunwind.rows import UNDEFINED, InRegister, Row, SameValue, SavedAt, Undef
 from tests.readers.cases import BIG, CASES, END, R12, R14, RA, RBP, RBX, RETURN, RSP, SIZE, Answer
 from tests.readers.layout import BASE, STRIDE, arena, laid_out
 from tests.readers.recorded import NOT_ASKED, REFUSED
+from tests.support.fetched import fetched
 from tests.support.live import newest_gdb, newest_lldb
-from tests.support.machines import HERE, Machine
 from tools import debuggers
 
 FOLDER = Path(__file__).parent
@@ -202,34 +200,6 @@ def _run(*command: str | Path, **environment: str) -> str:
     )
     assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}"
     return done.stdout
-
-
-class Fetched(NamedTuple):
-    """Unpacked packages of a Debian."""
-
-    root: Path
-    versions: Mapping[str, str]
-
-    @property
-    def libraries(self) -> Path:
-        (folder,) = self.root.glob("usr/lib/*-linux-gnu")
-        return folder
-
-    @property
-    def loader(self) -> list[str]:
-        """What runs a program with the libraries of that Debian."""
-        (loader,) = self.libraries.glob("ld-linux-*.so.*")
-        return [str(loader), "--library-path", str(self.libraries)]
-
-
-def fetched(suite: str, *packages: str, machine: Machine = HERE) -> Fetched:
-    """Those packages of a Debian suite, in the private folder."""
-    script = str(REPOSITORY / "tools/debian_packages.py")
-    tool = [sys.executable, script, suite, *packages, "--arch", machine.arch.name]
-    done = subprocess.run(tool, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout.splitlines()[-1])
-    return Fetched(Path(answer["root"]), answer["versions"])
 
 
 def _installed(package: str) -> str:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.readers.readers import FOLDER, fetched
+from tests.readers.readers import FOLDER
+from tests.support.fetched import fetched
 from tests.support.live import PATIENCE
 from tests.support.machines import ARM, EMULATED
 

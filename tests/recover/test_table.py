@@ -752,3 +752,11 @@ def test_any_bytes_give_each_offset_a_row_or_a_reason(code, second):
     for offset in range(len(code)):
         row = table.at(offset)
         assert isinstance(row, Row) or row.reason
+
+
+def test_what_takes_too_long_is_given_up_with_a_reason(monkeypatch):
+    monkeypatch.setattr("jitunwind.recover.table.MOST_STEPS", 3)
+    table = recovered(assemble("nop\n" * 9 + "jmp $+2\n" * 9 + "ret"))
+    assert [row.reason for row in table.rows] == ["recovery takes more than 3 steps here"]
+    short = recovered(assemble("ret"))
+    assert [isinstance(row, Row) for row in short.rows] == [True]

@@ -84,6 +84,8 @@ class RegionStruct(ctypes.Structure):
         ("eh_frame_size", ctypes.c_size_t),
         ("lines", ctypes.c_void_p),
         ("line_count", ctypes.c_size_t),
+        ("perf_eh_frame", ctypes.c_char_p),
+        ("perf_eh_frame_size", ctypes.c_size_t),
     )
 
 
@@ -102,6 +104,8 @@ def struct_of(region: library.Published) -> RegionStruct:
         eh_frame_size=len(region.eh_frame),
         lines=ctypes.cast(lines, ctypes.c_void_p),
         line_count=len(lines),
+        perf_eh_frame=region.perf_eh_frame,
+        perf_eh_frame_size=len(region.perf_eh_frame),
     )
     struct.kept = lines
     return struct

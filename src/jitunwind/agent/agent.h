@@ -114,6 +114,7 @@ int events_mprotect(void *address, size_t size, int protection); /* in the place
 int events_munmap(void *address, size_t size);
 void jitunwind_unmap(uint64_t start, uint64_t size);
 void jitunwind_remember(uint64_t start);
+uint64_t events_came_at(uint64_t start); /* when code came there, in ns of CLOCK_MONOTONIC; 0: that is not known */
 void jitunwind_pause(void);
 void jitunwind_resume(int now);
 void jitunwind_call(void);
@@ -143,6 +144,9 @@ bool read_here(uint64_t address, void *data, size_t size);
 int store_check(const struct jitunwind_region *regions, size_t count, unsigned bits);
 int store_publish(const struct jitunwind_region *regions, size_t count, unsigned bits,
                   struct jitunwind_publication **handles);
+
+/* store.c: tell further consumers of regions that are published; of others nothing is said. 0, or an errno. */
+int jitunwind_tell(const struct jitunwind_region *regions, size_t count, unsigned bits);
 
 /* store.c: withdraw all regions that lie in [start, start + size) in part or in whole. */
 void jitunwind_withdraw_range(uint64_t start, uint64_t size);

@@ -35,11 +35,15 @@ struct consumer {
        NULL: there is nothing to do. */
     int (*flush)(void);
 
+    /* Why it takes no code, or no more; "": it does. Called with the lock held. NULL: it always does. */
+    const char *(*problem)(void);
+
     /* Add to the statistics what it holds besides the publications. NULL: nothing. */
     void (*count)(struct jitunwind_statistics *statistics);
 };
 
-extern const struct consumer symbol_files_consumer, libgcc_consumer, libunwind_consumer, llvm_consumer;
+extern const struct consumer symbol_files_consumer, libgcc_consumer, libunwind_consumer, llvm_consumer, jitdump_consumer,
+    perf_map_consumer;
 
 /* What malloc gave for a block, and its own word. */
 static inline size_t held(const void *block)
@@ -49,7 +53,7 @@ static inline size_t held(const void *block)
 
 /* consumers.c: all of them. */
 extern const struct consumer *const consumers[];
-enum { CONSUMER_COUNT = 4 };
+enum { CONSUMER_COUNT = 6 };
 
 /* 0; EINVAL for bits that no consumer has; ENOTSUP for one that is not in this process. */
 int consumers_check(unsigned bits);
@@ -60,11 +64,17 @@ void consumers_join(unsigned bits, struct jitunwind_publication **published, siz
 /* Tell all that the publication is for. 0, or an errno: then none has been told. */
 int consumers_add(struct jitunwind_publication *publication, const struct jitunwind_region *region);
 
+/* Tell those of `bits` that do not know it yet of one that is published. 0, or the errno of the first that fails. */
+int consumers_add_more(struct jitunwind_publication *publication, const struct jitunwind_region *region, unsigned bits);
+
 /* Take `count` publications, of which some may be NULL, back from all that were told, and free them. */
 void consumers_remove(struct jitunwind_publication **publications, size_t count);
 
 /* 0, or the errno of one. */
 int consumers_flush(void);
+
+/* That of the first of `bits` that has one; NULL: none has. */
+const char *consumers_problem(unsigned bits);
 
 void consumers_count(struct jitunwind_statistics *statistics);
 

@@ -14,6 +14,8 @@ const struct consumer *const consumers[] = {
     &libgcc_consumer,
     &llvm_consumer,
     &symbol_files_consumer,
+    &jitdump_consumer,
+    &perf_map_consumer,
 };
 _Static_assert(sizeof consumers / sizeof *consumers == CONSUMER_COUNT, "modules count them");
 _Static_assert(CONSUMER_COUNT <= 8, "jitunwind_publication.told has a bit for each");
@@ -106,6 +108,16 @@ static void take_back_and_free(struct jitunwind_publication *publication)
     free(publication);
 }
 
+int consumers_add_more(struct jitunwind_publication *publication, const struct jitunwind_region *region, unsigned bits)
+{
+    int error = 0;
+    publication->consumers |= (uint8_t)bits;
+    for (unsigned i = 0; i < CONSUMER_COUNT && !error; i++)
+        if (bits & consumers[i]->bit && !(publication->told >> i & 1))
+            error = tell(i, publication, region);
+    return error;
+}
+
 void consumers_remove(struct jitunwind_publication **publications, size_t count)
 {
     for (unsigned i = CONSUMER_COUNT; i--;) {
@@ -130,6 +142,14 @@ int consumers_flush(void)
             error = error ? error : failed;
         }
     return error;
+}
+
+const char *consumers_problem(unsigned bits)
+{
+    for (unsigned i = 0; i < CONSUMER_COUNT; i++)
+        if (bits & consumers[i]->bit && consumers[i]->problem && *consumers[i]->problem())
+            return consumers[i]->problem();
+    return NULL;
 }
 
 void consumers_count(struct jitunwind_statistics *statistics)

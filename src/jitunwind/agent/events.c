@@ -32,6 +32,7 @@ static _Atomic uint64_t next_write, next_read;
 /* The addresses at which code begins, by hash; FREE and USED are no addresses. */
 enum { FREE, USED };
 static _Atomic uint64_t known[TABLE];
+static _Atomic uint64_t came_at[TABLE]; /* of each when it came, in ns of CLOCK_MONOTONIC */
 
 static _Atomic bool lost;           /* code came that there is no event for */
 static _Atomic uint32_t wakeup_seq; /* a futex, which changes when there is something to do */
@@ -91,14 +92,25 @@ static bool take(struct jitunwind_event *event)
     return true;
 }
 
-static void remember(uint64_t start)
+static uint64_t time_now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
+}
+
+/* `is_new`: it has come just now; else, if it is known, it stays as old as it is. */
+static void remember(uint64_t start, bool is_new)
 {
     uint64_t hash = (start >> PAGE_BITS) * 0x9E3779B97F4A7C15u >> 32;
     for (unsigned i = 0; i < LONGEST_PROBE; i++) {
         _Atomic uint64_t *place = &known[(hash + i) % TABLE];
         uint64_t value = atomic_load(place);
-        if (value == start || (value <= USED && atomic_compare_exchange_strong(place, &value, start)))
-            return;
+        if (value != start && (value > USED || !atomic_compare_exchange_strong(place, &value, start)))
+            continue;
+        if (is_new || value != start)
+            atomic_store(&came_at[place - known], time_now());
+        return;
     }
     atomic_store(&lost, true);
 }
@@ -193,7 +205,7 @@ int events_mprotect(void *address, size_t size, int protection)
 {
     int result = (int)syscall(SYS_mprotect, address, size, protection), before = errno;
     if (result == 0 && protection & PROT_EXEC) {
-        remember((uintptr_t)address);
+        remember((uintptr_t)address, true);
         if (!atomic_load(&worker_callback) || !append(CODE_CAME, (uintptr_t)address, size))
             atomic_store(&lost, true);
         if (atomic_load(&worker_callback))
@@ -237,7 +249,13 @@ void jitunwind_unmap(uint64_t start, uint64_t size)
 /* Code that was there before anybody followed; so that what is said of it is taken back with it. */
 void jitunwind_remember(uint64_t start)
 {
-    remember(start);
+    remember(start, false);
+}
+
+uint64_t events_came_at(uint64_t start)
+{
+    const _Atomic uint64_t *place = remembered(start);
+    return place ? atomic_load(&came_at[place - known]) : 0;
 }
 
 /* Stand still: the thread has ended when this returns. Not to be called with a lock that `worker_callback` takes. Several

@@ -1,8 +1,8 @@
 /* Describe JIT code to debuggers and unwinders: the C interface of jitunwind's agent.
 
    A region is a range of machine code with a name. What is published of it can be read by GDB and LLDB (through
-   GDB's JIT interface), by libgcc (C++ exceptions, backtrace, pthread_cancel), by nongnu libunwind and by LLVM's. Publish a
-   region when its code is complete; withdraw it before its memory is freed or written to again.
+   GDB's JIT interface), by libgcc (C++ exceptions, backtrace, pthread_cancel), by nongnu libunwind and by LLVM's, and by
+   perf. Publish a region when its code is complete; withdraw it before its memory is freed or written to again.
 
    All functions may be called from any thread, and in the child of a fork. None may be called in a signal
    handler. Where the process has a CPython with a JIT interface of its own (3.15 and later), they wait for its GIL.
@@ -24,6 +24,8 @@ extern "C" {
 #define JITUNWIND_LIBGCC 2u    /* __register_frame */
 #define JITUNWIND_LIBUNWIND 4u /* nongnu libunwind's _U_dyn_register, LLVM's __unw_add_dynamic_fde; nothing, where
                                   neither library is loaded */
+#define JITUNWIND_JITDUMP 8u   /* perf inject --jit: /tmp/jit-PID.dump, with code, names, lines and unwind tables */
+#define JITUNWIND_PERF_MAP 16u /* perf report: /tmp/perf-PID.map, with names */
 
 /* A register rule: in the caller the register has ... */
 enum jitunwind_kind {
@@ -75,6 +77,10 @@ struct jitunwind_region {
     /* Its lines, for debuggers, by rising offset, none of them in the entry; or none. */
     const struct jitunwind_line *lines;
     size_t line_count;
+    /* For perf, which has a copy of the stack from the stack pointer up, and nothing of what lies below: .eh_frame bytes,
+       as above, that need less of it; or NULL and 0, and it gets the same as all. */
+    const void *perf_eh_frame;
+    size_t perf_eh_frame_size;
 };
 
 struct jitunwind_publication;
@@ -84,6 +90,11 @@ struct jitunwind_publication;
    consumer that there is none of. Many regions at once are much cheaper than many calls. */
 int jitunwind_publish(const struct jitunwind_region *regions, size_t count, unsigned consumers,
                       struct jitunwind_publication **handles);
+
+/* Why nothing is written, or nothing more, to the file of JITUNWIND_JITDUMP or JITUNWIND_PERF_MAP: a sentence, which stays
+   valid until the next call of publish; NULL: it is written. Publishing goes on without it, but for the first time, when
+   jitunwind_publish fails with ENOTSUP. */
+const char *jitunwind_problem(unsigned consumer);
 
 /* Withdraw what was published. A handle is invalid then. NULLs are passed over. */
 void jitunwind_withdraw(struct jitunwind_publication **handles, size_t count);

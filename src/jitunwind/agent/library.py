@@ -13,7 +13,7 @@ from jitunwind.agent.built import check
 from jitunwind.errors import AgentFailed, AgentMissing
 from jitunwind.region import Line
 
-GDB, LIBGCC, LIBUNWIND = "gdb", "libgcc", "libunwind"
+GDB, LIBGCC, LIBUNWIND, JITDUMP, PERF_MAP = "gdb", "libgcc", "libunwind", "jitdump", "perf_map"
 """Names of consumers (consumer.h)."""
 CODE_CAME, CODE_GOES = 1, 2
 _WORDS_OF_LINE = 3
@@ -31,6 +31,7 @@ class Published(NamedTuple):
     entry_size: int
     eh_frame: bytes
     lines: Sequence[Line]
+    perf_eh_frame: bytes = b""
 
 
 class Event(NamedTuple):
@@ -49,11 +50,12 @@ class Statistics(NamedTuple):
     bytes: int
 
 
+_NOT_THERE = 95  # ENOTSUP
 _REASONS = {
     22: "a region or its table makes no sense",  # EINVAL
     17: "one of the regions overlaps what is published already",  # EEXIST
     12: "there is no memory left",  # ENOMEM
-    95: "there is no such unwinder in this process",  # ENOTSUP
+    _NOT_THERE: "there is no such unwinder in this process",  # or problem() says more
 }
 
 
@@ -66,6 +68,11 @@ class Agent:
             from jitunwind.agent import agent
         except ImportError as error:
             raise AgentMissing(f"the agent cannot be loaded: {error}") from None
+        except SystemError:  # see `MODULE` in python.h
+            raise AgentFailed(
+                "this program exports no functions of Python's, so it can load no extension module",
+                "link it with -rdynamic; bt, explain and audit work without",
+            ) from None
         self._c = agent
         self.consumers = dict(agent.consumer_bits())
         """By the name of a consumer: its bit in jitunwind.h."""
@@ -116,6 +123,13 @@ class Agent:
         words = [word for executor in executors for word in executor]
         self._publish(regions, consumers, pack(f"={len(words)}Q", *words), offsets)
 
+    def tell(self, regions: Sequence[Published], consumers: Collection[str]) -> None:
+        """Tell further consumers of regions that are published. As `publish`."""
+        structs, lines, data, bits = self._structs(regions, consumers)
+        error = self._c.tell(structs, lines, data, bits)
+        if error:
+            raise self._failure(error, bits)
+
     def _publish(
         self,
         regions: Sequence[Published],
@@ -123,6 +137,16 @@ class Agent:
         executors: bytes,
         offsets: tuple[int, int, int, int],
     ) -> list[int]:
+        structs, lines, data, bits = self._structs(regions, consumers)
+        answer = self._c.publish(structs, lines, data, bits, executors, *offsets)
+        if isinstance(answer, int):
+            raise self._failure(answer, bits)
+        return list(unpack(f"={len(answer) // 8}Q", answer))
+
+    def _structs(
+        self, regions: Sequence[Published], consumers: Collection[str]
+    ) -> tuple[bytes, bytes, bytes, int]:
+        """What module.c takes: structs of regions and of their lines, what they point to, and bits."""
         words: list[int] = []
         line_words: list[int] = []
         data = bytearray()
@@ -138,14 +162,21 @@ class Agent:
             words += (each.start, each.size, place(each.name), place(each.entry_name), each.entry_size)
             words += (0, 0, len(data), len(each.eh_frame), len(line_words) // _WORDS_OF_LINE, len(each.lines))
             data += each.eh_frame
+            words += (len(data), len(each.perf_eh_frame))
+            data += each.perf_eh_frame
             for offset, filename, line in each.lines:
                 line_words += (each.entry_size + offset, place(filename), line)
         bits = sum(self.consumers[name] for name in set(consumers))
         structs, lines = (pack(f"={len(each)}Q", *each) for each in (words, line_words))
-        answer = self._c.publish(structs, lines, bytes(data), bits, executors, *offsets)
-        if isinstance(answer, int):
-            raise AgentFailed(_REASONS.get(answer) or os.strerror(answer))
-        return list(unpack(f"={len(answer) // 8}Q", answer))
+        return structs, lines, bytes(data), bits
+
+    def _failure(self, error: int, bits: int) -> AgentFailed:
+        problem = self._c.problem(bits) if error == _NOT_THERE else None
+        return AgentFailed(problem or _REASONS.get(error) or os.strerror(error))
+
+    def problem(self, consumers: Collection[str]) -> str | None:
+        """Why nothing, or nothing more, is written to the file of one of these consumers; None: it is written."""
+        return self._c.problem(sum(self.consumers[name] for name in set(consumers)))
 
     def withdraw(self, handles: Sequence[int]) -> None:
         """Withdraw what was published; a handle must not be used again."""

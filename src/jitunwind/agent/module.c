@@ -11,7 +11,8 @@
 
 /* What describes regions and lines in Python: their structs, but that pointers are offsets in a piece of data, or, that
    to lines, the index of the first in all of them. */
-enum { REGION_WORDS = 11, NAME = 2, ENTRY_NAME = 3, EH_FRAME = 7, LINES = 9, LINE_WORDS = 3, FILE_NAME = 1 };
+enum { REGION_WORDS = 13, NAME = 2, ENTRY_NAME = 3, EH_FRAME = 7, LINES = 9, PERF_EH_FRAME = 11 };
+enum { LINE_WORDS = 3, FILE_NAME = 1 };
 _Static_assert(sizeof(struct jitunwind_region) == REGION_WORDS * sizeof(uint64_t), "all of its fields are words");
 _Static_assert(sizeof(struct jitunwind_line) == LINE_WORDS * sizeof(uint64_t), "all of its fields are words");
 
@@ -24,7 +25,7 @@ static PyObject *none(void)
 /* The regions in `words`, with their lines behind them, in memory from malloc, and how many; NULL without memory. */
 static struct jitunwind_region *regions_of(PyObject *words, PyObject *lines, PyObject *data, size_t *count)
 {
-    static const int pointers[] = {NAME, ENTRY_NAME, EH_FRAME};
+    static const int pointers[] = {NAME, ENTRY_NAME, EH_FRAME, PERF_EH_FRAME};
     size_t size = (size_t)PyBytes_Size(words), of_lines = (size_t)PyBytes_Size(lines);
     uintptr_t base = (uintptr_t)PyBytes_AsString(data);
     uint64_t *copy = malloc(size + of_lines + 1);
@@ -75,6 +76,21 @@ static PyObject *publish(PyObject *self, PyObject *arguments)
     return result;
 }
 
+/* tell(words, lines, data, bits): an errno; further consumers get regions that are published. */
+static PyObject *tell(PyObject *self, PyObject *arguments)
+{
+    PyObject *words, *lines, *data;
+    unsigned bits;
+    size_t count = 0;
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "SSSI", &words, &lines, &data, &bits))
+        return NULL;
+    struct jitunwind_region *regions = regions_of(words, lines, data, &count);
+    int error = regions ? jitunwind_tell(regions, count, bits) : ENOMEM;
+    free(regions);
+    return PyLong_FromLong(error);
+}
+
 /* withdraw(handles) */
 static PyObject *withdraw(PyObject *self, PyObject *arguments)
 {
@@ -102,6 +118,17 @@ static PyObject *consumer_bits(PyObject *self, PyObject *unused)
             Py_DecRef(pair);
     }
     return list;
+}
+
+/* problem(bits): why one of these consumers takes no code, or no more; None: each does. */
+static PyObject *problem(PyObject *self, PyObject *arguments)
+{
+    unsigned bits;
+    (void)self;
+    if (!PyArg_ParseTuple(arguments, "I", &bits))
+        return NULL;
+    const char *found = jitunwind_problem(bits);
+    return found ? Py_BuildValue("s", found) : none();
 }
 
 static PyObject *withdraw_range(PyObject *self, PyObject *arguments)
@@ -290,8 +317,10 @@ static PyObject *in_main_interpreter(PyObject *self, PyObject *unused)
 
 static struct PyMethodDef methods[] = {
     {"publish", publish, METH_VARARGS, NULL},
+    {"tell", tell, METH_VARARGS, NULL},
     {"withdraw", withdraw, METH_VARARGS, NULL},
     {"consumer_bits", consumer_bits, METH_NOARGS, NULL},
+    {"problem", problem, METH_VARARGS, NULL},
     {"withdraw_range", withdraw_range, METH_VARARGS, NULL},
     {"knows", knows, METH_VARARGS, NULL},
     {"statistics", statistics, METH_NOARGS, NULL},

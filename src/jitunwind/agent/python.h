@@ -38,7 +38,8 @@ struct PyModuleDef {
     void *rest[3];
 };
 
-/* What makes a module of the array `methods`. */
+/* What makes a module of the array `methods`. A program that embeds CPython may export none of its functions: there the
+   import fails (with SystemError, as nothing can be raised). */
 #define MODULE(NAME, DOC)                                                                                              \
     static struct PyModuleDef_Slot slots[] = {MULTIPLE_INTERPRETERS, {0, NULL}};                                       \
     static struct PyModuleDef definition = {                                                                           \
@@ -46,6 +47,8 @@ struct PyModuleDef {
                                                                                                                        \
     __attribute__((visibility("default"))) PyObject *PyInit_##NAME(void)                                               \
     {                                                                                                                  \
+        if (!&Py_Version || !PyModuleDef_Init || !Py_BuildValue)                                                       \
+            return NULL;                                                                                               \
         if (Py_Version < SINCE_MULTIPLE_INTERPRETERS)                                                                  \
             slots[0].slot = 0;                                                                                         \
         return PyModuleDef_Init(&definition);                                                                          \

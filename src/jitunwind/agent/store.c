@@ -62,7 +62,10 @@ static bool sensible(const struct jitunwind_region *region)
         return false;
     if (!lines_sensible(region))
         return false;
-    return region->row_count || (region->eh_frame_size < UINT32_MAX && frames_sensible(region));
+    size_t size = region->eh_frame_size, of_perf = region->perf_eh_frame_size;
+    if (!region->row_count && (size >= UINT32_MAX || !frames_sensible(region, region->eh_frame, size)))
+        return false;
+    return of_perf < UINT32_MAX && frames_sensible(region, region->perf_eh_frame, of_perf);
 }
 
 /* A publication with these frames, which begin with `cie`, if that is not NULL; NULL without memory. */
@@ -166,6 +169,22 @@ EXPORTED int jitunwind_publish(const struct jitunwind_region *regions, size_t co
     return error;
 }
 
+int jitunwind_tell(const struct jitunwind_region *regions, size_t count, unsigned bits)
+{
+    int state, error = store_check(regions, count, bits);
+    if (error)
+        return error;
+    debugger_lock(&state);
+    for (size_t i = 0; i < count && !error; i++) {
+        size_t at = position(regions[i].start);
+        if (at < published_count && published[at]->start == regions[i].start && published[at]->size == regions[i].size)
+            error = consumers_add_more(published[at], &regions[i], bits);
+    }
+    int failed = consumers_flush();
+    debugger_unlock(state);
+    return error ? error : failed;
+}
+
 EXPORTED void jitunwind_withdraw(struct jitunwind_publication **handles, size_t count)
 {
     int state;
@@ -199,6 +218,15 @@ int jitunwind_knows(uint64_t address)
     int found = at < published_count && published[at]->start <= address;
     debugger_unlock(state);
     return found;
+}
+
+EXPORTED const char *jitunwind_problem(unsigned consumer)
+{
+    int state;
+    debugger_lock(&state);
+    const char *problem = consumers_problem(consumer);
+    debugger_unlock(state);
+    return problem;
 }
 
 EXPORTED void jitunwind_statistics(struct jitunwind_statistics *statistics)

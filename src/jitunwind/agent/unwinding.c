@@ -33,10 +33,9 @@ const unsigned char *next_frame(const unsigned char **at, const unsigned char *e
     return NULL;
 }
 
-bool frames_sensible(const struct jitunwind_region *region)
+bool frames_sensible(const struct jitunwind_region *region, const unsigned char *frames, size_t size)
 {
-    const unsigned char *frames = region->eh_frame;
-    size_t at = 0, size = region->eh_frame_size;
+    size_t at = 0;
     while (at < size) {
         uint32_t length, cie;
         uint64_t start, extent;

@@ -15,8 +15,8 @@ void unblock_signals(sigset_t before);
 /* The next FDE of .eh_frame entries, from `*at` on; NULL behind the last. */
 const unsigned char *next_frame(const unsigned char **at, const unsigned char *end);
 
-/* Whether the region's .eh_frame entries are whole, and cover nothing but the region. */
-bool frames_sensible(const struct jitunwind_region *region);
+/* Whether .eh_frame entries are whole, and cover nothing but the region. */
+bool frames_sensible(const struct jitunwind_region *region, const unsigned char *frames, size_t size);
 
 /* Whether a library is loaded that is called libunwind. dlopen would wait for one that another thread loads until its
    constructors have ended, and they may wait for us. */

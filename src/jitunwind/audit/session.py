@@ -138,6 +138,8 @@ class Session:
 
     def _keep(self, jits: Jits) -> None:
         """JIT code has come or gone: the program may end before there is another time to take it."""
+        for warning in jits.warnings:
+            self.warn(warning)
         if self.emulate or self.static:
             self.dump = dump_of_jits(jits, self.warn)
 

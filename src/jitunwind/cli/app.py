@@ -15,7 +15,8 @@ from jitunwind.cli.verb import Context, Verb
 from jitunwind.errors import JitunwindError
 
 _LAZY = {
-    name: name for name in ("agent", "audit", "check", "doctor", "dump", "enable", "explain", "gdb", "run")
+    name: name
+    for name in ("agent", "audit", "check", "doctor", "dump", "enable", "explain", "gdb", "record", "run")
 } | {"disable": "enable"}
 """Verbs that are imported when they are asked for, so that the others start as fast without them, and their modules."""
 

@@ -7,8 +7,8 @@ import click
 
 from jitunwind.agent import built
 from jitunwind.cli.output import UNUSABLE, print_warning, reporting
-from jitunwind.cli.verb import Seconds, Verb, target_argument
-from jitunwind.startup.attach import disable_in, enable_in
+from jitunwind.cli.verb import Seconds, Verb, perf_option, target_argument
+from jitunwind.startup.attach import Answer, disable_in, enable_in
 from jitunwind.wording import counted
 
 
@@ -29,10 +29,16 @@ def _asking(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _warn(answer: Answer) -> None:
+    if answer.warning:
+        print_warning(answer.warning)
+
+
 @click.command(cls=Verb)
 @_asking
+@perf_option
 @click.pass_context
-def enable(context: click.Context, target: str, timeout: float) -> None:
+def enable(context: click.Context, target: str, timeout: float, perf: str | None) -> None:
     """Have a running Python publish its JIT code from now on.
 
     It is a process of CPython 3.14 or later. It executes jitunwind.enable(), in a thread of its own. It needs nothing
@@ -45,7 +51,8 @@ def enable(context: click.Context, target: str, timeout: float) -> None:
     pid = int(target)
     built.check()
     with reporting(f"waiting for process {pid}"):
-        answer = enable_in(pid, timeout)
+        answer = enable_in(pid, timeout, perf)
+    _warn(answer)
     if answer.is_off:
         print_warning(
             f"process {pid} has its JIT off (PYTHON_JIT=1 turns it on): there is nothing to publish"
@@ -71,6 +78,7 @@ def disable(target: str, timeout: float) -> None:
     pid = int(target)
     with reporting(f"waiting for process {pid}"):
         answer = disable_in(pid, timeout)
+    _warn(answer)
     if answer.already:
         click.echo(f"process {pid} does not publish its JIT code: nothing was changed")
     else:

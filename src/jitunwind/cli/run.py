@@ -8,10 +8,11 @@ from click.shell_completion import CompletionItem
 
 from jitunwind.agent import built
 from jitunwind.cli.handing_on import HandsOn, become
-from jitunwind.cli.output import print_note
+from jitunwind.cli.output import print_note, print_warning
+from jitunwind.cli.verb import perf_option
 from jitunwind.errors import CannotStart
 from jitunwind.startup.launch import check_arguments, environment
-from jitunwind.startup.pythons import ask, find
+from jitunwind.startup.pythons import Python, ask, find
 
 _PYTHONS_OWN = (
     "--check-hash-based-pycs",
@@ -36,6 +37,7 @@ def _files(context: click.Context, parameter: click.Parameter, typed: str) -> li
     "PATH, the one that jitunwind runs in, the newest python3.N on PATH]",
     shell_complete=_files,
 )
+@perf_option
 @click.argument(
     "arguments",
     nargs=-1,
@@ -43,7 +45,7 @@ def _files(context: click.Context, parameter: click.Parameter, typed: str) -> li
     metavar="[--] [SCRIPT | -m MODULE | -c CODE] [ARGS]...",
     shell_complete=_files,
 )
-def run(python: str | None, arguments: tuple[str, ...]) -> None:
+def run(python: str | None, perf: str | None, arguments: tuple[str, ...]) -> None:
     """Run a Python program that publishes its JIT code.
 
     Everything is as if PYTHON had been called with these arguments, its own options included (but for -E, -I and
@@ -54,28 +56,33 @@ def run(python: str | None, arguments: tuple[str, ...]) -> None:
     jitunwind run script.py an argument
     jitunwind run --python python3.14 -m module
     jitunwind run -X importtime -c "print(1)"
+    jitunwind run --perf jitdump script.py
 
     Exit status: the program's own; 2 it cannot be started.
     """
     check_arguments(arguments)
     built.check()
     if python is not None:
-        path = _named(python)
+        found = _named(python)
     else:
         found = find(arguments)
-        path = found.path
-        print_note(f"runs in {path} (CPython {found.version_text}, {found.found}); --python names another")
+        print_note(
+            f"runs in {found.path} (CPython {found.version_text}, {found.found}); --python names another"
+        )
+    path = found.path
+    if found.warning:
+        print_warning(found.warning)
     try:
-        become(path, arguments, environment(os.environ))
+        become(path, arguments, environment(os.environ, perf))
     except OSError as error:
         raise CannotStart(f"{path} cannot be run: {error.strerror}") from None
 
 
-def _named(python: str) -> str:
+def _named(python: str) -> Python:
     found = shutil.which(python)
     if found is None:
         raise CannotStart(
             f"--python {python}: that is no program that can be run",
             "name an interpreter: a path, or a name on PATH such as python3.14",
         )
-    return ask(found).path
+    return ask(found)

@@ -8,12 +8,13 @@ import click
 _MOST = 3
 _OTHER_NAMES = {
     **dict.fromkeys(("attach", "debug", "lldb"), "gdb"),
-    **dict.fromkeys(("backtrace", "core", "remote", "stack", "stacks", "threads", "top", "where"), "bt"),
+    **dict.fromkeys(("backtrace", "core", "remote", "stack", "stacks", "threads", "where"), "bt"),
     **dict.fromkeys(("cflags", "pkg-config"), "agent"),
     **dict.fromkeys(("disasm", "html", "list", "show", "view"), "explain"),
     **dict.fromkeys(("exec", "launch", "start"), "run"),
     **dict.fromkeys(("lint", "verify"), "check"),
     **dict.fromkeys(("publish",), "enable"),
+    **dict.fromkeys(("flamegraph", "perf", "profile", "sample", "top"), "record"),
     **dict.fromkeys(("save", "snapshot"), "dump"),
     **dict.fromkeys(("step", "test", "validate"), "audit"),
 }

@@ -228,3 +228,9 @@ junit_option = click.option(
     metavar="FILE",
     help="Write the report as JUnit XML, too; -: to stdout alone.",
 )
+perf_option = click.option(
+    "--perf",
+    type=click.Choice(["jitdump", "map"]),
+    help="Write a file of the JIT code for perf: /tmp/jit-PID.dump (code, names, lines, unwind tables), or "
+    "/tmp/perf-PID.map (names).",
+)

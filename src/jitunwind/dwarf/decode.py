@@ -15,6 +15,7 @@ from jitunwind.errors import MalformedFrames
 from jitunwind.rows import (
     SAME_VALUE,
     UNDEFINED,
+    CfaPlus,
     CfaRule,
     InRegister,
     RegisterRule,
@@ -45,13 +46,6 @@ class Expression:
 
     code: bytes
     is_value: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CfaPlus:
-    """The register's value is CFA + offset (DW_CFA_val_offset)."""
-
-    offset: int
 
 
 FrameRule = RegisterRule | Expression | CfaPlus

@@ -17,6 +17,7 @@ from jitunwind.rows import (
     SAME_VALUE,
     UNDEFINED,
     WORD,
+    CfaPlus,
     CfaRule,
     InRegister,
     RegisterRule,
@@ -292,6 +293,9 @@ class _Common:
             return _operation(CallFrame.SAME_VALUE, register)
         if isinstance(rule, InRegister):
             return _operation(CallFrame.REGISTER, register, rule.register)
+        if isinstance(rule, CfaPlus):  # not by DW_CFA_val_offset, which some readers do not know
+            expression = _PLUS_UCONST + unsigned(rule.offset)
+            return _operation(CallFrame.VAL_EXPRESSION, register, len(expression)) + expression
         if not isinstance(rule, SavedAt):
             return _operation(CallFrame.UNDEFINED, register)
         factored = rule.offset // self._factor
@@ -315,6 +319,8 @@ def _common(arch: Architecture, kind: _Kind, usual: Row, pointers: int) -> _Comm
 _commons: dict[tuple[int, _Kind, int, int], tuple[_Common, Architecture, Row]] = {}
 
 
+_PLUS_UCONST = b"\x23"
+"""DW_OP_plus_uconst (DWARF 5 section 7.7.1), with the CFA on the stack (section 6.4.2.3)."""
 _NEGATE = bytes([CallFrame.AARCH64_NEGATE_RA_STATE])
 _REMEMBER_STATE, _RESTORE_STATE = bytes([CallFrame.REMEMBER_STATE]), bytes([CallFrame.RESTORE_STATE])
 

@@ -10,17 +10,8 @@ from dataclasses import dataclass
 
 from jitunwind.arch import Architecture
 from jitunwind.notation import CFA, RETURN, Parts, parts
-from jitunwind.rows import (
-    SAME_VALUE,
-    UNDEFINED,
-    CfaRule,
-    InRegister,
-    RegisterRule,
-    Row,
-    SameValue,
-    SavedAt,
-    Unknown,
-)
+from jitunwind.recover.beyond import beyond
+from jitunwind.rows import UNDEFINED, Row, Unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,39 +59,3 @@ def _compared(said: Parts, ours: Parts, left_out: frozenset[str]) -> Difference 
 def _unknown(arch: Architecture, row: Row) -> frozenset[str]:
     """Registers of which the recovered row alone does not know where they are."""
     return frozenset(arch.register_names[r] for r in arch.callee_saved if row.rule(r) == UNDEFINED)
-
-
-def beyond(arch: Architecture, row: Row, outer: Row) -> Row | None:
-    """The row that leads from a frame to its caller's caller: by `row`, and from there by `outer`. None where a
-    row cannot say that, as it would have to read the stack twice."""
-    moved = _cfa(arch, row, outer.cfa)
-    if moved is None:
-        return None
-    cfa, between = moved
-    rules: list[tuple[int, RegisterRule]] = []
-    for register in sorted((*arch.callee_saved, arch.return_address)):
-        rule = outer.rule(register)
-        if isinstance(rule, SameValue):
-            rule = _seen(row.rule(register), between)
-        elif isinstance(rule, InRegister):
-            inner = row.rule(rule.register)
-            rule = rule if isinstance(inner, SameValue) else _seen(inner, between)
-        rules.append((register, rule))
-    return Row(cfa, tuple(rules))
-
-
-def _cfa(arch: Architecture, row: Row, outer: CfaRule) -> tuple[CfaRule, int | None] | None:
-    """The outer frame's CFA in terms of the inner frame's registers; and how far it is from the inner CFA, where
-    that is known."""
-    if outer.register == arch.stack_pointer:
-        return CfaRule(row.cfa.register, row.cfa.offset + outer.offset), outer.offset
-    if row.rule(outer.register) == SAME_VALUE:
-        return outer, None
-    return None
-
-
-def _seen(rule: RegisterRule, between: int | None) -> RegisterRule:
-    """A rule of the inner frame, as the outer frame's."""
-    if isinstance(rule, SavedAt):
-        return SavedAt(rule.offset - between) if between is not None else UNDEFINED
-    return rule

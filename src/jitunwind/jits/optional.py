@@ -135,6 +135,37 @@ class Kept(Protocol):
         """Have them copied. Quick: the process stands still. `keeping` keeps all that the JIT reads of its memory."""
 
 
+class SourceRecord(NamedTuple):
+    """What the interpreter keeps of a thread: where, and the number by which it knows the thread."""
+
+    address: int
+    thread: int
+
+
+@runtime_checkable
+class Sampled(Protocol):
+    """A JIT beside an interpreter, whose threads can be looked at again and again, one at a time."""
+
+    def changing(self) -> list[tuple[int, int]]:
+        """Memory (address, size) that has changed when code has come or gone, or what a piece of source was has been
+        freed. It is worth asking again when it has."""
+
+    def compare_anew(self) -> None:
+        """That memory has changed: what is remembered of source is compared with the process before it is believed."""
+
+    def records(self, pid: int) -> dict[int, list[SourceRecord]]:
+        """Those of each thread of the live process `pid`, by its kernel id."""
+
+    def keep_thread(self, keeping: Keeping, record: SourceRecord) -> None:
+        """Have the frames of one thread copied, which stands still. Quick."""
+
+    def runs(self, record: SourceRecord) -> list[SourceRun] | None:
+        """Those of a thread whose frames were kept, innermost first; None, if the record is another thread's now."""
+
+    def lock_holders(self) -> set[int] | None:
+        """The addresses of the records of threads that hold the interpreter's lock; None where nobody can tell."""
+
+
 class Step(NamedTuple):
     """A part of code that was made of one operation, [start, end) in the code: what people call it, and its source.
     `offset`: bytes in the bytecode of `function`."""

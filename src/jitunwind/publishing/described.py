@@ -15,15 +15,20 @@ def frames_of(arch: Architecture, start: int, table: UnwindTable) -> bytes:
 
 
 def described(
-    region: Region, frames: bytes, lines: Sequence[Line] = (), before: Region | None = None
+    region: Region,
+    frames: bytes,
+    lines: Sequence[Line] = (),
+    before: Region | None = None,
+    perf_frames: bytes = b"",
 ) -> Published:
     """What to publish of `region`, whose `.eh_frame` is `frames`; `lines` count from its start.
 
     `before` is code that ends where it starts, of which `frames` tell, too: they are published as one.
+    `perf_frames` is the `.eh_frame` for perf, if that is another one.
     """
     entry = before or Region(region.start, 0, "")
     size = region.end - entry.start
-    return Published(entry.start, size, region.name, entry.name, entry.size, frames, lines)
+    return Published(entry.start, size, region.name, entry.name, entry.size, frames, lines, perf_frames)
 
 
 def _in_one_piece(arch: Architecture, table: UnwindTable) -> UnwindTable:

@@ -8,6 +8,7 @@ The rules of a meet: a register or slot that two paths leave with different valu
 loses the CFA, or every place of a register that the convention keeps, the paths disagree.
 """
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterable, Mapping
 from heapq import heappop, heappush
@@ -22,7 +23,7 @@ from jitunwind.rows import SAME_VALUE
 
 try:
     from jitunwind.recover.straight import skip
-except ImportError:  # it was not built
+except (ImportError, SystemError):  # it was not built, or see agent/python.h
     skip = None  # type: ignore[assignment]
 
 CalleeOf = Callable[[bytes, int, int], Callee | None]
@@ -101,6 +102,10 @@ class NoReturn:
         return bool(new)
 
 
+class _TooLongError(Exception):
+    """The analysis has taken more steps than any real code needs."""
+
+
 class _LearntError(Exception):
     """A call that was followed never returns: what has been found so far is not true."""
 
@@ -109,7 +114,7 @@ class Flow:
     """`states` by the offset from which each holds; `ends`: offsets behind instructions that do not fall
     through; `disagreements` by the offset where the paths meet; `exits` by the leaving instruction; `preserved`:
     the registers whose values at entry every entry promises to keep; `called`: functions in this code that were
-    left out."""
+    left out; `problem`: why nothing is known of any instruction, or empty."""
 
     def __init__(self, preserved: tuple[int, ...] = ()) -> None:
         self.states: dict[int, State] = {}
@@ -118,6 +123,7 @@ class Flow:
         self.exits: dict[int, Exit] = {}
         self.preserved = preserved
         self.called: set[int] = set()
+        self.problem = ""
 
     def add(self, other: "Flow") -> None:
         """Take in the flow of other instructions, of which none disagree."""
@@ -142,13 +148,15 @@ def analyze(
     no_return: NoReturn | None = None,
     callees: Mapping[int, State] | None = None,
     enters_calls: bool = True,
+    most_steps: float = math.inf,
 ) -> Flow:
     """Follow `code` from each entry (offset -> state there) to the end of every path.
 
     `tracked` are the registers whose values matter; `no_return` the calls that never return: the
     analysis adds those that it finds; `callees` functions in this code that are only called (offset -> state there),
     not followed. A call to anywhere else in the code makes its target an entry of a function of the platform's
-    convention, which is left out unless the flow `enters_calls`.
+    convention, which is left out unless the flow `enters_calls`. What takes more than `most_steps` is given up: the
+    flow has nothing but a `problem` then.
     """
     known = {**entries, **(callees or {})}
     sweeps = _Sweeps(code, decode, tracked, known)
@@ -162,6 +170,7 @@ def analyze(
         indirect,
         NoReturn() if no_return is None else no_return,
         enters_calls,
+        most_steps,
     ).run()
 
 
@@ -266,6 +275,7 @@ class _Analysis:
         indirect: IndirectTargets,
         no_return: NoReturn,
         enters_calls: bool,
+        most_steps: float,
     ) -> None:
         self.make, self.arch, self.sweeps, self.size = states, arch, sweeps, size
         self.indirect, self.no_return, self.enters_calls = indirect, no_return, enters_calls
@@ -283,6 +293,7 @@ class _Analysis:
             if all(state.keeps(register) for state in entries.values())
         ]
         self.entries = entries
+        self.left = self.most_steps = most_steps
         # What `skip` cannot reach otherwise.
         self.constant = (Exit, _NEXT, _BRANCH, _CALL, Control.JUMP, Control.RETURN, "after", "after_call")
 
@@ -292,6 +303,10 @@ class _Analysis:
                 self._run()
             except _LearntError:
                 continue
+            except _TooLongError:
+                self.flow = Flow()
+                self.flow.problem = f"recovery takes more than {self.most_steps:,} steps here"
+                return self.flow
             if not self.sweeps.outdated:
                 return self.flow
             self.sweeps.refresh()
@@ -355,6 +370,9 @@ class _Analysis:
         sweep = self.sweeps.from_offset(start)
         steps, leaders, marks = sweep.steps, sweep.leaders, sweep.marks
         index, mark = bisect_left(steps, (start,)), bisect_right(marks, start)
+        self.left -= len(steps) - index
+        if self.left < 0:
+            raise _TooLongError
         call: int | None = None
         previous = start
         noted = (arrivals, self.sources, states, self.done, self.flow.ends, self.flow.exits, self.at_entry)

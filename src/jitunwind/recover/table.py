@@ -13,6 +13,9 @@ from jitunwind.rows import InRegister, Row, Undefined, Unknown, UnwindTable
 
 NOT_REACHED = Unknown("no path from the region's entries reaches this")
 
+MOST_STEPS = 1 << 25
+"""Of one analysis, some seconds: the largest region of a debug build, half a megabyte, takes a tenth of that."""
+
 
 def recover(arch: Architecture, code: bytes, decode: Decoder, entries: Mapping[int, Row]) -> UnwindTable:
     """The unwind table of one region: `code`, entered at each offset of `entries` in the state that its row describes
@@ -37,7 +40,9 @@ def flow_of(arch: Architecture, code: bytes, decode: Decoder, entries: Mapping[i
     if flow is None:
         known = (register for row in entries.values() for register in known_at_entry(row))
         every = {*known, *arch.callee_saved, *arch.caller_saved, arch.return_address, arch.stack_pointer}
-        flow = analyze(arch, states, code, decode, entry_states, every, no_return=no_return)
+        flow = analyze(
+            arch, states, code, decode, entry_states, every, no_return=no_return, most_steps=MOST_STEPS
+        )
     return flow
 
 
@@ -74,7 +79,10 @@ def _separately(
             no_return=no_return,
             callees=entry_states,
             enters_calls=False,
+            most_steps=MOST_STEPS,
         )
+        if flow.problem:
+            return flow
         stays = not flow.states or start <= min(flow.states) <= max(flow.states) < end
         if flow.disagreements or not stays or not _complete(flow):
             return None
@@ -85,7 +93,19 @@ def _separately(
     # Veneers and their like, which keep more than a body does. They stand behind what calls them.
     behind = max((*whole.states, *(end - 1 for end in whole.ends)))
     tracked = {arch.stack_pointer, arch.return_address, *arch.callee_saved}
-    flow = analyze(arch, states, code, decode, called, tracked, no_return=no_return, callees=entry_states)
+    flow = analyze(
+        arch,
+        states,
+        code,
+        decode,
+        called,
+        tracked,
+        no_return=no_return,
+        callees=entry_states,
+        most_steps=MOST_STEPS,
+    )
+    if flow.problem:
+        return flow
     if flow.disagreements or not _complete(flow) or min(flow.states) <= behind:
         return None
     whole.add(flow)
@@ -108,6 +128,8 @@ def _complete(flow: Flow) -> bool:
 
 def table_of(size: int, flow: Flow) -> UnwindTable:
     """The rows of `flow`'s states, laid over [0, size)."""
+    if flow.problem:
+        return UnwindTable(size, [0], [Unknown(flow.problem)])
     offsets: list[int] = []
     rows: list[Row | Unknown] = []
     last: Row | Unknown | None = None

@@ -69,6 +69,16 @@ class NativeRules:
             found = self._of_jump_to_nowhere()
         return found or self._by_frame_pointer()
 
+    def function_start(self, address: int) -> int | None:
+        """Where the function begins that `address` lies in, by the unwind table of its image; None, where that does
+        not tell."""
+        image = self._images.at(address)
+        try:
+            fde = self._fde(image, address) if image is not None else None
+        except (MalformedFrames, UnreadableMemory):
+            return None
+        return fde.start if fde is not None and fde.start <= address < fde.start + fde.size else None
+
     def problem_at(self, pc: int) -> str:
         """Why the image at `pc` has no unwind information; empty where it has some, or there is no image."""
         image = self._images.at(pc)

@@ -11,7 +11,7 @@ import ctypes
 import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jitunwind.errors import AlreadyTraced, NoSuchProcess
@@ -157,7 +157,7 @@ class _Tracer:
         """Those of the threads for which it is worth to wait longer than that."""
         if seconds > _PATIENCE_WAITING_SECONDS:
             for tid in tids:
-                if _letter(self._pid, tid) == "D":
+                if letter(self._pid, tid) == "D":
                     self._stop.missing[tid] = _IN_D
                 elif seconds > _PATIENCE_SECONDS:
                     self._stop.missing[tid] = "did not stop in time"
@@ -207,10 +207,10 @@ def living_thread(pid: int) -> int | None:
 
 
 def _has_ended(pid: int, tid: int) -> bool:
-    return _letter(pid, tid) in ("", "Z", "X", "x")
+    return letter(pid, tid) in ("", "Z", "X", "x")
 
 
-def _letter(pid: int, tid: int) -> str:
+def letter(pid: int, tid: int) -> str:
     """The state's letter (proc(5)); empty, where there is no such thread."""
     try:
         text = Path(f"/proc/{pid}/task/{tid}/stat").read_bytes()
@@ -223,6 +223,15 @@ def _status(pid: int, tid: int) -> list[str]:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/task/{tid}/status").read_text(errors="replace").splitlines()
     return []
+
+
+class Ranges:
+    """Memory (address, size) that is to be read again and again, as the kernel wants it named: `vectors` is where."""
+
+    def __init__(self, extents: Sequence[tuple[int, int]]) -> None:
+        self.extents = list(extents)
+        self._vectors = (_Vector * len(extents))(*[_Vector(address, size) for address, size in extents])
+        self.vectors = ctypes.addressof(self._vectors)
 
 
 class Reader:
@@ -258,6 +267,18 @@ class Reader:
         with contextlib.suppress(OSError, OverflowError):
             return os.preadv(self._file, [view], address)
         return 0
+
+    def gathered(self, place: int, view: memoryview, ranges: "Ranges") -> int:
+        """Fill `view`, which lies at `place`, with what is in `ranges` now, one behind the other; the bytes that were
+        there."""
+        self._here.base, self._here.size = place, len(view)
+        count = len(ranges.extents)
+        got = self._readv(self._tid, ctypes.addressof(self._here), 1, ranges.vectors, count, 0)
+        if got >= 0:
+            return int(got)
+        data = b"".join(self.read(address, size) for address, size in ranges.extents)
+        view[: len(data)] = data
+        return len(data)
 
     def read(self, address: int, size: int) -> bytes:
         """Up to `size` bytes at `address`."""

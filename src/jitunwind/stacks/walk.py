@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from struct import Struct
 from typing import NamedTuple, Protocol
 
-from jitunwind.dwarf.decode import CfaPlus, Expression, FrameState
+from jitunwind.dwarf.decode import Expression, FrameState
 from jitunwind.dwarf.expression import evaluate_expression
 from jitunwind.errors import MalformedFrames, UnreadableMemory
 from jitunwind.memory import Mapping as MemoryMapping
 from jitunwind.memory import Memory
-from jitunwind.rows import CfaRule, InRegister, SameValue, SavedAt, Undefined, Unknown
+from jitunwind.rows import CfaPlus, CfaRule, InRegister, SameValue, SavedAt, Undefined, Unknown
 from jitunwind.stacks.native import NativeRules, NoRules, Rules
 from jitunwind.stacks.snapshot import mapping_in
 
@@ -72,8 +72,20 @@ class Walker:
         self._arch = memory.architecture
         self._mappings = memory.mappings()
         self._plans: dict[tuple[int, bool], _Plan | NoRules] = {}
+        self._jit_plans: set[tuple[int, bool]] = set()
+        """The keys of those in `_plans` that are of JIT code, or that there was no code for."""
         self._is_code: dict[int, bool] = {}
         self._words = Words(memory)
+
+    def memory_has_changed(self, code_too: bool) -> None:
+        """To be told between two walks, if the process has run. `code_too`: JIT code or mappings may have changed."""
+        self._words = Words(self._memory)
+        if code_too:
+            self._mappings = self._memory.mappings()
+            self._is_code.clear()
+            for key in self._jit_plans:
+                self._plans.pop(key, None)
+            self._jit_plans.clear()
 
     def walk(self, registers: Mapping[int, int]) -> Walked:
         """The frames of a thread with these registers, by DWARF number."""
@@ -167,8 +179,12 @@ class Walker:
         found = self._plans.get((pc, at_pc))
         if found is None:
             rules = self._jit.rules_at(pc, at_pc) if self._jit is not None else None
-            if rules is None:
+            if rules is not None:
+                self._jit_plans.add((pc, at_pc))
+            else:
                 rules = self._native.at(pc, at_pc)
+                if isinstance(rules, NoRules) or not rules.is_exact:
+                    self._jit_plans.add((pc, at_pc))
             found = self._plans[pc, at_pc] = rules if isinstance(rules, NoRules) else self._taken_apart(rules)
         return found
 

@@ -14,6 +14,9 @@ RUN_VARIABLE = "JITUNWIND_RUN"
 """What `jitunwind run` tells `hook/sitecustomize.py`: the folders of jitunwind and iced-x86. Gone before the
 program begins."""
 
+PERF_VARIABLE = "JITUNWIND_PERF"
+"""What is written for perf, where publishing is switched on from outside: jitdump or map; empty: nothing."""
+
 _has_started = False
 
 
@@ -31,15 +34,19 @@ def at_start() -> None:
 
 
 def switch_on() -> None:
-    """`jitunwind.enable()`. A failure is one line on stderr, and the program goes on."""
+    """`jitunwind.enable()`, with what the environment says of perf. A failure is one line on stderr, and the program
+    goes on."""
+    what = "is not published"
     try:
         import jitunwind
 
         jitunwind.enable()
+        what = "is not written for perf"
+        jitunwind.enable(os.environ.get(PERF_VARIABLE) or None)
     except Exception as error:
         if sys.stderr is not None:
             with contextlib.suppress(OSError, ValueError):  # it may be closed
-                print(f"jitunwind: JIT code is not published: {one_line(error)}", file=sys.stderr)
+                print(f"jitunwind: JIT code {what}: {one_line(error)}", file=sys.stderr)
 
 
 def one_line(error: BaseException) -> str:

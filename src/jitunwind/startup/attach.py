@@ -60,16 +60,17 @@ class Target:
 
 class Answer(NamedTuple):
     """What the process has done: `regions` published, or withdrawn. `is_off`: nothing, as its JIT is off; `already`: it
-    did before what it was asked to."""
+    did before what it was asked to. `warning`: what a user should know of its CPython, or empty."""
 
     regions: int
     already: bool = False
     is_off: bool = False
+    warning: str = ""
 
 
-def enable_in(pid: int, seconds: float) -> Answer:
-    """Have process `pid` publish its JIT code. As `_ask`."""
-    return _ask("enable", pid, seconds)
+def enable_in(pid: int, seconds: float, perf: str | None = None) -> Answer:
+    """Have process `pid` publish its JIT code, and write it for perf: "jitdump" or "map". As `_ask`."""
+    return _ask("enable", pid, seconds, perf)
 
 
 def disable_in(pid: int, seconds: float) -> Answer:
@@ -77,7 +78,7 @@ def disable_in(pid: int, seconds: float) -> Answer:
     return _ask("disable", pid, seconds)
 
 
-def _ask(what: str, pid: int, seconds: float) -> Answer:
+def _ask(what: str, pid: int, seconds: float, perf: str | None = None) -> Answer:
     """Have process `pid` execute jitunwind.enable() or disable(): `what`.
 
     `seconds`: how long to wait until the process comes to a place where it can be executed.
@@ -92,7 +93,7 @@ def _ask(what: str, pid: int, seconds: float) -> Answer:
         _check_view(pid)
         with _pipe(target) as (folder, channel), _Death(pid) as death:
             script, answer = folder.here / "request.py", folder.inside / "answer"
-            script.write_text(_script(what, answer))
+            script.write_text(_script(what, answer, perf))
             if target.is_anothers:
                 os.chown(script, target.user, target.group)
             listener = _Listener(pid, channel, death)
@@ -112,7 +113,7 @@ def _ask(what: str, pid: int, seconds: float) -> Answer:
                     f"process {pid} began to {what} publishing, and has not said within {_PATIENCE_SECONDS} s "
                     "how it went"
                 )
-    return _meaning(what, pid, listener.said)
+    return _meaning(what, pid, listener.said)._replace(warning=layout.warning)
 
 
 def _check(pid: int) -> None:
@@ -283,10 +284,10 @@ def _no_safe_point(pid: int, seconds: float) -> NoSafePoint:
     )
 
 
-def _script(what: str, answer: Path) -> str:
+def _script(what: str, answer: Path, perf: str | None) -> str:
     """The text that the process executes: its user may not be able to read this package's files."""
     text = _REMOTE.read_text(encoding="utf-8")
-    return f"{text}\nbegin({what!r}, {search_folders()!r}, {str(_FINDER)!r}, {str(answer)!r})\n"
+    return f"{text}\nbegin({what!r}, {search_folders()!r}, {str(_FINDER)!r}, {str(answer)!r}, {perf!r})\n"
 
 
 def _meaning(asked: str, pid: int, said: bytes) -> Answer:

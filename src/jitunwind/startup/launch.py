@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jitunwind.errors import CannotStart
-from jitunwind.startup import RUN_VARIABLE
+from jitunwind.startup import PERF_VARIABLE, RUN_VARIABLE
 
 PACKAGES = Path(__file__).parents[2]
 HOOK = Path(__file__).with_name("hook")
@@ -26,10 +26,12 @@ def search_folders() -> list[str]:
     return list(dict.fromkeys(folders))
 
 
-def environment(before: Mapping[str, str]) -> dict[str, str]:
+def environment(before: Mapping[str, str], perf: str | None = None) -> dict[str, str]:
     """What to start a Python with, so that it publishes the JIT code of its program: `before`, with the JIT on
-    unless that says otherwise. `hook/sitecustomize.py` undoes the rest."""
+    unless that says otherwise; `perf`: what it writes for perf. `hook/sitecustomize.py` undoes the rest."""
     result = {"PYTHON_JIT": "1", **before}
+    if perf is not None:
+        result[PERF_VARIABLE] = perf
     result[RUN_VARIABLE] = os.pathsep.join(search_folders())
     result["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HOOK), before.get("PYTHONPATH")]))
     result.pop("JITUNWIND_PYTHONPATH", None)

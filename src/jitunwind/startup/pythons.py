@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jitunwind.errors import CannotStart
-from jitunwind.jits.cpython.versions import NAMES, OLDEST
+from jitunwind.jits.cpython.versions import NAMES, OLDEST, VERSIONS
 from jitunwind.startup.launch import script_of
 
 _OLDEST = f"CPython {NAMES[0]} or later"
@@ -36,6 +36,16 @@ class Python(NamedTuple):
     @property
     def version_text(self) -> str:
         return ".".join(map(str, self.version))
+
+    @property
+    def warning(self) -> str:
+        """What a user should know of such a CPython before it publishes; "" of a version that is known."""
+        if self.version[:2] <= max(VERSIONS):
+            return ""
+        return (
+            f"CPython {self.version_text} is not known here: its JIT code is published if its structure proves to be "
+            f"that of {NAMES[-1]}, and jitunwind.problems() tells whether it did"
+        )
 
 
 def ask(path: str) -> Python:

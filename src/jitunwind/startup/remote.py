@@ -14,24 +14,24 @@ import posix
 import sys
 
 
-def begin(what: str, search: list[str], finder: str, answer: str) -> None:
+def begin(what: str, search: list[str], finder: str, answer: str, perf: str | None) -> None:
     """`what`: enable or disable; `search`: folders of jitunwind and iced-x86; `finder`: the path of finder.py;
-    `answer`: a named pipe."""
+    `answer`: a named pipe; `perf`: what to write for perf."""
     try:
         channel = posix.open(answer, posix.O_WRONLY | posix.O_NONBLOCK)
         posix.write(channel, b"begun\n")
     except OSError:
         return  # nobody waits for it any more
     try:
-        _thread.start_new_thread(_answer, (channel, what, search, finder))
+        _thread.start_new_thread(_answer, (channel, what, search, finder, perf))
     except RuntimeError as error:  # the process is about to end
         posix.write(channel, f"failed\n{error}\n\n\0".encode())
         posix.close(channel)
 
 
-def _answer(channel: int, what: str, search: list[str], finder: str) -> None:
+def _answer(channel: int, what: str, search: list[str], finder: str, perf: str | None) -> None:
     try:
-        said = _enable(search, finder) if what == "enable" else _disable()
+        said = _enable(search, finder, perf) if what == "enable" else _disable()
     except BaseException as error:
         hint = getattr(error, "hint", None)
         problem = f"{type(error).__name__}: {error}" if hint is None else str(error)
@@ -44,7 +44,7 @@ def _answer(channel: int, what: str, search: list[str], finder: str) -> None:
         posix.close(channel)
 
 
-def _enable(search: list[str], finder: str) -> str:
+def _enable(search: list[str], finder: str, perf: str | None) -> str:
     if not sys._jit.is_enabled():  # type: ignore[attr-defined]
         return "off"
     names = {"__name__": "jitunwind.startup.finder", "__file__": finder}
@@ -54,7 +54,7 @@ def _enable(search: list[str], finder: str) -> str:
     import jitunwind
 
     word = "already" if jitunwind.is_enabled() else "done"
-    jitunwind.enable()
+    jitunwind.enable(perf)
     return f"{word}\n{jitunwind.statistics().regions}"
 
 

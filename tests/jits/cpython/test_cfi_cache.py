@@ -80,7 +80,7 @@ def test_a_shim_and_a_body_are_in_one() -> None:
     for index in range(5):
         jit_code = cpython_code(START + index * 0x1000, shim + loads(index), len(shim), 0)
         assert known.of(jit_code) == CfiCache(X86_64).of(jit_code)
-        (fde,) = eh_frame(known.of(jit_code), 0)
+        (fde,) = eh_frame(known.of(jit_code).eh_frame, 0)
         assert (fde.start, fde.size) == (jit_code.start, jit_code.size)
 
 

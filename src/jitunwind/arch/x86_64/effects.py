@@ -92,7 +92,7 @@ def _sweep(
 
 try:
     from jitunwind.arch.x86_64.sweep import sweep  # the same in C
-except ImportError:  # it was not built, or for another machine
+except (ImportError, SystemError):  # not built, or for another machine, or see python.h
     sweep = _sweep
 
 

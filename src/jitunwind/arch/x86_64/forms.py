@@ -30,7 +30,7 @@ from jitunwind.rows import WORD
 
 try:
     from jitunwind.arch.x86_64.sweep import clear, put, table
-except ImportError:  # it was not built, or for another machine: the dictionaries are all there is
+except (ImportError, SystemError):  # as in effects.py: the dictionaries are all there is
 
     def table() -> object:
         return None

@@ -15,7 +15,7 @@ from jitunwind.jits.cpython.layout import Layout
 from jitunwind.jits.cpython.objects import CodeObject, Objects
 from jitunwind.memory import Memory
 
-_TAGS = 3
+TAGS = 3
 """The low bits of a _PyStackRef that are no address."""
 MOST_FRAMES = 1 << 20
 MOST_THREADS = 1 << 16
@@ -51,7 +51,7 @@ def frame_at(memory: Memory, layout: Layout, objects: Objects, address: int) -> 
     """The Python frame at `address`; None, if there is none that makes sense."""
     offsets = layout.offsets
     try:
-        executable = memory.word(address + offsets["interpreter_frame.executable"]) & ~_TAGS
+        executable = memory.word(address + offsets["interpreter_frame.executable"]) & ~TAGS
         instruction = memory.word(address + offsets["interpreter_frame.instr_ptr"])
         code = objects.code(executable)
     except UnreadableMemory:

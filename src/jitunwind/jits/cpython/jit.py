@@ -32,6 +32,7 @@ from jitunwind.jits.optional import (
     Position,
     ReadRegister,
     SourceFrame,
+    SourceRecord,
     SourceRun,
     SourceThread,
     Step,
@@ -42,6 +43,9 @@ from jitunwind.rows import Unknown
 
 if TYPE_CHECKING:  # only `explain` needs them
     from jitunwind.jits.cpython.uops import MicroOp, MicroOps, Place
+
+if TYPE_CHECKING:  # only `record` needs them
+    from jitunwind.jits.cpython.sampled import Threads
 
 
 class CPythonJit:
@@ -176,6 +180,33 @@ class CPythonJit:
             return []
         found = stretches_from(self.memory, self.layout, self.regions.objects, state.current_frame)
         return [SourceRun([_source_frame(frame) for frame in each.frames], each.marker) for each in found]
+
+    # Its threads, sampled
+
+    @cached_property
+    def _threads(self) -> "Threads":
+        from jitunwind.jits.cpython.sampled import Threads
+
+        return Threads(self.memory, self.layout, self.regions.objects)
+
+    def changing(self) -> list[tuple[int, int]]:
+        return self._threads.changing()
+
+    def compare_anew(self) -> None:
+        self._places.clear()
+        self._threads.compare_anew()
+
+    def records(self, pid: int) -> dict[int, list[SourceRecord]]:
+        return self._threads.records(pid)
+
+    def keep_thread(self, keeping: Keeping, record: SourceRecord) -> None:
+        self._threads.keep(keeping, record)
+
+    def runs(self, record: SourceRecord) -> list[SourceRun] | None:
+        return self._threads.runs(record)
+
+    def lock_holders(self) -> set[int] | None:
+        return self._threads.lock_holders()
 
     # Its micro-ops
 

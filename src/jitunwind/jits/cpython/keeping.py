@@ -35,7 +35,7 @@ def keep_frames(memory: Memory, keeping: Keeping, layout: Layout) -> None:
             with suppress(UnreadableMemory):
                 _keep_chunks(memory, keeping, layout, state.address)
             with suppress(UnreadableMemory):
-                _keep_others(keeping, layout, state.current_frame)
+                keep_chain(keeping, layout, state.current_frame, _MOST_FRAMES)
 
 
 def _keep_chunks(memory: Memory, keeping: Keeping, layout: Layout, state: int) -> None:
@@ -48,12 +48,13 @@ def _keep_chunks(memory: Memory, keeping: Keeping, layout: Layout, state: int) -
         chunk = previous
 
 
-def _keep_others(keeping: Keeping, layout: Layout, frame: int) -> None:
-    """The frames that are in no chunk, by following the chain of all."""
+def keep_chain(keeping: Keeping, layout: Layout, frame: int, most: int) -> None:
+    """Copy the frames that were not copied with a chunk, by following the chain of all, of `most` at most.
+    UnreadableMemory."""
     previous_at, size = layout.offsets["interpreter_frame.previous"], layout.offsets["interpreter_frame.size"]
     start, data, last = 0, memoryview(b""), -1
     seen: set[int] = set()
-    while frame and frame not in seen and len(seen) < _MOST_FRAMES:
+    while frame and frame not in seen and len(seen) < most:
         seen.add(frame)
         within = frame - start
         if not 0 <= within <= last:

@@ -53,6 +53,9 @@ class Objects:
         self._layout = layout
         self._offsets = layout.offsets
         self._code_objects: dict[int, CodeObject | None] = {}
+        self._heads: dict[int, bytes] = {}
+        """Of code objects, where `compare_anew` was called: what tells one from another at its place."""
+        self._compared: set[int] | None = None
         self._type_names: dict[int, str] = {}
         self._owners: list[CodeObject] = []
         """By rising address of their bytecode."""
@@ -91,12 +94,39 @@ class Objects:
 
     def code(self, address: int) -> CodeObject | None:
         """The code object at `address`; None, if there is none that makes sense."""
+        if self._compared is not None and address not in self._compared:
+            self._compare(address, self._compared)
         if address not in self._code_objects:
             try:
                 self._code_objects[address] = self._read_code(address)
             except (UnreadableMemory, CorruptState):
                 self._code_objects[address] = None
         return self._code_objects[address]
+
+    def compare_anew(self) -> None:
+        """The process has run, and code objects may have gone: from now on each is compared before it is believed."""
+        self._compared = set()
+
+    def _compare(self, address: int, compared: set[int]) -> None:
+        """Forget the code object at `address`, if another one lies there now."""
+        compared.add(address)
+        head = self._head(address)
+        if self._heads.get(address) != head or self._code_objects.get(address) is None:
+            gone = self._code_objects.pop(address, None)
+            self._owners = [each for each in self._owners if each is not gone]
+        self._heads[address] = head
+
+    def _head(self, address: int) -> bytes:
+        """The fields of a code object that do not change; none where it cannot be read."""
+        of = self._offsets
+        fields = [of[f"code_object.{name}"] for name in ("filename", "name", "qualname", "linetable")]
+        first, last = min(fields), max(fields)
+        try:
+            pointers = self._memory.checked_read(address + first, last + 8 - first)
+            size = self._memory.checked_read(address + of["bytes_object.ob_size"], 8)
+            return size + pointers + self._memory.checked_read(address + of["code_object.firstlineno"], 4)
+        except UnreadableMemory:
+            return b""
 
     def _read_code(self, address: int) -> CodeObject | None:
         offsets, memory = self._offsets, self._memory

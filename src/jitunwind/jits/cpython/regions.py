@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property
+from itertools import islice
 
 from jitunwind.arch import known
 from jitunwind.arch.effects import Control, Decoder
@@ -31,13 +32,17 @@ from jitunwind.jits.cpython.stencils import Store
 from jitunwind.memory import Mapping, Memory
 from jitunwind.recover.table import NOT_REACHED, recover
 from jitunwind.region import Line, Region, RegionKind
-from jitunwind.rows import WORD, Row
+from jitunwind.rows import WORD, Row, Unknown, UnwindTable
 
 PAGE = 4096
 _KERNEL = 1 << 63
 _LONGEST_ENTRY = 256
 _LARGEST_UNLISTED = 1 << 20
 """Bytes of code that no executor of the lists owns, at most."""
+_BEGINNING = 24
+"""Bytes of an executor's code in which no address stands: 3.15's begins with _START_EXECUTOR (CPython
+Python/bytecodes.c)."""
+_MOST_BEGINNINGS = 64
 _OFF, _ON = b"\0", b"\1"
 NAME_PREFIX = "py::"
 """What the names of CPython's code begin with; those that CPython 3.15 and jitunwind publish of it, too."""
@@ -173,8 +178,9 @@ class Regions:
     def find(self, address: int) -> Code | None:
         """The executor's code that `address` lies in; None where it is not JIT code of CPython's."""
         mapping = self.may_hold(address)
-        if mapping is None:
-            return None
+        return None if mapping is None else self._listed(address, mapping) or self._unlisted(address, mapping)
+
+    def _listed(self, address: int, mapping: Mapping) -> Code | None:
         index = bisect_right(self.starts, address) - 1
         start = self.starts[index] if index >= 0 else 0
         if start < mapping.start:
@@ -199,6 +205,48 @@ class Regions:
                     cache.pop(start, None)
         found = self._found[start]
         return found if found is not None and address < found.end else None
+
+    def _unlisted(self, address: int, mapping: Mapping) -> Code | None:
+        """The code of an executor that no list has, as 3.15's invalidated ones while they run: it begins at a page as
+        that of other executors does, and ends where no path leads farther."""
+        if self.layout.executor.shim_in_region:  # there the shim is such a beginning, and `starts` has them all
+            return None
+        index = bisect_right(self.starts, address)
+        before = self._found.get(self.starts[index - 1]) if index else None
+        lowest = max(mapping.start, before.end if before is not None else 0, address - _LARGEST_UNLISTED)
+        limit = min(self.starts[index] if index < len(self.starts) else mapping.end, mapping.end)
+        for page in range(address & -PAGE, lowest - 1, -PAGE):
+            if not self._begins_executor(page):
+                continue
+            if page not in self._verified:
+                self._verified.add(page)
+                code = self._read(page, limit, None)
+                self._found[page] = code._replace(data=code.data[: self._reached(code)]) if code else None
+                for cache in (self._code_of, self._stores_of, self._lines, self._parts):
+                    cache.pop(page, None)
+            found = self._found[page]
+            return found if found is not None and address < found.end else None
+        return None
+
+    def _begins_executor(self, page: int) -> bool:
+        try:
+            return self.memory.checked_read(page, _BEGINNING) in self._beginnings
+        except UnreadableMemory:
+            return False
+
+    @cached_property
+    def _beginnings(self) -> set[bytes]:
+        """What code of executors begins with: the stencils of the first micro-ops, which all traces have. Those of cold
+        exits are no traces."""
+        cold, found = set[int](), set[bytes]()
+        with suppress(UnreadableMemory):
+            for interpreter in interpreters(self.memory, self.layout):
+                cold.update(self.memory.word(interpreter + each) for each in self.layout.executor.singles)
+        for executor in islice(self.executors.by_start.values(), _MOST_BEGINNINGS):
+            if executor.address not in cold and executor.jit_size > _BEGINNING:
+                with suppress(UnreadableMemory):
+                    found.add(self.memory.checked_read(executor.jit_code, _BEGINNING))
+        return found
 
     def _reach_of(self, start: int, limit: int) -> int:
         """How far control gets in the code at `start`, whatever an executor says."""
@@ -311,6 +359,26 @@ class Regions:
             return None
         shim = Region(start + found.start, found.end - found.start, ENTRY_NAME, RegionKind.SHIM)
         return shim, start + found.returns
+
+    def gate_row(self, jit_code: Code, table: UnwindTable) -> Row | None:
+        """The row of the shim by which C code enters this code, where its call comes back to: 3.14's stands before each
+        executor's code, whose `table` it is part of. None, where there is none, or none is found."""
+        if jit_code.gate_size:
+            shim = self.stencils.shim(jit_code.data)
+            row = table.at(shim.returns) if shim is not None else None
+        else:
+            row = self._entry_row
+        return row if isinstance(row, Row) else None
+
+    @cached_property
+    def _entry_row(self) -> Row | Unknown | None:
+        if self._entry is None:
+            return None
+        shim, returns = self._entry
+        decode = self._decoder_at(shim.start) if self._decoder_at else known.decoder(self.arch)
+        entries = {0: self.arch.at_entry(self.arch.platform)}
+        code = self.memory.checked_read(shim.start, shim.size)
+        return recover(self.arch, code, decode, entries).at(returns - shim.start)
 
     def returns_to_shim(self, address: int) -> bool:
         """Whether a shim's call of JIT code comes back to `address`: such a return address is on the stack of a thread

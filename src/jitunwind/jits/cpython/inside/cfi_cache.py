@@ -4,7 +4,7 @@
 it, which say nothing to an unwinder.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from jitunwind.arch import Architecture
@@ -14,6 +14,7 @@ from jitunwind.jits import Code
 from jitunwind.jits.cpython import stencils
 from jitunwind.publishing.described import frames_of
 from jitunwind.recover.table import known_at_entry, recover
+from jitunwind.rows import UnwindTable
 
 _MOST = 512
 _MOST_OF_A_SIZE = 8
@@ -21,11 +22,21 @@ _MOST_BYTES = 1 << 20
 _CONSTANT_SIZE = 8
 
 
+class Frames(NamedTuple):
+    """The `.eh_frame` of an executor's code, to lie anywhere; and the one for perf, if that is another one."""
+
+    eh_frame: bytes
+    for_perf: bytes = b""
+
+    def moved(self, distance: int) -> "Frames":
+        return Frames(moved(self.eh_frame, distance), self.for_perf and moved(self.for_perf, distance))
+
+
 class _Known(NamedTuple):
     """The frames of an executor's code, at `start`; the pieces between its constants, and their bytes."""
 
     start: int
-    frames: bytes
+    frames: Frames
     pieces: Sequence[tuple[int, int]]
     rest: bytes
 
@@ -35,10 +46,13 @@ class _Known(NamedTuple):
 
 
 class CfiCache:
-    """The `.eh_frame` bytes of executors."""
+    """The `.eh_frame` bytes of executors. `for_perf` makes perf's table of a code's own; None: it gets none."""
 
-    def __init__(self, arch: Architecture) -> None:
+    def __init__(
+        self, arch: Architecture, for_perf: Callable[[Code, UnwindTable], UnwindTable | None] | None = None
+    ) -> None:
         self._arch = arch
+        self._for_perf = for_perf
         self._decode = decoder(arch)
         self._stencils = stencils.of(arch)
         self._has_constants = self._stencils.constants(b"") is not None
@@ -47,8 +61,8 @@ class CfiCache:
         self._bytes = 0
         """Of all code that has been remembered."""
 
-    def of(self, code: Code) -> bytes:
-        """Those of all its code, to lie anywhere."""
+    def of(self, code: Code) -> Frames:
+        """Those of all its code."""
         if not self._has_constants:
             return self._recovered(code)
         size = code.gate_size, len(code.data.rstrip(b"\0"))
@@ -60,7 +74,7 @@ class CfiCache:
             return self._recovered(code)
         for each in known:
             if each.is_of(code.data):
-                return moved(each.frames, code.start - each.start)
+                return each.frames.moved(code.start - each.start)
         frames, pieces = self._recovered(code), self._pieces(code)
         del known[: 1 - _MOST_OF_A_SIZE]
         known.append(_Known(code.start, frames, pieces, _between(code.data, pieces)))
@@ -85,9 +99,11 @@ class CfiCache:
             zip([0, *(at + _CONSTANT_SIZE for at in constants)], [*constants, code.size], strict=True)
         )
 
-    def _recovered(self, code: Code) -> bytes:
+    def _recovered(self, code: Code) -> Frames:
         table = recover(self._arch, code.data, self._decode, dict(code.entries))
-        return frames_of(self._arch, code.start, table)
+        eh_frame = frames_of(self._arch, code.start, table)
+        other = self._for_perf(code, table) if self._for_perf is not None else None
+        return Frames(eh_frame, frames_of(self._arch, code.start, other) if other is not None else b"")
 
 
 def _between(code: bytes, pieces: Sequence[tuple[int, int]]) -> bytes:

@@ -11,16 +11,19 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from jitunwind.agent.library import CODE_CAME, GDB, LIBGCC, LIBUNWIND, loaded_agent
+from jitunwind.agent.library import CODE_CAME, GDB, JITDUMP, LIBGCC, LIBUNWIND, PERF_MAP, loaded_agent
 from jitunwind.errors import AgentFailed, UnsupportedVersion
 
 if TYPE_CHECKING:
     from jitunwind.jits.cpython.inside.describing import Described, Describer
 
 _CONSUMERS = (GDB, LIBGCC, LIBUNWIND)
+PERF = {"jitdump": JITDUMP, "map": PERF_MAP}
+"""What can be written for perf: the consumers."""
+_STDERR = 2
 _LEAST_AT_ONCE, _MOST_AT_ONCE = 4, 64
 _AT_ONCE_SECONDS = 0.03
 """After so much work what is ready is published, the rest later: new code should not wait for a tenth of a second."""
@@ -55,6 +58,14 @@ class Follower:
         self._at_once = _MOST_AT_ONCE
         """Regions that are looked at together: not many more than can be described in the time for that."""
         self._describer: Describer | None = None
+        self._files: tuple[str, ...] = ()
+        """The consumers that write files for perf."""
+        self._untold: set[int] = set()
+        """Where code starts that was published before they were asked for."""
+        self._has_own_files = True
+        """False in the child of a fork, until it has its own."""
+        self._said: str | None = None
+        """What went wrong with the files, as it stood on stderr."""
         self._failed: dict[int, int] = {}
         """Code that is there and could not be described or published: start to size."""
         self._errors: dict[str, int] = {}
@@ -73,6 +84,30 @@ class Follower:
                 self._release()
             self.flush(FLUSH_SECONDS)
 
+    @property
+    def writes_files(self) -> bool:
+        """Whether it writes a file for perf."""
+        return bool(self._files)
+
+    def write_for_perf(self, consumer: str) -> None:
+        """Write a file for perf, too, of the code that there is and of all that comes. AgentFailed, where it cannot be
+        made, or nobody could be asked: publishing goes on without."""
+        if consumer in self._files:
+            return
+        self._agent.publish([], (consumer,))
+        if not self._acquire(FLUSH_SECONDS):
+            raise AgentFailed("JIT code is being published just now: try again")
+        try:
+            self._files = (*self._files, consumer)
+            self._describer = None  # it may have to make more of each region
+            self._look()
+            before = set(self._waiting)
+            self._note_all()
+            self._untold.update(self._waiting.keys() - before)
+        finally:
+            self._release()
+        self.flush(FLUSH_SECONDS)
+
     def flush(self, seconds: float) -> int:
         """Publish the code that there is now, for `seconds` and the rest of the region that is then in the making.
         How many regions are left: the worker publishes them. What comes meanwhile is not counted."""
@@ -80,6 +115,7 @@ class Follower:
         if not self._acquire(seconds):
             return self._most_waiting()
         try:
+            self._begin_files_in_child()
             self._look()
             left = set(self._waiting)
             while left and time.monotonic() < until:
@@ -108,6 +144,9 @@ class Follower:
         finally:
             self._release()
         counts = {_WAIT: len(waiting), _UNKNOWN: len(unknown)}
+        problem = self._agent.problem(self._files)
+        if problem is not None:
+            counts[problem] = 1
         return {**found, **{what: count for what, count in counts.items() if count}}
 
     def _acquire(self, seconds: float) -> bool:
@@ -174,9 +213,27 @@ class Follower:
         """After a fork."""
         if in_child:
             self._describer = None
+            self._said = None
+            self._has_own_files = not self._files
         if self._worker_thread != _thread.get_ident():
             self._lock.release()
-            self._agent.resume(bool(self._waiting))
+            self._agent.resume(bool(self._waiting) or not self._has_own_files)
+
+    def _begin_files_in_child(self) -> None:
+        """Have the child of a fork write files of its own, with the code that it has from its parent."""
+        if not self._has_own_files:
+            self._has_own_files = True
+            try:
+                self._agent.publish([], self._files)
+            except AgentFailed as error:
+                self._say(str(error))
+
+    def _say(self, problem: str | None) -> None:
+        """One line on stderr, where there is a problem with the files that has not been said."""
+        if problem != self._said and problem is not None:
+            self._said = problem
+            with suppress(OSError):
+                os.write(_STDERR, f"jitunwind: {problem}\n".encode())
 
     def _work(self) -> None:
         """What the agent calls, in its thread, when there is something to do."""
@@ -185,6 +242,7 @@ class Follower:
                 return
         self._worker_thread = _thread.get_ident()
         try:
+            self._begin_files_in_child()
             self._look()
             while self._waiting and not self._agent.is_paused() and not self._asking:
                 self._publish_some(math.inf)
@@ -211,6 +269,7 @@ class Follower:
             else:
                 self._waiting.pop(event.start, None)
                 self._failed.pop(event.start, None)
+                self._untold.discard(event.start)
                 self._agent.unmap(event.start, event.size)
         if self._agent.lost():
             self._note_all()
@@ -226,7 +285,7 @@ class Follower:
             with _short_turns():
                 from jitunwind.jits.cpython.inside.describing import Describer
 
-                self._describer = Describer()
+                self._describer = Describer(JITDUMP in self._files)
         return self._describer
 
     def _publish_some(self, until: float) -> None:
@@ -234,7 +293,7 @@ class Follower:
         `until`; one region at least."""
         some = []
         for start, size in list(self._waiting.items())[: self._at_once]:
-            if self._agent.knows(start):
+            if self._agent.knows(start) and start not in self._untold:
                 del self._waiting[start]
             else:
                 some.append((start, size))
@@ -261,16 +320,24 @@ class Follower:
                     self._fail(each.region.start, error)
         for start in done:  # only now: who asks what waits shall not be told that nothing does
             self._waiting.pop(start, None)
+            self._untold.discard(start)
+        if self._files:
+            self._say(self._agent.problem(self._files))
 
     def _publish(self, ready: "list[Described]") -> None:
-        regions = [each.region for each in ready]
+        untold = [each.region for each in ready if self._agent.knows(each.region.start)]
+        if untold:
+            self._agent.tell(untold, self._files)
+        new = [each for each in ready if not self._agent.knows(each.region.start)]
+        regions = [each.region for each in new]
+        consumers = _CONSUMERS + self._files
         offsets = self._describe().own_registration
         if offsets is None:
-            self._agent.publish(regions, _CONSUMERS)
+            self._agent.publish(regions, consumers)
         else:
-            executors = [(each.executor, each.region.start) for each in ready]
+            executors = [(each.executor, each.region.start) for each in new]
             code, registration = offsets
-            self._agent.replace(regions, _CONSUMERS, executors, (code, *registration))
+            self._agent.replace(regions, consumers, executors, (code, *registration))
 
 
 @contextmanager
@@ -313,14 +380,18 @@ _switch = _thread.RLock()
 _is_guarded = False
 
 
-def enable() -> None:
+def enable(perf: str | None = None) -> None:
     """Publish, from now on, all JIT code of the CPython that this runs in, and withdraw it when it is freed.
 
     Nothing is done where it has no JIT, and in other interpreters than the main one, whose JIT is off. GDB, LLDB,
     libgcc (C++ exceptions, `backtrace`), nongnu libunwind and LLVM's then know it. Enabled twice is enabled once.
+    `perf`: "jitdump" writes /tmp/jit-PID.dump besides, "map" /tmp/perf-PID.map, of all code, also where publishing is
+    on already. ValueError for another one; AgentFailed, where the file cannot be written: the rest is published.
     UnsupportedVersion for a CPython whose JIT is not known; AgentMissing, if the agent was not built;
     AgentFailed, if it cannot work in this process.
     """
+    if perf is not None and perf not in PERF:
+        raise ValueError(f"perf is one of {', '.join(PERF)}; not {perf!r}")
     if not hasattr(sys, "_jit"):
         from jitunwind.jits.cpython.versions import in_words
 
@@ -332,6 +403,8 @@ def enable() -> None:
         return
     with _switch:
         _enable()
+        if perf is not None and _follower is not None:
+            _follower.write_for_perf(PERF[perf])
 
 
 def _enable() -> None:
@@ -408,6 +481,8 @@ def _after_fork(in_child: bool) -> None:
 
 
 def _at_exit() -> None:
-    """Code that is freed from now on is withdrawn by the agent alone."""
+    """Code that is freed from now on is withdrawn by the agent alone. What perf reads is complete before."""
     if _follower is not None:
+        if _follower.writes_files:
+            _follower.flush(FLUSH_SECONDS)
         _follower.end(withdraws=False)

@@ -1,0 +1,360 @@
+"""`jitunwind record`: where a process spends its time, JIT code included."""
+
+import contextlib
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+import click
+
+from jitunwind.cli.files import Output, OutputFile
+from jitunwind.cli.output import ERASE_LINE, folded, is_coloured, print_note
+from jitunwind.cli.verb import Seconds, Verb, color_option, debug_dir_option, target_argument
+from jitunwind.errors import CannotStart, JitunwindError, NoSuchProcess
+from jitunwind.memory.live import is_number
+from jitunwind.profile.forms import FORMS, Form, form_of
+from jitunwind.profile.recording import Recording
+from jitunwind.profile.sampler import Sampler, Wanted
+from jitunwind.profile.shares import Shares
+from jitunwind.profile.table import lines, summary
+from jitunwind.wording import counted
+
+_REDRAW_SECONDS = 0.2
+_LIVE_SECONDS = 1.0
+_MOST_FUNCTIONS = 20
+_MOST_REASONS = 5
+_FASTEST = 10_000.0
+_CLEAR = "\x1b[H\x1b[J"
+_ALTERNATE, _BACK = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
+"""A terminal's second screen without a cursor, and back to the first (xterm's control sequences)."""
+
+
+class _Rate(click.FloatRange):
+    """A number of samples a second."""
+
+    name = "number of samples a second"
+
+    def __init__(self) -> None:
+        super().__init__(min=0.1, max=_FASTEST)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        rate = super().convert(value, param, ctx)
+        if math.isnan(rate):
+            self.fail(f"{value!r} is not a valid {self.name}.", param, ctx)
+        return rate
+
+
+@click.command(cls=Verb, context_settings={"allow_interspersed_args": False})
+@target_argument("PID | [--] COMMAND...", nargs=-1, required=False)
+@click.option(
+    "-r",
+    "--rate",
+    type=_Rate(),
+    default=100,
+    show_default=True,
+    metavar="HZ",
+    help="Samples a second of each thread that runs.",
+)
+@click.option(
+    "-d",
+    "--duration",
+    type=Seconds(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Record for so long.  [default: until the process ends, or Ctrl-C]",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=OutputFile(),
+    metavar="FILE",
+    help="Where to write the recording; -: stdout. The end of its name says the form: "
+    + ", ".join(form.suffix for form in FORMS.values())
+    + ".  [default: none, a table is printed]",
+)
+@click.option(
+    "-f", "--format", "form_name", type=click.Choice(list(FORMS)), help="The form, whatever FILE's name is."
+)
+@click.option("--lines", "with_lines", is_flag=True, help="Tell lines of one function apart, in every form.")
+@click.option("-i", "--idle", is_flag=True, help="Threads that wait, too.")
+@click.option("-g", "--gil", is_flag=True, help="Only threads that hold the GIL.")
+@click.option("--live", is_flag=True, help="Show a table that is redrawn every second, as top does.")
+@click.option(
+    "--diff",
+    nargs=2,
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="BEFORE AFTER",
+    help="Record nothing: a page with the differences of two recordings (.collapsed).",
+)
+@color_option
+@debug_dir_option
+@click.pass_context
+def record(
+    context: click.Context,
+    target: tuple[str, ...],
+    rate: float,
+    duration: float | None,
+    output: Output | None,
+    form_name: str | None,
+    with_lines: bool,
+    idle: bool,
+    gil: bool,
+    live: bool,
+    diff: tuple[str, str] | None,
+    color: str,
+    debug_dirs: tuple[str, ...],
+) -> None:
+    """Record where a process spends its time, JIT code included.
+
+    Native, JIT and Python frames are in one stack. A thread that runs stands still for some tenth of a millisecond at
+    each sample, and nothing in the process is changed. COMMAND is started with its JIT on (PYTHON_JIT=1, unless that
+    is set already). Ctrl-C ends the recording and writes what there is.
+
+    \b
+    jitunwind record -o profile.html PID
+    jitunwind record -d 10 -o profile.speedscope.json PID
+    jitunwind record -o profile.html -- python3.14 script.py
+    jitunwind record --live PID
+    jitunwind record --diff before.collapsed after.collapsed -o page.html
+
+    Exit status: 0 recorded, however the recording ended; 2 the input cannot be used, or the output not be written.
+    """
+    form = _form(output, form_name)
+    if diff:
+        if target:
+            raise click.UsageError("--diff records nothing: leave PID or COMMAND away")
+        _write_difference(diff, output, form)
+        return
+    if not target:
+        raise click.UsageError("name a PID, or a command behind --")
+    if idle and gil:
+        raise click.UsageError("--idle and --gil contradict each other: who holds the GIL runs")
+    if live and not sys.stdout.isatty():
+        raise click.UsageError("--live needs a terminal; without it, the table is printed at the end")
+    wanted = Wanted(rate, duration, idle, gil, debug_dirs)
+    paint: Callable[..., str] = click.style if is_coloured(color, sys.stdout) else _plain
+    with _Interruptions() as interruptions:
+        recording = _recorded(target, wanted, interruptions, paint if live else None)
+    for note in _notes(recording):
+        print_note(note)
+    if output is not None and form is not None:
+        output.write(form.write(recording, with_lines))
+        print_note(f"{output}: {summary(recording.origin, recording.counts, len(recording))}")
+    else:
+        _print_table(_shares(recording), recording, paint)
+
+
+def _form(output: Output | None, name: str | None) -> Form | None:
+    """The form to write. click.UsageError, where nobody says it, or there is nothing to write it to."""
+    if name is not None and output is None:
+        raise click.UsageError("--format needs -o FILE")
+    if output is None:
+        return None
+    form = FORMS[name] if name is not None else form_of(str(output))
+    if form is None:
+        raise click.UsageError(f"the name of {output} does not say its form: --format {'|'.join(FORMS)}")
+    return form
+
+
+# --- what is recorded
+
+
+class _Interruptions:
+    """SIGINT and SIGTERM end the recording, not this process. One that is ignored stays ignored: nohup(1), or a
+    shell's background job."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.command: subprocess.Popen[bytes] | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Interruptions":
+        heeded = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._heed) for number in heeded}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _heed(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        if number == signal.SIGTERM and self.command is not None:  # a terminal sends SIGINT to both
+            self.command.send_signal(number)
+
+
+def _recorded(
+    target: Sequence[str], wanted: Wanted, interruptions: _Interruptions, live: Callable[..., str] | None
+) -> Recording:
+    if len(target) == 1 and is_number(target[0]):
+        sampler = Sampler(int(target[0]), wanted)
+        _run(sampler, interruptions, live)
+        return sampler.recording()
+    command = interruptions.command = _started(target)
+    try:
+        sampler = Sampler(command.pid, wanted)
+    except NoSuchProcess:
+        command.wait()
+        raise JitunwindError(
+            f"{target[0]} has {_ending(command)}, before it could be looked at",
+            "record a program that runs for longer",
+        ) from None
+    _run(sampler, interruptions, live)
+    _wait_for(command, interruptions)
+    return sampler.recording()
+
+
+def _started(target: Sequence[str]) -> "subprocess.Popen[bytes]":
+    try:
+        return subprocess.Popen(list(target), env={"PYTHON_JIT": "1", **os.environ})
+    except OSError as error:
+        raise CannotStart(
+            f"{target[0]} cannot be run: {error.strerror}", "name a PID, or a program, behind all options"
+        ) from None
+
+
+def _wait_for(command: "subprocess.Popen[bytes]", interruptions: _Interruptions) -> None:
+    """The command is waited for, unless there is one interruption more."""
+    before = interruptions.count
+    if command.poll() is None:
+        print_note("the recording is over; waiting for the command to end (Ctrl-C: do not wait)")
+    while command.poll() is None and interruptions.count == before:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            command.wait(0.1)
+    if command.returncode is None:
+        print_note(f"the command runs on as process {command.pid}")
+    else:
+        print_note(f"the command has {_ending(command)}")
+
+
+def _ending(command: "subprocess.Popen[bytes]") -> str:
+    status = command.returncode
+    if status >= 0:
+        return f"ended with exit status {status}"
+    try:
+        return f"been ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"been ended by signal {-status}"
+
+
+def _run(sampler: Sampler, interruptions: _Interruptions, live: Callable[..., str] | None) -> None:
+    before = interruptions.count
+    with _Live(live) if live is not None else _progress() as show:
+
+        def is_over() -> bool:
+            show(sampler)
+            return interruptions.count > before
+
+        sampler.run(is_over)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[Sampler], None]]:
+    """On a terminal, a line that says how far the recording is."""
+    is_shown = sys.stderr.isatty() and is_coloured("auto", sys.stderr)
+    due = 0.0
+
+    def show(sampler: Sampler) -> None:
+        nonlocal due
+        now = time.monotonic()
+        if not is_shown or now < due:
+            return
+        due = now + _REDRAW_SECONDS
+        width = shutil.get_terminal_size().columns
+        text = f"recording: {summary(sampler.origin, sampler.counts, len(sampler))} (Ctrl-C ends it)"
+        click.echo(f"{ERASE_LINE}{text[: width - 1]}", err=True, nl=False, color=True)
+
+    try:
+        yield show
+    finally:
+        if is_shown:
+            click.echo(ERASE_LINE, err=True, nl=False, color=True)
+
+
+class _Live:
+    """The table, redrawn on the terminal's second screen."""
+
+    def __init__(self, paint: Callable[..., str]) -> None:
+        self._paint, self._shares, self._due = paint, Shares(), 0.0
+        self._added = 0
+
+    def __enter__(self) -> Callable[[Sampler], None]:
+        click.echo(_ALTERNATE, nl=False, color=True)
+        return self._show
+
+    def __exit__(self, *exception: object) -> None:
+        click.echo(_BACK, nl=False, color=True)
+
+    def _show(self, sampler: Sampler) -> None:
+        now = time.monotonic()
+        if now < self._due:
+            return
+        self._due = now + _LIVE_SECONDS
+        frames, stacks = sampler.since(self._added)
+        self._added += len(stacks)
+        self._shares.add(frames, stacks)
+        size = shutil.get_terminal_size()
+        shown = lines(
+            self._shares, sampler.origin, sampler.counts, self._paint, size.columns, max(size.lines - 10, 1)
+        )
+        click.echo(_CLEAR + "\n".join(shown), nl=False, color=True)
+        sys.stdout.flush()
+
+
+# --- what is said of it
+
+
+def _notes(recording: Recording) -> list[str]:
+    """What is good to know of the recording, and no reason to fail."""
+    origin, counts = recording.origin, recording.counts
+    notes = list(origin.notes)
+    if origin.python is None:
+        notes.append("no CPython that is known was found there: the frames are native ones only")
+    elif origin.jit is False:
+        notes.append("the JIT of this Python is off (PYTHON_JIT=1 turns it on), or it was built without one")
+    if not len(recording):
+        notes.append("there is no sample: no thread ran when it was looked at; --idle has those that wait")
+    for reason, count in counts.reasons.most_common(_MOST_REASONS):
+        notes.append(f"{counted(count, 'stack')} not whole: {reason}")
+    return notes
+
+
+def _shares(recording: Recording) -> Shares:
+    shares = Shares()
+    weights = recording.weights().items()
+    shares.add(recording.frames, ((recording.stacks[stack], weight) for stack, weight in weights))
+    return shares
+
+
+def _print_table(shares: Shares, recording: Recording, paint: Callable[..., str]) -> None:
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    text = "\n".join(lines(shares, recording.origin, recording.counts, paint, width, _MOST_FUNCTIONS))
+    click.echo(folded(text, sys.stdout), color=paint is click.style)
+
+
+def _plain(text: str, **style: Any) -> str:
+    return text
+
+
+# --- the difference of two
+
+
+def _write_difference(names: tuple[str, str], output: Output | None, form: Form | None) -> None:
+    if output is None or form is None or form.name != "html":
+        raise click.UsageError("--diff writes a page: -o FILE.html")
+    from jitunwind.profile.collapsed import read
+    from jitunwind.profile.page import difference
+
+    before, after = (read(_text(name), name) for name in names)
+    output.write(difference(before, after))
+
+
+def _text(name: str) -> str:
+    with open(name, encoding="utf-8", errors="backslashreplace") as file:
+        return file.read()

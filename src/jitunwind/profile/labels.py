@@ -1,0 +1,47 @@
+"""What a frame is called in one line, and back: as collapsed stacks and tables have it.
+
+`f (hot.py)_[j]` is a Python function in JIT code, `f (hot.py)` one that the interpreter runs, `write_[k]` a function of
+the kernel; all else is native. The marks in brackets are those that Brendan Gregg's flame graph tools know.
+"""
+
+import os
+import re
+
+from jitunwind.profile.recording import Frame, Kind
+from jitunwind.wording import printable
+
+_MARKS = {Kind.JIT: "_[j]", Kind.KERNEL: "_[k]"}
+_NO_FILES_OF_THEIR_OWN = ("__init__.py", "__main__.py")
+"""Files whose name says nothing without that of their folder."""
+_PLACED = re.compile(r"(?P<name>.+) \((?P<file>[^()]*?)(?::(?P<line>\d+))?\)")
+
+
+def label(frame: Frame, with_line: bool = False) -> str:
+    """The frame in one line, which has no semicolon and no control characters."""
+    text = printable(frame.name).replace(";", ":")
+    if frame.file is not None:
+        line = f":{frame.line}" if with_line and frame.line is not None else ""
+        text += f" ({printable(short(frame.file)).replace(';', ':')}{line})"
+    return text + _MARKS.get(frame.kind, "")
+
+
+def frame_of(text: str) -> Frame:
+    """The frame of which `label` made this."""
+    kind = next((kind for kind, mark in _MARKS.items() if text.endswith(mark)), None)
+    plain = text.removesuffix(_MARKS[kind]) if kind is not None else text
+    found = _PLACED.fullmatch(plain)
+    if found is None:
+        return Frame(kind or Kind.NATIVE, plain)
+    line = int(found["line"]) if found["line"] else None
+    return Frame(kind or Kind.PYTHON, found["name"], found["file"], line)
+
+
+def short(path: str) -> str:
+    """The file's name, with that of its folder where it says nothing alone."""
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.basename(folder), name) if name in _NO_FILES_OF_THEIR_OWN else name
+
+
+def by_function(frame: Frame) -> Frame:
+    """The frame without its line: all of a function's are one."""
+    return frame if frame.line is None else frame._replace(line=None)

@@ -1,0 +1,86 @@
+"""The tree of calls of a recording, or of two that are compared: each node a function, called by its parent.
+
+In come recordings, out comes a `Tree` in preorder: as small as a page can use it, whatever the number of samples.
+"""
+
+from array import array
+from collections.abc import Iterator, Sequence
+
+from jitunwind.profile.labels import by_function
+from jitunwind.profile.recording import Frame, Recording
+
+MOST_NODES = 300_000
+"""Of a page: beyond that the lightest branches are folded into their callers."""
+
+
+class _Node:
+    """What is called from one place, as it grows. `own`: weights of the stacks that end here, one a recording."""
+
+    __slots__ = ("below", "own", "total")
+
+    def __init__(self, of: int) -> None:
+        self.own = [0] * of
+        self.total = 0
+        self.below: dict[int, _Node] = {}
+
+
+class Tree:
+    """`frames`: what nodes are. In preorder: `depths` (the root, which is no frame, has 0), `frame_of` (-1: the root),
+    and for each recording in `own` the weights of the stacks that end at each node. `folded`: how many nodes are left
+    out."""
+
+    def __init__(self, recordings: Sequence[Recording], with_lines: bool, most: int = MOST_NODES) -> None:
+        self.frames: list[Frame] = []
+        self.depths, self.frame_of = array("I"), array("i")
+        self.own = [array("Q") for _ in recordings]
+        root = self._grown(recordings, with_lines)
+        self.folded = _fold(root, most)
+        for depth, index, node in _preorder(root):
+            self.depths.append(depth)
+            self.frame_of.append(index)
+            for own, weight in zip(self.own, node.own, strict=True):
+                own.append(weight)
+
+    def _grown(self, recordings: Sequence[Recording], with_lines: bool) -> _Node:
+        root, indices = _Node(len(recordings)), dict[Frame, int]()
+        for number, recording in enumerate(recordings):
+            known = [
+                indices.setdefault(frame if with_lines else by_function(frame), len(indices))
+                for frame in recording.frames
+            ]
+            for stack, weight in recording.weights().items():
+                node = root
+                node.total += weight
+                for frame in recording.stacks[stack]:
+                    index = known[frame]
+                    below = node.below.get(index)
+                    if below is None:
+                        below = node.below[index] = _Node(len(recordings))
+                    node = below
+                    node.total += weight
+                node.own[number] += weight
+        self.frames = list(indices)
+        return root
+
+
+def _preorder(root: _Node) -> Iterator[tuple[int, int, _Node]]:
+    """(depth, frame, node), the heaviest first among those of one caller."""
+    pending = [(0, -1, root)]
+    while pending:
+        depth, frame, node = pending.pop()
+        yield depth, frame, node
+        below = sorted(node.below.items(), key=lambda item: (item[1].total, -item[0]))
+        pending += [(depth + 1, index, child) for index, child in below]
+
+
+def _fold(root: _Node, most: int) -> int:
+    """Fold the lightest branches into their callers until there are no more than `most` nodes; how many went."""
+    totals = sorted((node.total for _, _, node in _preorder(root)), reverse=True)
+    if len(totals) <= most:
+        return 0
+    least = totals[most]
+    for _, _, node in list(_preorder(root)):
+        for index in [index for index, child in node.below.items() if child.total <= least]:
+            for _, _, child in _preorder(node.below.pop(index)):
+                node.own = [one + other for one, other in zip(node.own, child.own, strict=True)]
+    return len(totals) - sum(1 for _ in _preorder(root))

@@ -1,0 +1,174 @@
+"""Threads of a live process, each stopped for a moment: for who looks at the same process again and again.
+
+Unlike `seizing`, which stops all threads at one moment, this lets each thread go on as soon as it has been looked at.
+Between two looks nothing is held, so that signals take their usual way, and another tracer can come.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from jitunwind.stacks.seizing import letter
+
+_DETACH, _GETREGSET, _SEIZE, _INTERRUPT = 17, 0x4204, 0x4206, 0x4207
+_NT_PRSTATUS = 1
+_WALL = 0x40000000
+_EVENT_STOP = 128
+_P_ALL, _WSTOPPED, _WNOWAIT = 0, 2, 0x01000000
+_PID_AT = 16
+"""In a siginfo_t of SIGCHLD (<bits/types/siginfo_t.h>, 64-bit)."""
+_LARGEST_REGISTERS = 1024
+_FIRST = -20
+"""The priority of who traces: others wait for it."""
+_PATIENCE_SECONDS = 2.0
+"""Until a thread that is ready to run must have stopped: a busy machine has many of them."""
+_ASKS_SECONDS = 0.05
+"""After which it is asked whether the thread is one that may never stop."""
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_ptrace = _libc.ptrace
+_ptrace.restype = ctypes.c_long
+_ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+_raw_waitpid = _libc.waitpid
+_raw_waitpid.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
+_waitid = _libc.waitid
+_waitid.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
+
+
+class _Vector(ctypes.Structure):
+    """struct iovec."""
+
+    _fields_ = [("base", ctypes.c_void_p), ("size", ctypes.c_size_t)]
+
+
+class Refused(Exception):
+    """The kernel does not let us: the thread is another tracer's, or not ours to trace."""
+
+
+class ThreadStopper:
+    """Stops threads one after the other. All calls come from one thread, within `ready`."""
+
+    def __init__(self) -> None:
+        self._owed: set[int] = set()
+        """Threads that did not stop in time, and will: they are let go as soon as they have."""
+        self._buffer = ctypes.create_string_buffer(_LARGEST_REGISTERS)
+        self._vector = _Vector(ctypes.addressof(self._buffer), _LARGEST_REGISTERS)
+        self._place = ctypes.addressof(self._vector)
+        self.stopped_seconds = 0.0
+        """For how long threads stood still, all together."""
+
+    @contextlib.contextmanager
+    def ready(self) -> Iterator[None]:
+        """While threads may be stopped: SIGALRM, which nobody else of this process uses, ends waits that take too
+        long. A thread that is owed is the kernel's to let go when this process ends."""
+        with contextlib.suppress(OSError):  # not everybody may: on a busy machine moments are met better
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _FIRST)
+        before = signal.signal(signal.SIGALRM, _nothing)
+        signal.siginterrupt(signal.SIGALRM, True)
+        signal.setitimer(signal.ITIMER_REAL, _ASKS_SECONDS, _ASKS_SECONDS)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+            self.let_go_of_late()
+
+    def with_each_stopped(self, tids: Sequence[int], work: Callable[[int, bytes], None]) -> None:
+        """Call `work` with each thread and its note NT_PRSTATUS while that thread stands still, in the order in which
+        they come to their stops. Not with those that have ended, or do not stop in time. Refused, if one was."""
+        began, refused = time.perf_counter(), False
+        pending: set[int] = set()
+        self.let_go_of_late()
+        for tid in tids:
+            if tid in self._owed:
+                continue
+            if _ptrace(_SEIZE, tid, None, None) == 0:
+                _ptrace(_INTERRUPT, tid, None, None)
+                pending.add(tid)
+            else:
+                refused = refused or ctypes.get_errno() == errno.EPERM
+        try:
+            while pending:
+                found = self._next(pending, began)
+                if found is None:
+                    break
+                tid, status = found
+                pending.discard(tid)
+                if os.WIFSTOPPED(status):
+                    self._look(tid, status, work)
+        finally:
+            self._owed |= pending
+        if refused and not pending:
+            raise Refused
+
+    def _look(self, tid: int, status: int, work: Callable[[int, bytes], None]) -> None:
+        began = time.perf_counter()
+        number = 0 if status >> 16 == _EVENT_STOP else os.WSTOPSIG(status)
+        try:
+            self._vector.size = _LARGEST_REGISTERS
+            if _ptrace(_GETREGSET, tid, _NT_PRSTATUS, self._place) == 0:
+                work(tid, self._buffer.raw[: self._vector.size])
+        finally:
+            _ptrace(_DETACH, tid, None, number)
+            self.stopped_seconds += time.perf_counter() - began
+
+    def _next(self, pending: set[int], began: float) -> tuple[int, int] | None:
+        """A thread that has stopped or ended, and what waitpid(2) says of it; None, if that takes too long. The wait is
+        no polling: on a busy machine a thread needs this very processor to come to its stop."""
+        while True:
+            tid = next(iter(pending)) if len(pending) == 1 else _waiting()
+            if tid:
+                status = _waitpid(tid, 0 if tid in pending else os.WNOHANG)
+                if status is not None and tid in pending:
+                    return tid, status
+                if status is None and ctypes.get_errno() == errno.ECHILD and tid in pending:
+                    return tid, 0
+            waited = time.perf_counter() - began
+            if waited > _ASKS_SECONDS:
+                gone = next((tid for tid in pending if letter(tid, tid) in ("", "Z", "X")), None)
+                if gone is not None:
+                    return gone, _waitpid(gone, os.WNOHANG) or 0
+                if waited > _PATIENCE_SECONDS or all(letter(tid, tid) == "D" for tid in pending):
+                    return None
+
+    def let_go_of_late(self) -> None:
+        """Let go of the threads that did not stop in time and have stopped since."""
+        for tid in list(self._owed):
+            with contextlib.suppress(ChildProcessError):
+                got, status = os.waitpid(tid, _WALL | os.WNOHANG)
+                if not got:
+                    continue
+                if os.WIFSTOPPED(status):
+                    number = 0 if status >> 16 == _EVENT_STOP else os.WSTOPSIG(status)
+                    _ptrace(_DETACH, tid, None, number)
+            self._owed.discard(tid)
+
+
+def _nothing(number: int, frame: object) -> None:
+    """Of a signal that only ends a system call."""
+
+
+_status = ctypes.c_int()
+_status_place = ctypes.addressof(_status)
+_information = ctypes.create_string_buffer(128)
+_information_place = ctypes.addressof(_information)
+
+
+def _waitpid(tid: int, options: int) -> int | None:
+    """What waitpid(2) says, of a stop or an end; None where it says nothing, or is interrupted: os.waitpid would go on
+    then."""
+    return _status.value if _raw_waitpid(tid, _status_place, _WALL | options) == tid else None
+
+
+def _waiting() -> int:
+    """One of our tracees or children that has stopped, by waitid(2), which leaves it to be waited for; 0 where that is
+    interrupted. Ends are left alone: a child's is its parent's to ask for."""
+    if _waitid(_P_ALL, 0, _information_place, _WSTOPPED | _WNOWAIT | _WALL) < 0:
+        return 0
+    return int.from_bytes(_information.raw[_PID_AT : _PID_AT + 4], "little")

@@ -1,0 +1,84 @@
+"""What becomes of perf's files where a Python publishes: `perf_follow.py jitdump|map COURSE` tells in a line of JSON."""
+
+import json
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+from made import make
+
+import jitunwind
+from jitunwind.errors import AgentFailed
+
+KIND = sys.argv[1]
+PATIENCE = 60.0
+
+
+def path(pid: int) -> str:
+    return f"/tmp/jit-{pid}.dump" if KIND == "jitdump" else f"/tmp/perf-{pid}.map"
+
+
+def told() -> dict[str, Any]:
+    left = jitunwind.flush(PATIENCE)
+    return {
+        "left": left,
+        "regions": jitunwind.statistics().regions,
+        "problems": jitunwind.problems(),
+        "path": path(os.getpid()),
+    }
+
+
+def late() -> dict[str, Any]:
+    """Asked for where publishing is on already; and once more, which changes nothing."""
+    jitunwind.enable()
+    kept.extend(make() for _ in range(3))
+    jitunwind.flush(PATIENCE)
+    jitunwind.enable(perf=KIND)
+    jitunwind.enable(perf=KIND)
+    kept.append(make())
+    return told()
+
+
+def forks() -> dict[str, Any]:
+    jitunwind.enable(perf=KIND)
+    kept.extend(make() for _ in range(3))
+    before = told()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        kept.append(make())
+        os.write(writing, json.dumps(told()).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    return {**before, "child": json.loads(os.read(reading, 1 << 16))}
+
+
+def refused() -> dict[str, Any]:
+    Path(path(os.getpid())).symlink_to("/nowhere")
+    try:
+        jitunwind.enable(perf=KIND)
+        error = ""
+    except AgentFailed as refusal:
+        error = str(refusal)
+    kept.append(make())
+    os.unlink(path(os.getpid()))
+    return {**told(), "error": error}
+
+
+def full() -> dict[str, Any]:
+    jitunwind.enable(perf=KIND)
+    kept.append(make())
+    size = os.stat(told()["path"]).st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 16, resource.RLIM_INFINITY))
+    for _ in range(3):
+        kept.append(make())
+        jitunwind.flush(PATIENCE)
+    return told()
+
+
+kept: list[Any] = []
+
+if __name__ == "__main__":
+    print(json.dumps({"late": late, "forks": forks, "refused": refused, "full": full}[sys.argv[2]]()))

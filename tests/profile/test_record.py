@@ -1,0 +1,336 @@
+"""`jitunwind record`: what is recorded, how a recording ends, and that it harms nobody."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from jitunwind.profile.collapsed import read
+from jitunwind.profile.recording import Kind, Recording
+from tests.support.live import Interpreter, running
+from tests.support.processes import command, interpreter, jitunwind, plain_environment, status, wait_until
+
+PROGRAMS = Path(__file__).parent / "programs"
+SHARES = PROGRAMS / "known_shares.py"
+VERSION = "3.15"
+
+
+@pytest.fixture(scope="module")
+def hot_process() -> Iterator[int]:
+    """The number of a process that runs in JIT code."""
+    with hot(VERSION) as pid:
+        yield pid
+
+
+@contextmanager
+def hot(version: str, *arguments: str, jit: str = "1") -> Iterator[int]:
+    process = subprocess.Popen(
+        [interpreter(version), str(SHARES), *(arguments or ("loops",))],
+        env=plain_environment() | {"PYTHON_JIT": jit},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process.pid
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def recorded(file: Path) -> Recording:
+    return read(file.read_text(), str(file))
+
+
+def names(recording: Recording) -> set[str]:
+    return {frame.name for frame in recording.frames}
+
+
+# --- what comes out
+
+
+def test_each_form_by_the_name_of_the_file(hot_process: int, tmp_path: Path) -> None:
+    for name, begins in (
+        ("a.html", b"<!doctype html>"),
+        ("a.speedscope.json", b'{"$schema"'),
+        ("a.gecko.json", b'{"meta"'),
+        ("a.pb.gz", b"\x1f\x8b"),
+        ("a.collapsed", b"_start;"),
+    ):
+        done = jitunwind("record", "-d", "0.2", "-o", tmp_path / name, hot_process)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / name).read_bytes().startswith(begins)
+        assert re.fullmatch(
+            rf"note: {tmp_path}/{re.escape(name)}: \d+ samples? in \d\.\d s, .*\n", done.stderr
+        )
+        assert done.stdout == ""
+
+
+def test_the_form_can_be_named(hot_process: int) -> None:
+    done = jitunwind("record", "-d", "0.2", "-o", "-", "--format", "speedscope", "-p", hot_process)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["exporter"] == "jitunwind"
+
+
+def test_without_a_file_a_table_is_printed(hot_process: int) -> None:
+    done = jitunwind("record", "-d", "0.5", "-r", "500", hot_process)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"^JIT code \d+\.\d %   interpreter \d+\.\d %   C \d+\.\d %", done.stdout, re.MULTILINE)
+    for function in ("half", "third", "fifth"):
+        assert re.search(
+            rf"^ *\d+\.\d % +\d+\.\d % +\d+\.\d % +\d+\.\d %  {function}  ", done.stdout, re.MULTILINE
+        )
+
+
+def test_lines_of_a_function_are_told_apart_if_wanted(hot_process: int, tmp_path: Path) -> None:
+    for options, counts in (((), {1}), (("--lines",), {2, 3})):
+        file = tmp_path / "a.collapsed"
+        done = jitunwind("record", "-d", "0.4", "-r", "500", *options, "-o", file, hot_process)
+        assert done.returncode == 0, done.stderr
+        halves = [frame for frame in recorded(file).frames if frame.name == "half" and frame.kind is Kind.JIT]
+        assert len(halves) in counts
+
+
+def test_two_recordings_are_compared(hot_process: int, tmp_path: Path) -> None:
+    for name in ("before", "after"):
+        jitunwind("record", "-d", "0.2", "-o", tmp_path / f"{name}.collapsed", hot_process)
+    files = [tmp_path / "before.collapsed", tmp_path / "after.collapsed"]
+    done = jitunwind("record", "--diff", *files, "-o", tmp_path / "page.html")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert 'data-difference="1"' in (tmp_path / "page.html").read_text()
+
+
+# --- which threads
+
+
+BLOCKED = """
+import sys, threading
+def blocked(): threading.Event().wait()
+def hot():
+    total = 0
+    while True:
+        for number in range(10_000): total += number & 7
+threading.Thread(target=blocked, daemon=True).start()
+threading.Thread(target=hot, daemon=True).start()
+print("ready", flush=True)
+threading.Event().wait()
+"""
+
+
+def test_threads_that_wait_are_left_alone_unless_wanted(python: Interpreter, tmp_path: Path) -> None:
+    program, file = tmp_path / "blocked.py", tmp_path / "a.collapsed"
+    program.write_text(BLOCKED)
+    with running(python, program) as started:
+        for options, waits in (((), False), (("--idle",), True), (("--gil",), False)):
+            done = jitunwind("record", "-d", "0.5", *options, "-o", file, started.pid)
+            assert done.returncode == 0, done.stderr
+            assert "hot" in names(recorded(file)), done.stderr
+            assert ("blocked" in names(recorded(file))) == waits, options
+            assert "not whole" not in done.stderr, done.stderr
+
+
+# --- code that comes and goes
+
+
+def test_code_that_is_made_anew_has_its_own_name(python: Interpreter, tmp_path: Path) -> None:
+    """Functions are made, become hot and are freed, one after the other: each lies where others lay before. A sample
+    has them with what they call, and their file is called as they are."""
+    file = tmp_path / "a.collapsed"
+    with running(python, PROGRAMS / "made_anew.py") as started:
+        done = jitunwind("record", "-d", "2", "-r", "500", "-o", file, started.pid)
+    assert done.returncode == 0, done.stderr
+    found = recorded(file)
+    assert "without a name" not in done.stderr, done.stderr
+    pairs = 0
+    for stack in found.stacks:
+        own = [found.frames[index] for index in stack]
+        numbers = {
+            match[1]
+            for frame in own
+            for match in [re.fullmatch(r"(?:outer|inner)_(\d+)", frame.name)]
+            if match
+        }
+        files = {
+            match[1]
+            for frame in own
+            if frame.file
+            for match in [re.match(r"made_(\d+)\.py", frame.file)]
+            if match
+        }
+        assert len(numbers | files) <= 1, [frame.name for frame in own]
+        pairs += len(numbers)
+    assert pairs > 20, done.stderr
+
+
+# --- how a recording ends
+
+
+def test_an_interruption_gives_what_there_is(hot_process: int, tmp_path: Path) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        file = tmp_path / "a.collapsed"
+        process = subprocess.Popen(
+            command("record", "-o", file, hot_process),
+            env=plain_environment(),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_until(lambda process=process: signal.SIGALRM in caught(process.pid), "the first sample")  # type: ignore[misc]
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+        assert said.startswith(f"note: {file}: ") or "there is no sample" in said
+
+
+def caught(pid: int) -> set[int]:
+    """The signals that a process has handlers for (proc(5), SigCgt)."""
+    with contextlib.suppress(OSError):
+        mask = int(re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())[1], 16)  # type: ignore[index]
+        return {number for number in range(1, 65) if mask >> number - 1 & 1}
+    return set()
+
+
+@pytest.mark.live
+@pytest.mark.one_version("it is about a process")
+def test_the_end_of_the_process_ends_the_recording(tmp_path: Path) -> None:
+    file = tmp_path / "a.collapsed"
+    with hot(VERSION) as pid:
+        process = subprocess.Popen(
+            command("record", "-o", file, pid), env=plain_environment(), stderr=subprocess.PIPE, text=True
+        )
+        wait_until(lambda: signal.SIGALRM in caught(process.pid), "the first sample")
+        os.kill(pid, signal.SIGKILL)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+
+
+@pytest.mark.live
+@pytest.mark.one_version("it is about a process")
+def test_a_recorder_that_is_killed_harms_nothing(tmp_path: Path) -> None:
+    with hot(VERSION) as pid:
+        for _ in range(5):
+            process = subprocess.Popen(
+                command("record", "-r", "5000", "-o", tmp_path / "a.html", pid), env=plain_environment()
+            )
+            wait_until(lambda process=process: signal.SIGALRM in caught(process.pid), "the first sample")  # type: ignore[misc]
+            process.kill()
+            process.wait()
+        wait_until(lambda: status(pid)["State"][:1] in "RS", "the process to run")
+        assert status(pid)["TracerPid"] == "0"
+
+
+# --- commands
+
+
+def test_a_command_is_recorded_and_its_exit_status_said(python: Interpreter, tmp_path: Path) -> None:
+    file = tmp_path / "a.collapsed"
+    code = "import sys\ntotal = 0\nfor number in range(6_000_000): total += number & 7\nsys.exit(3)"
+    done = jitunwind("record", "-o", file, "--", python.python, "-c", code)
+    assert done.returncode == 0, done.stderr
+    assert "note: the command has ended with exit status 3\n" in done.stderr
+    kinds = {frame.kind for frame in recorded(file).frames if frame.name == "<module>"}
+    assert Kind.JIT in kinds, "its JIT is on"
+
+
+@pytest.mark.live
+@pytest.mark.one_version("it is about what becomes a Python")
+def test_a_command_may_become_another_program(tmp_path: Path) -> None:
+    file = tmp_path / "a.collapsed"
+    code = "total = 0\nfor number in range(6_000_000): total += number & 7"
+    script = f"i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exec {interpreter(VERSION)} -c '{code}'"
+    done = jitunwind("record", "-o", file, "--", "/bin/sh", "-c", script)
+    assert done.returncode == 0, done.stderr
+    assert "<module>" in names(recorded(file)), done.stderr
+
+
+@pytest.mark.live
+@pytest.mark.one_version("it is about signals")
+def test_a_command_is_waited_for_when_the_recording_is_over(tmp_path: Path) -> None:
+    """A terminal sends SIGINT to both."""
+    heeds = "import signal, sys\nsignal.signal(signal.SIGINT, lambda *a: sys.exit(5))"
+    code = f"{heeds}\nprint('ready', flush=True)\nwhile True: pass"
+    process = subprocess.Popen(
+        command("record", "-o", tmp_path / "a.collapsed", "--", interpreter(VERSION), "-c", code),
+        env=plain_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    wait_until(lambda: signal.SIGALRM in caught(process.pid), "the first sample")
+    child = int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert "the command has ended with exit status 5" in said
+    assert not Path(f"/proc/{child}").exists()
+
+
+# --- what is wrong, or good to know
+
+
+def test_a_jit_that_is_off_is_said(python: Interpreter, tmp_path: Path) -> None:
+    file = tmp_path / "a.collapsed"
+    with hot(python.minor, jit="0") as pid:
+        done = jitunwind("record", "-d", "0.3", "-o", file, pid)
+    assert done.returncode == 0
+    assert "note: the JIT of this Python is off" in done.stderr
+    kinds = {frame.kind for frame in recorded(file).frames if frame.name == "half"}
+    assert kinds == {Kind.PYTHON}
+
+
+def test_a_program_that_is_no_python_is_recorded(tmp_path: Path) -> None:
+    done = jitunwind(
+        "record",
+        "-d",
+        "0.3",
+        "-o",
+        tmp_path / "a.collapsed",
+        "--",
+        "/bin/sh",
+        "-c",
+        "while :; do :; done & sleep 0.5; kill $!",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "note: no CPython that is known was found there: the frames are native ones only" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "name a PID, or a command behind --"),
+        (("0",), "there is no process 0"),
+        (("-o", "a.xyz", "1"), "the name of a.xyz does not say its form"),
+        (("--format", "html", "1"), "--format needs -o FILE"),
+        (("--rate", "nan", "1"), "--rate"),
+        (("--rate", "0", "1"), "--rate"),
+        (("--idle", "--gil", "1"), "--idle and --gil contradict each other"),
+        (("--live", "1"), "--live needs a terminal"),
+        (("-o", "/nowhere/a.html", "1"), "/nowhere/a.html cannot be written"),
+        (("--", "/nowhere/program"), "/nowhere/program cannot be run"),
+        (("--", "/bin/true"), "/bin/true has ended with exit status 0, before it could be looked at"),
+        (("--diff", "/dev/null", "/dev/null"), "--diff"),
+    ],
+)
+def test_what_is_wrong_is_said(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    done = jitunwind("record", *arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert done.stderr.startswith(f"error: {said}") or said in done.stderr
+
+
+def test_a_file_that_is_no_recording_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.collapsed").write_text("nonsense\n")
+    done = jitunwind("record", "--diff", "a.collapsed", "a.collapsed", "-o", "page.html", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "a.collapsed, line 1: this is no collapsed stack with a weight" in done.stderr
