@@ -256,7 +256,7 @@ def test_not_permitted(python: str, left_over: dict[str, str]) -> None:
             text=True,
             check=False,
         )
-        refused(done, "may not be looked into by this user", "sudo")
+        refused(done, "may not be looked into by this user", "CAP_SYS_PTRACE")
 
 
 BECOMES_NOBODY = """

@@ -41,6 +41,7 @@ CLAIMS = {
         "tests/live/test_audit_waiting.py",
     ),
     ("cli/bt.py", "no JIT code here: this Python's JIT is off"): (FLAG, "tests/cli/test_bad_input.py"),
+    ("cli/bt.py", "there are no Python frames: "): ("no CPython is known", "tests/cli/test_rounds.py"),
     ("cli/bt.py", "no JIT code is known here: "): (EMPTY, "tests/cli/test_bad_input.py"),
     ("cli/bt.py", "all stacks are whole"): ("no thread has a reason", "tests/stacks/test_stacks.py"),
     ("cli/enable.py", " has its JIT off"): (
