@@ -217,7 +217,7 @@ def _problem(stacks: dict[str, Any], only: str | None) -> str | None:
     """What keeps the answer from being what was asked for, besides a stack that is not whole."""
     no_python = stacks["problem_kind"] == NotPython.__name__
     if stacks["python"] is None and only == "python":
-        return f"there are no Python frames: {stacks['problem'] or 'no CPython is known here'}"
+        return f"there are no Python frames: {stacks['problem']}"
     if stacks["python"] is None and stacks["jit_code"]:
         return None  # another JIT's
     if no_python:

@@ -6,7 +6,6 @@ from jitunwind.arch.known import decoder
 from jitunwind.jits import Code
 from jitunwind.jits.known import UNKNOWN_NAME, Jits
 from jitunwind.jits.optional import EntersByCall, Fallback, Positions
-from jitunwind.recover.table import recover
 from jitunwind.region import Region, RegionKind
 from jitunwind.rows import Row, UnwindTable
 from jitunwind.stacks.model import Extent, Frame, FrameKind
@@ -47,8 +46,8 @@ class JitFrames:
     def _table(self, code: Code) -> UnwindTable:
         table = self._tables.get(code.start)
         if table is None:
-            arch = self._jits.architecture
-            table = self._tables[code.start] = recover(arch, code.data, decoder(arch), dict(code.entries))
+            decode = decoder(self._jits.architecture)
+            table = self._tables[code.start] = self._jits.recovered(code, decode)
         return table
 
     def caller_of_unknown(self, frame: RawFrame) -> tuple[int, int] | None:

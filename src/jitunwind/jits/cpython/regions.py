@@ -185,9 +185,11 @@ class Regions:
     def find(self, address: int) -> Code | None:
         """The executor's code that `address` lies in; None where it is not JIT code of CPython's."""
         mapping = self.may_hold(address)
-        return None if mapping is None else self._listed(address, mapping) or self._unlisted(address, mapping)
+        return (
+            None if mapping is None else self._of_a_list(address, mapping) or self._unlisted(address, mapping)
+        )
 
-    def _listed(self, address: int, mapping: Mapping) -> Code | None:
+    def _of_a_list(self, address: int, mapping: Mapping) -> Code | None:
         index = bisect_right(self.starts, address) - 1
         start = self.starts[index] if index >= 0 else 0
         if start < mapping.start:

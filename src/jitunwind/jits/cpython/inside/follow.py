@@ -267,12 +267,23 @@ class Follower:
             if event.kind == CODE_CAME:
                 self._waiting[event.start] = event.size
             else:
-                self._waiting.pop(event.start, None)
+                if self._waiting.pop(event.start, None) is not None and self._files:
+                    self._write_before_it_goes(event.start, event.size)
                 self._failed.pop(event.start, None)
                 self._untold.discard(event.start)
                 self._agent.unmap(event.start, event.size)
         if self._agent.lost():
             self._note_all()
+
+    def _write_before_it_goes(self, start: int, size: int) -> None:
+        """Tell perf's files of code that has not had its turn: it may have run, and perf's samples of it come later.
+        Where nobody knows any more what it was, it goes untold."""
+        if self._agent.knows(start):
+            return
+        for _, outcome in self._describe().described([(start, size)]):
+            if not isinstance(outcome, Exception):
+                with suppress(AgentFailed):
+                    self._agent.publish([outcome.region], self._files)
 
     def _note_all(self) -> None:
         for start, size in self._describe().everything():
