@@ -42,6 +42,7 @@ def summary(origin: Origin, counts: Counts, samples: int) -> str:
     said = [
         f"{counted(samples, 'sample')} in {origin.seconds:.1f} s, {reached:.0f} of {1 / origin.period:.0f} Hz"
     ]
+    said += [f"each stop {1000 * counts.stopped / samples:.2f} ms"] if counts.stopped and samples else []
     said += [f"{counts.missed:,} missed"] if counts.missed else []
     said += [f"{counts.late:,} late"] if counts.late else []
     said += [f"{counted(counts.lost, 'thread')} not stopped in time"] if counts.lost else []
