@@ -27,7 +27,7 @@ _MOST_FUNCTIONS = 100
 def write(recording: Recording, with_lines: bool) -> str:
     """The page of one recording."""
     origin = recording.origin
-    python = f"CPython {origin.python}" if origin.python else "no CPython"
+    python = f"CPython {origin.python}" if origin.python else "no CPython that is known"
     jit = {True: ", JIT on", False: ", JIT off", None: ""}[origin.jit]
     when = datetime.fromtimestamp(origin.began).astimezone().isoformat(" ", "seconds")
     said = [
