@@ -113,6 +113,7 @@ class Sampler:
             is_starting = after - began < _STARTING_SECONDS and not self._process.is_python
             if after - renewed > _RENEW_SECONDS or is_starting:
                 self._process.renew()
+                origin.command = command_line(self.pid) or origin.command  # it may run another program now
                 renewed = after
             following = int((time.perf_counter() - began) / period)
             counts.missed += max(following - slot - 1, 0)

@@ -171,7 +171,8 @@ class SampledProcess:
 
     def renew(self) -> None:
         """Look whether the process has loaded files since, or runs another program: to be called now and then."""
-        changed = self.memory.renew()
+        self.memory.renew()
+        changed = self.memory.files_have_changed()
         self._records = {tid: records for tid, records in self._records.items() if records}
         if self.memory.program is None:
             return  # it has ended
