@@ -209,7 +209,9 @@ class Regions:
     def _unlisted(self, address: int, mapping: Mapping) -> Code | None:
         """The code of an executor that no list has, as 3.15's invalidated ones while they run: it begins at a page as
         that of other executors does, and ends where no path leads farther."""
-        if self.layout.executor.shim_in_region:  # there the shim is such a beginning, and `starts` has them all
+        if (
+            self.layout.executor.shim_in_region
+        ):  # there the shim is such a beginning, and `starts` has them all
             return None
         index = bisect_right(self.starts, address)
         before = self._found.get(self.starts[index - 1]) if index else None
