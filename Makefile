@@ -6,13 +6,13 @@ VENV := .venv
 STAMP := $(VENV)/.jitunwind-set-up
 VERSIONS := $(patsubst src/jitunwind/jits/cpython/versions/py3%.py,3.%,$(sort $(wildcard src/jitunwind/jits/cpython/versions/py3*.py)))
 # Benchmarks with targets of their own, and what they run.
-LONG := $(patsubst %,bench/%.py,witness libraries audit builds testsuite publishing held readers record unwinders upstream forms readme)
+LONG := $(patsubst %,bench/%.py,stops witness libraries audit builds testsuite publishing held readers record recording unwinders upstream forms readme profilers)
 # One process more than there are processors: tests wait for processes that they have started.
 PYTEST = $(VENV)/bin/python -m pytest -n $(shell expr $$(nproc) + 1) --dist loadfile --no-loadscope-reorder --costs -r fEs
 # GDB from PyPI lies in .venv, and is the second choice.
 export PATH := $(PATH):$(CURDIR)/$(VENV)/bin
 
-.PHONY: help setup interpreters guests builds debuggers test offline thorough stress lint format demo readme bench witness libraries readers unwinders audit otherbuilds suite upstream forms speed publishing picture screens clean
+.PHONY: help setup interpreters guests builds debuggers test offline thorough stress lint format demo readme bench witness libraries readers unwinders audit otherbuilds suite upstream forms speed publishing recording profilers profiling picture screens clean
 
 help: ## list the targets
 	@echo "make TARGET, where TARGET is one of:"
@@ -116,7 +116,7 @@ upstream: $(STAMP) ## docs/upstream.md: CPython's own tests of unwinding, plain,
 	@$(VENV)/bin/python bench/upstream.py --into docs/upstream.md
 
 speed: interpreters guests ## docs/speed.md: the benchmarks' ratios, but for publishing's
-	@for name in recovery bt stepping registering startup; do \
+	@for name in recovery bt stops depths stepping registering startup; do \
 		$(VENV)/bin/python bench/record.py docs/speed.md $$name bench/$$name.py || exit; done
 
 publishing: interpreters build/pyperformance ## docs/speed.md: what publishing costs, over ten programs; takes an hour
@@ -126,10 +126,27 @@ publishing: interpreters build/pyperformance ## docs/speed.md: what publishing c
 	@$(VENV)/bin/python bench/record.py docs/speed.md bytes bench/publishing.py build/pyperformance \
 		--measures bytes --versions $(VERSIONS)
 
+recording: interpreters build/pyperformance ## what recording costs ten programs, beside py-spy; takes an hour
+	@$(VENV)/bin/python bench/recording.py build/pyperformance
+
+profiling: interpreters build/pyperformance ## docs/speed.md: the same of publishing with a file for perf
+	@for version in $(VERSIONS); do for kind in jitdump map; do \
+		$(VENV)/bin/python bench/record.py docs/speed.md "$$kind $$version" bench/publishing.py build/pyperformance \
+			--measures work --versions $$version --perf $$kind || exit; done; done
+
+build/profilers: | $(STAMP)
+	@$(VENV)/bin/python -m pip install -q --disable-pip-version-check --target $@ py-spy pystack austin-dist
+	@for version in $(VERSIONS); do \
+		$(VENV)/bin/python -m pip install -q --disable-pip-version-check --only-binary :all: --python-version $$version \
+			--target $@/memray-$$version memray || exit; done
+
+profilers: interpreters debuggers build/profilers ## docs/profiling.md: what profilers show with the JIT on, plain and published
+	@$(VENV)/bin/python bench/profilers.py build/profilers --into docs/profiling.md
+
 unwinders: interpreters debuggers ## docs/unwinders.md: what unwinders inside the process find, with publishing and without
 	@$(VENV)/bin/python bench/unwinders.py --into docs/unwinders.md
 
-picture: interpreters ## docs/explain.png and docs/explain-phone.png: what explain shows of tools/hot.py
+picture: interpreters ## docs/*.png: the pages of explain and record, in a browser
 	@$(VENV)/bin/python tools/picture.py
 
 screens: interpreters ## docs/screens.md: bt, audit, check and explain on terminals of three widths, dark and light

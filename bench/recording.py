@@ -2,11 +2,11 @@
 
     python bench/recording.py PYPERFORMANCE [--versions …] [--programs …] [--rounds N] [--seconds S]
 
-PYPERFORMANCE is a folder with pyperf and pyperformance in it (`make audit` fetches them). A program does the same work in
-each run, as much as takes --seconds alone. A round runs it alone and with each tool, in turns. The ratios are of the wall
-time of the work itself, as pyperf measures it, so that start-up counts for nobody. "whole" is the share of samples whose
-stack reaches the program's outermost function. Last comes the processor time that recording takes of a program with
-ten threads that all run, 100 times a second each.
+PYPERFORMANCE is a folder with pyperf and pyperformance in it (`make audit` fetches them). A program does the same work
+in each run, as much as takes --seconds alone. A round runs it alone and with each tool, in turns. The ratios are of the
+wall time of the work itself, as pyperf measures it, so that start-up counts for nobody. "whole" is the share of samples
+whose stack reaches the program's outermost function. Last comes the processor time that recording takes of a program
+with ten threads that all run, 100 times a second each.
 """
 
 import argparse
@@ -161,7 +161,9 @@ def ten_threads(python: str) -> None:
             assert process.stdout is not None
             process.stdout.readline()
             for name, tool in TOOLS.items():
-                print(f"{name}: {_share_of_core(tool, process.pid):.0%} of a core for ten threads", flush=True)
+                print(
+                    f"{name}: {_share_of_core(tool, process.pid):.0%} of a core for ten threads", flush=True
+                )
         finally:
             process.kill()
     print(f"(aim of jitunwind record: at most {CORE_AIM:.0%})")

@@ -165,9 +165,13 @@ class NoLineReader(JitunwindError):
 class NoReader(JitunwindError):
     """A reader of unwind tables is not on this machine."""
 
+    hint = "name another one with --reader; jitunwind audit --help lists them"
+
 
 class ReaderFailed(JitunwindError):
     """A reader of unwind tables ended, or does not answer."""
+
+    hint = "try once more, or name another one with --reader; jitunwind audit --help lists them"
 
 
 class NothingToAudit(JitunwindError):
@@ -188,6 +192,8 @@ class JitOff(JitunwindError):
 class NothingToExplain(JitunwindError):
     """A process or a core without JIT code."""
 
+    hint = "jitunwind doctor PID, or CORE, says what was looked for"
+
 
 class NoSuchRegion(JitunwindError):
     """No region is the one that was asked for."""
@@ -205,9 +211,13 @@ class AgentMissing(JitunwindError):
 class AgentFailed(JitunwindError):
     """The agent did not publish what it was given."""
 
+    hint = "jitunwind doctor says what the agent needs"
+
 
 class BrokenInvariant(JitunwindError):
     """Code that does not keep to what was stated about its stack."""
+
+    hint = "correct the code, or publish it without frame_pointer()"
 
 
 class GdbMissing(JitunwindError):
@@ -243,3 +253,5 @@ class NoSafePoint(JitunwindError):
 
 class NotEnabled(JitunwindError):
     """The process was asked to publish its JIT code, and could not."""
+
+    hint = "try again, or start the program with jitunwind run"

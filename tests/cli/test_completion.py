@@ -61,9 +61,11 @@ def test_the_script_is_right_bash(tmp_path: Path) -> None:
         ("jitunwind bt --w", ["plain,--watch"]),
         ("jitunwind bt --n", ["plain,--native-only", "plain,--no-lines"]),
         ("jitunwind bt --color a", ["plain,auto", "plain,always"]),
+        ("jitunwind run --perf j", ["plain,jitdump"]),
+        ("jitunwind enable --pe", ["plain,--perf"]),
         ("jitunwind completion z", ["plain,zsh"]),
         ("jitunwind enable --t", ["plain,--timeout"]),
-        ("jitunwind run --p", ["plain,--python"]),
+        ("jitunwind run --py", ["plain,--python"]),
         ("jitunwind run scr", ["file,scr"]),
     ],
 )

@@ -106,6 +106,23 @@ def test_plain_gdb_shows_jit_frames_from_then_on(python: str, left_over: dict[st
         assert (done.returncode, done.stdout) == (0, unchanged)
 
 
+@pytest.mark.parametrize("kind", ["jitdump", "map"])
+def test_a_file_for_perf(python: str, left_over: dict[str, str], kind: str) -> None:
+    """Asked for when publishing is on already, too."""
+    with started(python, "hot") as program:
+        path = Path(f"/tmp/jit-{program.pid}.dump" if kind == "jitdump" else f"/tmp/perf-{program.pid}.map")
+        try:
+            assert jitunwind("enable", program.pid, environment=left_over).returncode == 0
+            assert not path.exists()
+            done = jitunwind("enable", "--perf", kind, program.pid, environment=left_over)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert (
+                f"hot_or_blocked.py{chr(0) if kind == 'jitdump' else chr(10)}".encode() in path.read_bytes()
+            )
+        finally:
+            path.unlink(missing_ok=True)
+
+
 def test_a_process_that_is_blocked_is_left_as_it_was(python: str, left_over: dict[str, str]) -> None:
     with started(python, "read", stderr=subprocess.PIPE) as blocked:
         blocked.settle()
@@ -239,7 +256,7 @@ def test_not_permitted(python: str, left_over: dict[str, str]) -> None:
             text=True,
             check=False,
         )
-        refused(done, "may not be looked into by this user", "sudo")
+        refused(done, "may not be looked into by this user", "CAP_SYS_PTRACE")
 
 
 BECOMES_NOBODY = """

@@ -496,3 +496,20 @@ def test_a_core_is_named_in_a_batch(by: str, core: Path, version: str, gdb_path:
     done = jitunwind("gdb", "--gdb", gdb_path, "-nx", "-batch", *target, *script("bt", "info symbol $pc"))
 
     assert_named(answers(done)["bt"])
+
+
+def test_an_executable_that_was_deleted(version: str, gdb_path: str, tmp_path: Path) -> None:
+    """GDB 13 finds no file then, and would cut the stack, or invent frames."""
+    copy = tmp_path / "python"
+    shutil.copy(interpreter(version), copy)
+    home = {"PYTHONHOME": str(Path(interpreter(version)).parents[1])}
+    with Program([copy, LOOP], environment=home) as program:
+        program.warm()
+        copy.unlink()
+        said = jitunwind("gdb", "--gdb", gdb_path, "-batch", "-p", program.pid, "-ex", "bt").stdout
+        done = jitunwind("bt", "--gdb", gdb_path, program.pid)
+        assert program.goes_on()
+    assert re.search(r"^#\d+ .* in _start \(\)", said, re.MULTILINE), said
+    assert re.search(NAMED, said, re.MULTILINE), said
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "(deleted), or --debug-dir" not in done.stdout

@@ -278,3 +278,24 @@ def test_help() -> None:
     theirs = jitunwind("run", "--python", sys.executable, "--", "--help")
     assert theirs.stdout == subprocess.run([sys.executable, "--help"], capture_output=True, text=True).stdout
     assert command("run")
+
+
+def test_a_file_for_perf_that_nobody_knows(python: str) -> None:
+    """One line says so, and the program goes on; children get to know what is to be written."""
+    done = under_run(python, "-c", "print('on')", env=environment(JITUNWIND_PERF="flames"))
+    assert (done.stdout, done.returncode) == ("on\n", 0)
+    assert re.fullmatch(
+        r"jitunwind: JIT code is not written for perf: ValueError: perf is one of jitdump, map; .+\n",
+        done.stderr,
+    )
+
+
+@pytest.mark.parametrize("kind", ["jitdump", "map"])
+def test_a_file_for_perf(kind: str, python: str) -> None:
+    code = "import os; print(os.getpid(), os.environ['JITUNWIND_PERF'])"
+    done = under_run(python, "--perf", kind, "--", "-c", code)
+    pid, told = done.stdout.split()
+    path = Path(f"/tmp/jit-{pid}.dump" if kind == "jitdump" else f"/tmp/perf-{pid}.map")
+    assert (told, done.stderr) == (kind, "")
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.unlink()

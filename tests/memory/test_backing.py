@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from jitunwind.elf.headers import PT_INTERP, Headers
+from jitunwind.elf.headers import PT_INTERP, PT_NOTE, Headers
 from jitunwind.errors import BadCore, NotPython, UnreadableMemory
 from jitunwind.jits.cpython.discovery import read_layout
-from jitunwind.memory.backing import BackingFile, LiveFiles, OpenFile, exported
+from jitunwind.memory.backing import FIRST_BYTES, BackingFile, LiveFiles, OpenFile, exported
 from jitunwind.memory.core import holds_stacks, program_here, program_of
 from jitunwind.memory.corefile import CoreFile
 from jitunwind.memory.maps import FileMapping, parse_file_mappings
 from jitunwind.memory.process import LiveProcess
 from jitunwind.stacks.symbols import Symbols
+from tests.support.live import numba_for
 from tests.support.processes import PROGRAMS, VERSIONS, Program, interpreter
 
 Start = Callable[[Path, Path], Program]
@@ -218,6 +219,24 @@ def test_a_cores_files_are_those_with_its_build_ids(core: Path, tmp_path: Path) 
         assert places[path] == path  # the one in the system root is another
         assert all(place == f"{root}{name}" for name, place in places.items() if name != path)
         assert memory.files.warnings == []
+
+
+def test_a_library_whose_notes_were_moved_to_its_end_is_the_same(tmp_path: Path) -> None:
+    """As patchelf does, by which wheels are made to bring their libraries."""
+    library = next((numba_for("3.14") / "numpy.libs").glob("libquadmath*"))
+    with library.open("rb") as file:
+        headers = Headers(file.read())
+    assert headers.build_id
+    assert all(each.offset > FIRST_BYTES for each in headers.segments if each.kind == PT_NOTE)
+    loads = f"import ctypes, sys; ctypes.CDLL({str(library)!r}); {WAITS}"
+    with Program([sys.executable, "-c", loads]) as program:
+        program.settle()
+        command = ["gcore", "-o", tmp_path / "core", str(program.pid)]
+        subprocess.run(command, capture_output=True, check=True)
+    with CoreFile(tmp_path / f"core.{program.pid}", None) as memory:
+        memory.files.find_all()
+        assert not [warning for warning in memory.files.warnings if library.name in warning]
+        assert library.name in [Path(file.place or "").name for file in memory.files.files()]
 
 
 @pytest.mark.live

@@ -5,6 +5,7 @@ import math
 import re
 import signal
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ POINTS = 0.03
 DEVIATIONS = 3.5
 """Standard errors of a share of so many samples, where they are few."""
 CUT = 0.001
+TRIES = 1 if THOROUGH else 3
+"""On a busy machine a thread may not run between two samples, which then are one."""
 
 
 def share_of(recording: Recording, function: str) -> tuple[int, Counter[Kind]]:
@@ -42,22 +45,40 @@ def share_of(recording: Recording, function: str) -> tuple[int, Counter[Kind]]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_shares_are_those_that_are_known(python: Interpreter, mode: str, tmp_path: Path) -> None:
-    file = tmp_path / "out.collapsed"
-    with running(python, PROGRAM, mode) as started:
-        options = ["--gil"] if mode == "threads" else []  # those that wait for it stand in one place for long
-        done = jitunwind("record", "-r", RATE, "-d", SECONDS, *options, "-o", file, started.pid)
-        assert done.returncode == 0, done.stderr
-        started.process.send_signal(signal.SIGUSR1)
-        truth = json.loads(started.process.stdout.readline())  # type: ignore[union-attr]
-    recording = read(file.read_text(), "recorded")
+    for attempt in range(TRIES, 0, -1):
+        with running(python, PROGRAM, mode) as started:
+            recording = recorded(started.pid, mode, tmp_path / "out.collapsed")
+            started.process.send_signal(signal.SIGUSR1)
+            truth = json.loads(started.process.stdout.readline())  # type: ignore[union-attr]
+        found = {name: share_of(recording, name) for name in FUNCTIONS}
+        wrong = differences(found, truth)
+        if mode in COMPILED:
+            for name, (weight, kinds) in found.items():
+                assert kinds[Kind.JIT] > 0.9 * weight, (name, kinds)
+        if not wrong:
+            return
+        assert attempt > 1, wrong
+
+
+def recorded(pid: int, mode: str, file: Path) -> Recording:
+    """Of a process, with all stacks whole and all JIT code named."""
+    options = ["--gil"] if mode == "threads" else []  # those that wait for it stand in one place for long
+    done = jitunwind("record", "-r", RATE, "-d", SECONDS, *options, "-o", file, pid)
+    assert done.returncode == 0, done.stderr
     assert "JIT code without a name" not in done.stderr, done.stderr
+    recording = read(file.read_text(), "recorded")
     cut = re.search(r"([\d,]+) not whole", done.stderr)
     assert (int(cut[1].replace(",", "")) if cut else 0) <= CUT * recording.weight, done.stderr
-    found = {name: share_of(recording, name) for name in FUNCTIONS}
+    return recording
+
+
+def differences(found: Mapping[str, tuple[int, Counter[Kind]]], truth: Mapping[str, float]) -> list[str]:
+    """The functions whose share is another one than what is known."""
     whole = sum(weight for weight, _ in found.values())
-    assert whole > 50, done.stderr
-    for name, (weight, kinds) in found.items():
+    assert whole > 50, found
+    wrong = []
+    for name, (weight, _) in found.items():
         error = math.sqrt(truth[name] * (1 - truth[name]) / whole)
-        assert weight / whole == pytest.approx(truth[name], abs=max(POINTS, DEVIATIONS * error)), found
-        if mode in COMPILED:
-            assert kinds[Kind.JIT] > 0.9 * weight, (name, kinds)
+        if abs(weight / whole - truth[name]) > max(POINTS, DEVIATIONS * error):
+            wrong.append(f"{name}: {weight} of {whole} samples, {truth[name]:.1%} of the time")
+    return wrong

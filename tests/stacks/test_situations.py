@@ -13,20 +13,27 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from jitunwind.errors import NoSuchProcess, NotPermitted
+from jitunwind.jits.registered import JitInterface
 from jitunwind.memory.packed import unpacked
+from jitunwind.memory.process import LiveProcess
 from jitunwind.stacks import seizing
 from jitunwind.stacks.library import stacks
 from jitunwind.stacks.model import FrameKind, Stacks
+from tests.support import THOROUGH
 from tests.support.compiled import compiled, needs_gcc
 from tests.support.live import PROGRAMS, Interpreter, fetched
 from tests.support.processes import command, plain_environment, status, wait_until
 from tests.support.situations import SOURCE, names, only, started
+from tools.debuggers import greenlet_folder
 
 DEEP = 20_000
+STOPS = 100 if THOROUGH else 20
 MOST_SIGNALS = 100
 """Until one comes while JIT code runs."""
 SHARED = "-O1 -pthread -shared -fPIC"
@@ -149,6 +156,19 @@ def test_files_are_those_that_the_process_has(
     assert not found.warnings
 
 
+@needs_gcc
+@as_root
+def test_the_descriptor_of_gdbs_interface_is_that_of_the_processes_file(tmp_path: Path) -> None:
+    """Where another file has its path here."""
+    descriptor = "\nlong __jit_debug_descriptor[4] = {1};\n"
+    program = compiled(tmp_path / "static", SOURCE.read_text() + descriptor, "-O1 -pthread -static")
+    with program.open("rb") as file:
+        table: Any = ELFFile(file).get_section_by_name(".symtab")
+        (symbol,) = table.get_symbol_by_name("__jit_debug_descriptor")
+    with started(in_mount_namespace(program, tmp_path)) as pid, LiveProcess(pid) as memory:
+        assert JitInterface(memory, []).descriptors() == [symbol["st_value"]]
+
+
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a program, and a library that has all of it."""
@@ -220,6 +240,43 @@ def test_a_coroutine_ends_where_its_stack_does(situations: Path) -> None:
     assert len(called) == called.index("coroutine") + 2  # the last is what makecontext has it return to
     assert "libc" in called[-1] or "start_context" in called[-1]
     assert "no unwind information" in thread.reason
+
+
+GREENLETS = """
+import sys
+from greenlet import getcurrent, greenlet
+def work():
+    total = 0
+    for i in range(200):
+        total += i & 7
+    return total
+def inside():
+    while True:
+        for _ in range(200):
+            work()
+        outside.switch()
+outside, within = getcurrent(), greenlet(inside)
+for switches in range(1 << 60):
+    within.switch()
+    if switches == 100:
+        print("ready", flush=True)
+"""
+
+
+def test_greenlets_end_in_a_reason_or_where_their_stack_does(python: Interpreter, tmp_path: Path) -> None:
+    """What called a greenlet first may be overwritten since, by what runs outside of it. GDB goes on in that."""
+    program = tmp_path / "greenlets.py"
+    program.write_text(GREENLETS)
+    path = {"PYTHONPATH": str(fetched(greenlet_folder(python.minor)))}
+    within = 0
+    with started([python.python, program], python.environment() | path) as pid:
+        for _ in range(STOPS):
+            (thread,) = stacks(pid, python=True).threads
+            called = names(thread.frames)
+            assert not [name for name in called if name.startswith("0x")], called
+            assert thread.reason.startswith("the return address ") or called[-1] == "_start", thread
+            within += "inside" in [frame.function for frame in thread.frames]
+    assert within
 
 
 @needs_gcc

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from elftools.elf.elffile import ELFFile
 from jitunwind.errors import AlreadyTraced, CannotStop, JitunwindError, NoSuchProcess, NotPython
 from jitunwind.stacks.library import stacks
 from jitunwind.stacks.model import FrameKind, Stacks
+from jitunwind.stacks.seizing import with_threads_stopped
 from tests.support import THOROUGH
 from tests.support.compiled import compiled, needs_gcc
 from tests.support.live import PROGRAMS, REPOSITORY, Interpreter, running
@@ -90,21 +91,38 @@ main()
 """
 
 
-def test_deep_stacks_take_time_and_frames_in_proportion(python: Interpreter, tmp_path: Path) -> None:
-    """Each level is the same frames; the longest stack has its Python frames, too."""
-    frames = []
+def test_deep_stacks_take_calls_and_frames_in_proportion(python: Interpreter, tmp_path: Path) -> None:
+    """Each level is the same native frames, Python frames, and function calls of ours: a count that no load changes."""
+    frames, calls = [], []
     for depth in DEEP:
         command = [python.python, str(REPOSITORY / "bench/many.py"), "1", str(depth)]
         with started(command, python.environment()) as pid:
-            found = stacks(pid, python=depth == DEEP[-1])
+            with counting_calls() as made:
+                found = stacks(pid, python=True)
             assert found.complete, found.threads[0].reason
-            kinds = [frame.kind for frame in found.threads[0].frames]
-            frames.append(len(kinds) - kinds.count(FrameKind.PYTHON))
-            if depth == DEEP[-1]:
-                assert kinds.count(FrameKind.PYTHON) >= depth
             assert found.stopped_seconds < LONGEST_STOP
-    per_level = (frames[2] - frames[1]) / (DEEP[2] - DEEP[1])
-    assert per_level == pytest.approx((frames[1] - frames[0]) / (DEEP[1] - DEEP[0]), rel=0.2)
+        kinds = [frame.kind for frame in found.threads[0].frames]
+        assert kinds.count(FrameKind.PYTHON) >= depth
+        frames.append(len(kinds))
+        calls.append(made[0])
+    for count in (frames, calls):
+        per_level = (count[2] - count[1]) / (DEEP[2] - DEEP[1])
+        assert per_level == pytest.approx((count[1] - count[0]) / (DEEP[1] - DEEP[0]), rel=0.2), count
+
+
+@contextmanager
+def counting_calls() -> Iterator[list[int]]:
+    """Gives a list that has, afterwards, how many functions were called meanwhile in this thread: all but the stop."""
+    made = [0]
+
+    def count(frame: object, event: str, argument: object) -> None:
+        made[0] += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        yield made
+    finally:
+        sys.setprofile(None)
 
 
 # --- situations
@@ -281,6 +299,18 @@ def test_the_process_goes_on_whenever_who_looks_is_killed(
             wait_until(lambda: all_go_on(started.pid), f"{started.pid} to go on: {status(started.pid)}")
 
 
+def test_an_interruption_at_the_end_of_a_stop_is_not_waited_with() -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
+        for _ in range(40):
+            begin = time.monotonic()
+            with contextlib.suppress(KeyboardInterrupt):
+                with_threads_stopped(process.pid, lambda stop: os.kill(os.getpid(), signal.SIGINT))
+                time.sleep(LONGEST_STOP)  # it comes at the latest now
+            assert time.monotonic() - begin < LONGEST_STOP
+        assert all_go_on(process.pid)
+        process.kill()
+
+
 @contextmanager
 def looking_again_and_again(pid: int) -> "Iterator[subprocess.Popen[str]]":
     """A process that forks for each line that it gets: the child prints its number, and reads the stacks of `pid` for
@@ -328,8 +358,19 @@ def status_of(pid: int, tid: str) -> dict[str, Any]:
 def test_what_is_no_process_of_ours(pid: int, error: type[JitunwindError]) -> None:
     if pid == 2 and Path("/proc/2/comm").exists() and Path("/proc/2/comm").read_text() != "kthreadd\n":
         pytest.skip("in this PID namespace there are no kernel threads")
-    with pytest.raises(error if pid != 2 or Path("/proc/2").exists() else NoSuchProcess):
+    with pytest.raises(error if pid != 2 or Path("/proc/2").exists() else NoSuchProcess) as caught:
         stacks(pid)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [(os.getpid, "is this one, which cannot stop itself"), (str, "neither a process nor a core is named")],
+)
+def test_what_cannot_be_asked_for(target: Callable[[], int | str], said: str) -> None:
+    with pytest.raises(JitunwindError, match=said) as caught:
+        stacks(target())
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize("how", ["deleted", "replaced"])

@@ -11,7 +11,7 @@ from jitunwind.gdbplugin.debugfiles import setting
 from jitunwind.gdbplugin.guardian import guard_this_process
 from jitunwind.gdbplugin.launch import attached_to, find_gdb, load_line, why_unfit
 from jitunwind.gdbplugin.thread_library import settings
-from jitunwind.memory.live import executable_here, is_alive
+from jitunwind.memory.live import deleted_executable, executable_here, is_alive
 from jitunwind.memory.stopping import Standing, check_can_stop
 from jitunwind.stacks.debugfiles import debug_folders
 
@@ -55,6 +55,10 @@ def gdb(
     guardian = guard_this_process([Standing(pid) for pid in processes]) if processes else None
     threads = [word for line in settings(arguments, processes) for word in ("-iex", line)]
     programs = [argument for argument in arguments if os.path.isfile(argument)]
+    if not programs:  # an older GDB finds no file that was deleted
+        threads += [
+            word for each in map(deleted_executable, processes) if each for word in ("-iex", f"file {each}")
+        ]
     programs += filter(None, map(executable_here, processes))
     where = setting(debug_folders(debug_dirs, map(os.path.realpath, programs)))
     own = ["-iex", load_line(guardian=guardian), "-iex", where, *threads]

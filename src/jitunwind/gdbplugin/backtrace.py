@@ -22,6 +22,7 @@ from jitunwind.gdbplugin.launch import STACK, load_line, why_unfit
 from jitunwind.memory.live import (
     check_process,
     command_line,
+    deleted_executable,
     executable,
     executable_here,
     is_alive,
@@ -80,7 +81,7 @@ def of_process(gdb: str, pid: int, wanted: Wanted) -> Report:
     """
     check_process(pid)
     check_can_stop(pid)
-    own = executable_here(pid)
+    own = executable_here(pid) or deleted_executable(pid)
     arguments = [own] if own else []  # GDB reads its symbols before it stops the process
     known = {"command": command_line(pid), "executable": executable(pid), "signal": None}
     states = thread_states(pid)

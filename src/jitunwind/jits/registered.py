@@ -8,7 +8,6 @@ object, its size}. Each library may bring a descriptor of its own, LLVM one that
 import os
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 from jitunwind.dwarf.frames import EhFrame
@@ -22,7 +21,7 @@ from jitunwind.elf.sections import (
     type_and_machine,
 )
 from jitunwind.errors import UnreadableMemory
-from jitunwind.memory import Memory
+from jitunwind.memory import Mapping, Memory
 
 DESCRIPTOR = "__jit_debug_descriptor"
 MOST_ENTRIES = 1 << 20
@@ -31,19 +30,19 @@ _FIRST_ENTRY = 16
 
 
 def _descriptors_in(path: str, base: int) -> set[int]:
-    """The addresses of a file's descriptors; it is mapped from `base` on."""
+    """The addresses of the descriptors of a file of this machine; it is mapped from `base` on."""
     try:
         status = os.stat(path)
     except OSError:
         return set()
     offsets = _offsets_of(path, status.st_ino, status.st_mtime_ns)
-    return {offset + (base if is_moved(Path(path)) else 0) for offset in offsets}
+    return {offset + (base if is_moved(path) else 0) for offset in offsets}
 
 
 @lru_cache(maxsize=1 << 12)
 def _offsets_of(path: str, inode: int, modified: int) -> list[int]:
     """A file that is the same still is not read again."""
-    return offsets_of(Path(path), DESCRIPTOR)
+    return offsets_of(path, DESCRIPTOR)
 
 
 class Entry(NamedTuple):
@@ -66,10 +65,15 @@ class JitInterface:
         """All there are: the program's own, and those that libraries have brought."""
         named = self._memory.symbol(DESCRIPTOR)
         found = {named} if named else set()
+        mapped: dict[str, Mapping] = {}
         for mapping in self._memory.mappings():
-            path = mapping.path
-            if path.startswith("/") and path not in self._descriptors:
-                self._descriptors[path] = _descriptors_in(path, mapping.start)
+            if mapping.path.startswith("/") and mapping.path not in self._descriptors:
+                mapped.setdefault(mapping.path, mapping)
+        places = self._memory.places(mapped.values()) if mapped else {}
+        for path, mapping in mapped.items():
+            self._descriptors[path] = (
+                _descriptors_in(places[path], mapping.start) if path in places else set()
+            )
         return sorted(found.union(*self._descriptors.values()))
 
     def entries(self) -> list[Entry]:

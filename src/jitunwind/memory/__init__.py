@@ -2,6 +2,7 @@
 
 import struct
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from jitunwind.errors import UnreadableMemory
@@ -46,6 +47,11 @@ class Memory(ABC):
     def knows_anonymous(self) -> bool:
         """Whether `mappings` tells of anonymous memory; else only of what files are mapped at."""
         return True
+
+    def places(self, mappings: Iterable[Mapping]) -> dict[str, str]:
+        """Where the files behind some mappings are on this machine, by their paths; not those that are not to be
+        had."""
+        return {mapping.path: mapping.path for mapping in mappings}
 
     def names(self) -> dict[int, str]:
         """The global symbols of the program by address; none where they are not known."""

@@ -10,15 +10,15 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from jitunwind.elf.headers import PT_INTERP, SHT_DYNSYM, Headers
+from jitunwind.elf.headers import PT_INTERP, PT_NOTE, SHT_DYNSYM, Headers, build_id_in
 from jitunwind.elf.symbols import dynamic_table, section_table
 from jitunwind.errors import NotElf, UnreadableMemory
 from jitunwind.memory import Memory
 from jitunwind.memory.maps import FileMapping, parse_file_mappings
+from jitunwind.memory.procfiles import text_of
 
 _DELETED = " (deleted)"
 _VDSO = "[vdso]"
@@ -129,6 +129,17 @@ class BackingFiles(ABC):
         mapping = self._mappings[index] if index >= 0 else None
         return mapping if mapping is not None and address < mapping.end else None
 
+    def places(self, starts: Iterable[int]) -> dict[str, str]:
+        """Where the ELF files that are mapped at these addresses are on this machine, by their paths in the
+        process."""
+        found: dict[str, str] = {}
+        for start in starts:
+            mapping = self.mapping_of(start)
+            file = self._of(mapping) if mapping is not None else None
+            if mapping is not None and file is not None and file.place is not None:
+                found[mapping.path] = file.place
+        return found
+
     def read(self, address: int, size: int) -> bytes:
         """What the file has that is mapped at `address`: up to `size` bytes, as far as one mapping reaches."""
         mapping = self.mapping_of(address)
@@ -201,7 +212,7 @@ class BackingFiles(ABC):
             return _Content(data, headers, opened.place)
         if build_id is None:
             is_it = self._is_believed_unchecked()
-            if is_it and headers is not None:
+            if is_it and headers is not None and not self._has_first_page(mapping, data):
                 self._unchecked.append(opened.place)
         else:
             is_it = headers is not None and headers.build_id == build_id
@@ -226,9 +237,24 @@ class BackingFiles(ABC):
         first = self._first(mapping)
         data = self._in_memory(first.start, min(FIRST_BYTES, first.end - first.start)) if first else b""
         try:
-            return Headers(data).build_id if data else None
+            headers = Headers(data) if data else None
         except NotElf:
             return None
+        if first is None or headers is None:
+            return None
+        return headers.build_id or self._build_id_elsewhere(headers, first, len(data))
+
+    def _build_id_elsewhere(self, headers: Headers, first: FileMapping, known: int) -> str | None:
+        """The same, where notes lie behind the first `known` bytes: patchelf moves them to a file's end."""
+        notes = [
+            each for each in headers.segments if each.kind == PT_NOTE and each.offset + each.stored > known
+        ]
+        for each in notes:
+            data = self._in_memory(first.start + each.address - headers.begin, min(each.stored, FIRST_BYTES))
+            found = build_id_in(memoryview(data))
+            if found:
+                return found
+        return None if notes else ""
 
     def _first(self, mapping: FileMapping) -> FileMapping | None:
         """The mapping of the file's first bytes: that of the same load of it, the nearest one before. A library may
@@ -280,7 +306,7 @@ class LiveFiles(BackingFiles):
 
     def __init__(self, pid: int, memory: Memory, maps: str | None = None) -> None:
         self._pid = pid
-        text = Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape") if maps is None else maps
+        text = text_of(f"/proc/{pid}/maps", "surrogateescape") if maps is None else maps
         super().__init__(memory, parse_file_mappings(text))
 
     @property

@@ -107,6 +107,8 @@ def is_code(path: Path, offset: int) -> bool:
 
 def is_core(path: Path) -> bool:
     """Whether there is an ELF core file at `path`."""
+    if not path.is_file():  # to open a pipe can take for ever
+        return False
     try:
         with path.open("rb") as file:
             header = file.read(18)
@@ -117,6 +119,10 @@ def is_core(path: Path) -> bool:
 
 def check_core(path: Path) -> Architecture:
     """The architecture of the process that left the core at `path`. BadCore, unless there is a whole one."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise BadCore(
+            f"{path} is a device, a pipe or a socket, and no file", "name a process number or a core file"
+        )
     try:
         with path.open("rb") as file:
             header = file.read(64)
@@ -125,7 +131,7 @@ def check_core(path: Path) -> Architecture:
         raise BadCore(
             f"{path} cannot be read: {error.strerror}", "name a process number or a core file"
         ) from None
-    if not size:
+    if not header:
         raise BadCore(f"{path} is empty")
     if header[:4] != b"\x7fELF":
         raise BadCore(f"{path} is no core file", "name a process number or a core file")
@@ -176,10 +182,10 @@ WITHOUT_MEMORY = "holds none of the process's own memory: its coredump_filter le
 def check_holds_stacks(path: Path) -> None:
     """BadCore, where the core does not have the process's own memory. OSError."""
     if not holds_stacks(path):
-        raise BadCore(f"{path} {WITHOUT_MEMORY}", _WITH_MEMORY)
+        raise BadCore(f"{path} {WITHOUT_MEMORY}", WITH_MEMORY)
 
 
-_WITH_MEMORY = "take another one: echo 0x33 > /proc/PID/coredump_filter before the crash, or gcore PID"
+WITH_MEMORY = "take another one: echo 0x33 > /proc/PID/coredump_filter before the crash, or gcore PID"
 _STATUS_REGISTERS = 112
 """Of struct elf_prstatus: pr_reg."""
 _STACK_POINTERS: dict[int, int] = {Machine.X86_64: 19, Machine.AARCH64: 31}

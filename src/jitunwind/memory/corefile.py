@@ -7,7 +7,7 @@ the process had mapped, by its build-id, is not read, and `files.warnings` names
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -109,6 +109,9 @@ class CoreFile(Memory):
             if self._segment(file.start) is None:
                 found.append(Mapping(file.start, file.end, file.executable, file.path))
         return sorted(found)
+
+    def places(self, mappings: Iterable[Mapping]) -> dict[str, str]:
+        return self.files.places(mapping.start for mapping in mappings)
 
     def symbol(self, name: str) -> int | None:
         return self._symbols.get(name)

@@ -5,13 +5,15 @@ import errno
 import os
 import shlex
 from collections.abc import Iterator
-from pathlib import Path
 
 from jitunwind.errors import AlreadyTraced, CannotStop, NoSuchProcess, NotPermitted, NotPython
+from jitunwind.memory.procfiles import text_of
 
 LARGEST_PID = 1 << 22
 """PID_MAX_LIMIT of 64-bit Linux (include/linux/threads.h)."""
 _ENDED = ("Z", "X", "x")
+_CAP_SYS_PTRACE = 19
+"""capabilities(7); Linux include/uapi/linux/capability.h."""
 _STOPPED_BY_SIGNAL = "T"
 _STOPPED_BY_TRACER = "t"
 
@@ -59,10 +61,31 @@ def check_threads(pid: int) -> None:
         os.readlink(f"{task}/exe")
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM):
-            raise NotPermitted(f"process {pid} ({_name(pid)}) may not be looked into by this user") from None
+            raise not_permitted(f"process {pid} ({_name(pid)}) may not be looked into by this user") from None
         if is_alive(pid):
-            raise NotPython(f"process {pid} ({_name(pid)}) is a thread of the kernel") from None
+            raise NotPython(
+                f"process {pid} ({_name(pid)}) is a thread of the kernel",
+                f"as root, the kernel shows its stack: cat /proc/{pid}/stack",
+            ) from None
         raise NoSuchProcess(f"process {pid} has ended") from None
+
+
+def not_permitted(message: str) -> NotPermitted:
+    """The error, with what helps this user: to become root does not help root."""
+    if os.geteuid() != 0:
+        return NotPermitted(message)
+    own = _status(os.getpid()).get("CapEff", "")
+    if own and not int(own, 16) >> _CAP_SYS_PTRACE & 1:
+        return NotPermitted(
+            message,
+            "this root lacks the capability CAP_SYS_PTRACE: docker run --cap-add=SYS_PTRACE, "
+            "or run jitunwind outside of the container",
+        )
+    return NotPermitted(
+        message,
+        "this user is root already: the process is outside of this container, or a security module "
+        "(SELinux, AppArmor, Yama's ptrace_scope 3) forbids it; run jitunwind on the host",
+    )
 
 
 def is_alive(pid: int) -> bool:
@@ -104,7 +127,7 @@ def thread_states(pid: int) -> dict[int, str]:
 def command_line(pid: int) -> str:
     """The arguments that the process was started with, quoted as for a shell; empty where it has none."""
     try:
-        text = Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+        text = text_of(f"/proc/{pid}/cmdline")
     except OSError:
         return ""
     return shlex.join(text.rstrip("\0").split("\0")) if text else ""
@@ -126,6 +149,13 @@ def executable_here(pid: int) -> str | None:
         return path if path and os.path.samefile(path, f"/proc/{pid}/exe") else None
     except OSError:
         return None
+
+
+def deleted_executable(pid: int) -> str | None:
+    """Where the program's file can be opened, if it was deleted while it runs; else None."""
+    link = f"/proc/{pid}/exe"
+    is_deleted = (executable(pid) or "").endswith(" (deleted)")
+    return link if is_deleted and os.access(link, os.R_OK) else None
 
 
 def task_status(pid: int) -> Iterator[dict[str, str]]:
@@ -152,7 +182,7 @@ def _status(pid: int) -> dict[str, str]:
 
 def _fields(file: str) -> dict[str, str]:
     try:
-        text = Path(file).read_text(errors="replace")
+        text = text_of(file)
     except OSError:
         return {}
     return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
@@ -161,7 +191,7 @@ def _fields(file: str) -> dict[str, str]:
 def _state(pid: int) -> str:
     """The state's letter (proc(5), /proc/PID/stat, field 3); empty, where there is no such process."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        text = text_of(f"/proc/{pid}/stat")
         return text.rpartition(")")[2].split()[0]
     except (OSError, IndexError):
         return ""
@@ -169,6 +199,6 @@ def _state(pid: int) -> str:
 
 def _name(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+        return text_of(f"/proc/{pid}/comm").strip()
     except OSError:
         return "?"

@@ -2,6 +2,7 @@
 
 import os
 from abc import abstractmethod
+from collections.abc import Iterable
 from functools import cached_property
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -99,6 +100,9 @@ class LiveProcess(LoadedFiles):
     def files(self) -> LiveFiles:
         """The files that it has mapped now. OSError where it has gone."""
         return LiveFiles(self.pid, self)
+
+    def places(self, mappings: Iterable[Mapping]) -> dict[str, str]:
+        return self.files.places(mapping.start for mapping in mappings)
 
     def library_symbol(self, library: str, name: str) -> int | None:
         for file in self.files.files():

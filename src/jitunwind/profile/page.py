@@ -81,8 +81,7 @@ def _frame(frame: Frame) -> list[Any]:
 def _functions(recording: Recording) -> list[str]:
     """The rows of the table of Python functions."""
     shares = Shares()
-    stacks = recording.stacks
-    shares.add(recording.frames, ((stacks[stack], weight) for stack, weight in recording.weights().items()))
+    shares.add(recording)
     rows = []
     for each in shares.by_own()[:_MOST_FUNCTIONS]:
         numbers = (

@@ -1,15 +1,15 @@
 """The sampler: in comes a live process, out comes a `Recording` of what its threads ran.
 
 Each period of the rate has one moment, somewhere in it: a program that does the same thing in step with the rate would
-else be seen at the same point each time. At a moment each thread that runs is stopped, one after the other, for as long
-as it takes to copy its stack. No signal is sent, nothing in the process is changed.
+else be seen at the same point each time. At a moment each thread that runs is stopped for as long as it takes to copy
+its stack. No signal is sent, nothing in the process is changed.
 """
 
 import gc
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -28,18 +28,20 @@ _RUNNING = b"R"
 _RENEW_SECONDS = 1.0
 _MOST_REFUSALS = 100
 _MOST_WARMED = 8
-_KINDS = {PlaceKind.PYTHON: Kind.PYTHON, PlaceKind.JIT: Kind.JIT, PlaceKind.NATIVE: Kind.NATIVE}
+_KINDS = {PlaceKind.PYTHON: Kind.PYTHON, PlaceKind.JIT: Kind.JIT}
 
 
 class Wanted(NamedTuple):
     """What to record. `rate`: moments in a second. `seconds`: for how long (None: until the process ends). `idle`:
-    threads that wait, too. `gil`: of those that run, only the ones that hold the interpreter's lock."""
+    threads that wait, too. `gil`: of those that run, only the ones that hold the interpreter's lock. `c_lines`: lines
+    of C functions, and the functions inlined there."""
 
     rate: float = 100.0
     seconds: float | None = None
     idle: bool = False
     gil: bool = False
     debug_dirs: tuple[str, ...] = ()
+    c_lines: bool = False
 
 
 class Sampler:
@@ -51,15 +53,13 @@ class Sampler:
         self.pid, self._wanted = pid, wanted
         self._period = 1 / wanted.rate
         self._stopper = ThreadStopper()
-        self._process = SampledProcess(pid, self._stopper, wanted.debug_dirs)
+        self._process = SampledProcess(pid, self._stopper, wanted.debug_dirs, wanted.c_lines)
         self._threads: dict[int, int] = {}
         self._present: set[int] = set()
-        self._frames: list[Frame] = []
+        self._frames: list[tuple[Frame, ...]] = []
         origin = Origin(pid, command_line(pid), self._period, "jitunwind", began=time.time())
         self._raw = Recording(origin)
         self.counts = self._raw.counts
-        self.stopped_seconds = 0.0
-        """For how long threads stood still, all together."""
         self._refusals = 0
         self._ended = False
 
@@ -114,25 +114,23 @@ class Sampler:
     def _warm_up(self) -> None:
         """What the first look takes, to read tables and code, is no part of the recording."""
         with suppress(Refused):
-            for tid in self._to_sample()[:_MOST_WARMED]:
-                self._process.sample(tid)
+            self._process.sample(self._to_sample()[:_MOST_WARMED])
 
     def _moment(self, at: float) -> None:
         tids = self._to_sample()
-        holders = self._process.holders() if self._wanted.gil else None
-        for tid in tids:
-            if holders is not None and tid not in holders:
-                continue
-            try:
-                taken = self._process.sample(tid)
-            except Refused:
-                self._refuse(tid)
-                taken = None
-            if taken is None:
-                self.counts.lost += 1
-                continue
-            self.stopped_seconds += self._stopper.stopped_seconds
-            self._add(at, tid, taken)
+        if self._wanted.gil:
+            holders = self._process.holders()
+            tids = [tid for tid in tids if holders is None or tid in holders]
+        if not tids:
+            return
+        try:
+            taken = self._process.sample(tids)
+        except Refused:
+            self._refuse()
+            taken = []
+        self.counts.lost += len(tids) - len(taken)
+        for tid, each in taken:
+            self._add(at, tid, each)
 
     def _add(self, at: float, tid: int, taken: Taken) -> None:
         counts = self.counts
@@ -158,7 +156,7 @@ class Sampler:
         self._ended = not alive
         return alive if self._wanted.idle else [tid for tid in alive if states[tid] == _RUNNING]
 
-    def _refuse(self, tid: int) -> None:
+    def _refuse(self) -> None:
         """Somebody else may trace the process for a while. Where it was never ours, that is an error."""
         self._refusals += 1
         if len(self._raw) or self._refusals < _MOST_REFUSALS:
@@ -180,22 +178,23 @@ class Sampler:
         read their files' symbols."""
         return self._raw.translated(self._named())
 
-    def since(self, number: int) -> tuple[list[Frame], list[tuple[tuple[int, ...], int]]]:
-        """The stacks of all samples from that number on, with their weights, and the frames that they name."""
-        return self._named(), self._raw.stacks_since(number)
+    def since(self, number: int) -> Recording:
+        """The same of the samples from that number on."""
+        return self._raw.since(number).translated(self._named())
 
-    def _named(self) -> list[Frame]:
+    def _named(self) -> list[tuple[Frame, ...]]:
         known = len(self._frames)
-        self._frames += map(self._frame, self._process.places[known:])
+        self._frames += [tuple(self._frames_of(place)) for place in self._process.places[known:]]
         return self._frames
 
-    def _frame(self, place: Place) -> Frame:
-        kind = _KINDS[place.kind]
+    def _frames_of(self, place: Place) -> Iterator[Frame]:
+        """The outermost first."""
         if place.kind is not PlaceKind.NATIVE:
             name = place.function or UNNAMED
-            return Frame(kind, name, place.path, place.line, "", bool(place.function))
-        name, is_named = self._process.named(place)
-        return Frame(kind, name, module=place.path or "", is_named=is_named)
+            yield Frame(_KINDS[place.kind], name, place.path, place.line, "", bool(place.function))
+            return
+        for each in self._process.named(place):
+            yield Frame(Kind.NATIVE, each.function, each.file, each.line, place.path or "", each.is_named)
 
 
 def _state(pid: int, tid: int) -> bytes:

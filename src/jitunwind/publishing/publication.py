@@ -53,10 +53,12 @@ def publish(
     `table` is its unwind table, with offsets from the region's start; or "recover": it is derived from the machine
     code, which is entered at its start by the platform's calling convention; or `frame_pointer()`: the code is
     checked to keep to that at each instruction. `lines` are the source lines, by rising offset. `consumers` are
-    "gdb" (GDB, LLDB), "libgcc" (C++ exceptions, `backtrace`) and "libunwind" (nongnu libunwind, where it is loaded).
+    "gdb" (GDB, LLDB), "libgcc" (C++ exceptions, `backtrace`), "libunwind" (nongnu libunwind, where it is loaded),
+    "jitdump" (perf inject) and "perf_map" (perf report), which write /tmp/jit-PID.dump and /tmp/perf-PID.map.
 
     ValueError for a table of another size, an unknown consumer, or a region that makes no sense; BrokenInvariant;
-    AgentMissing; AgentFailed, if the region overlaps one that is published, or there is no memory.
+    AgentMissing; AgentFailed, if the region overlaps one that is published, there is no memory, or a file for perf
+    cannot be made.
     """
     known = loaded_agent().consumers
     unknown = set(consumers) - known.keys()

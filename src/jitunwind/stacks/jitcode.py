@@ -23,17 +23,25 @@ class JitFrames:
         self._codes: dict[int, Code | None] = {}
         self._at: dict[tuple[int, bool], Code | None] = {}
         self._tables: dict[int, UnwindTable] = {}
+        self._held: dict[int, bool] = {}
 
     # Rules
 
     def rules_at(self, pc: int, at_pc: bool) -> Rules | NoRules | None:
-        if self._jits.may_hold(pc) is None:
+        if not self._may_hold(pc):
             return None
         code = self._code_at(pc, at_pc)
         if code is None:
             return NoRules(f"no JIT of this process says what code there is at {pc:#x}")
         row = self._table(code).at_return_address(pc - code.start)
         return rules_of_row(row) if isinstance(row, Row) else NoRules(f"at {pc:#x}: {row.reason}")
+
+    def _may_hold(self, pc: int) -> bool:
+        """Whether `pc` may be in JIT code: asked once, as deep stacks have few program counters."""
+        held = self._held.get(pc)
+        if held is None:
+            held = self._held[pc] = self._jits.may_hold(pc) is not None
+        return held
 
     def _table(self, code: Code) -> UnwindTable:
         table = self._tables.get(code.start)
@@ -43,7 +51,7 @@ class JitFrames:
         return table
 
     def caller_of_unknown(self, frame: RawFrame) -> tuple[int, int] | None:
-        if self._fallback is None or self._jits.may_hold(frame.pc) is None:
+        if self._fallback is None or not self._may_hold(frame.pc):
             return None
         return self._fallback.unwind_unknown(frame.pc, frame.registers.get)
 
@@ -72,10 +80,12 @@ class JitFrames:
     def frame(self, raw: RawFrame, below: Code | None) -> tuple[Frame, Code | None] | None:
         """The frame, and its code, if that is a JIT's and no gate; None, if it is not a JIT's. `below`: the code of
         the frame that it has called."""
-        code = self._code_at(raw.pc, raw.at_pc) if self._jits.may_hold(raw.pc) is not None else None
+        is_held = self._may_hold(raw.pc)
+        code = self._code_at(raw.pc, raw.at_pc) if is_held else None
         if code is None:
             found = self._gate(raw, below) if below is not None else None
-            found = found or self._of_nobody(raw)
+            if found is None and is_held:
+                found = self._of_nobody(raw)
             return None if found is None else (found, None)
         place = raw.pc if raw.at_pc else raw.pc - 1
         pieces = self._jits.pieces(code)

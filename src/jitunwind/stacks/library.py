@@ -4,9 +4,9 @@ A live process stands still while its registers and stacks are copied (`snapshot
 named. A core goes the same way, without the stop.
 """
 
+import os
 from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from jitunwind.arch import Architecture
@@ -61,9 +61,11 @@ def stacks(
     wanted = _Wanted(thread, python, registers, c_lines, tuple(debug_dirs), debuginfod)
     if isinstance(target, int):
         return _of_process(target, wanted)
+    if not str(target):
+        raise BadCore("neither a process nor a core is named", "name a process number or a core file")
     if is_number(str(target)):
         return _of_process(int(str(target)), wanted)
-    return _of_core(Path(target), exe, wanted)
+    return _of_core(os.fspath(target), exe, wanted)
 
 
 class _Wanted(NamedTuple):
@@ -82,6 +84,11 @@ _MOST_PROGRAMS = 5
 
 
 def _of_process(pid: int, wanted: _Wanted) -> Stacks:
+    if pid == os.getpid():
+        raise CannotStop(
+            f"process {pid} is this one, which cannot stop itself",
+            f"ask from another process: jitunwind bt {pid}",
+        )
     for _ in range(_MOST_PROGRAMS):
         found = _of_program(pid, wanted)
         if found is not None:
@@ -139,10 +146,13 @@ def _check_thread(target: object, threads: Sequence[Thread], tids: Sequence[int]
         raise NoSuchThread(f"{target} has no thread {wanted.thread}", f"one of its own: {known}")
 
 
-def _of_core(path: Path, program: str | None, wanted: _Wanted) -> Stacks:
-    from jitunwind.memory.core import WITHOUT_MEMORY
-    from jitunwind.stacks import cores  # with a process `bt` starts faster without it
+def _of_core(target: str, program: str | None, wanted: _Wanted) -> Stacks:
+    from pathlib import Path  # with a process `bt` starts faster without these
 
+    from jitunwind.memory.core import WITH_MEMORY, WITHOUT_MEMORY
+    from jitunwind.stacks import cores
+
+    path = Path(target)
     with cores.open_core(path, program) as memory:
         jits = Jits(memory)
         if not memory.has_stacks:
@@ -150,6 +160,9 @@ def _of_core(path: Path, program: str | None, wanted: _Wanted) -> Stacks:
         memory.files.find_all()
         found = _read(memory, jits, memory.program, wanted)
         _check_thread(path, found.threads, sorted(memory.registers), wanted)
+        if not memory.has_stacks:
+            why = f"the core does not hold this stack; {WITH_MEMORY}"
+            found = found._replace(threads=tuple(each._replace(reason=why) for each in found.threads))
         return found._replace(
             pid=memory.pid,
             core=str(path),

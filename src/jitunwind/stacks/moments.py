@@ -1,7 +1,8 @@
 """The memory of a live process as it was at a moment, again and again: for who samples it.
 
-In comes a process number. What is kept while a thread stands still is answered from the copy until the next `begin`;
-the rest from the process, which runs on. The mappings, and the files behind them, are those of the last `renew`.
+In comes a process number. What is kept while a thread stands still is answered from that thread's copy until the next
+`begin`; the rest from the process, which runs on. The mappings, and the files behind them, are those of the last
+`renew`.
 """
 
 import ctypes
@@ -21,9 +22,18 @@ from jitunwind.stacks.images import Images
 from jitunwind.stacks.seizing import Ranges, Reader, living_thread
 from jitunwind.stacks.snapshot import mapping_in
 
-_ARENA = 1 << 22
-"""Bytes of copies that one moment may take."""
+_ARENA = 1 << 24
+"""Bytes of copies that one moment may take, of all threads."""
 _PAGE = 4096
+
+
+class Copy:
+    """What was kept of one thread."""
+
+    def __init__(self, own: range) -> None:
+        self.own = own
+        self.starts: list[int] = []
+        self.copies: dict[int, memoryview] = {}
 
 
 class Watched:
@@ -52,9 +62,7 @@ class Moments(Memory):
         self._arena = memoryview(bytearray(_ARENA))
         self._place = ctypes.addressof(ctypes.c_char.from_buffer(self._arena))
         self._used = 0
-        self._starts: list[int] = []
-        self._copies: dict[int, memoryview] = {}
-        self._own = range(0)
+        self._copy = Copy(range(0))
         self._maps = b""
         self.mapped: list[Mapping] = []
         self.images = Images(self)
@@ -65,9 +73,12 @@ class Moments(Memory):
 
     def renew(self) -> bool:
         """Look at the mappings anew; whether those of files' code have changed, and `images` and `files` with them."""
-        maps = b""
-        with suppress(OSError):
-            maps = Path(f"/proc/{self.thread}/maps").read_bytes()
+        maps = self._read_maps()
+        if (
+            not maps and (other := living_thread(self.pid)) is not None
+        ):  # the one that it was asked by has ended
+            self.thread = other
+            maps = self._read_maps()
         if maps == self._maps:
             return False
         before, self._maps = _code_of_files(self.mapped), maps
@@ -78,17 +89,29 @@ class Moments(Memory):
         self.__dict__.pop("files", None)
         return True
 
+    def _read_maps(self) -> bytes:
+        with suppress(OSError):
+            return Path(f"/proc/{self.thread}/maps").read_bytes()
+        return b""
+
     @property
     def program(self) -> Mapping | None:
         """The mapping with which the program begins: another one, if the process has run another program."""
         return next((each for each in self.mapped if each.path.startswith("/")), None)
 
-    def begin(self, own: range) -> None:
-        """A new moment: forget the copies. What was not copied of `own`, the stack of the thread that is looked at,
-        cannot be read: it is another one now."""
-        self._used, self._own = 0, own
-        self._starts.clear()
-        self._copies.clear()
+    def begin(self) -> None:
+        """A new moment: what was kept is forgotten."""
+        self._used = 0
+
+    def new_copy(self, own: range) -> "Copy":
+        """Where what is kept from now on belongs to, and what is answered from first: of another thread. `own`: the
+        stack of that thread; what is not copied of it cannot be read, because it is another one now."""
+        self._copy = Copy(own)
+        return self._copy
+
+    def show(self, copy: "Copy") -> None:
+        """Answer from this copy of the same moment."""
+        self._copy = copy
 
     # As a memory
 
@@ -101,7 +124,7 @@ class Moments(Memory):
         if found is not None and address - found[0] + size <= len(found[1]):
             at = address - found[0]
             return bytes(found[1][at : at + size])
-        if address in self._own:
+        if address in self._copy.own:
             raise UnreadableMemory(address, size)
         data = self._reader.read(address, size)
         if len(data) != size:
@@ -130,11 +153,12 @@ class Moments(Memory):
 
     def copy_around(self, address: int) -> tuple[int, memoryview] | None:
         """The copy in which `address` lies: where it begins, and its bytes."""
-        index = bisect_right(self._starts, address) - 1
+        starts = self._copy.starts
+        index = bisect_right(starts, address) - 1
         if index < 0:
             return None
-        start = self._starts[index]
-        copy = self._copies[start]
+        start = starts[index]
+        copy = self._copy.copies[start]
         return (start, copy) if address < start + len(copy) else None
 
     def keep(self, address: int, size: int) -> memoryview:
@@ -150,11 +174,11 @@ class Moments(Memory):
         view = self._arena[self._used : self._used + size]
         view = view[: self._reader.into(self._place + self._used, view, address)] if size else view
         self._used += -len(view) % 8 + len(view)
-        known = self._copies.get(address)
+        known = self._copy.copies.get(address)
         if known is None:
-            insort(self._starts, address)
+            insort(self._copy.starts, address)
         if known is None or len(known) < len(view):
-            self._copies[address] = view
+            self._copy.copies[address] = view
         return view
 
     def watched(self, ranges: Sequence[tuple[int, int]]) -> "Watched":

@@ -1,7 +1,7 @@
-"""One thread of a live process, stopped for a moment: for who looks at the same process again and again.
+"""Threads of a live process, each stopped for a moment: for who looks at the same process again and again.
 
-Unlike `seizing`, which stops all threads at one moment, this stops a single one, for as short as it can: the others
-run on. Between two stops nothing is held, so that signals take their usual way, and another tracer can come.
+Unlike `seizing`, which stops all threads at one moment, this lets each thread go on as soon as it has been looked at.
+Between two looks nothing is held, so that signals take their usual way, and another tracer can come.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from jitunwind.stacks.seizing import letter
 
@@ -19,6 +19,9 @@ _DETACH, _GETREGSET, _SEIZE, _INTERRUPT = 17, 0x4204, 0x4206, 0x4207
 _NT_PRSTATUS = 1
 _WALL = 0x40000000
 _EVENT_STOP = 128
+_P_ALL, _WSTOPPED, _WNOWAIT = 0, 2, 0x01000000
+_PID_AT = 16
+"""In a siginfo_t of SIGCHLD (<bits/types/siginfo_t.h>, 64-bit)."""
 _LARGEST_REGISTERS = 1024
 _FIRST = -20
 """The priority of who traces: others wait for it."""
@@ -34,6 +37,8 @@ _ptrace.restype = ctypes.c_long
 _ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 _raw_waitpid = _libc.waitpid
 _raw_waitpid.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
+_waitid = _libc.waitid
+_waitid.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
 
 
 class _Vector(ctypes.Structure):
@@ -56,7 +61,7 @@ class ThreadStopper:
         self._vector = _Vector(ctypes.addressof(self._buffer), _LARGEST_REGISTERS)
         self._place = ctypes.addressof(self._vector)
         self.stopped_seconds = 0.0
-        """For how long the last thread stood still."""
+        """For how long threads stood still, all together."""
 
     @contextlib.contextmanager
     def ready(self) -> Iterator[None]:
@@ -74,46 +79,63 @@ class ThreadStopper:
             signal.signal(signal.SIGALRM, before)
             self.let_go_of_late()
 
-    def with_stopped(self, tid: int, work: Callable[[bytes], None]) -> bool:
-        """Call `work` with the note NT_PRSTATUS of a thread while that stands still. False, if it has ended, or did not
-        stop in time. Refused."""
-        if tid in self._owed:
-            self.let_go_of_late()
-            return False
-        if _ptrace(_SEIZE, tid, None, None) < 0:
-            if ctypes.get_errno() == errno.EPERM:
-                raise Refused
-            return False
+    def with_each_stopped(self, tids: Sequence[int], work: Callable[[int, bytes], None]) -> None:
+        """Call `work` with each thread and its note NT_PRSTATUS while that thread stands still, in the order in which
+        they come to their stops. Not with those that have ended, or do not stop in time. Refused, if one was."""
+        began, refused = time.perf_counter(), False
+        pending: set[int] = set()
+        self.let_go_of_late()
+        for tid in tids:
+            if tid in self._owed:
+                continue
+            if _ptrace(_SEIZE, tid, None, None) == 0:
+                _ptrace(_INTERRUPT, tid, None, None)
+                pending.add(tid)
+            else:
+                refused = refused or ctypes.get_errno() == errno.EPERM
+        try:
+            while pending:
+                found = self._next(pending, began)
+                if found is None:
+                    break
+                tid, status = found
+                pending.discard(tid)
+                if os.WIFSTOPPED(status):
+                    self._look(tid, status, work)
+        finally:
+            self._owed |= pending
+        if refused and not pending:
+            raise Refused
+
+    def _look(self, tid: int, status: int, work: Callable[[int, bytes], None]) -> None:
         began = time.perf_counter()
-        _ptrace(_INTERRUPT, tid, None, None)
-        status = self._wait(tid, began)
-        if status is None or not os.WIFSTOPPED(status):
-            return False
         number = 0 if status >> 16 == _EVENT_STOP else os.WSTOPSIG(status)
         try:
             self._vector.size = _LARGEST_REGISTERS
-            if _ptrace(_GETREGSET, tid, _NT_PRSTATUS, self._place) < 0:
-                return False
-            work(self._buffer.raw[: self._vector.size])
-            return True
+            if _ptrace(_GETREGSET, tid, _NT_PRSTATUS, self._place) == 0:
+                work(tid, self._buffer.raw[: self._vector.size])
         finally:
             _ptrace(_DETACH, tid, None, number)
-            self.stopped_seconds = time.perf_counter() - began
+            self.stopped_seconds += time.perf_counter() - began
 
-    def _wait(self, tid: int, began: float) -> int | None:
-        """What waitpid(2) says of the thread when it has stopped; None, if it has gone, or takes too long. The wait is
-        no polling: on a busy machine the thread needs this very processor to come to its stop."""
+    def _next(self, pending: set[int], began: float) -> tuple[int, int] | None:
+        """A thread that has stopped or ended, and what waitpid(2) says of it; None, if that takes too long. The wait is
+        no polling: on a busy machine a thread needs this very processor to come to its stop."""
         while True:
-            status = _waitpid(tid)
-            if status is not None:
-                return status
-            error = ctypes.get_errno()
-            if error != errno.EINTR:
-                return None
+            tid = next(iter(pending)) if len(pending) == 1 else _waiting()
+            if tid:
+                status = _waitpid(tid, 0 if tid in pending else os.WNOHANG)
+                if status is not None and tid in pending:
+                    return tid, status
+                if status is None and ctypes.get_errno() == errno.ECHILD and tid in pending:
+                    return tid, 0
             waited = time.perf_counter() - began
-            if waited > _PATIENCE_SECONDS or (waited > _ASKS_SECONDS and letter(tid, tid) == "D"):
-                self._owed.add(tid)
-                return None
+            if waited > _ASKS_SECONDS:
+                gone = next((tid for tid in pending if letter(tid, tid) in ("", "Z", "X")), None)
+                if gone is not None:
+                    return gone, _waitpid(gone, os.WNOHANG) or 0
+                if waited > _PATIENCE_SECONDS or all(letter(tid, tid) == "D" for tid in pending):
+                    return None
 
     def let_go_of_late(self) -> None:
         """Let go of the threads that did not stop in time and have stopped since."""
@@ -134,8 +156,19 @@ def _nothing(number: int, frame: object) -> None:
 
 _status = ctypes.c_int()
 _status_place = ctypes.addressof(_status)
+_information = ctypes.create_string_buffer(128)
+_information_place = ctypes.addressof(_information)
 
 
-def _waitpid(tid: int) -> int | None:
-    """os.waitpid would go on when it is interrupted."""
-    return _status.value if _raw_waitpid(tid, _status_place, _WALL) == tid else None
+def _waitpid(tid: int, options: int) -> int | None:
+    """What waitpid(2) says, of a stop or an end; None where it says nothing, or is interrupted: os.waitpid would go on
+    then."""
+    return _status.value if _raw_waitpid(tid, _status_place, _WALL | options) == tid else None
+
+
+def _waiting() -> int:
+    """One of our tracees or children that has stopped, by waitid(2), which leaves it to be waited for; 0 where that is
+    interrupted. Ends are left alone: a child's is its parent's to ask for."""
+    if _waitid(_P_ALL, 0, _information_place, _WSTOPPED | _WNOWAIT | _WALL) < 0:
+        return 0
+    return int.from_bytes(_information.raw[_PID_AT : _PID_AT + 4], "little")

@@ -10,7 +10,7 @@ from contextlib import suppress
 from enum import Enum, auto
 from os.path import basename
 from struct import Struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jitunwind.arch.known import module
 from jitunwind.errors import NoSuchProcess
@@ -28,13 +28,16 @@ from jitunwind.memory import Mapping
 from jitunwind.memory.backing import BackingFile
 from jitunwind.stacks.debugfiles import debug_folders
 from jitunwind.stacks.fileframes import FileFrames
-from jitunwind.stacks.moments import Moments
+from jitunwind.stacks.moments import Copy, Moments
 from jitunwind.stacks.native import NativeRules
 from jitunwind.stacks.onethread import ThreadStopper
 from jitunwind.stacks.sampledcode import JitPlace, SampledCode
 from jitunwind.stacks.snapshot import registers_of
 from jitunwind.stacks.symbols import Symbols
 from jitunwind.stacks.walk import RawFrame, Walker
+
+if TYPE_CHECKING:
+    from jitunwind.stacks.lines import FileLines, Location
 
 _PAGE = 4096
 _LARGEST_STACK = 1 << 21
@@ -64,6 +67,15 @@ class Place(NamedTuple):
     address: int = 0
 
 
+class Named(NamedTuple):
+    """A function of native code. `is_named`: that is the name of a function, and not only where the code is."""
+
+    function: str
+    file: str | None = None
+    line: int | None = None
+    is_named: bool = True
+
+
 class Taken(NamedTuple):
     """A stack: places by their index in `SampledProcess.places`, outermost first. `reason`: why it is not whole; `""`
     if it is. `is_unnamed`: it has JIT code that nobody knows."""
@@ -80,11 +92,24 @@ class _Bounds(NamedTuple):
     end: int
 
 
+class _Copy(NamedTuple):
+    """Of one thread, while it stood still: its registers, its memory, and what tells whether code has come or gone."""
+
+    tid: int
+    note: bytes
+    memory: Copy
+    marks: bytes = b""
+
+
 class SampledProcess:
     """Process `pid`. NoSuchProcess, NotPermitted."""
 
-    def __init__(self, pid: int, stopper: ThreadStopper, debug_dirs: Sequence[str] = ()) -> None:
+    def __init__(
+        self, pid: int, stopper: ThreadStopper, debug_dirs: Sequence[str] = (), c_lines: bool = False
+    ) -> None:
         self.pid, self._stopper, self._debug_dirs = pid, stopper, tuple(debug_dirs)
+        self._c_lines = c_lines
+        self._file_lines: dict[int, FileLines] = {}
         self.python: str | None = None
         """The version of its CPython."""
         self.jit_was_on: bool | None = None
@@ -104,10 +129,9 @@ class SampledProcess:
         self._interpreter: Sampled | None = None
         self._records: dict[int, list[SourceRecord]] = {}
         self._changing = self.memory.watched([])
-        self._marks = self._marks_now = b""
+        self._marks = b""
         self._bounds: dict[int, _Bounds] = {}
-        self._note = b""
-        self._tid = 0
+        self._copies: list[_Copy] = []
         self._renew_files()
         self._meet_interpreter()
 
@@ -177,38 +201,40 @@ class SampledProcess:
 
     # The stop
 
-    def sample(self, tid: int) -> Taken | None:
-        """What thread `tid` has on its stack now; None, if it could not be stopped. Refused."""
-        if self._interpreter is not None and tid not in self._records:
+    def sample(self, tids: Sequence[int]) -> list[tuple[int, Taken]]:
+        """What each of these threads has on its stack now; without those that could not be stopped. Refused."""
+        self._copies.clear()
+        self.memory.begin()
+        if self._interpreter is not None and any(tid not in self._records for tid in tids):
             self._look_at_records()
-            self._records.setdefault(tid, [])
-        self._tid = tid
-        if not self._stopper.with_stopped(tid, self._copy):
-            return None
-        return self._read(tid)
+            for tid in tids:
+                self._records.setdefault(tid, [])
+        self._stopper.with_each_stopped(tids, self._copy)
+        return [(copy.tid, taken) for copy in self._copies if (taken := self._read(copy)) is not None]
 
-    def _copy(self, note: bytes) -> None:
+    def _copy(self, tid: int, note: bytes) -> None:
         """All that is read while the thread stands still."""
-        self._note, memory = note, self.memory
+        memory = self.memory
         (pointer,) = _word(note, self._sp_at)
-        own = self._bounds.get(self._tid)
+        own = self._bounds.get(tid)
         if own is None or not own.start <= pointer < own.end:
-            own = self._own_stack(note, pointer)
-        memory.begin(range(own.start, own.end))
+            own = self._own_stack(tid, note, pointer)
+        copy = _Copy(tid, note, memory.new_copy(range(own.start, own.end)))
         start = pointer - self._arch.red_zone
         if own.start <= pointer < own.end:
             memory.keep_some(start, min(own.end - start, _LARGEST_STACK))
         else:
             self._copy_alternate(start, own)
         if self._interpreter is not None:
-            for record in self._records[self._tid]:
+            for record in self._records.get(tid, ()):
                 self._interpreter.keep_thread(memory, record)
-            self._marks_now = self._changing.now()
+            copy = copy._replace(marks=self._changing.now())
+        self._copies.append(copy)
 
-    def _own_stack(self, note: bytes, pointer: int) -> _Bounds:
+    def _own_stack(self, tid: int, note: bytes, pointer: int) -> _Bounds:
         """The thread's own stack: below its own data, wherever its stack pointer is."""
         memory = self.memory
-        if self._tid == self.pid:
+        if tid == self.pid:
             mapping = next((each for each in memory.mapped if each.path == "[stack]"), None)
             found = None if mapping is None else _Bounds(mapping.start - (1 << 23), mapping.end)
         else:
@@ -219,7 +245,7 @@ class SampledProcess:
                 mapping = memory.mapping_of(of or pointer)
             found = None if mapping is None else _Bounds(mapping.start, of & -8 if of else mapping.end)
         found = found or _Bounds(0, 0)
-        self._bounds[self._tid] = found
+        self._bounds[tid] = found
         return found
 
     def _copy_alternate(self, start: int, own: _Bounds) -> None:
@@ -244,17 +270,19 @@ class SampledProcess:
 
     # Afterwards
 
-    def _read(self, tid: int) -> Taken | None:
-        has_changed = False
-        if self._interpreter is not None and self._marks_now != self._marks:
-            self._marks, has_changed = self._marks_now, True
+    def _read(self, copy: _Copy) -> Taken | None:
+        """The stack in a copy; None, if the process has run another program meanwhile."""
+        tid, has_changed = copy.tid, False
+        self.memory.show(copy.memory)
+        if self._interpreter is not None and copy.marks != self._marks:
+            self._marks, has_changed = copy.marks, True
             self._interpreter.compare_anew()
             self.code.compare_anew()
             self._changing = self.memory.watched(self._interpreter.changing())
-            if not self._records[tid]:
-                del self._records[tid]  # the interpreter may know it now
+            if not self._records.get(tid):
+                self._records.pop(tid, None)  # the interpreter may know it now
         self._walker.memory_has_changed(has_changed)
-        registers = registers_of(self._note, self._arch).values
+        registers = registers_of(copy.note, self._arch).values
         walked = self._walker.walk(registers)
         if walked.reason:  # it may lead into what was mapped since
             program = self._program
@@ -357,7 +385,7 @@ class SampledProcess:
             address = frame.pc if frame.at_pc else frame.pc - 1
             mapping = self.memory.mapping_of(address)
             file = self.memory.files.at(address)
-            start = self._native.function_start(address)
+            start = None if self._c_lines else self._native.function_start(address)
             address = address if start is None else start
             path = mapping.path if mapping is not None else None
             place = Place(PlaceKind.NATIVE, "", path, None, file, address - (file.bias if file else 0))
@@ -373,14 +401,29 @@ class SampledProcess:
 
     # Names of native code
 
-    def named(self, place: Place) -> tuple[str, bool]:
-        """What a native place is called, and whether that is the name of a function."""
+    def named(self, place: Place) -> list[Named]:
+        """What runs at a native place, the outermost first: one function, and where lines of C are wanted, those that
+        the compiler has inlined there."""
         if place.function:
-            return place.function, True
+            return [Named(place.function)]
         name = self.symbols.of_file(place.file).at(place.address) if place.file is not None else None
-        if name is not None:
-            return name.function, True
-        return f"{basename(place.path or '?')}+{place.address:#x}", False
+        own = Named(name.function) if name is not None else None
+        located = self._lines_at(place)
+        if located:
+            inlined = [Named(each.function, each.file, each.line or None) for each in reversed(located)]
+            return [inlined[0]._replace(function=own.function if own else inlined[0].function), *inlined[1:]]
+        unnamed = Named(f"{basename(place.path or '?')}+{place.address:#x}", is_named=False)
+        return [own or unnamed]
+
+    def _lines_at(self, place: Place) -> "list[Location]":
+        if not self._c_lines or place.file is None:
+            return []
+        file = place.file
+        if id(file.headers) not in self._file_lines:
+            from jitunwind.stacks.lines import FileLines  # only some want them
+
+            self._file_lines[id(file.headers)] = FileLines(self.symbols.of_file(file))
+        return self._file_lines[id(file.headers)].at(place.address)
 
 
 def _frames_in_trace(position: Position, frames: Sequence[SourceFrame]) -> int:

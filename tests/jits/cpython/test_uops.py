@@ -146,15 +146,22 @@ def is_disagreed(row: Row | Unknown) -> bool:
 
 class Counting(LiveProcess):
     """A process, with its traces as a build with --enable-pystats has them: 8 bytes more behind each entry. `traces`
-    has these by where the executors have the pointers to theirs."""
+    has these by where the executors have the pointers to theirs, which are made to lead elsewhere."""
 
     traces: dict[int, bytes]
 
-    def word(self, address: int) -> int:
-        return -address if address in self.traces else super().word(address)
-
     def checked_read(self, address: int, size: int) -> bytes:
-        return self.traces[-address][:size] if address < 0 else super().checked_read(address, size)
+        if address >= _ELSEWHERE:
+            return self.traces[address - _ELSEWHERE][:size]
+        data = bytearray(super().checked_read(address, size))
+        for pointer in self.traces:
+            at = pointer - address
+            if 0 <= at <= size - 8:
+                data[at : at + 8] = (_ELSEWHERE + pointer).to_bytes(8, "little")
+        return bytes(data)
+
+
+_ELSEWHERE = 1 << 56
 
 
 def test_traces_of_builds_that_count_are_read(process: LiveProcess) -> None:
@@ -169,6 +176,7 @@ def test_traces_of_builds_that_count_are_read(process: LiveProcess) -> None:
             data = process.checked_read(process.word(pointer), size * len(trace))
             entries = [data[at : at + size] for at in range(0, len(data), size)]
             memory.traces[pointer] = b"".join(entry + (1 << 40).to_bytes(8, "little") for entry in entries)
+        assert all(memory.word(pointer) > _ELSEWHERE for pointer in memory.traces)
         counting = MicroOps(Regions(memory, layout))
         assert [counting.trace(region) for region in regions] == plain
 
