@@ -88,7 +88,8 @@ def run(command: Sequence[str], settings: Mapping[str, str]) -> str:
     if done.returncode:
         lines = [line.strip() for line in said.splitlines() if line.strip()]
         reasons = [line for line in lines if re.search("(?i)cannot|not found|error|fail", line)]
-        raise CannotRun([*reasons, *lines, f"status {done.returncode}"][0])
+        reason = [*reasons, *lines, f"status {done.returncode}"][0]
+        raise CannotRun(reason.encode("ascii", "ignore").decode().strip())
     return said
 
 
@@ -247,28 +248,21 @@ _OUTPUT = re.compile(r"\s*(\d+\.\d\d%|\d+\.\d\d\s*:|:\s+\d+\s+\S)")
 
 def session(python: str, packages: Path, loops: int) -> str:
     """The commands of a session with perf, and the first lines of what they print."""
-    name, short = Path(python).name, [Path(python).name, PROGRAM.name, str(loops), COURSE]
+    name = Path(python).name
     with TemporaryDirectory() as folder:
-        subject = Subject(python, True, packages, loops, Path(folder))
-        tool, settings = perf.command(perf.SID), subject.environment("jitdump")
+        tool, settings = (
+            perf.command(perf.SID),
+            Subject(python, False, packages, loops, Path(folder)).environment(),
+        )
         data, injected = f"{folder}/perf.data", f"{folder}/jit.data"
+        how = ["-k", "mono", "-e", "cpu-clock", "--call-graph", "dwarf"]
+        shown = f"jitunwind run --perf jitdump --python {name} {PROGRAM.name} {loops} {COURSE}"
+        started = [sys.executable, "-m", *shown.split()]
+        started[started.index(name)], started[started.index(PROGRAM.name)] = python, str(PROGRAM)
         steps = [
             (
-                "record -k mono -e cpu-clock --call-graph dwarf -o perf.data -- jitunwind run --perf jitdump --python "
-                + " ".join(short),
-                [
-                    "record",
-                    "-q",
-                    "-k",
-                    "mono",
-                    "-e",
-                    "cpu-clock",
-                    "--call-graph",
-                    "dwarf",
-                    "-o",
-                    data,
-                    *subject.command,
-                ],
+                f"record {' '.join(how)} -o perf.data -- {shown}",
+                ["record", "-q", *how, "-o", data, "--", *started],
             ),
             ("inject --jit -i perf.data -o jit.data", ["inject", "--jit", "-i", data, "-o", injected]),
             (
@@ -300,7 +294,8 @@ def versions(packages: Path) -> str:
         found[name.replace("_", "-")] = version
     tools = [f"{name} {found[name]}" for name in ("py-spy", "pystack", "austin-dist") if name in found]
     tools += [
-        f"memray {folder.name.split('-')[1]}" for folder in packages.glob("memray-3.14/memray-*.dist-info")
+        f"memray {folder.name.split('-')[1].removesuffix('.dist')}"
+        for folder in packages.glob("memray-3.14/memray-*.dist-info")
     ]
     tools.append(f"elfutils {fetched('sid', 'elfutils').versions['elfutils']}")
     tools += [

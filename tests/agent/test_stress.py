@@ -100,6 +100,11 @@ def test_what_any_consumer_may_rely_on(tmp_path: Path) -> None:
     run(program, environment=OPTIONS, timeout=PATIENCE)
 
 
+@pytest.mark.parametrize("flags", [ADDRESS, THREAD], ids=["address", "thread"])
+def test_files_for_perf(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    run(harness("perf.c", tmp_path, flags), environment=OPTIONS, timeout=PATIENCE)
+
+
 def test_a_handler_that_walks_may_interrupt_publishing(tmp_path: Path) -> None:
     program = harness("walks.c", tmp_path)
     run(program, WALKS, environment=OPTIONS, timeout=PATIENCE / 10)

@@ -101,6 +101,16 @@ def test_lines_of_a_function_are_told_apart_if_wanted(hot_process: int, tmp_path
         assert len(halves) in counts
 
 
+def test_c_functions_have_lines_if_wanted(python: Interpreter, tmp_path: Path) -> None:
+    file = tmp_path / "a.collapsed"
+    with hot(python.minor) as pid:
+        options = ["--c-lines", "--lines", "--debug-dir", python.debug_file_directory]
+        done = jitunwind("record", "-d", "0.3", "-r", "300", *options, "-o", file, pid)
+    assert done.returncode == 0, done.stderr
+    in_c = [frame for frame in recorded(file).frames if (frame.file or "").endswith((".c", ".h"))]
+    assert any(frame.name == "_PyEval_EvalFrameDefault" and frame.line for frame in in_c), done.stderr
+
+
 def test_two_recordings_are_compared(hot_process: int, tmp_path: Path) -> None:
     for name in ("before", "after"):
         jitunwind("record", "-d", "0.2", "-o", tmp_path / f"{name}.collapsed", hot_process)

@@ -129,6 +129,20 @@ CLAIMS = {
         "each thread's state was read",
         "tests/cli/test_explain.py",
     ),
+    ("cli/bt.py", "no CPython is known here"): ("no CPython is known", "tests/cli/test_rounds.py"),
+    ("cli/record.py", "no CPython that is known was found there"): (
+        "no CPython is known",
+        "tests/profile/test_record.py",
+    ),
+    ("profile/page.py", "no CPython that is known"): ("no CPython is known", "tests/profile/test_page.py"),
+    ("profile/table.py", " in JIT code without a name"): (
+        "the samples were counted",
+        "tests/profile/test_record.py",
+    ),
+    ("profile/table.py", "CPython counts that in builds with --enable-pystats alone"): (
+        "CPython's source: Py_STATS",
+        "tests/profile/test_record.py",
+    ),
     ("gdbplugin/launch.py", " has no Python"): ("that GDB was asked", "tests/cli/test_gdb.py"),
     ("jits/cpython/diagnosis.py", "off, or not on yet"): (
         "the interpreter's flag; whether its offset was checked is said",
@@ -166,7 +180,7 @@ CLAIMS = {
         "the sizes of its stencils do not add up",
         "tests/jits/cpython/test_uops.py",
     ),
-    ("startup/__init__.py", "JIT code is not published: "): (
+    ("startup/__init__.py", "is not published"): (
         "jitunwind.enable() has raised",
         "tests/startup/test_install.py",
     ),
@@ -223,6 +237,8 @@ NO_CLAIMS = {
     ("cli/check.py", ""): "about a file's own functions",
     ("explain/words.py", "A thread's state names its innermost JIT code alone"): "what the reader is shown",
     ("jits/dump.py", " no dump of JIT code"): "about the file that was named",
+    ("profile/collapsed.py", ""): "about the file that was named",
+    ("publishing/merged.py", "the gate's CFA is not by the stack pointer"): "about a row",
     ("remote/requested.py", "the process has no stack on which it could read a file"): "about a stub",
     ("startup/pythons.py", "import sys; jit = "): "code for that Python",
 }

@@ -94,6 +94,7 @@ class _Rate(click.FloatRange):
 )
 @color_option
 @debug_dir_option
+@click.option("--c-lines", is_flag=True, help="Lines of C functions, too, and the functions inlined there.")
 @click.pass_context
 def record(
     context: click.Context,
@@ -109,6 +110,7 @@ def record(
     diff: tuple[str, str] | None,
     color: str,
     debug_dirs: tuple[str, ...],
+    c_lines: bool,
 ) -> None:
     """Record where a process spends its time, JIT code included.
 
@@ -137,7 +139,11 @@ def record(
         raise click.UsageError("--idle and --gil contradict each other: who holds the GIL runs")
     if live and not sys.stdout.isatty():
         raise click.UsageError("--live needs a terminal; without it, the table is printed at the end")
-    wanted = Wanted(rate, duration, idle, gil, debug_dirs)
+    if c_lines:
+        from jitunwind.stacks.lines import check_available
+
+        check_available()
+    wanted = Wanted(rate, duration, idle, gil, debug_dirs, c_lines)
     paint: Callable[..., str] = click.style if is_coloured(color, sys.stdout) else _plain
     with _Interruptions() as interruptions:
         recording = _recorded(target, wanted, interruptions, paint if live else None)
@@ -296,9 +302,9 @@ class _Live:
         if now < self._due:
             return
         self._due = now + _LIVE_SECONDS
-        frames, stacks = sampler.since(self._added)
-        self._added += len(stacks)
-        self._shares.add(frames, stacks)
+        new = sampler.since(self._added)
+        self._added += len(new)
+        self._shares.add(new)
         size = shutil.get_terminal_size()
         shown = lines(
             self._shares, sampler.origin, sampler.counts, self._paint, size.columns, max(size.lines - 10, 1)
@@ -327,8 +333,7 @@ def _notes(recording: Recording) -> list[str]:
 
 def _shares(recording: Recording) -> Shares:
     shares = Shares()
-    weights = recording.weights().items()
-    shares.add(recording.frames, ((recording.stacks[stack], weight) for stack, weight in weights))
+    shares.add(recording)
     return shares
 
 

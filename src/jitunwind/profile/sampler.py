@@ -9,7 +9,7 @@ import gc
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -28,18 +28,20 @@ _RUNNING = b"R"
 _RENEW_SECONDS = 1.0
 _MOST_REFUSALS = 100
 _MOST_WARMED = 8
-_KINDS = {PlaceKind.PYTHON: Kind.PYTHON, PlaceKind.JIT: Kind.JIT, PlaceKind.NATIVE: Kind.NATIVE}
+_KINDS = {PlaceKind.PYTHON: Kind.PYTHON, PlaceKind.JIT: Kind.JIT}
 
 
 class Wanted(NamedTuple):
     """What to record. `rate`: moments in a second. `seconds`: for how long (None: until the process ends). `idle`:
-    threads that wait, too. `gil`: of those that run, only the ones that hold the interpreter's lock."""
+    threads that wait, too. `gil`: of those that run, only the ones that hold the interpreter's lock. `c_lines`: lines
+    of C functions, and the functions inlined there."""
 
     rate: float = 100.0
     seconds: float | None = None
     idle: bool = False
     gil: bool = False
     debug_dirs: tuple[str, ...] = ()
+    c_lines: bool = False
 
 
 class Sampler:
@@ -51,10 +53,10 @@ class Sampler:
         self.pid, self._wanted = pid, wanted
         self._period = 1 / wanted.rate
         self._stopper = ThreadStopper()
-        self._process = SampledProcess(pid, self._stopper, wanted.debug_dirs)
+        self._process = SampledProcess(pid, self._stopper, wanted.debug_dirs, wanted.c_lines)
         self._threads: dict[int, int] = {}
         self._present: set[int] = set()
-        self._frames: list[Frame] = []
+        self._frames: list[tuple[Frame, ...]] = []
         origin = Origin(pid, command_line(pid), self._period, "jitunwind", began=time.time())
         self._raw = Recording(origin)
         self.counts = self._raw.counts
@@ -176,22 +178,23 @@ class Sampler:
         read their files' symbols."""
         return self._raw.translated(self._named())
 
-    def since(self, number: int) -> tuple[list[Frame], list[tuple[tuple[int, ...], int]]]:
-        """The stacks of all samples from that number on, with their weights, and the frames that they name."""
-        return self._named(), self._raw.stacks_since(number)
+    def since(self, number: int) -> Recording:
+        """The same of the samples from that number on."""
+        return self._raw.since(number).translated(self._named())
 
-    def _named(self) -> list[Frame]:
+    def _named(self) -> list[tuple[Frame, ...]]:
         known = len(self._frames)
-        self._frames += map(self._frame, self._process.places[known:])
+        self._frames += [tuple(self._frames_of(place)) for place in self._process.places[known:]]
         return self._frames
 
-    def _frame(self, place: Place) -> Frame:
-        kind = _KINDS[place.kind]
+    def _frames_of(self, place: Place) -> Iterator[Frame]:
+        """The outermost first."""
         if place.kind is not PlaceKind.NATIVE:
             name = place.function or UNNAMED
-            return Frame(kind, name, place.path, place.line, "", bool(place.function))
-        name, is_named = self._process.named(place)
-        return Frame(kind, name, module=place.path or "", is_named=is_named)
+            yield Frame(_KINDS[place.kind], name, place.path, place.line, "", bool(place.function))
+            return
+        for each in self._process.named(place):
+            yield Frame(Kind.NATIVE, each.function, each.file, each.line, place.path or "", each.is_named)
 
 
 def _state(pid: int, tid: int) -> bytes:

@@ -73,9 +73,12 @@ class Moments(Memory):
 
     def renew(self) -> bool:
         """Look at the mappings anew; whether those of files' code have changed, and `images` and `files` with them."""
-        maps = b""
-        with suppress(OSError):
-            maps = Path(f"/proc/{self.thread}/maps").read_bytes()
+        maps = self._read_maps()
+        if (
+            not maps and (other := living_thread(self.pid)) is not None
+        ):  # the one that it was asked by has ended
+            self.thread = other
+            maps = self._read_maps()
         if maps == self._maps:
             return False
         before, self._maps = _code_of_files(self.mapped), maps
@@ -85,6 +88,11 @@ class Moments(Memory):
         self.images = Images(self)
         self.__dict__.pop("files", None)
         return True
+
+    def _read_maps(self) -> bytes:
+        with suppress(OSError):
+            return Path(f"/proc/{self.thread}/maps").read_bytes()
+        return b""
 
     @property
     def program(self) -> Mapping | None:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from enum import Enum, auto
 from os.path import basename
 from struct import Struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jitunwind.arch.known import module
 from jitunwind.errors import NoSuchProcess
@@ -35,6 +35,9 @@ from jitunwind.stacks.sampledcode import JitPlace, SampledCode
 from jitunwind.stacks.snapshot import registers_of
 from jitunwind.stacks.symbols import Symbols
 from jitunwind.stacks.walk import RawFrame, Walker
+
+if TYPE_CHECKING:
+    from jitunwind.stacks.lines import FileLines, Location
 
 _PAGE = 4096
 _LARGEST_STACK = 1 << 21
@@ -62,6 +65,15 @@ class Place(NamedTuple):
     line: int | None
     file: BackingFile | None = None
     address: int = 0
+
+
+class Named(NamedTuple):
+    """A function of native code. `is_named`: that is the name of a function, and not only where the code is."""
+
+    function: str
+    file: str | None = None
+    line: int | None = None
+    is_named: bool = True
 
 
 class Taken(NamedTuple):
@@ -92,8 +104,12 @@ class _Copy(NamedTuple):
 class SampledProcess:
     """Process `pid`. NoSuchProcess, NotPermitted."""
 
-    def __init__(self, pid: int, stopper: ThreadStopper, debug_dirs: Sequence[str] = ()) -> None:
+    def __init__(
+        self, pid: int, stopper: ThreadStopper, debug_dirs: Sequence[str] = (), c_lines: bool = False
+    ) -> None:
         self.pid, self._stopper, self._debug_dirs = pid, stopper, tuple(debug_dirs)
+        self._c_lines = c_lines
+        self._file_lines: dict[int, FileLines] = {}
         self.python: str | None = None
         """The version of its CPython."""
         self.jit_was_on: bool | None = None
@@ -369,7 +385,7 @@ class SampledProcess:
             address = frame.pc if frame.at_pc else frame.pc - 1
             mapping = self.memory.mapping_of(address)
             file = self.memory.files.at(address)
-            start = self._native.function_start(address)
+            start = None if self._c_lines else self._native.function_start(address)
             address = address if start is None else start
             path = mapping.path if mapping is not None else None
             place = Place(PlaceKind.NATIVE, "", path, None, file, address - (file.bias if file else 0))
@@ -385,14 +401,29 @@ class SampledProcess:
 
     # Names of native code
 
-    def named(self, place: Place) -> tuple[str, bool]:
-        """What a native place is called, and whether that is the name of a function."""
+    def named(self, place: Place) -> list[Named]:
+        """What runs at a native place, the outermost first: one function, and where lines of C are wanted, those that
+        the compiler has inlined there."""
         if place.function:
-            return place.function, True
+            return [Named(place.function)]
         name = self.symbols.of_file(place.file).at(place.address) if place.file is not None else None
-        if name is not None:
-            return name.function, True
-        return f"{basename(place.path or '?')}+{place.address:#x}", False
+        own = Named(name.function) if name is not None else None
+        located = self._lines_at(place)
+        if located:
+            inlined = [Named(each.function, each.file, each.line or None) for each in reversed(located)]
+            return [inlined[0]._replace(function=own.function if own else inlined[0].function), *inlined[1:]]
+        unnamed = Named(f"{basename(place.path or '?')}+{place.address:#x}", is_named=False)
+        return [own or unnamed]
+
+    def _lines_at(self, place: Place) -> "list[Location]":
+        if not self._c_lines or place.file is None:
+            return []
+        file = place.file
+        if id(file.headers) not in self._file_lines:
+            from jitunwind.stacks.lines import FileLines  # only some want them
+
+            self._file_lines[id(file.headers)] = FileLines(self.symbols.of_file(file))
+        return self._file_lines[id(file.headers)].at(place.address)
 
 
 def _frames_in_trace(position: Position, frames: Sequence[SourceFrame]) -> int:

@@ -1,4 +1,4 @@
-"""What becomes of perf's files where a Python publishes: `perf_follow.py jitdump|map COURSE` tells in a line of JSON."""
+"""What becomes of perf's files where a Python publishes: `perf_follow.py jitdump|map COURSE` tells."""
 
 import json
 import os

@@ -31,15 +31,15 @@ STALE = 1e9
 """Seconds since 1970: before any process that lives."""
 
 
-def tell(*names: str) -> dict[str, Any]:
+def tell(*names: str, size: int = SIZE) -> dict[str, Any]:
     """Publishes a region of each name; what comes of it."""
     arch = native()
-    table = UnwindTable(SIZE, [0], [Row(*arch.at_entry(arch.platform))])
+    table = UnwindTable(size, [0], [Row(*arch.at_entry(arch.platform))])
     said = {"pid": os.getpid(), "path": PATH, "problem": None}
     for name in names:
         place = START + SIZE * statistics().regions
         try:
-            publish(Region(place, SIZE, name), table, lines=[Line(0, "/tmp/f.py", 7)], consumers=[CONSUMER])
+            publish(Region(place, size, name), table, lines=[Line(0, "/tmp/f.py", 7)], consumers=[CONSUMER])
         except AgentFailed as error:
             said["problem"] = str(error)
     said["regions"] = statistics().regions
@@ -121,6 +121,7 @@ def stays() -> dict[str, Any]:
 
 COURSES = {
     "tells": lambda: tell("f", "g\nh"),
+    "tight": lambda: tell("f", size=len(CODE)),
     "forks": forks,
     "executes": executes,
     "full": full,

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from jitunwind.agent.library import CODE_CAME, GDB, JITDUMP, LIBGCC, LIBUNWIND, PERF_MAP, loaded_agent
@@ -118,11 +119,10 @@ class Follower:
             self._begin_files_in_child()
             self._look()
             left = set(self._waiting)
-            while left and time.monotonic() < until:
+            while next(iter(self._waiting), None) in left and time.monotonic() < until:
                 self._publish_some(until)
                 self._look()
-                left.intersection_update(self._waiting)
-            return len(left)
+            return len(left.intersection(self._waiting))
         except Exception as error:  # as `problems` then says
             self._count(error)
             return max(self._most_waiting(), 1)
@@ -267,12 +267,23 @@ class Follower:
             if event.kind == CODE_CAME:
                 self._waiting[event.start] = event.size
             else:
-                self._waiting.pop(event.start, None)
+                if self._waiting.pop(event.start, None) is not None and self._files:
+                    self._write_before_it_goes(event.start, event.size)
                 self._failed.pop(event.start, None)
                 self._untold.discard(event.start)
                 self._agent.unmap(event.start, event.size)
         if self._agent.lost():
             self._note_all()
+
+    def _write_before_it_goes(self, start: int, size: int) -> None:
+        """Tell perf's files of code that has not had its turn: it may have run, and perf's samples of it come later.
+        Where nobody knows any more what it was, it goes untold."""
+        if self._agent.knows(start):
+            return
+        for _, outcome in self._describe().described([(start, size)]):
+            if not isinstance(outcome, Exception):
+                with suppress(AgentFailed):
+                    self._agent.publish([outcome.region], self._files)
 
     def _note_all(self) -> None:
         for start, size in self._describe().everything():
@@ -292,7 +303,7 @@ class Follower:
         """Publish what waits, or as much of it as can be made ready in some time, before time.monotonic() is
         `until`; one region at least."""
         some = []
-        for start, size in list(self._waiting.items())[: self._at_once]:
+        for start, size in list(islice(self._waiting.items(), self._at_once)):
             if self._agent.knows(start) and start not in self._untold:
                 del self._waiting[start]
             else:
