@@ -212,6 +212,8 @@ def _recorded(
             "record a program that runs for longer",
         ) from None
     _run(sampler, interruptions, live)
+    if sampler.ending is not None:
+        command.returncode = os.waitstatus_to_exitcode(sampler.ending)
     _wait_for(command, interruptions)
     return sampler.recording()
 
@@ -338,6 +340,9 @@ def _shares(recording: Recording) -> Shares:
 
 
 def _print_table(shares: Shares, recording: Recording, paint: Callable[..., str]) -> None:
+    if not shares.weight:
+        click.echo(summary(recording.origin, recording.counts, 0))
+        return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     text = "\n".join(lines(shares, recording.origin, recording.counts, paint, width, _MOST_FUNCTIONS))
     click.echo(folded(text, sys.stdout), color=paint is click.style)
