@@ -95,7 +95,7 @@ def test_without_a_file_a_table_is_printed(hot_process: int) -> None:
 def test_lines_of_a_function_are_told_apart_if_wanted(hot_process: int, tmp_path: Path) -> None:
     for options, counts in (((), {1}), (("--lines",), {2, 3})):
         file = tmp_path / "a.collapsed"
-        done = jitunwind("record", "-d", "0.4", "-r", "500", *options, "-o", file, hot_process)
+        done = jitunwind("record", "-d", "1", "-r", "1000", *options, "-o", file, hot_process)
         assert done.returncode == 0, done.stderr
         halves = [frame for frame in recorded(file).frames if frame.name == "half" and frame.kind is Kind.JIT]
         assert len(halves) in counts
