@@ -217,7 +217,7 @@ class AgentFailed(JitunwindError):
 class BrokenInvariant(JitunwindError):
     """Code that does not keep to what was stated about its stack."""
 
-    hint = "have the code keep to it, or publish it without frame_pointer()"
+    hint = "have the code keep to it, or describe it by an UnwindTable"
 
 
 class GdbMissing(JitunwindError):
