@@ -229,7 +229,7 @@ class AgentFailed(JitunwindError):
 class BrokenInvariant(JitunwindError):
     """Code that does not keep to what was stated about its stack."""
 
-    hint = "correct the code, or publish it without frame_pointer()"
+    hint = "have the code keep to it, or describe it by an UnwindTable"
 
 
 class GdbMissing(JitunwindError):
