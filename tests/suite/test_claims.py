@@ -208,6 +208,10 @@ CLAIMS = {
     ("startup/pythons.py", "no Python with a JIT was found"): (ASKED, "tests/cli/test_usage.py"),
     ("startup/pythons.py", " is no Python"): (ASKED, "tests/cli/test_run.py"),
     ("startup/pythons.py", "no Python that runs"): (ASKED, "tests/cli/test_usage.py"),
+    ("stacks/library.py", "the core does not hold this stack"): (
+        "no segment of the core stores the first thread's stack pointer (holds_stacks)",
+        "tests/cli/test_bad_input.py",
+    ),
     ("stacks/walk.py", "this part of the stack may not be stored"): (
         "the return address was read",
         "tests/stacks/test_stacks.py",
