@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,8 @@ BUILDS = {
 }
 STEPS = 100_000 if THOROUGH else 3000
 STOPS = 100 if THOROUGH else 3
+ONE_REGION_SECONDS = 5.0
+"""On a machine that is busy; a tenth of that is usual."""
 HOT = ROOT / "tools/hot.py"
 NAMES = ("work", "weigh")
 
@@ -170,3 +173,26 @@ def test_programs_of_debug_builds(version: str, program: str) -> None:
     )
     table = json.loads(done.stdout)["tables"]["recovered"]
     assert (table["exact"], table["wrong"], table["unknown"]) == (STEPS // 6, 0, 0), table
+
+
+PUBLISHES_AND_ENDS = """
+import runpy, sys, time
+sys.argv = ["finite", "24", "40", "1"]
+runpy.run_path(sys.orig_argv[-1])
+import jitunwind
+began = time.monotonic()
+left = jitunwind.flush(0.05)
+print(left, time.monotonic() - began, time.time())
+"""
+
+
+def test_a_debug_build_waits_for_one_region_and_no_more(version: str) -> None:
+    """GIVEN more code than is published in that time, THEN flush() and the end of the process wait for one region."""
+    python = build(version, "pydebug")
+    done = jitunwind("run", "--python", python, "-c", PUBLISHES_AND_ENDS, ROOT / "bench/finite.py")
+    ended = time.time()
+    assert done.returncode == 0, done.stderr
+    left, flushed, at = done.stdout.split()
+    print(f"{version}: {left} regions left after {flushed} s, ended {ended - float(at):.2f} s later")
+    assert float(flushed) < ONE_REGION_SECONDS
+    assert ended - float(at) < ONE_REGION_SECONDS

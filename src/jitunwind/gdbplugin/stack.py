@@ -111,7 +111,7 @@ class _Stacks:
         while frame is not None and len(frames) < MOST_FRAMES:
             pc = frame.pc() & _MASK
             if frames and not self._can_be_returned_to(pc):  # GDB guesses, where it has no rules
-                said = f"{pc:#x}, no code" if pc else "0, as where memory is missing"
+                said = f"{pc:#x}, no code" if pc else "0: this part of the stack may not be stored"
                 count(f"the caller of {frames[-1]['pc']} is not known: GDB says {said}")
                 return frames, False
             described, below = self._describe(frame, pc, below, is_exact)
