@@ -5,8 +5,8 @@
 For each build six programs (tests/live/programs) are stopped N times each: the share of stacks that are whole, of JIT
 frames that are named and have a line, and for how long the process stood still. N instructions of their JIT code are
 stepped and judged, with the reasons of what is unknown: by the recovered tables, and by what programs publish that
-`jitunwind run` has started, which starts no programs that embed Python. Last a program that ends is run plain and by `jitunwind run`: the
-processor time of both, and how long the end of the process waited.
+`jitunwind run` has started, which starts no programs that embed Python. Last a program that ends is run plain and by
+`jitunwind run`: the processor time of both, and how long the end of the process waited.
 """
 
 import argparse
