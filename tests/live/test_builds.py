@@ -3,6 +3,7 @@ program that embeds it, shared or static, and one without any symbol of Python's
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -66,6 +67,29 @@ def core(hot: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
     prefix = tmp_path_factory.mktemp("core") / "core"
     subprocess.run(["gcore", "-o", prefix, str(hot.pid)], capture_output=True, check=True)
     return prefix.with_name(f"core.{hot.pid}")
+
+
+@pytest.mark.parametrize("how", ["deleted", "upgraded"])
+def test_a_libpython_that_is_not_there_any_more(version: str, how: str, tmp_path: Path) -> None:
+    """As after an upgrade, of a process that goes on with the old one."""
+    program = build(version, "shared")
+    (libpython,) = Path(program).parents[1].glob(f"lib/*/libpython{version}.so.1.0")
+    copy = Path(shutil.copy(libpython, tmp_path))
+    environment = {"PYTHONPATH": str(PROGRAMS), "LD_PRELOAD": str(copy)}
+    with Program([program, HOT], environment=environment) as hot:
+        assert hot.process.stdout is not None
+        assert hot.process.stdout.readline() == b"ready\n"
+        copy.unlink()
+        if how == "upgraded":
+            other = next(each for each in VERSIONS if each != version)
+            (newer,) = Path(build(other, "shared")).parents[1].glob(f"lib/*/libpython{other}.so.1.0")
+            shutil.copy(newer, copy)
+        done = jitunwind("bt", "--json", "--python", hot.pid)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    said = json.loads(done.stdout)
+    assert (said["complete"], said["python"].rpartition(".")[0], said["jit"]) == (True, version, True)
+    functions = [frame["function"] for frame in said["threads"][0]["frames"]]
+    assert "work" in functions, functions
 
 
 def audit(*arguments: object) -> dict[str, dict[str, Any]]:

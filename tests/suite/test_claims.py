@@ -89,6 +89,10 @@ CLAIMS = {
         "none has this machine code",
         "tests/jits/cpython/test_uops.py",
     ),
+    ("profile/perf.py", "perf saw no JIT code in it"): (
+        "no frame is of JIT code",
+        "tests/profile/test_perf.py",
+    ),
     ("startup/pythons.py", "the newest with a JIT on PATH"): ("each was asked", "tests/cli/test_usage.py"),
     ("tables/sources.py", "the process has published nothing"): (
         "the list of GDB's interface has no table for it",

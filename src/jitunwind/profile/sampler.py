@@ -26,6 +26,8 @@ UNNAMED = "[jit code]"
 _ENDED = (b"Z", b"X", b"x")
 _RUNNING = b"R"
 _RENEW_SECONDS = 1.0
+_STARTING_SECONDS = 5.0
+"""For so long a program may be on its way to become a Python."""
 _MOST_REFUSALS = 100
 _MOST_WARMED = 8
 _KINDS = {PlaceKind.PYTHON: Kind.PYTHON, PlaceKind.JIT: Kind.JIT}
@@ -71,6 +73,11 @@ class Sampler:
     def origin(self) -> Origin:
         return self._raw.origin
 
+    @property
+    def ending(self) -> int | None:
+        """What waitpid(2) said of the process, if it has said that to the sampler: a child ends only once."""
+        return self._stopper.endings.get(self.pid)
+
     def run(self, is_over: Callable[[], bool]) -> None:
         """Sample until the time is over, the process has ended, or `is_over`, which is asked before each moment."""
         was_enabled = gc.isenabled()
@@ -103,8 +110,10 @@ class Sampler:
             self._moment(now - began)
             after = time.perf_counter()
             origin.seconds = after - began
-            if after - renewed > _RENEW_SECONDS or not self._process.is_python:
+            is_starting = after - began < _STARTING_SECONDS and not self._process.is_python
+            if after - renewed > _RENEW_SECONDS or is_starting:
                 self._process.renew()
+                origin.command = command_line(self.pid) or origin.command  # it may run another program now
                 renewed = after
             following = int((time.perf_counter() - began) / period)
             counts.missed += max(following - slot - 1, 0)
@@ -128,7 +137,9 @@ class Sampler:
         except Refused:
             self._refuse()
             taken = []
-        self.counts.lost += len(tids) - len(taken)
+        late = {*tids} - {tid for tid, _ in taken}
+        self.counts.lost += sum(_state(self.pid, tid) not in (b"", *_ENDED) for tid in late)
+        self.counts.stopped = self._stopper.stopped_seconds
         for tid, each in taken:
             self._add(at, tid, each)
 

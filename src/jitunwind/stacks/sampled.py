@@ -129,7 +129,7 @@ class SampledProcess:
         self._interpreter: Sampled | None = None
         self._records: dict[int, list[SourceRecord]] = {}
         self._changing = self.memory.watched([])
-        self._marks = b""
+        self._marks, self._is_stale = b"", True
         self._bounds: dict[int, _Bounds] = {}
         self._copies: list[_Copy] = []
         self._renew_files()
@@ -171,7 +171,8 @@ class SampledProcess:
 
     def renew(self) -> None:
         """Look whether the process has loaded files since, or runs another program: to be called now and then."""
-        changed = self.memory.renew()
+        self.memory.renew()
+        changed = self.memory.files_have_changed()
         self._records = {tid: records for tid, records in self._records.items() if records}
         if self.memory.program is None:
             return  # it has ended
@@ -181,16 +182,13 @@ class SampledProcess:
                 self._start()
                 before.close()
             return
+        self._is_stale = True  # what other JITs than CPython's have done is seen now and then only
         if changed:
             self._renew_files()
-            self.code.compare_anew()
-        if self._interpreter is None and changed:
-            self.code.jits = Jits(self.memory)
+        if changed and self._interpreter is None:
+            self.code = SampledCode(self.memory, Jits(self.memory))
+            self._renew_files()
             self._meet_interpreter()
-        elif self._interpreter is None:
-            self.code.compare_anew()
-        else:
-            self._look_at_switch()
 
     def holders(self) -> set[int] | None:
         """The threads that hold an interpreter's lock now; None where nobody can tell."""
@@ -272,15 +270,11 @@ class SampledProcess:
 
     def _read(self, copy: _Copy) -> Taken | None:
         """The stack in a copy; None, if the process has run another program meanwhile."""
-        tid, has_changed = copy.tid, False
+        tid = copy.tid
         self.memory.show(copy.memory)
-        if self._interpreter is not None and copy.marks != self._marks:
-            self._marks, has_changed = copy.marks, True
-            self._interpreter.compare_anew()
-            self.code.compare_anew()
-            self._changing = self.memory.watched(self._interpreter.changing())
-            if not self._records.get(tid):
-                self._records.pop(tid, None)  # the interpreter may know it now
+        has_changed = self._is_stale or copy.marks != self._marks
+        if has_changed:
+            self._compare_anew(copy)
         self._walker.memory_has_changed(has_changed)
         registers = registers_of(copy.note, self._arch).values
         walked = self._walker.walk(registers)
@@ -300,6 +294,18 @@ class SampledProcess:
         runs = self._runs(tid)
         places, is_unnamed = self._merged(walked.frames, runs)
         return Taken(tuple(places), walked.reason, is_unnamed)
+
+    def _compare_anew(self, copy: _Copy) -> None:
+        """Code may have come or gone since what is known was found."""
+        self._is_stale, self._marks = False, copy.marks
+        self.code.compare_anew()
+        if self._interpreter is None:
+            return
+        self._interpreter.compare_anew()
+        self._changing = self.memory.watched(self._interpreter.changing())
+        self._look_at_switch()
+        if not self._records.get(copy.tid):
+            self._records.pop(copy.tid, None)  # the interpreter may know it now
 
     def _runs(self, tid: int) -> list[SourceRun]:
         if self._interpreter is None:
