@@ -6,7 +6,7 @@ VENV := .venv
 STAMP := $(VENV)/.jitunwind-set-up
 VERSIONS := $(patsubst src/jitunwind/jits/cpython/versions/py3%.py,3.%,$(sort $(wildcard src/jitunwind/jits/cpython/versions/py3*.py)))
 # Benchmarks with targets of their own, and what they run.
-LONG := $(patsubst %,bench/%.py,witness libraries audit builds testsuite publishing held readers record recording unwinders upstream forms readme profilers)
+LONG := $(patsubst %,bench/%.py,stops witness libraries audit builds testsuite publishing held readers record recording unwinders upstream forms readme profilers)
 # One process more than there are processors: tests wait for processes that they have started.
 PYTEST = $(VENV)/bin/python -m pytest -n $(shell expr $$(nproc) + 1) --dist loadfile --no-loadscope-reorder --costs -r fEs
 # GDB from PyPI lies in .venv, and is the second choice.
@@ -116,7 +116,7 @@ upstream: $(STAMP) ## docs/upstream.md: CPython's own tests of unwinding, plain,
 	@$(VENV)/bin/python bench/upstream.py --into docs/upstream.md
 
 speed: interpreters guests ## docs/speed.md: the benchmarks' ratios, but for publishing's
-	@for name in recovery bt stepping registering startup; do \
+	@for name in recovery bt stops depths stepping registering startup; do \
 		$(VENV)/bin/python bench/record.py docs/speed.md $$name bench/$$name.py || exit; done
 
 publishing: interpreters build/pyperformance ## docs/speed.md: what publishing costs, over ten programs; takes an hour

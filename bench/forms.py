@@ -3,8 +3,8 @@
     python bench/forms.py PYPERFORMANCE [--versions …] [--programs …] [--seconds N]
 
 PYPERFORMANCE is a folder with pyperf and pyperformance in it. Each program runs for some seconds with the JIT on and
-leaves the machine code of its executors. That is recovered with no form known, and all that had to be asked of
-iced-x86 is written down. Forms that the file has already stay in it.
+leaves the machine code of its executors. So do the benchmarks' own programs. That is recovered with no form known, and
+all that had to be asked of iced-x86 is written down. Forms that the file has already stay in it.
 """
 
 import argparse
@@ -15,13 +15,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 from publishing import ENOUGH, bench_of
-from support import ROOT, VERSIONS
+from support import ROOT, VERSIONS, running_program
 
 from jitunwind.arch.effects import Decoded, Effects
 from jitunwind.arch.x86_64 import form, forms, semantics
 from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.known_forms import EFFECTS, FORMS
 from jitunwind.arch.x86_64.registers import X86_64
+from jitunwind.jits import codes_of
+from jitunwind.jits.known import Jits
+from jitunwind.memory.process import LiveProcess
 from jitunwind.recover.table import recover
 from jitunwind.rows import Row
 
@@ -50,6 +53,12 @@ PROGRAMS = (
         "richards",
     ),
     *("spectral_norm", "telco"),
+)
+OWN = (
+    ("many.py", "10", "100"),
+    ("stops_deep.py", "100"),
+    ("stops_threads.py", "3"),
+    ("regions.py", "3", "3"),
 )
 LEAVES_CODE = """
 import atexit, os, pickle
@@ -119,7 +128,7 @@ def page(every: list[forms.Forms], versions: Sequence[str]) -> str:
     keys = {*FORMS, *(key for each in every for key in each.lengths)}
     effects = {followed: dict(known) for followed, known in EFFECTS.items()}
     for each in every:
-        known = effects.setdefault(tuple(sorted(each.followed)), {})
+        known = effects.setdefault(tuple(sorted(each.tracked)), {})
         known.update((key, written(each.effects[place])) for key, place in each.places.items())
     return HEADER.format(
         versions=" and ".join(versions),
@@ -134,15 +143,26 @@ def _by_followed(known: tuple[tuple[int, ...], dict[bytes, tuple[object, ...]]])
     return f"    {known[0]}: {{\n{''.join(lines)}    }},\n"
 
 
+def code_of(version: str, program: str, *arguments: str) -> list[tuple[bytes, dict[int, Row]]]:
+    """That of one of the benchmarks' programs while it runs."""
+    with running_program(version, ROOT / "bench" / program, *arguments) as pid, LiveProcess(pid) as memory:
+        found = [(code.data, dict(code.entries)) for code in codes_of(Jits(memory))]
+    print(f"{version} {program}: {len(found)} executors", flush=True)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--versions", nargs="+", default=VERSIONS)
-    parser.add_argument("--programs", nargs="+", default=PROGRAMS)
+    parser.add_argument("--programs", nargs="*", default=PROGRAMS)
     parser.add_argument("--seconds", type=float, default=ENOUGH, help="how long each program runs")
     arguments = parser.parse_args()
     codes = []
     for each in arguments.versions:
+        codes += [code for program in OWN for code in code_of(each, *program)]
+        if not arguments.programs:
+            continue
         with bench_of(each, arguments.folder.resolve(), "") as bench, tempfile.TemporaryDirectory() as place:
             leaving = bench.telling(Path(place), LEAVES_CODE)
             for program in arguments.programs:

@@ -70,11 +70,13 @@ TOOLS: dict[str, Tool] = {
 
 
 class Run(NamedTuple):
-    """Seconds of the work; with a tool, how many samples it has written, and the share of whole ones."""
+    """Seconds of the work; with a tool, how many samples it has written, the share of whole ones, and how many in JIT
+    code have no name, as it says itself."""
 
     seconds: float
     samples: int = 0
     whole: float = 0.0
+    unnamed: int = 0
 
 
 class Bench:
@@ -99,14 +101,15 @@ class Bench:
         recorder = None
         if tool is not None:
             recorder = subprocess.Popen(
-                tool(process.pid, recorded), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                tool(process.pid, recorded), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
             )
         if process.wait():
             raise SystemExit(f"{program} ended with status {process.returncode}")
-        if recorder is not None:
-            recorder.wait()
+        said = recorder.communicate()[1] if recorder is not None else ""
         seconds = json.loads(result.read_text())["benchmarks"][0]["runs"][0]["values"][0] * loops
-        return Run(seconds, *(_samples(recorded) if tool is not None else ()))
+        unnamed = re.search(r"([\d,]+) in JIT code without a name", said)
+        count = int(unnamed[1].replace(",", "")) if unnamed else 0
+        return Run(seconds, *(_samples(recorded) if tool is not None else (0, 0.0)), count)
 
     def loops(self, program: str, seconds: float) -> int:
         """How many take that long."""
@@ -131,6 +134,7 @@ def _samples(file: Path) -> tuple[int, float]:
 def slow_down(bench: Bench, programs: Sequence[str], rounds: int, seconds: float) -> None:
     print(f"{'':16}" + "".join(f"{name:>34}" for name in TOOLS))
     ratios: dict[str, list[float]] = {name: [] for name in TOOLS}
+    unnamed = 0
     for program in programs:
         loops = bench.loops(program, seconds)
         found: dict[str, list[Run]] = {name: [] for name in TOOLS}
@@ -143,6 +147,7 @@ def slow_down(bench: Bench, programs: Sequence[str], rounds: int, seconds: float
                 found[name].append(run)
                 own[name].append(run.seconds / alone)
         row = f"{program:16}"
+        unnamed += sum(run.unnamed for runs in found.values() for run in runs)
         for name in TOOLS:
             ratio = statistics.geometric_mean(own[name])
             ratios[name].append(ratio)
@@ -152,6 +157,7 @@ def slow_down(bench: Bench, programs: Sequence[str], rounds: int, seconds: float
         print(row, flush=True)
     means = "".join(f"{statistics.geometric_mean(each):>11.3f}{'':23}" for each in ratios.values())
     print(f"{'geometric mean':16}{means}\n(aim of jitunwind record: at most {AIM})")
+    print(f"jitunwind record: {unnamed} samples in JIT code without a name (aim: 0)")
 
 
 def ten_threads(python: str) -> None:

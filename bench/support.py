@@ -34,6 +34,22 @@ def interpreter(version: str, *options: str) -> str:
     return str(json.loads(answer.splitlines()[-1])["python"])
 
 
+def installed() -> str:
+    """The path of a `jitunwind` command that is installed as users install it, from a wheel of this checkout."""
+    place = ROOT / "build" / "installed"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run([sys.executable, "-m", "venv", place], check=True, env=environment)
+    for options in ((), ("--force-reinstall", "--no-deps")):
+        command = [place / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        subprocess.run([*command, *options, str(ROOT)], check=True, env=environment)
+    return str(place / "bin" / "jitunwind")
+
+
+def debug_folder(pid: int) -> Path:
+    """Where the debug files lie of the fetched interpreter that a process runs."""
+    return Path(os.readlink(f"/proc/{pid}/exe")).parent.parent / "lib" / "debug"
+
+
 def switch_on(place: Path, startup: str) -> None:
     """Puts into a folder of a Python's path what it needs to publish; importing STARTUP there runs `startup`."""
     place.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
 """Fetches the debuggers and unwinders that tests compare with the machine's own: GDB 18, LLDB 19, LLVM's libunwind,
-musl, the unwinders of Debian sid, and numba for the Pythons with a JIT.
+musl, the unwinders of Debian sid, and numba and greenlet for the Pythons with a JIT.
 
 `make debuggers` runs it before the tests, which only look for what is here. All of it goes into the private folder:
 $JITUNWIND_CACHE, or ~/.cache/jitunwind. GDB comes from PyPI, the others from Debian. What is there already is left as
@@ -30,7 +30,7 @@ WITH_DEPENDENCIES = (
     ("bookworm", ("libunwind-19",), platform.machine()),
 )
 """A suite of Debian, packages and an architecture, for tools/debian_packages.py."""
-NUMBA_FOR = ("3.14", "3.15")
+WHEELS_FOR = ("3.14", "3.15")
 GDB_FOLDER, GDB = "gdb-for-pwndbg", "gdb-for-pwndbg>=18.1"
 _COMPLETE = ".complete"  # written last: a folder without it is a half-finished one
 
@@ -81,11 +81,16 @@ def numba_folder(minor: str) -> str:
     return f"numba-{minor}"
 
 
-def _fetch_numba(minor: str) -> Callable[[Path], None]:
+def greenlet_folder(minor: str) -> str:
+    """The folder of greenlet for that version of CPython: it keeps several stacks in the place of one."""
+    return f"greenlet-{minor}"
+
+
+def _fetch_wheels(name: str, minor: str) -> Callable[[Path], None]:
     def fetch(folder: Path) -> None:
         pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
         wheels = ("--only-binary", ":all:", "--ignore-requires-python", "--python-version", minor)
-        _run(*pip, *wheels, "--target", folder, "numba")
+        _run(*pip, *wheels, "--target", folder, name)
 
     return fetch
 
@@ -114,7 +119,9 @@ def _fetch_with_dependencies(suite: str, packages: Sequence[str], arch: str) -> 
 
 def main() -> int:
     found = [_fetch(GDB_FOLDER, _fetch_gdb), *(_fetch(name, _fetch_packages) for name in PACKAGES)]
-    found += [_fetch(numba_folder(minor), _fetch_numba(minor)) for minor in NUMBA_FOR]
+    for minor in WHEELS_FOR:
+        found.append(_fetch(numba_folder(minor), _fetch_wheels("numba", minor)))
+        found.append(_fetch(greenlet_folder(minor), _fetch_wheels("greenlet", minor)))
     found += [_fetch_with_dependencies(*each) for each in WITH_DEPENDENCIES]
     return 0 if all(found) else 1
 

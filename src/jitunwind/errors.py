@@ -177,9 +177,13 @@ class NoLineReader(JitunwindError):
 class NoReader(JitunwindError):
     """A reader of unwind tables is not on this machine."""
 
+    hint = "name another one with --reader; jitunwind audit --help lists them"
+
 
 class ReaderFailed(JitunwindError):
     """A reader of unwind tables ended, or does not answer."""
+
+    hint = "try once more, or name another one with --reader; jitunwind audit --help lists them"
 
 
 class NothingToAudit(JitunwindError):
@@ -200,6 +204,8 @@ class JitOff(JitunwindError):
 class NothingToExplain(JitunwindError):
     """A process or a core without JIT code."""
 
+    hint = "jitunwind doctor PID, or CORE, says what was looked for"
+
 
 class NoSuchRegion(JitunwindError):
     """No region is the one that was asked for."""
@@ -217,9 +223,13 @@ class AgentMissing(JitunwindError):
 class AgentFailed(JitunwindError):
     """The agent did not publish what it was given."""
 
+    hint = "jitunwind doctor says what the agent needs"
+
 
 class BrokenInvariant(JitunwindError):
     """Code that does not keep to what was stated about its stack."""
+
+    hint = "have the code keep to it, or describe it by an UnwindTable"
 
 
 class GdbMissing(JitunwindError):
@@ -255,3 +265,5 @@ class NoSafePoint(JitunwindError):
 
 class NotEnabled(JitunwindError):
     """The process was asked to publish its JIT code, and could not."""
+
+    hint = "try again, or start the program with jitunwind run"

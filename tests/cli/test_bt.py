@@ -257,7 +257,7 @@ def test_what_to_install_is_said_as_the_distribution_has_it(
 ) -> None:
     release = {"ID": distribution, "ID_LIKE": "debian" if distribution == "ubuntu" else ""}
     monkeypatch.setattr("platform.freedesktop_os_release", lambda: release)
-    monkeypatch.setattr("pathlib.Path.is_file", lambda path: True)
+    monkeypatch.setattr("os.path.isfile", lambda path: True)
     said = what_to_install(program)
     assert said.startswith(line)
     assert said == line or line.endswith("; ")

@@ -256,7 +256,7 @@ def test_not_permitted(python: str, left_over: dict[str, str]) -> None:
             text=True,
             check=False,
         )
-        refused(done, "may not be looked into by this user", "sudo")
+        refused(done, "may not be looked into by this user", "CAP_SYS_PTRACE")
 
 
 BECOMES_NOBODY = """
@@ -279,6 +279,48 @@ def test_root_and_a_process_of_another_user(python: str) -> None:
         done = jitunwind("enable", other.pid)
         assert done.returncode == 0, done.stderr
         wait_until(lambda: "py::work:<string>" in backtrace(other.pid), "py::work in plain GDB")
+
+
+CHROOT = ["unshare", "--mount", "sh", "-c"]
+
+
+def in_chroot(python: str, root: Path, hidden: Path | None) -> Program:
+    """The program in another root directory: the machine's files mounted there, but for a folder that is `hidden`."""
+    root.mkdir()
+    hide = f"mount -t tmpfs none {root}{hidden} && " if hidden else ""
+    command = f"mount --rbind / {root} && {hide}exec chroot {root} {python} {PROGRAM} hot"
+    program = Program([*CHROOT, command], stderr=subprocess.PIPE)
+    assert program.process.stdout is not None
+    assert program.process.stdout.readline() == b"ready\n"
+    return program
+
+
+needs_chroot = pytest.mark.skipif(
+    subprocess.run([*CHROOT, "true"], capture_output=True, check=False).returncode != 0,
+    reason="no mount namespaces for this user",
+)
+
+
+@needs_chroot
+def test_a_process_in_a_chroot_with_the_same_files(
+    python: str, left_over: dict[str, str], tmp_path: Path
+) -> None:
+    with in_chroot(python, tmp_path / "root", None) as inside:
+        done = jitunwind("enable", inside.pid, environment=left_over)
+        assert done.returncode == 0, done.stderr
+        assert re.match(rf"process {inside.pid} publishes its JIT code: [1-9]", done.stdout), done.stdout
+
+
+@needs_chroot
+def test_a_process_in_a_chroot_without_them(python: str, left_over: dict[str, str], tmp_path: Path) -> None:
+    with in_chroot(python, tmp_path / "root", ROOT / "src") as inside:
+        done = jitunwind("enable", inside.pid, environment=left_over)
+        refused(done, "sees other files than this one, and jitunwind's own are not among them", "chroot(1)")
+        assert str(ROOT) not in done.stderr
+        assert inside.process.poll() is None
+        inside.process.kill()
+        assert inside.process.stderr is not None
+        assert inside.process.stderr.read() == b""
 
 
 def test_no_such_process() -> None:

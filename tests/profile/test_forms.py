@@ -235,7 +235,7 @@ def test_an_empty_recording_can_be_written(form: Any) -> None:
 
 def test_frames_that_become_equal_are_one() -> None:
     made = recording()
-    translated = made.translated([frame._replace(line=None) for frame in made.frames])
+    translated = made.translated([(frame._replace(line=None),) for frame in made.frames])
     assert len(translated.frames) == len(made.frames) - 1
     assert translated.weight == made.weight == BOTH
     assert sorted(translated.weights().values()) == [2, 2, 4, 8, 16]
@@ -243,7 +243,7 @@ def test_frames_that_become_equal_are_one() -> None:
 
 def test_shares_say_how_functions_ran() -> None:
     made, shares = recording(), Shares()
-    shares.add(made.frames, ((made.stacks[stack], weight) for stack, weight in made.weights().items()))
+    shares.add(made)
     assert shares.weight == BOTH
     assert shares.kinds == {Kind.PYTHON: 8, Kind.JIT: 16, Kind.NATIVE: 6, Kind.KERNEL: 2}
     assert shares.from_jit == 4

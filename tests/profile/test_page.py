@@ -46,7 +46,9 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     thread = after.thread(1, "main")
     for frames, weight in (((MAIN, MODULE, HOT), 30), ((MAIN, MODULE, COLD, KERNEL), 2)):
         after.add(0.0, thread, after.stack(tuple(map(after.frame, frames))), weight)
-    before, after = (each.translated(list(map(by_function, each.frames))) for each in (recording(), after))
+    before, after = (
+        each.translated([(by_function(frame),) for frame in each.frames]) for each in (recording(), after)
+    )
     path.write_text(pages.difference(before, after))
     return path
 

@@ -22,12 +22,13 @@ COMPILED = ("loops", "recursion", "threads", "coroutines", "generators")
 """Where all three functions run JIT code."""
 FUNCTIONS = ("half", "third", "fifth")
 RATE = 1000
-SECONDS = 20 if THOROUGH else 1.5
+SECONDS = 20 if THOROUGH else 0.9
 POINTS = 0.03
 """Between the share of samples and that of processor time."""
 DEVIATIONS = 3.5
 """Standard errors of a share of so many samples, where they are few."""
 CUT = 0.001
+FEWEST = 50
 TRIES = 1 if THOROUGH else 3
 """On a busy machine a thread may not run between two samples, which then are one."""
 
@@ -45,9 +46,9 @@ def share_of(recording: Recording, function: str) -> tuple[int, Counter[Kind]]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_shares_are_those_that_are_known(python: Interpreter, mode: str, tmp_path: Path) -> None:
-    for attempt in range(TRIES, 0, -1):
+    for attempt in range(1, TRIES + 1):
         with running(python, PROGRAM, mode) as started:
-            recording = recorded(started.pid, mode, tmp_path / "out.collapsed")
+            recording = recorded(started.pid, mode, SECONDS * attempt**2, tmp_path / "out.collapsed")
             started.process.send_signal(signal.SIGUSR1)
             truth = json.loads(started.process.stdout.readline())  # type: ignore[union-attr]
         found = {name: share_of(recording, name) for name in FUNCTIONS}
@@ -57,13 +58,13 @@ def test_shares_are_those_that_are_known(python: Interpreter, mode: str, tmp_pat
                 assert kinds[Kind.JIT] > 0.9 * weight, (name, kinds)
         if not wrong:
             return
-        assert attempt > 1, wrong
+        assert attempt < TRIES, wrong
 
 
-def recorded(pid: int, mode: str, file: Path) -> Recording:
+def recorded(pid: int, mode: str, seconds: float, file: Path) -> Recording:
     """Of a process, with all stacks whole and all JIT code named."""
     options = ["--gil"] if mode == "threads" else []  # those that wait for it stand in one place for long
-    done = jitunwind("record", "-r", RATE, "-d", SECONDS, *options, "-o", file, pid)
+    done = jitunwind("record", "-r", RATE, "-d", seconds, *options, "-o", file, pid)
     assert done.returncode == 0, done.stderr
     assert "JIT code without a name" not in done.stderr, done.stderr
     recording = read(file.read_text(), "recorded")
@@ -75,7 +76,8 @@ def recorded(pid: int, mode: str, file: Path) -> Recording:
 def differences(found: Mapping[str, tuple[int, Counter[Kind]]], truth: Mapping[str, float]) -> list[str]:
     """The functions whose share is another one than what is known."""
     whole = sum(weight for weight, _ in found.values())
-    assert whole > 50, found
+    if whole < FEWEST:
+        return [f"there are no more than {whole} samples"]
     wrong = []
     for name, (weight, _) in found.items():
         error = math.sqrt(truth[name] * (1 - truth[name]) / whole)

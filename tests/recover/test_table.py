@@ -760,3 +760,30 @@ def test_what_takes_too_long_is_given_up_with_a_reason(monkeypatch):
     assert [row.reason for row in table.rows] == ["recovery takes more than 3 steps here"]
     short = recovered(assemble("ret"))
     assert [isinstance(row, Row) for row in short.rows] == [True]
+
+
+def test_boundaries_end_a_disagreement():
+    code = assemble(
+        """
+    first:
+        xor eax, eax
+    also:
+        test eax, eax
+        je second
+        push rax
+        call rbx
+    second:
+        push rax
+        pop rax
+    third:
+        ret
+    """
+    )
+    offsets = [code.labels[name] for name in ("first", "also", "second", "third")]
+    unsure = recover(X86_64, code.bytes, decode, {0: BODY})
+    assert [isinstance(unsure.at(offset), Unknown) for offset in offsets] == [False, False, True, True]
+    known = recover(X86_64, code.bytes, decode, {0: BODY}, lambda: offsets)
+    assert [known.at(offset) for offset in offsets] == [BODY] * len(offsets)
+    # WHEN one of them is none, nothing is believed
+    inside = offsets[2] - 2  # the call, behind a push
+    assert recover(X86_64, code.bytes, decode, {0: BODY}, lambda: [*offsets, inside]).rows == unsure.rows

@@ -25,12 +25,15 @@ from jitunwind.memory.process import LiveProcess
 from jitunwind.stacks import seizing
 from jitunwind.stacks.library import stacks
 from jitunwind.stacks.model import FrameKind, Stacks
+from tests.support import THOROUGH
 from tests.support.compiled import compiled, needs_gcc
 from tests.support.live import PROGRAMS, Interpreter, fetched
 from tests.support.processes import command, plain_environment, status, wait_until
 from tests.support.situations import SOURCE, names, only, started
+from tools.debuggers import greenlet_folder
 
 DEEP = 20_000
+STOPS = 100 if THOROUGH else 20
 MOST_SIGNALS = 100
 """Until one comes while JIT code runs."""
 SHARED = "-O1 -pthread -shared -fPIC"
@@ -237,6 +240,43 @@ def test_a_coroutine_ends_where_its_stack_does(situations: Path) -> None:
     assert len(called) == called.index("coroutine") + 2  # the last is what makecontext has it return to
     assert "libc" in called[-1] or "start_context" in called[-1]
     assert "no unwind information" in thread.reason
+
+
+GREENLETS = """
+import sys
+from greenlet import getcurrent, greenlet
+def work():
+    total = 0
+    for i in range(200):
+        total += i & 7
+    return total
+def inside():
+    while True:
+        for _ in range(200):
+            work()
+        outside.switch()
+outside, within = getcurrent(), greenlet(inside)
+for switches in range(1 << 60):
+    within.switch()
+    if switches == 100:
+        print("ready", flush=True)
+"""
+
+
+def test_greenlets_end_in_a_reason_or_where_their_stack_does(python: Interpreter, tmp_path: Path) -> None:
+    """What called a greenlet first may be overwritten since, by what runs outside of it. GDB goes on in that."""
+    program = tmp_path / "greenlets.py"
+    program.write_text(GREENLETS)
+    path = {"PYTHONPATH": str(fetched(greenlet_folder(python.minor)))}
+    within = 0
+    with started([python.python, program], python.environment() | path) as pid:
+        for _ in range(STOPS):
+            (thread,) = stacks(pid, python=True).threads
+            called = names(thread.frames)
+            assert not [name for name in called if name.startswith("0x")], called
+            assert thread.reason.startswith("the return address ") or called[-1] == "_start", thread
+            within += "inside" in [frame.function for frame in thread.frames]
+    assert within
 
 
 @needs_gcc

@@ -91,21 +91,38 @@ main()
 """
 
 
-def test_deep_stacks_take_time_and_frames_in_proportion(python: Interpreter, tmp_path: Path) -> None:
-    """Each level is the same frames; the longest stack has its Python frames, too."""
-    frames = []
+def test_deep_stacks_take_calls_and_frames_in_proportion(python: Interpreter, tmp_path: Path) -> None:
+    """Each level is the same native frames, Python frames, and function calls of ours: a count that no load changes."""
+    frames, calls = [], []
     for depth in DEEP:
         command = [python.python, str(REPOSITORY / "bench/many.py"), "1", str(depth)]
         with started(command, python.environment()) as pid:
-            found = stacks(pid, python=depth == DEEP[-1])
+            with counting_calls() as made:
+                found = stacks(pid, python=True)
             assert found.complete, found.threads[0].reason
-            kinds = [frame.kind for frame in found.threads[0].frames]
-            frames.append(len(kinds) - kinds.count(FrameKind.PYTHON))
-            if depth == DEEP[-1]:
-                assert kinds.count(FrameKind.PYTHON) >= depth
             assert found.stopped_seconds < LONGEST_STOP
-    per_level = (frames[2] - frames[1]) / (DEEP[2] - DEEP[1])
-    assert per_level == pytest.approx((frames[1] - frames[0]) / (DEEP[1] - DEEP[0]), rel=0.2)
+        kinds = [frame.kind for frame in found.threads[0].frames]
+        assert kinds.count(FrameKind.PYTHON) >= depth
+        frames.append(len(kinds))
+        calls.append(made[0])
+    for count in (frames, calls):
+        per_level = (count[2] - count[1]) / (DEEP[2] - DEEP[1])
+        assert per_level == pytest.approx((count[1] - count[0]) / (DEEP[1] - DEEP[0]), rel=0.2), count
+
+
+@contextmanager
+def counting_calls() -> Iterator[list[int]]:
+    """Gives a list that has, afterwards, how many functions were called meanwhile in this thread: all but the stop."""
+    made = [0]
+
+    def count(frame: object, event: str, argument: object) -> None:
+        made[0] += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        yield made
+    finally:
+        sys.setprofile(None)
 
 
 # --- situations

@@ -41,6 +41,7 @@ CLAIMS = {
         "tests/live/test_audit_waiting.py",
     ),
     ("cli/bt.py", "no JIT code here: this Python's JIT is off"): (FLAG, "tests/cli/test_bad_input.py"),
+    ("cli/bt.py", "there are no Python frames: "): ("no CPython is known", "tests/cli/test_rounds.py"),
     ("cli/bt.py", "no JIT code is known here: "): (EMPTY, "tests/cli/test_bad_input.py"),
     ("cli/bt.py", "all stacks are whole"): ("no thread has a reason", "tests/stacks/test_stacks.py"),
     ("cli/enable.py", " has its JIT off"): (
@@ -132,6 +133,19 @@ CLAIMS = {
         "each thread's state was read",
         "tests/cli/test_explain.py",
     ),
+    ("cli/record.py", "no CPython that is known was found there"): (
+        "no CPython is known",
+        "tests/profile/test_record.py",
+    ),
+    ("profile/page.py", "no CPython that is known"): ("no CPython is known", "tests/profile/test_page.py"),
+    ("profile/table.py", " in JIT code without a name"): (
+        "the samples were counted",
+        "tests/profile/test_record.py",
+    ),
+    ("profile/table.py", "CPython counts that in builds with --enable-pystats alone"): (
+        "CPython's source: Py_STATS",
+        "tests/profile/test_record.py",
+    ),
     ("gdbplugin/launch.py", " has no Python"): ("that GDB was asked", "tests/cli/test_gdb.py"),
     ("jits/cpython/diagnosis.py", "off, or not on yet"): (
         "the interpreter's flag; whether its offset was checked is said",
@@ -169,7 +183,7 @@ CLAIMS = {
         "the sizes of its stencils do not add up",
         "tests/jits/cpython/test_uops.py",
     ),
-    ("startup/__init__.py", "JIT code is not published: "): (
+    ("startup/__init__.py", "is not published"): (
         "jitunwind.enable() has raised",
         "tests/startup/test_install.py",
     ),
@@ -198,6 +212,14 @@ CLAIMS = {
     ("startup/pythons.py", "no Python with a JIT was found"): (ASKED, "tests/cli/test_usage.py"),
     ("startup/pythons.py", " is no Python"): (ASKED, "tests/cli/test_run.py"),
     ("startup/pythons.py", "no Python that runs"): (ASKED, "tests/cli/test_usage.py"),
+    ("gdbplugin/stack.py", "this part of the stack may not be stored"): (
+        "the return address was read",
+        "tests/cli/test_gdb.py",
+    ),
+    ("stacks/library.py", "the core does not hold this stack"): (
+        "what the core has at the stack pointer was read",
+        "tests/stacks/test_situations.py",
+    ),
     ("stacks/walk.py", "this part of the stack may not be stored"): (
         "the return address was read",
         "tests/stacks/test_stacks.py",
@@ -224,8 +246,11 @@ NO_CLAIMS = {
     ("check/", ""): "about a file's own tables and functions",
     ("cli/audit.py", "Have the kernel stop at each instruction."): "help of an option",
     ("cli/check.py", ""): "about a file's own functions",
+    ("errors.py", "correct the code, or publish it without"): "what to do",
     ("explain/words.py", "A thread's state names its innermost JIT code alone"): "what the reader is shown",
     ("jits/dump.py", " no dump of JIT code"): "about the file that was named",
+    ("profile/collapsed.py", ""): "about the file that was named",
+    ("publishing/merged.py", "the gate's CFA is not by the stack pointer"): "about a row",
     ("remote/requested.py", "the process has no stack on which it could read a file"): "about a stub",
     ("startup/pythons.py", "import sys; jit = "): "code for that Python",
 }

@@ -16,7 +16,8 @@ def test_what_cannot_be_fetched_is_named_and_what_is_there_stays(tmp_path: Path)
     (tmp_path / "bin").mkdir()
     done = subprocess.run(
         [sys.executable, ROOT / "tools/debuggers.py"],
-        env=os.environ | {"PATH": str(tmp_path / "bin"), "JITUNWIND_CACHE": str(tmp_path / "cache")},
+        env=os.environ
+        | {"PATH": str(tmp_path / "bin"), "JITUNWIND_CACHE": str(tmp_path / "cache"), "PIP_NO_INDEX": "1"},
         capture_output=True,
         text=True,
         timeout=PATIENCE,

@@ -20,7 +20,7 @@
 
 #include "agent.h"
 
-enum { RING = 1 << 12, TABLE = 1 << 14, LONGEST_PROBE = 64, PAGE_BITS = 12 };
+enum { RING = 1 << 12, TABLE = 1 << 18, LONGEST_PROBE = 64, PAGE_BITS = 12 };
 
 /* Each place of the ring is used once in a lap. In lap n it is free at state 2n, and full at 2n + 1. */
 static struct {
@@ -29,7 +29,8 @@ static struct {
 } ring[RING];
 static _Atomic uint64_t next_write, next_read;
 
-/* The addresses at which code begins, by hash; FREE and USED are no addresses. */
+/* The addresses at which code begins, by their page: code lies side by side, and so do their places here, so that few
+   pages of this are ever used. FREE and USED are no addresses. */
 enum { FREE, USED };
 static _Atomic uint64_t known[TABLE];
 static _Atomic uint64_t came_at[TABLE]; /* of each when it came, in ns of CLOCK_MONOTONIC */
@@ -102,9 +103,9 @@ static uint64_t time_now(void)
 /* `is_new`: it has come just now; else, if it is known, it stays as old as it is. */
 static void remember(uint64_t start, bool is_new)
 {
-    uint64_t hash = (start >> PAGE_BITS) * 0x9E3779B97F4A7C15u >> 32;
+    uint64_t page = start >> PAGE_BITS;
     for (unsigned i = 0; i < LONGEST_PROBE; i++) {
-        _Atomic uint64_t *place = &known[(hash + i) % TABLE];
+        _Atomic uint64_t *place = &known[(page + i) % TABLE];
         uint64_t value = atomic_load(place);
         if (value != start && (value > USED || !atomic_compare_exchange_strong(place, &value, start)))
             continue;
@@ -117,9 +118,9 @@ static void remember(uint64_t start, bool is_new)
 
 static _Atomic uint64_t *remembered(uint64_t start)
 {
-    uint64_t hash = (start >> PAGE_BITS) * 0x9E3779B97F4A7C15u >> 32;
+    uint64_t page = start >> PAGE_BITS;
     for (unsigned i = 0; i < LONGEST_PROBE; i++) {
-        _Atomic uint64_t *place = &known[(hash + i) % TABLE];
+        _Atomic uint64_t *place = &known[(page + i) % TABLE];
         uint64_t value = atomic_load(place);
         if (value == start)
             return place;

@@ -276,7 +276,8 @@ def _connected(path: str, emulator: "subprocess.Popen[bytes]", program: str) -> 
         except NoStub:
             if emulator.poll() is not None:
                 raise JitunwindError(
-                    f"{program} cannot be run: qemu ended with {emulator.returncode}"
+                    f"{program} cannot be run: qemu ended with {emulator.returncode}",
+                    f"see what it says: qemu-aarch64 {program}",
                 ) from None
             if time.monotonic() > end:
                 raise

@@ -1,18 +1,17 @@
-"""The verbs put together, and how each way to end becomes an exit status."""
+"""The verbs put together."""
 
-import traceback
 from importlib import import_module
 
 import click
 from click.shell_completion import CompletionItem
 
-from jitunwind.cli.bt import bt
+from jitunwind.cli.bt_command import bt
 from jitunwind.cli.completion import completion
+from jitunwind.cli.ending import status_of
 from jitunwind.cli.output import INTERRUPTED, UNUSABLE, print_error
 from jitunwind.cli.ownprocess import ended_by_interrupts
-from jitunwind.cli.usage import in_words, no_such_verb, of_the_system
+from jitunwind.cli.usage import in_words, no_such_verb
 from jitunwind.cli.verb import Context, Verb
-from jitunwind.errors import JitunwindError
 
 _LAZY = {
     name: name
@@ -103,25 +102,15 @@ cli.add_command(print_help)
 
 
 def run() -> int:
-    """Run the command line; gives the exit status. What a person can mend is two lines, not a traceback."""
+    """Run the command line; gives the exit status."""
+    return status_of(_run)
+
+
+def _run() -> object:
     try:
-        status = cli(prog_name="jitunwind", standalone_mode=False)
-    except JitunwindError as error:
-        print_error(str(error), error.hint)
-        return UNUSABLE
+        return cli(prog_name="jitunwind", standalone_mode=False)
     except click.ClickException as error:
         print_error(*in_words(error))
         return UNUSABLE
-    except (click.Abort, KeyboardInterrupt):
+    except click.Abort:
         return INTERRUPTED
-    except OSError as error:
-        print_error(*of_the_system(error))
-        return UNUSABLE
-    except Exception as error:
-        traceback.print_exc()
-        print_error(
-            f"jitunwind itself has failed: {type(error).__name__}: {error}",
-            "report it, with the lines above and the output of jitunwind --version",
-        )
-        return UNUSABLE
-    return status if isinstance(status, int) else 0

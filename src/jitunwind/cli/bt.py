@@ -1,28 +1,16 @@
 """`jitunwind bt`: the native stacks of a process or a core, JIT frames included."""
 
-import json
 import os
-import shutil
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import click
 
 from jitunwind.cli import page
 from jitunwind.cli.output import UNUSABLE, is_coloured, print_warning, progress
 from jitunwind.cli.ownprocess import without_garbage_collection
 from jitunwind.cli.page import Paint
-from jitunwind.cli.usage import WrongUsage
-from jitunwind.cli.verb import (
-    Seconds,
-    Verb,
-    color_option,
-    debug_dir_option,
-    debuginfod_option,
-    named,
-    target_argument,
-)
+from jitunwind.cli.terminal import echo, style
 from jitunwind.errors import JitunwindError, NoSuchThread, NotPython
+from jitunwind.memory.live import is_number
 from jitunwind.memory.targets import Kind, Target, target_of
 
 if TYPE_CHECKING:
@@ -35,25 +23,7 @@ _JSON_KEYS = (
 )
 
 
-@click.command(cls=Verb)
-@target_argument("PID|CORE...", nargs=-1)
-@click.option("--exe", metavar="PYTHON", help="The program that left the core.  [default: as the core says]")
-@click.option("--thread", type=int, metavar="TID", help="Only the thread with this kernel id.")
-@click.option("--python", "python", is_flag=True, help="Interleave the interpreter's pure Python frames.")
-@click.option("--python-only", is_flag=True, help="Only Python functions, those in JIT code included.")
-@click.option("--native-only", is_flag=True, help="Only C functions; JIT code and shims are left out.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--watch", type=Seconds(min=0.1), metavar="SECONDS", help="Again every so often, until Ctrl-C.")
-@color_option
-@click.option("--full-paths", is_flag=True, help="Print whole paths, not the names of files alone.")
-@click.option("--no-lines", is_flag=True, help="Leave files and lines out.")
-@click.option("--c-lines", is_flag=True, help="Lines of C functions, too, and the functions inlined there.")
-@debug_dir_option
-@debuginfod_option
-@click.option("--gdb", "gdb_path", metavar="GDB", help="Have this GDB do it.")
-@click.pass_context
-def bt(
-    context: click.Context,
+def show(
     target: tuple[str, ...],
     exe: str | None,
     thread: int | None,
@@ -69,21 +39,8 @@ def bt(
     debug_dirs: tuple[str, ...],
     debuginfod: bool,
     gdb_path: str | None,
-) -> None:
-    """Print the native stacks of processes or cores.
-
-    Each thread's stack is shown as a whole. JIT frames have the name of their Python function, and the line it
-    runs. The process stands still for as long as the last line says, and goes on.
-
-    Exit status: 0 all stacks are whole, or with --watch the processes have ended; 2 the input cannot be used, a
-    stack is not whole, or the process has no JIT code because its JIT is off or it is no Python (its stack is
-    printed all the same); of several the worst; 130 interrupted.
-    """
-    _refuse_contradictions(context)
-    if debuginfod and not os.environ.get("DEBUGINFOD_URLS"):
-        raise click.UsageError(
-            "--debuginfod needs the servers' addresses in the environment: DEBUGINFOD_URLS"
-        )
+) -> int:
+    """What `bt` does, with the values of its options: each is said there. The exit status."""
     wanted = {
         "thread": thread,
         "python": python or python_only,
@@ -95,33 +52,39 @@ def bt(
     only = "python" if python_only else "native" if native_only else None
     look = _Look(wanted, exe, gdb_path, only, not no_lines, is_coloured(color, sys.stdout), full_paths)
     if watch is None and len(target) == 1:
-        with progress(f"reading the stacks of {named(target[0])}"):
+        with progress(f"reading the stacks of {_named(target[0])}"):
             seen = look.at(target[0])
-        click.echo(json.dumps(seen.document, indent=2) if as_json else look.page(seen), color=look.coloured)
+        echo(_as_json(seen) if as_json else look.page(seen), color=look.coloured)
         for warning in seen.stacks["warnings"]:
             print_warning(warning)
-        status = seen.status
-    else:
-        from jitunwind.cli import rounds  # one look starts faster without it
+        return seen.status
+    from jitunwind.cli import rounds  # one look starts faster without it
 
-        status = rounds.run(target, look, as_json, watch)
-    if status:
-        context.exit(status)
+    return rounds.run(target, look, as_json, watch)
 
 
-_CONTRADICTIONS = (
-    ("python_only", "native_only"),
-    ("python", "native_only"),
-    ("c_lines", "python_only"),
-    ("c_lines", "no_lines"),
-)
+def _named(target: str) -> str:
+    """What the user called `target`."""
+    if is_number(target):
+        return target
+    from jitunwind.cli.verb import named  # with a process the command starts faster without it
+
+    return named(target)
 
 
-def _refuse_contradictions(context: click.Context) -> None:
-    for pair in _CONTRADICTIONS:
-        if all(context.params[each] for each in pair):
-            one, other = (f"--{each.replace('_', '-')}" for each in pair)
-            raise WrongUsage(f"{one} and {other} contradict each other", "one of the two", context)
+def _as_json(seen: "_Seen") -> str:
+    import json
+
+    return json.dumps(seen.document, indent=2)
+
+
+def _width() -> int | None:
+    """That of the terminal, in columns; None where stdout is none."""
+    if not sys.stdout.isatty():
+        return None
+    import shutil
+
+    return shutil.get_terminal_size().columns
 
 
 class _Seen(NamedTuple):
@@ -155,7 +118,7 @@ class _Look(NamedTuple):
         found = _by_ourselves(target, self.wanted) if gdb is None else _by_gdb(gdb, target, self.wanted)
         stacks = found.stacks
         if stacks["core"]:
-            stacks["core"] = named(stacks["core"])
+            stacks["core"] = _named(stacks["core"])
         problem = _problem(stacks, self.only)
         stacks["warnings"] += [problem] if problem else _notes(stacks, self.only)
         for thread in stacks["threads"]:
@@ -175,16 +138,15 @@ class _Look(NamedTuple):
     def page(self, seen: _Seen) -> str:
         """As text."""
         stacks = seen.stacks
-        paint: Paint = click.style if self.coloured else _plain
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        form = page.Form(paint, width, self.full_paths)
+        paint: Paint = style if self.coloured else _plain
+        form = page.Form(paint, _width(), self.full_paths)
         lines = [*page.lines(stacks, form), ""]
         for hint in self._hints(stacks):
             lines += [paint(line, dim=True) for line in page.wrapped(hint, form)]
         whole = "all stacks are whole" if stacks["complete"] else "NOT every stack is whole"
         stood = "" if stacks["core"] else f"; the process stood still for {_duration(seen.stopped_seconds)}"
-        style: dict[str, Any] = {"dim": True} if stacks["complete"] else {"fg": "red", "bold": True}
-        return "\n".join([*lines, paint(f"{whole}{stood}", **style)])
+        how: dict[str, Any] = {"dim": True} if stacks["complete"] else {"fg": "red", "bold": True}
+        return "\n".join([*lines, paint(f"{whole}{stood}", **how)])
 
     def _hints(self, stacks: dict[str, Any]) -> list[str]:
         """What shows more."""
@@ -255,7 +217,7 @@ def _problem(stacks: dict[str, Any], only: str | None) -> str | None:
     """What keeps the answer from being what was asked for, besides a stack that is not whole."""
     no_python = stacks["problem_kind"] == NotPython.__name__
     if stacks["python"] is None and only == "python":
-        return f"there are no Python frames: {stacks['problem'] or 'no CPython is known here'}"
+        return f"there are no Python frames: {stacks['problem']}"
     if stacks["python"] is None and stacks["jit_code"]:
         return None  # another JIT's
     if no_python:

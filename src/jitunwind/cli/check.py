@@ -136,7 +136,10 @@ def _read(path: Path, kind: type[Program]) -> Program:
                 program.is_entry(index)  # remembered; a strange table may take long
             return program
     except TookTooLong:
-        raise JitunwindError(f"{path} could not be read within {seconds:.0f} s") from None
+        raise JitunwindError(
+            f"{path} could not be read within {seconds:.0f} s",
+            "compare with readelf -S; the file may be damaged",
+        ) from None
 
 
 def _check(program: Program, jobs: int, examples: int, bar: "_Bar", checked: Checked) -> None:

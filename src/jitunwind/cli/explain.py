@@ -11,6 +11,7 @@ import click
 
 from jitunwind.cli.files import Output, OutputFile
 from jitunwind.cli.output import columns, is_coloured, print_warning, reporting
+from jitunwind.cli.ownprocess import without_garbage_collection
 from jitunwind.cli.verb import Verb, color_option, named, target_argument
 from jitunwind.errors import (
     JitunwindError,
@@ -138,7 +139,8 @@ def _read(
     for left in reversed(range(_TRIES)):
         tables = tables_named(names, arch, lambda: Published(arch, memory), (Published.name,))
         explainer = Explainer(OfProcess(jits), tables, sources)
-        listed = explainer.listed(note)
+        with without_garbage_collection():  # there may be many, and none is garbage
+            listed = explainer.listed(note)
         if not listed:
             raise _nothing(jits, target)
         found = _explained(explainer, listed, region, names, whole, note)

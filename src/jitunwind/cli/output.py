@@ -3,16 +3,12 @@
 import contextlib
 import os
 import re
-import shutil
 import sys
-import textwrap
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
-import click
-
+from jitunwind.cli.terminal import echo, style
 from jitunwind.wording import printable
 
 FOUND, UNUSABLE, INTERRUPTED = 1, 2, 130
@@ -39,11 +35,11 @@ def progress(text: str) -> Iterator[None]:
     if not (sys.stderr.isatty() and is_coloured("auto", sys.stderr)):
         yield
         return
-    click.echo(f"{text} …", err=True, nl=False)
+    echo(f"{text} …", err=True, nl=False)
     try:
         yield
     finally:
-        click.echo(ERASE_LINE, err=True, nl=False, color=True)
+        echo(ERASE_LINE, err=True, nl=False, color=True)
 
 
 PATIENCE = 3.0
@@ -55,6 +51,8 @@ _AGAIN = 30.0
 def reporting(text: str) -> Iterator[Callable[[int, int], None]]:
     """As `progress`, for what can take minutes. Gives a function to say how many are done, of how many: shown after
     three seconds, on a terminal every second, and elsewhere as a line of its own every half minute."""
+    import threading  # verbs that are over at once start faster without it
+
     begin, ended = time.monotonic(), threading.Event()
     state = [(0, 0)]
     redraws = sys.stderr.isatty() and is_coloured("auto", sys.stderr)
@@ -67,7 +65,7 @@ def reporting(text: str) -> Iterator[Callable[[int, int], None]]:
             said = f"{text}: {time.monotonic() - begin:.0f} s{how_far}"
             wait = 1.0 if redraws else _AGAIN
             with contextlib.suppress(OSError, ValueError):
-                click.echo(f"{ERASE_LINE}{said} …" if redraws else said, err=True, nl=not redraws, color=True)
+                echo(f"{ERASE_LINE}{said} …" if redraws else said, err=True, nl=not redraws, color=True)
 
     def note(done: int, of: int) -> None:
         state[0] = (done, of)
@@ -86,6 +84,8 @@ def columns(stream: TextIO, otherwise: int) -> int:
     """How many columns `stream` has: as COLUMNS says, else the terminal; `otherwise` where it is none."""
     if not stream.isatty() and not os.environ.get("COLUMNS", "").isdigit():
         return otherwise
+    import shutil
+
     return max(shutil.get_terminal_size().columns, _NARROWEST)
 
 
@@ -107,6 +107,8 @@ def _folded(line: str, width: int) -> str:
         return line
     begin, plain, end = styled.groups()
     indent = " " * (len(plain) - len(plain.lstrip()))
+    import textwrap
+
     parts = textwrap.wrap(
         plain.lstrip(),
         width,
@@ -133,7 +135,7 @@ def print_warning(message: str) -> None:
 
 
 def _say(what: str, colour: str | None, message: str) -> None:
-    label = click.style(f"{what}:", fg=colour, bold=True)
+    label = style(f"{what}:", fg=colour, bold=True)
     plain = f"{what}: {printable(message)}"
     shown = folded(plain, sys.stderr).replace(f"{what}:", label, 1)
-    click.echo(shown, err=True, color=is_coloured("auto", sys.stderr))
+    echo(shown, err=True, color=is_coloured("auto", sys.stderr))

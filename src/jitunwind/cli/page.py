@@ -2,7 +2,6 @@
 
 import os
 import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ from jitunwind.errors import NotPython
 from jitunwind.wording import printable
 
 Paint = Callable[..., str]
-"""Gives a text a style, as `click.style` does."""
+"""Gives a text a style, as `terminal.style` does."""
 _STYLES: dict[str, dict[str, Any]] = {
     "jit": {"fg": "green", "bold": True},
     "shim": {"fg": "green"},
@@ -162,6 +161,8 @@ def wrapped(text: str, form: Form) -> list[str]:
         return [text] if text else []
     room = max(form.width - 2, _FEWEST)
     words = " ".join(shortened(word, room) for word in text.split())
+    import textwrap  # only terminals are narrow
+
     return textwrap.wrap(
         words, form.width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
     )

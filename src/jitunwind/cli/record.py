@@ -103,6 +103,7 @@ class _Rate(click.FloatRange):
 )
 @color_option
 @debug_dir_option
+@click.option("--c-lines", is_flag=True, help="Lines of C functions, too, and the functions inlined there.")
 @click.pass_context
 def record(
     context: click.Context,
@@ -119,6 +120,7 @@ def record(
     diff: tuple[str, str] | None,
     color: str,
     debug_dirs: tuple[str, ...],
+    c_lines: bool,
 ) -> None:
     """Record where a process spends its time, JIT code included.
 
@@ -150,7 +152,11 @@ def record(
         _check_for_perf(target, duration, idle or gil or live)
     if live and not sys.stdout.isatty():
         raise click.UsageError("--live needs a terminal; without it, the table is printed at the end")
-    wanted = Wanted(rate, duration, idle, gil, debug_dirs)
+    if c_lines:
+        from jitunwind.stacks.lines import check_available
+
+        check_available()
+    wanted = Wanted(rate, duration, idle, gil, debug_dirs, c_lines)
     paint: Callable[..., str] = click.style if is_coloured(color, sys.stdout) else _plain
     with _Interruptions() as interruptions:
         if by_perf:
@@ -231,6 +237,8 @@ def _recorded(
             "record a program that runs for longer",
         ) from None
     _run(sampler, interruptions, live)
+    if sampler.ending is not None:
+        command.returncode = os.waitstatus_to_exitcode(sampler.ending)
     _wait_for(command, interruptions)
     return sampler.recording()
 
@@ -321,9 +329,9 @@ class _Live:
         if now < self._due:
             return
         self._due = now + _LIVE_SECONDS
-        frames, stacks = sampler.since(self._added)
-        self._added += len(stacks)
-        self._shares.add(frames, stacks)
+        new = sampler.since(self._added)
+        self._added += len(new)
+        self._shares.add(new)
         size = shutil.get_terminal_size()
         shown = lines(
             self._shares, sampler.origin, sampler.counts, self._paint, size.columns, max(size.lines - 10, 1)
@@ -354,12 +362,14 @@ def _notes(recording: Recording) -> list[str]:
 
 def _shares(recording: Recording) -> Shares:
     shares = Shares()
-    weights = recording.weights().items()
-    shares.add(recording.frames, ((recording.stacks[stack], weight) for stack, weight in weights))
+    shares.add(recording)
     return shares
 
 
 def _print_table(shares: Shares, recording: Recording, paint: Callable[..., str]) -> None:
+    if not shares.weight:
+        click.echo(summary(recording.origin, recording.counts, 0))
+        return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     text = "\n".join(lines(shares, recording.origin, recording.counts, paint, width, _MOST_FUNCTIONS))
     click.echo(folded(text, sys.stdout), color=paint is click.style)

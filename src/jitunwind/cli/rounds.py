@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import click
 
+from jitunwind.cli.ending import of_the_system, saying_if_ended
 from jitunwind.cli.output import (
     UNUSABLE,
     folded,
@@ -26,8 +27,7 @@ from jitunwind.cli.output import (
     print_warning,
     progress,
 )
-from jitunwind.cli.usage import of_the_system
-from jitunwind.cli.verb import plain_core, saying_if_ended
+from jitunwind.cli.verb import plain_core
 from jitunwind.errors import JitunwindError, NoSuchProcess
 from jitunwind.memory.live import is_number, process_has_ended
 

@@ -87,12 +87,6 @@ def in_words(error: click.ClickException) -> tuple[str, str]:
     return message, hint
 
 
-def of_the_system(error: OSError) -> tuple[str, str]:
-    """The same of an error that nobody has expected."""
-    of = f"{error.filename}: " if error.filename else ""
-    return f"{of}{error.strerror or error}", "jitunwind help VERB says what it needs"
-
-
 def _name(parameter: click.Parameter) -> str:
     """As it stands in the usage."""
     if isinstance(parameter, click.Argument):

@@ -10,12 +10,13 @@ from typing import Any
 
 import click
 
+from jitunwind.cli.ending import saying_if_ended
 from jitunwind.cli.files import OutputFile
 from jitunwind.cli.output import reporting
 from jitunwind.cli.streams import check_stdout
 from jitunwind.cli.usage import WrongUsage
-from jitunwind.errors import CorruptState, JitunwindError, NoSuchProcess, NotPython, UnreadableMemory
-from jitunwind.memory.live import has_ended, is_alive, is_number
+from jitunwind.errors import JitunwindError
+from jitunwind.memory.live import is_number
 
 _WIDEST, _MARGIN = 80, 2
 _PID = "jitunwind.pid"
@@ -133,27 +134,8 @@ def named(target: str) -> str:
     return str(context.meta.get(_PACKED, {}).get(target, target)) if context is not None else target
 
 
-@contextlib.contextmanager
-def saying_if_ended(target: str) -> Iterator[None]:
-    """Errors that come of the process `target` having ended become NoSuchProcess."""
-    try:
-        yield
-    except (OSError, *_DAMAGED) as error:
-        if is_number(target):
-            raise _if_ended(int(target), error) from None
-        raise
-
-
 _PACKED = "jitunwind.packed"
 """Compressed cores by their plain forms."""
-_DAMAGED = (CorruptState, NotPython, UnreadableMemory)
-"""What a process seems to be whose memory goes away while it is read."""
-
-
-def _if_ended(pid: int, error: Exception) -> Exception:
-    """NoSuchProcess in the place of an error that comes of the process having ended; else `error` itself."""
-    ended = has_ended(pid, error) if isinstance(error, OSError) else not is_alive(pid)
-    return NoSuchProcess(f"process {pid} has ended while it was read") if ended else error
 
 
 def target_argument(metavar: str, nargs: int = 1, required: bool = True) -> Decorator:

@@ -6,7 +6,6 @@ the bytes may be anybody's: whatever they hold, the answer is a table or `Malfor
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from struct import Struct
 from typing import NamedTuple
 
@@ -39,8 +38,7 @@ _FIXED: dict[int, Struct] = {
 _UNDECIDED = Unknown("the CFA is not defined")
 
 
-@dataclass(frozen=True, slots=True)
-class Expression:
+class Expression(NamedTuple):
     """A DWARF expression (DWARF 5 section 2.5): where the register is saved, or, `is_value`, what its value is. Of a
     CFA it is always the value."""
 

@@ -7,7 +7,6 @@ memory, either. gABI, "Sections" and "Symbol Table".
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from jitunwind.errors import NotElf
@@ -144,11 +143,11 @@ def relocated(data: bytes, found: Sequence[Section], prefix: str) -> bytes:
     return bytes(made)
 
 
-def offsets_of(path: Path, name: str) -> list[int]:
+def offsets_of(path: str, name: str) -> list[int]:
     """Where a file's symbols of that name are, local ones, too: bytes from where the file is mapped, or addresses for a
     file that is not moved (ET_EXEC). Empty for what cannot be read: of large files, no more than the tables is."""
     try:
-        with path.open("rb", buffering=0) as file:
+        with open(path, "rb", buffering=0) as file:
             return _offsets_in(file.fileno(), name.encode())
     except (OSError, struct.error):
         return []
@@ -183,10 +182,10 @@ def _offsets_in(file: int, name: bytes) -> list[int]:
     return sorted(found)
 
 
-def is_moved(path: Path) -> bool:
+def is_moved(path: str) -> bool:
     """Whether the loader moves the file: it is ET_DYN."""
     try:
-        with path.open("rb", buffering=0) as file:
+        with open(path, "rb", buffering=0) as file:
             return int.from_bytes(file.read(_E_TYPE + 2)[_E_TYPE:], "little") == ET_DYN
     except OSError:
         return False

@@ -78,7 +78,12 @@ class Session:
                 self._tables.clear()
             arch = self.memory.architecture
             decode = decoder_of(arch, code.start)
-            table = self._tables[key] = recover(arch, code.data, decode, dict(code.entries))
+            table = (
+                recover(arch, code.data, decode, dict(code.entries))
+                if self._jits is None
+                else self._jits.recovered(code, decode)
+            )
+            self._tables[key] = table
         return table
 
     def count(self, what: str) -> None:

@@ -14,10 +14,12 @@ from jitunwind.jits import Code, Jit, gate_at
 from jitunwind.jits.cpython.jit import CPythonJit
 from jitunwind.jits.cpython.regions import NAME_PREFIX
 from jitunwind.jits.gdbjit import GdbJit
-from jitunwind.jits.optional import Announces, Switched
+from jitunwind.jits.optional import Announces, Switched, Traced
 from jitunwind.jits.ranges import code_ranges, range_around
 from jitunwind.memory import Mapping, Memory
+from jitunwind.recover.table import recover
 from jitunwind.region import Line, Region
+from jitunwind.rows import Unknown, UnwindTable
 
 UNKNOWN_NAME = "jit code"
 """Of executable memory whose JIT nobody knows."""
@@ -158,6 +160,16 @@ class Jits:
         if self._anonymous:
             return "executable memory belongs to no file, and no JIT that is known tells what is in it"
         return NOTHING_HOT if is_on else "whether its JIT is on is not known"
+
+    def recovered(self, code: Code, decode: Decoder) -> UnwindTable:
+        """The unwind table of `code`. Where its paths disagree, its JIT tells of which operations it was made."""
+        traced = self.teller(code, Traced)
+
+        def boundaries() -> Sequence[int]:
+            steps = traced.steps(code) if traced is not None else []
+            return [] if isinstance(steps, Unknown) else [step.start for step in steps]
+
+        return recover(self.architecture, code.data, decode, dict(code.entries), boundaries)
 
     def pieces(self, code: Code) -> Sequence[Region]:
         return self.of(code).pieces(code)

@@ -8,7 +8,6 @@ object, its size}. Each library may bring a descriptor of its own, LLVM one that
 import os
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 from jitunwind.dwarf.frames import EhFrame
@@ -37,13 +36,13 @@ def _descriptors_in(path: str, base: int) -> set[int]:
     except OSError:
         return set()
     offsets = _offsets_of(path, status.st_ino, status.st_mtime_ns)
-    return {offset + (base if is_moved(Path(path)) else 0) for offset in offsets}
+    return {offset + (base if is_moved(path) else 0) for offset in offsets}
 
 
 @lru_cache(maxsize=1 << 12)
 def _offsets_of(path: str, inode: int, modified: int) -> list[int]:
     """A file that is the same still is not read again."""
-    return offsets_of(Path(path), DESCRIPTOR)
+    return offsets_of(path, DESCRIPTOR)
 
 
 class Entry(NamedTuple):

@@ -11,7 +11,6 @@ import stat
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 from jitunwind.elf.headers import PT_INTERP, PT_NOTE, SHT_DYNSYM, Headers, build_id_in
@@ -19,6 +18,7 @@ from jitunwind.elf.symbols import dynamic_table, section_table
 from jitunwind.errors import NotElf, UnreadableMemory
 from jitunwind.memory import Memory
 from jitunwind.memory.maps import FileMapping, parse_file_mappings
+from jitunwind.memory.procfiles import text_of
 
 _DELETED = " (deleted)"
 _VDSO = "[vdso]"
@@ -306,7 +306,7 @@ class LiveFiles(BackingFiles):
 
     def __init__(self, pid: int, memory: Memory, maps: str | None = None) -> None:
         self._pid = pid
-        text = Path(f"/proc/{pid}/maps").read_text(errors="surrogateescape") if maps is None else maps
+        text = text_of(f"/proc/{pid}/maps", "surrogateescape") if maps is None else maps
         super().__init__(memory, parse_file_mappings(text))
 
     @property

@@ -76,7 +76,10 @@ class EmulatedMemory(Memory):
         try:
             self._lay(address, code)
         except UcError as error:
-            raise JitunwindError(f"the emulator has no place for code at {address:#x}: {error}") from None
+            raise JitunwindError(
+                f"the emulator has no place for code at {address:#x}: {error}",
+                "report it, with the output of jitunwind doctor",
+            ) from None
 
     def _lay(self, address: int, code: bytes) -> None:
         for page in range(address & -PAGE, address + len(code), PAGE):

@@ -5,9 +5,9 @@ import errno
 import os
 import shlex
 from collections.abc import Iterator
-from pathlib import Path
 
 from jitunwind.errors import AlreadyTraced, CannotStop, NoSuchProcess, NotPermitted, NotPython
+from jitunwind.memory.procfiles import text_of
 
 LARGEST_PID = 1 << 22
 """PID_MAX_LIMIT of 64-bit Linux (include/linux/threads.h)."""
@@ -127,7 +127,7 @@ def thread_states(pid: int) -> dict[int, str]:
 def command_line(pid: int) -> str:
     """The arguments that the process was started with, quoted as for a shell; empty where it has none."""
     try:
-        text = Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+        text = text_of(f"/proc/{pid}/cmdline")
     except OSError:
         return ""
     return shlex.join(text.rstrip("\0").split("\0")) if text else ""
@@ -182,7 +182,7 @@ def _status(pid: int) -> dict[str, str]:
 
 def _fields(file: str) -> dict[str, str]:
     try:
-        text = Path(file).read_text(errors="replace")
+        text = text_of(file)
     except OSError:
         return {}
     return {name: value.strip() for name, _, value in (line.partition(":") for line in text.splitlines())}
@@ -191,7 +191,7 @@ def _fields(file: str) -> dict[str, str]:
 def _state(pid: int) -> str:
     """The state's letter (proc(5), /proc/PID/stat, field 3); empty, where there is no such process."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        text = text_of(f"/proc/{pid}/stat")
         return text.rpartition(")")[2].split()[0]
     except (OSError, IndexError):
         return ""
@@ -199,6 +199,6 @@ def _state(pid: int) -> str:
 
 def _name(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+        return text_of(f"/proc/{pid}/comm").strip()
     except OSError:
         return "?"

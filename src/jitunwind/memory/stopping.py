@@ -11,12 +11,12 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from jitunwind.arch.known import ARCHITECTURES
 from jitunwind.errors import CannotStop, NoSuchProcess
 from jitunwind.memory.live import task_status
+from jitunwind.memory.procfiles import text_of
 
 _LONGEST_SHORT_WAIT = 1.0
 """Seconds: a thread that waits uninterruptibly for longer, without running in between, may wait for ever."""
@@ -118,10 +118,9 @@ def _uninterruptible(pid: int) -> Iterator[tuple[int, str]]:
 
 def cause_of_wait(pid: int, tid: int) -> str:
     """What a thread waits for, as far as the kernel tells."""
-    task = Path(f"/proc/{pid}/task/{tid}")
     try:
-        call = int((task / "syscall").read_text().split()[0])
-        children = (task / "children").read_text().split()
+        call = int(text_of(f"/proc/{pid}/task/{tid}/syscall").split()[0])
+        children = text_of(f"/proc/{pid}/task/{tid}/children").split()
     except (OSError, ValueError, IndexError):
         return ""
     arch = ARCHITECTURES.get(os.uname().machine)
@@ -133,7 +132,7 @@ def cause_of_wait(pid: int, tid: int) -> str:
 class Frozen(NamedTuple):
     """The folder of a frozen cgroup, and what to do."""
 
-    group: Path
+    group: str
     hint: str
 
 
@@ -142,18 +141,18 @@ def frozen_by(pid: int) -> Frozen | None:
     (cgroups(7); Linux admin-guide/cgroup-v2 and cgroup-v1/freezer-subsystem)."""
     for is_v2, folder in _groups(pid):
         says, thaws = ("cgroup.freeze",) * 2 if is_v2 else ("freezer.self_freezing", "freezer.state")
-        for each in (folder, *folder.parents):  # those above freeze it, too
-            if _text(each / says).startswith("1"):
-                return Frozen(each, f"thaw it: echo {0 if is_v2 else 'THAWED'} > {each / thaws}")
-        if is_v2 and "frozen 1" in _text(folder / "cgroup.events").splitlines():
+        for each in _with_parents(folder):  # those above freeze it, too
+            if _text(f"{each}/{says}").startswith("1"):
+                return Frozen(each, f"thaw it: echo {0 if is_v2 else 'THAWED'} > {each}/{thaws}")
+        if is_v2 and "frozen 1" in _text(f"{folder}/cgroup.events").splitlines():
             return Frozen(folder, "thaw it from outside this container: what freezes it is not visible here")
     return None
 
 
-def _groups(pid: int) -> Iterator[tuple[bool, Path]]:
+def _groups(pid: int) -> Iterator[tuple[bool, str]]:
     """The folders of a process's cgroups that can be frozen; of v2, or not."""
-    groups = [line.split(":", 2) for line in _text(Path(f"/proc/{pid}/cgroup")).splitlines()]
-    for line in _text(Path("/proc/self/mountinfo")).splitlines():
+    groups = [line.split(":", 2) for line in _text(f"/proc/{pid}/cgroup").splitlines()]
+    for line in _text("/proc/self/mountinfo").splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
         is_v2 = kind == "cgroup2"
@@ -162,12 +161,19 @@ def _groups(pid: int) -> Iterator[tuple[bool, Path]]:
         root, place = before.split()[3:5]
         for number, controllers, path in groups:
             if (number == "0") if is_v2 else ("freezer" in controllers.split(",")):
-                with contextlib.suppress(ValueError):  # outside of what is mounted here
-                    yield is_v2, Path(place) / PurePosixPath(path).relative_to(root)
+                above = root.rstrip("/")
+                if path == root or path.startswith(f"{above}/"):  # else it is outside of what is mounted here
+                    yield is_v2, (place.rstrip("/") + path[len(above) :]).rstrip("/")
 
 
-def _text(path: Path) -> str:
+def _with_parents(folder: str) -> Iterator[str]:
+    while folder:
+        yield folder
+        folder = folder.rpartition("/")[0]
+
+
+def _text(path: str) -> str:
     try:
-        return path.read_text(errors="replace")
+        return text_of(path)
     except OSError:
         return ""

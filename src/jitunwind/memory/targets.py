@@ -4,14 +4,17 @@ In comes the argument, out comes a `Target`; `opened` gives the memory of a proc
 """
 
 import contextlib
+import os
 from collections.abc import Iterator
 from enum import Enum, auto
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jitunwind.errors import BadCore, JitunwindError
 from jitunwind.memory import Memory
 from jitunwind.memory.live import check_process, command_line, is_number
+
+if TYPE_CHECKING:  # with a process verbs start faster without it
+    from pathlib import Path
 
 
 class Kind(Enum):
@@ -33,7 +36,9 @@ class Target(NamedTuple):
         return int(self.text)
 
     @property
-    def path(self) -> Path:
+    def path(self) -> "Path":
+        from pathlib import Path
+
         return Path(self.text)
 
     def __str__(self) -> str:
@@ -55,16 +60,19 @@ def target_of(text: str, exe: str | None = None, files: str = "a core file") -> 
                 "--exe is for cores: a live process says itself what it runs", "leave --exe away"
             )
         return Target(text, Kind.PROCESS)
-    path = Path(text)
-    if not path.exists():
+    if not os.path.exists(text):
         raise BadCore(f"{text} is neither a process number nor a file", f"name a PID or {files}")
+    from pathlib import Path
+
     from jitunwind.memory.core import is_core  # with a process `bt` starts faster without it
+
+    path = Path(text)
 
     if exe is None:
         return Target(text, Kind.CORE if is_core(path) else Kind.FILE)
     if not is_core(path):
         raise JitunwindError(f"--exe is for cores, and {text} is none", "leave --exe away")
-    if not Path(exe).is_file():
+    if not os.path.isfile(exe):
         raise BadCore(f"--exe {exe}: there is no such file", "name the program that left the core")
     return Target(text, Kind.CORE, exe)
 

@@ -6,7 +6,7 @@ const [graph, about, found, search, reversed, pythonOnly] =
   ["graph", "about", "found", "search", "reversed", "python"].map(id => document.getElementById(id));
 const isDifference = document.body.dataset.difference === "1";
 const WORDS = { python: "Python, in the interpreter", jit: "Python, in JIT code", native: "C", kernel: "kernel" };
-const ROW = 20, LEAST = 0.4, WIDE_ENOUGH = 24; // pixels
+const ROW = 20, LEAST = 1, WIDE_ENOUGH = 24; // pixels
 const SEARCHED_AFTER = 120; // milliseconds
 const last = data.own.length - 1; // of two recordings the widths are the second's
 const isPython = data.frames.map(frame => ["python", "jit"].includes(data.kinds[frame[1]]));

@@ -27,7 +27,7 @@ _MOST_FUNCTIONS = 100
 def write(recording: Recording, with_lines: bool) -> str:
     """The page of one recording."""
     origin = recording.origin
-    python = f"CPython {origin.python}" if origin.python else "no CPython"
+    python = f"CPython {origin.python}" if origin.python else "no CPython that is known"
     jit = {True: ", JIT on", False: ", JIT off", None: ""}[origin.jit]
     when = datetime.fromtimestamp(origin.began).astimezone().isoformat(" ", "seconds")
     said = [
@@ -81,8 +81,7 @@ def _frame(frame: Frame) -> list[Any]:
 def _functions(recording: Recording) -> list[str]:
     """The rows of the table of Python functions."""
     shares = Shares()
-    stacks = recording.stacks
-    shares.add(recording.frames, ((stacks[stack], weight) for stack, weight in recording.weights().items()))
+    shares.add(recording)
     rows = []
     for each in shares.by_own()[:_MOST_FUNCTIONS]:
         numbers = (

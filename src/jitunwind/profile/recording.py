@@ -59,7 +59,8 @@ class Counts:
     `moments`: at which the process was to be looked at; `missed`: those of them that passed while the sampler was busy;
     `late`: those at which it looked more than half a period after their time. Of the samples, `cut` are those whose
     stack is not whole (`reasons` says why, by how often), `unnamed` those in JIT code of which nobody knows the
-    function. `lost`: threads that were to be sampled at a moment, and could not be.
+    function. `lost`: threads that were to be sampled at a moment, and could not be. `stopped`: seconds for which
+    threads stood still, all together.
     """
 
     moments: int = 0
@@ -68,6 +69,7 @@ class Counts:
     cut: int = 0
     unnamed: int = 0
     lost: int = 0
+    stopped: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
 
 
@@ -141,11 +143,6 @@ class Recording:
         """All samples, by rising time."""
         return map(Sample, self._times, self._sample_threads, self._sample_stacks, self._weights)
 
-    def stacks_since(self, number: int) -> list[tuple[tuple[int, ...], int]]:
-        """The stacks of the samples from that number on, with their weights."""
-        stacks = [self.stacks[stack] for stack in self._sample_stacks[number:]]
-        return list(zip(stacks, self._weights[number:], strict=True))
-
     def weights(self) -> Counter[int]:
         """The weight of each stack, all threads together."""
         if all(weight == 1 for weight in self._weights):
@@ -155,15 +152,30 @@ class Recording:
             found[stack] += weight
         return found
 
-    def translated(self, frames: Sequence[Frame]) -> "Recording":
-        """The same samples with the frames `frames`, of which equal ones become one: the index of each was used in its
-        stacks."""
-        new = Recording(self.origin)
-        new.counts, new.threads = self.counts, self.threads
-        indices = [new.frame(frame) for frame in frames]
-        stacks = [new.stack(tuple([indices[place] for place in stack])) for stack in self.stacks]
+    def translated(self, frames: Sequence[tuple[Frame, ...]]) -> "Recording":
+        """The same samples, with the frames `frames[index]`, outermost first, in place of each index in its stacks."""
+        new = self._emptied()
+        indices = [tuple([new.frame(frame) for frame in each]) for each in frames]
+        stacks = [
+            new.stack(tuple([frame for place in stack for frame in indices[place]])) for stack in self.stacks
+        ]
         new._times, new._weights, new._sample_threads = self._times, self._weights, self._sample_threads
         new._sample_stacks = array("I", [stacks[stack] for stack in self._sample_stacks])
+        return new
+
+    def since(self, number: int) -> "Recording":
+        """The samples from that number on, with the stacks that they have."""
+        new = self._emptied()
+        new._times, new._weights = self._times[number:], self._weights[number:]
+        new._sample_threads = self._sample_threads[number:]
+        new._sample_stacks = array(
+            "I", [new.stack(self.stacks[stack]) for stack in self._sample_stacks[number:]]
+        )
+        return new
+
+    def _emptied(self) -> "Recording":
+        new = Recording(self.origin)
+        new.counts, new.threads = self.counts, self.threads
         return new
 
     @property

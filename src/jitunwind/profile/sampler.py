@@ -9,7 +9,7 @@ import gc
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -26,20 +26,24 @@ UNNAMED = "[jit code]"
 _ENDED = (b"Z", b"X", b"x")
 _RUNNING = b"R"
 _RENEW_SECONDS = 1.0
+_STARTING_SECONDS = 5.0
+"""For so long a program may be on its way to become a Python."""
 _MOST_REFUSALS = 100
 _MOST_WARMED = 8
-_KINDS = {PlaceKind.PYTHON: Kind.PYTHON, PlaceKind.JIT: Kind.JIT, PlaceKind.NATIVE: Kind.NATIVE}
+_KINDS = {PlaceKind.PYTHON: Kind.PYTHON, PlaceKind.JIT: Kind.JIT}
 
 
 class Wanted(NamedTuple):
     """What to record. `rate`: moments in a second. `seconds`: for how long (None: until the process ends). `idle`:
-    threads that wait, too. `gil`: of those that run, only the ones that hold the interpreter's lock."""
+    threads that wait, too. `gil`: of those that run, only the ones that hold the interpreter's lock. `c_lines`: lines
+    of C functions, and the functions inlined there."""
 
     rate: float = 100.0
     seconds: float | None = None
     idle: bool = False
     gil: bool = False
     debug_dirs: tuple[str, ...] = ()
+    c_lines: bool = False
 
 
 class Sampler:
@@ -51,10 +55,10 @@ class Sampler:
         self.pid, self._wanted = pid, wanted
         self._period = 1 / wanted.rate
         self._stopper = ThreadStopper()
-        self._process = SampledProcess(pid, self._stopper, wanted.debug_dirs)
+        self._process = SampledProcess(pid, self._stopper, wanted.debug_dirs, wanted.c_lines)
         self._threads: dict[int, int] = {}
         self._present: set[int] = set()
-        self._frames: list[Frame] = []
+        self._frames: list[tuple[Frame, ...]] = []
         origin = Origin(pid, command_line(pid), self._period, "jitunwind", began=time.time())
         self._raw = Recording(origin)
         self.counts = self._raw.counts
@@ -68,6 +72,11 @@ class Sampler:
     @property
     def origin(self) -> Origin:
         return self._raw.origin
+
+    @property
+    def ending(self) -> int | None:
+        """What waitpid(2) said of the process, if it has said that to the sampler: a child ends only once."""
+        return self._stopper.endings.get(self.pid)
 
     def run(self, is_over: Callable[[], bool]) -> None:
         """Sample until the time is over, the process has ended, or `is_over`, which is asked before each moment."""
@@ -101,8 +110,10 @@ class Sampler:
             self._moment(now - began)
             after = time.perf_counter()
             origin.seconds = after - began
-            if after - renewed > _RENEW_SECONDS or not self._process.is_python:
+            is_starting = after - began < _STARTING_SECONDS and not self._process.is_python
+            if after - renewed > _RENEW_SECONDS or is_starting:
                 self._process.renew()
+                origin.command = command_line(self.pid) or origin.command  # it may run another program now
                 renewed = after
             following = int((time.perf_counter() - began) / period)
             counts.missed += max(following - slot - 1, 0)
@@ -126,7 +137,9 @@ class Sampler:
         except Refused:
             self._refuse()
             taken = []
-        self.counts.lost += len(tids) - len(taken)
+        late = {*tids} - {tid for tid, _ in taken}
+        self.counts.lost += sum(_state(self.pid, tid) not in (b"", *_ENDED) for tid in late)
+        self.counts.stopped = self._stopper.stopped_seconds
         for tid, each in taken:
             self._add(at, tid, each)
 
@@ -176,22 +189,23 @@ class Sampler:
         read their files' symbols."""
         return self._raw.translated(self._named())
 
-    def since(self, number: int) -> tuple[list[Frame], list[tuple[tuple[int, ...], int]]]:
-        """The stacks of all samples from that number on, with their weights, and the frames that they name."""
-        return self._named(), self._raw.stacks_since(number)
+    def since(self, number: int) -> Recording:
+        """The same of the samples from that number on."""
+        return self._raw.since(number).translated(self._named())
 
-    def _named(self) -> list[Frame]:
+    def _named(self) -> list[tuple[Frame, ...]]:
         known = len(self._frames)
-        self._frames += map(self._frame, self._process.places[known:])
+        self._frames += [tuple(self._frames_of(place)) for place in self._process.places[known:]]
         return self._frames
 
-    def _frame(self, place: Place) -> Frame:
-        kind = _KINDS[place.kind]
+    def _frames_of(self, place: Place) -> Iterator[Frame]:
+        """The outermost first."""
         if place.kind is not PlaceKind.NATIVE:
             name = place.function or UNNAMED
-            return Frame(kind, name, place.path, place.line, "", bool(place.function))
-        name, is_named = self._process.named(place)
-        return Frame(kind, name, module=place.path or "", is_named=is_named)
+            yield Frame(_KINDS[place.kind], name, place.path, place.line, "", bool(place.function))
+            return
+        for each in self._process.named(place):
+            yield Frame(Kind.NATIVE, each.function, each.file, each.line, place.path or "", each.is_named)
 
 
 def _state(pid: int, tid: int) -> bytes:

@@ -1,13 +1,13 @@
 """Shares of time: of JIT code, the interpreter, C and the kernel in all, and by Python function how it ran.
 
-In come a recording's frames and stacks with their weights, out come numbers: for the table on the terminal.
+In come recordings, out come numbers: for the table on the terminal.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from jitunwind.profile.labels import by_function
-from jitunwind.profile.recording import Frame, Kind
+from jitunwind.profile.recording import Frame, Kind, Recording
 
 
 @dataclass
@@ -33,12 +33,13 @@ class Shares:
     from_jit: int = 0
     functions: dict[tuple[str, str | None], Function] = field(default_factory=dict)
 
-    def add(self, frames: Sequence[Frame], stacks: Iterable[tuple[tuple[int, ...], int]]) -> None:
-        """Add stacks, of indices in `frames`, with their weights."""
-        for stack, weight in stacks:
+    def add(self, recording: Recording) -> None:
+        """Add the samples of a recording."""
+        for index, weight in recording.weights().items():
             self.weight += weight
+            stack = [recording.frames[frame] for frame in recording.stacks[index]]
             if stack:
-                self._add([frames[index] for index in stack], weight)
+                self._add(stack, weight)
 
     def _add(self, stack: Sequence[Frame], weight: int) -> None:
         innermost = stack[-1].kind

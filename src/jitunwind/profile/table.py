@@ -42,9 +42,10 @@ def summary(origin: Origin, counts: Counts, samples: int) -> str:
     said = [
         f"{counted(samples, 'sample')} in {origin.seconds:.1f} s, {reached:.0f} of {1 / origin.period:.0f} Hz"
     ]
+    said += [f"each stop {1000 * counts.stopped / samples:.2f} ms"] if counts.stopped and samples else []
     said += [f"{counts.missed:,} missed"] if counts.missed else []
     said += [f"{counts.late:,} late"] if counts.late else []
-    said += [f"{counted(counts.lost, 'thread')} not stopped in time"] if counts.lost else []
+    said += [f"{counts.lost:,} lost"] if counts.lost else []
     said += [f"{counts.cut:,} not whole"] if counts.cut else []
     said += [f"{counts.unnamed:,} in JIT code without a name"] if counts.unnamed else []
     return ", ".join(said)

@@ -149,6 +149,7 @@ def analyze(
     callees: Mapping[int, State] | None = None,
     enters_calls: bool = True,
     most_steps: float = math.inf,
+    fixed: Collection[int] = (),
 ) -> Flow:
     """Follow `code` from each entry (offset -> state there) to the end of every path.
 
@@ -156,7 +157,8 @@ def analyze(
     analysis adds those that it finds; `callees` functions in this code that are only called (offset -> state there),
     not followed. A call to anywhere else in the code makes its target an entry of a function of the platform's
     convention, which is left out unless the flow `enters_calls`. What takes more than `most_steps` is given up: the
-    flow has nothing but a `problem` then.
+    flow has nothing but a `problem` then. `fixed` are entries at which every path that exists is in the state given
+    there, whatever state it seems to arrive in.
     """
     known = {**entries, **(callees or {})}
     sweeps = _Sweeps(code, decode, tracked, known)
@@ -171,6 +173,7 @@ def analyze(
         NoReturn() if no_return is None else no_return,
         enters_calls,
         most_steps,
+        fixed,
     ).run()
 
 
@@ -276,6 +279,7 @@ class _Analysis:
         no_return: NoReturn,
         enters_calls: bool,
         most_steps: float,
+        fixed: Collection[int],
     ) -> None:
         self.make, self.arch, self.sweeps, self.size = states, arch, sweeps, size
         self.indirect, self.no_return, self.enters_calls = indirect, no_return, enters_calls
@@ -294,6 +298,7 @@ class _Analysis:
         ]
         self.entries = entries
         self.left = self.most_steps = most_steps
+        self.fixed = fixed
         # What `skip` cannot reach otherwise.
         self.constant = (Exit, _NEXT, _BRANCH, _CALL, Control.JUMP, Control.RETURN, "after", "after_call")
 
@@ -332,6 +337,8 @@ class _Analysis:
             self.arrivals[target] = state
             self.sources[target] = (source, call)
             heappush(self.pending, target)
+            return
+        if target in self.fixed:
             return
         both = self.make.meet(known, state)
         if target not in self.flow.disagreements:

@@ -1,6 +1,6 @@
 """Machine code to unwind table: the one door to recovery, used by every consumer of rows."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from itertools import pairwise
 
@@ -17,7 +17,17 @@ MOST_STEPS = 1 << 25
 """Of one analysis, some seconds: the largest region of a debug build, half a megabyte, takes a tenth of that."""
 
 
-def recover(arch: Architecture, code: bytes, decode: Decoder, entries: Mapping[int, Row]) -> UnwindTable:
+Boundaries = Callable[[], Collection[int]]
+"""Offsets at which code that was made piece by piece is in the state of its last entry, as its JIT promises."""
+
+
+def recover(
+    arch: Architecture,
+    code: bytes,
+    decode: Decoder,
+    entries: Mapping[int, Row],
+    boundaries: Boundaries | None = None,
+) -> UnwindTable:
     """The unwind table of one region: `code`, entered at each offset of `entries` in the state that its row describes
     (`Architecture.at_entry` has that of a function's start).
 
@@ -27,8 +37,48 @@ def recover(arch: Architecture, code: bytes, decode: Decoder, entries: Mapping[i
     Each entry is taken for a function of its own at first, in which only the stack pointer and the registers it
     keeps are tracked; nearly all JIT code is content with that. Where that loses one, or one function's paths
     lead into another, the code is analysed again, as a whole and with every register tracked.
+
+    Where paths disagree, `boundaries` are asked for, if there are any: then a disagreement costs what comes before the
+    next boundary, and not all behind it. They are believed if the code keeps to them wherever its paths agree.
     """
-    return table_of(len(code), flow_of(arch, code, decode, entries))
+    flow = flow_of(arch, code, decode, entries)
+    table = table_of(len(code), flow)
+    if not flow.disagreements or boundaries is None:
+        return table
+    fixed = _kept_to(table, boundaries(), entries[max(entries)])
+    if not fixed:
+        return table
+    states = _states(arch)
+    known = dict.fromkeys(fixed, entries[max(entries)]) | dict(entries)
+    flow = analyze(
+        arch,
+        states,
+        code,
+        decode,
+        {offset: states.of_row(row) for offset, row in known.items()},
+        _every_register(arch, entries),
+        no_return=NoReturn(code=code, callee_of=module(arch, "calls").callee_of),
+        most_steps=MOST_STEPS,
+        fixed=fixed,
+    )
+    return table if flow.problem else table_of(len(code), flow)
+
+
+def _kept_to(table: UnwindTable, boundaries: Collection[int], row: Row) -> set[int]:
+    """The boundaries that are reached; none, if `row` is not right at one of them that is known, or too few are."""
+    found = {offset: table.at(offset) for offset in boundaries if 0 <= offset < table.size}
+    known = [each for each in found.values() if isinstance(each, Row)]
+    if len(known) < _ENOUGH_BOUNDARIES or any(each != row for each in known):
+        return set()
+    return {offset for offset, each in found.items() if each != NOT_REACHED}
+
+
+_ENOUGH_BOUNDARIES = 2
+
+
+def _every_register(arch: Architecture, entries: Mapping[int, Row]) -> set[int]:
+    known = (register for row in entries.values() for register in known_at_entry(row))
+    return {*known, *arch.callee_saved, *arch.caller_saved, arch.return_address, arch.stack_pointer}
 
 
 def flow_of(arch: Architecture, code: bytes, decode: Decoder, entries: Mapping[int, Row]) -> Flow:
@@ -38,8 +88,7 @@ def flow_of(arch: Architecture, code: bytes, decode: Decoder, entries: Mapping[i
     no_return = NoReturn(code=code, callee_of=module(arch, "calls").callee_of)
     flow = _separately(arch, states, code, decode, entries, entry_states, no_return)
     if flow is None:
-        known = (register for row in entries.values() for register in known_at_entry(row))
-        every = {*known, *arch.callee_saved, *arch.caller_saved, arch.return_address, arch.stack_pointer}
+        every = _every_register(arch, entries)
         flow = analyze(
             arch, states, code, decode, entry_states, every, no_return=no_return, most_steps=MOST_STEPS
         )

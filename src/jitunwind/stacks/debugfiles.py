@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 _USUAL = "/usr/lib/debug"
 _INTERPRETER = re.compile(r"python3\.\d+")
@@ -25,7 +24,7 @@ def what_to_install(program: str) -> str:
     if not _INTERPRETER.fullmatch(name):
         return f"install the debug symbols of {name}"
     debian, fedora = f"apt-get install {name}-dbg", f"dnf debuginfo-install {name}"
-    if program.startswith(("/usr/bin/", "/usr/lib")) and Path(program).is_file():
+    if program.startswith(("/usr/bin/", "/usr/lib")) and os.path.isfile(program):
         known = _distribution()
         if "debian" in known:
             return debian

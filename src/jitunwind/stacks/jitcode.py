@@ -6,7 +6,6 @@ from jitunwind.arch.known import decoder
 from jitunwind.jits import Code
 from jitunwind.jits.known import UNKNOWN_NAME, Jits
 from jitunwind.jits.optional import EntersByCall, Fallback, Positions
-from jitunwind.recover.table import recover
 from jitunwind.region import Region, RegionKind
 from jitunwind.rows import Row, UnwindTable
 from jitunwind.stacks.model import Extent, Frame, FrameKind
@@ -24,11 +23,12 @@ class JitFrames:
         self._codes: dict[int, Code | None] = {}
         self._at: dict[tuple[int, bool], Code | None] = {}
         self._tables: dict[int, UnwindTable] = {}
+        self._held: dict[int, bool] = {}
 
     # Rules
 
     def rules_at(self, pc: int, at_pc: bool) -> Rules | NoRules | None:
-        if self._jits.may_hold(pc) is None:
+        if not self._may_hold(pc):
             return None
         code = self._code_at(pc, at_pc)
         if code is None:
@@ -36,15 +36,22 @@ class JitFrames:
         row = self._table(code).at_return_address(pc - code.start)
         return rules_of_row(row) if isinstance(row, Row) else NoRules(f"at {pc:#x}: {row.reason}")
 
+    def _may_hold(self, pc: int) -> bool:
+        """Whether `pc` may be in JIT code: asked once, as deep stacks have few program counters."""
+        held = self._held.get(pc)
+        if held is None:
+            held = self._held[pc] = self._jits.may_hold(pc) is not None
+        return held
+
     def _table(self, code: Code) -> UnwindTable:
         table = self._tables.get(code.start)
         if table is None:
-            arch = self._jits.architecture
-            table = self._tables[code.start] = recover(arch, code.data, decoder(arch), dict(code.entries))
+            decode = decoder(self._jits.architecture)
+            table = self._tables[code.start] = self._jits.recovered(code, decode)
         return table
 
     def caller_of_unknown(self, frame: RawFrame) -> tuple[int, int] | None:
-        if self._fallback is None or self._jits.may_hold(frame.pc) is None:
+        if self._fallback is None or not self._may_hold(frame.pc):
             return None
         return self._fallback.unwind_unknown(frame.pc, frame.registers.get)
 
@@ -73,10 +80,12 @@ class JitFrames:
     def frame(self, raw: RawFrame, below: Code | None) -> tuple[Frame, Code | None] | None:
         """The frame, and its code, if that is a JIT's and no gate; None, if it is not a JIT's. `below`: the code of
         the frame that it has called."""
-        code = self._code_at(raw.pc, raw.at_pc) if self._jits.may_hold(raw.pc) is not None else None
+        is_held = self._may_hold(raw.pc)
+        code = self._code_at(raw.pc, raw.at_pc) if is_held else None
         if code is None:
             found = self._gate(raw, below) if below is not None else None
-            found = found or self._of_nobody(raw)
+            if found is None and is_held:
+                found = self._of_nobody(raw)
             return None if found is None else (found, None)
         place = raw.pc if raw.at_pc else raw.pc - 1
         pieces = self._jits.pieces(code)

@@ -7,7 +7,6 @@ named. A core goes the same way, without the stop.
 import os
 from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from jitunwind.arch import Architecture
@@ -66,7 +65,7 @@ def stacks(
         raise BadCore("neither a process nor a core is named", "name a process number or a core file")
     if is_number(str(target)):
         return _of_process(int(str(target)), wanted)
-    return _of_core(Path(target), exe, wanted)
+    return _of_core(os.fspath(target), exe, wanted)
 
 
 class _Wanted(NamedTuple):
@@ -147,10 +146,13 @@ def _check_thread(target: object, threads: Sequence[Thread], tids: Sequence[int]
         raise NoSuchThread(f"{target} has no thread {wanted.thread}", f"one of its own: {known}")
 
 
-def _of_core(path: Path, program: str | None, wanted: _Wanted) -> Stacks:
-    from jitunwind.memory.core import WITH_MEMORY, WITHOUT_MEMORY
-    from jitunwind.stacks import cores  # with a process `bt` starts faster without it
+def _of_core(target: str, program: str | None, wanted: _Wanted) -> Stacks:
+    from pathlib import Path  # with a process `bt` starts faster without these
 
+    from jitunwind.memory.core import WITH_MEMORY, WITHOUT_MEMORY
+    from jitunwind.stacks import cores
+
+    path = Path(target)
     with cores.open_core(path, program) as memory:
         jits = Jits(memory)
         if not memory.has_stacks:

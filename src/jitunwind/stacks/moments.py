@@ -66,25 +66,39 @@ class Moments(Memory):
         self._maps = b""
         self.mapped: list[Mapping] = []
         self.images = Images(self)
+        self._files_have_changed = False
         self.renew()
+        self._files_have_changed = False
 
     def close(self) -> None:
         self._reader.close()
 
-    def renew(self) -> bool:
-        """Look at the mappings anew; whether those of files' code have changed, and `images` and `files` with them."""
-        maps = b""
-        with suppress(OSError):
-            maps = Path(f"/proc/{self.thread}/maps").read_bytes()
+    def renew(self) -> None:
+        """Look at the mappings anew. If those of files' code have changed, `images` and `files` have, too."""
+        maps = self._read_maps()
+        if (
+            not maps and (other := living_thread(self.pid)) is not None
+        ):  # the one that it was asked by has ended
+            self.thread = other
+            maps = self._read_maps()
         if maps == self._maps:
-            return False
+            return
         before, self._maps = _code_of_files(self.mapped), maps
         self.mapped = parse_maps(maps.decode(errors="replace"))
-        if _code_of_files(self.mapped) == before:
-            return False
-        self.images = Images(self)
-        self.__dict__.pop("files", None)
-        return True
+        if _code_of_files(self.mapped) != before:
+            self._files_have_changed = True
+            self.images = Images(self)
+            self.__dict__.pop("files", None)
+
+    def files_have_changed(self) -> bool:
+        """Whether `images` and `files` are others than when this was asked last."""
+        changed, self._files_have_changed = self._files_have_changed, False
+        return changed
+
+    def _read_maps(self) -> bytes:
+        with suppress(OSError):
+            return Path(f"/proc/{self.thread}/maps").read_bytes()
+        return b""
 
     @property
     def program(self) -> Mapping | None:

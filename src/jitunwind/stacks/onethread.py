@@ -25,6 +25,8 @@ _PID_AT = 16
 _LARGEST_REGISTERS = 1024
 _FIRST = -20
 """The priority of who traces: others wait for it."""
+_GONE = -1
+"""In place of what waitpid(2) says, of a thread that it knows nothing of."""
 _PATIENCE_SECONDS = 2.0
 """Until a thread that is ready to run must have stopped: a busy machine has many of them."""
 _ASKS_SECONDS = 0.05
@@ -57,6 +59,8 @@ class ThreadStopper:
     def __init__(self) -> None:
         self._owed: set[int] = set()
         """Threads that did not stop in time, and will: they are let go as soon as they have."""
+        self.endings: dict[int, int] = {}
+        """What waitpid(2) said of threads that have ended: of a child of this process nobody else can ask that now."""
         self._buffer = ctypes.create_string_buffer(_LARGEST_REGISTERS)
         self._vector = _Vector(ctypes.addressof(self._buffer), _LARGEST_REGISTERS)
         self._place = ctypes.addressof(self._vector)
@@ -67,8 +71,10 @@ class ThreadStopper:
     def ready(self) -> Iterator[None]:
         """While threads may be stopped: SIGALRM, which nobody else of this process uses, ends waits that take too
         long. A thread that is owed is the kernel's to let go when this process ends."""
+        own = threading.get_native_id()
+        priority = os.getpriority(os.PRIO_PROCESS, own)
         with contextlib.suppress(OSError):  # not everybody may: on a busy machine moments are met better
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _FIRST)
+            os.setpriority(os.PRIO_PROCESS, own, _FIRST)
         before = signal.signal(signal.SIGALRM, _nothing)
         signal.siginterrupt(signal.SIGALRM, True)
         signal.setitimer(signal.ITIMER_REAL, _ASKS_SECONDS, _ASKS_SECONDS)
@@ -77,6 +83,7 @@ class ThreadStopper:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
+            os.setpriority(os.PRIO_PROCESS, own, priority)
             self.let_go_of_late()
 
     def with_each_stopped(self, tids: Sequence[int], work: Callable[[int, bytes], None]) -> None:
@@ -102,6 +109,8 @@ class ThreadStopper:
                 pending.discard(tid)
                 if os.WIFSTOPPED(status):
                     self._look(tid, status, work)
+                elif status != _GONE:
+                    self.endings[tid] = status
         finally:
             self._owed |= pending
         if refused and not pending:
@@ -128,12 +137,13 @@ class ThreadStopper:
                 if status is not None and tid in pending:
                     return tid, status
                 if status is None and ctypes.get_errno() == errno.ECHILD and tid in pending:
-                    return tid, 0
+                    return tid, _GONE
             waited = time.perf_counter() - began
             if waited > _ASKS_SECONDS:
                 gone = next((tid for tid in pending if letter(tid, tid) in ("", "Z", "X")), None)
                 if gone is not None:
-                    return gone, _waitpid(gone, os.WNOHANG) or 0
+                    status = _waitpid(gone, os.WNOHANG)
+                    return gone, _GONE if status is None else status
                 if waited > _PATIENCE_SECONDS or all(letter(tid, tid) == "D" for tid in pending):
                     return None
 
@@ -144,7 +154,9 @@ class ThreadStopper:
                 got, status = os.waitpid(tid, _WALL | os.WNOHANG)
                 if not got:
                     continue
-                if os.WIFSTOPPED(status):
+                if not os.WIFSTOPPED(status):
+                    self.endings[tid] = status
+                else:
                     number = 0 if status >> 16 == _EVENT_STOP else os.WSTOPSIG(status)
                     _ptrace(_DETACH, tid, None, number)
             self._owed.discard(tid)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from enum import Enum, auto
 from os.path import basename
 from struct import Struct
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from jitunwind.arch.known import module
 from jitunwind.errors import NoSuchProcess
@@ -35,6 +35,9 @@ from jitunwind.stacks.sampledcode import JitPlace, SampledCode
 from jitunwind.stacks.snapshot import registers_of
 from jitunwind.stacks.symbols import Symbols
 from jitunwind.stacks.walk import RawFrame, Walker
+
+if TYPE_CHECKING:
+    from jitunwind.stacks.lines import FileLines, Location
 
 _PAGE = 4096
 _LARGEST_STACK = 1 << 21
@@ -62,6 +65,15 @@ class Place(NamedTuple):
     line: int | None
     file: BackingFile | None = None
     address: int = 0
+
+
+class Named(NamedTuple):
+    """A function of native code. `is_named`: that is the name of a function, and not only where the code is."""
+
+    function: str
+    file: str | None = None
+    line: int | None = None
+    is_named: bool = True
 
 
 class Taken(NamedTuple):
@@ -92,8 +104,12 @@ class _Copy(NamedTuple):
 class SampledProcess:
     """Process `pid`. NoSuchProcess, NotPermitted."""
 
-    def __init__(self, pid: int, stopper: ThreadStopper, debug_dirs: Sequence[str] = ()) -> None:
+    def __init__(
+        self, pid: int, stopper: ThreadStopper, debug_dirs: Sequence[str] = (), c_lines: bool = False
+    ) -> None:
         self.pid, self._stopper, self._debug_dirs = pid, stopper, tuple(debug_dirs)
+        self._c_lines = c_lines
+        self._file_lines: dict[int, FileLines] = {}
         self.python: str | None = None
         """The version of its CPython."""
         self.jit_was_on: bool | None = None
@@ -113,7 +129,7 @@ class SampledProcess:
         self._interpreter: Sampled | None = None
         self._records: dict[int, list[SourceRecord]] = {}
         self._changing = self.memory.watched([])
-        self._marks = b""
+        self._marks, self._is_stale = b"", True
         self._bounds: dict[int, _Bounds] = {}
         self._copies: list[_Copy] = []
         self._renew_files()
@@ -155,7 +171,8 @@ class SampledProcess:
 
     def renew(self) -> None:
         """Look whether the process has loaded files since, or runs another program: to be called now and then."""
-        changed = self.memory.renew()
+        self.memory.renew()
+        changed = self.memory.files_have_changed()
         self._records = {tid: records for tid, records in self._records.items() if records}
         if self.memory.program is None:
             return  # it has ended
@@ -165,16 +182,13 @@ class SampledProcess:
                 self._start()
                 before.close()
             return
+        self._is_stale = True  # what other JITs than CPython's have done is seen now and then only
         if changed:
             self._renew_files()
-            self.code.compare_anew()
-        if self._interpreter is None and changed:
-            self.code.jits = Jits(self.memory)
+        if changed and self._interpreter is None:
+            self.code = SampledCode(self.memory, Jits(self.memory))
+            self._renew_files()
             self._meet_interpreter()
-        elif self._interpreter is None:
-            self.code.compare_anew()
-        else:
-            self._look_at_switch()
 
     def holders(self) -> set[int] | None:
         """The threads that hold an interpreter's lock now; None where nobody can tell."""
@@ -256,15 +270,11 @@ class SampledProcess:
 
     def _read(self, copy: _Copy) -> Taken | None:
         """The stack in a copy; None, if the process has run another program meanwhile."""
-        tid, has_changed = copy.tid, False
+        tid = copy.tid
         self.memory.show(copy.memory)
-        if self._interpreter is not None and copy.marks != self._marks:
-            self._marks, has_changed = copy.marks, True
-            self._interpreter.compare_anew()
-            self.code.compare_anew()
-            self._changing = self.memory.watched(self._interpreter.changing())
-            if not self._records.get(tid):
-                self._records.pop(tid, None)  # the interpreter may know it now
+        has_changed = self._is_stale or copy.marks != self._marks
+        if has_changed:
+            self._compare_anew(copy)
         self._walker.memory_has_changed(has_changed)
         registers = registers_of(copy.note, self._arch).values
         walked = self._walker.walk(registers)
@@ -284,6 +294,18 @@ class SampledProcess:
         runs = self._runs(tid)
         places, is_unnamed = self._merged(walked.frames, runs)
         return Taken(tuple(places), walked.reason, is_unnamed)
+
+    def _compare_anew(self, copy: _Copy) -> None:
+        """Code may have come or gone since what is known was found."""
+        self._is_stale, self._marks = False, copy.marks
+        self.code.compare_anew()
+        if self._interpreter is None:
+            return
+        self._interpreter.compare_anew()
+        self._changing = self.memory.watched(self._interpreter.changing())
+        self._look_at_switch()
+        if not self._records.get(copy.tid):
+            self._records.pop(copy.tid, None)  # the interpreter may know it now
 
     def _runs(self, tid: int) -> list[SourceRun]:
         if self._interpreter is None:
@@ -369,7 +391,7 @@ class SampledProcess:
             address = frame.pc if frame.at_pc else frame.pc - 1
             mapping = self.memory.mapping_of(address)
             file = self.memory.files.at(address)
-            start = self._native.function_start(address)
+            start = None if self._c_lines else self._native.function_start(address)
             address = address if start is None else start
             path = mapping.path if mapping is not None else None
             place = Place(PlaceKind.NATIVE, "", path, None, file, address - (file.bias if file else 0))
@@ -385,14 +407,29 @@ class SampledProcess:
 
     # Names of native code
 
-    def named(self, place: Place) -> tuple[str, bool]:
-        """What a native place is called, and whether that is the name of a function."""
+    def named(self, place: Place) -> list[Named]:
+        """What runs at a native place, the outermost first: one function, and where lines of C are wanted, those that
+        the compiler has inlined there."""
         if place.function:
-            return place.function, True
+            return [Named(place.function)]
         name = self.symbols.of_file(place.file).at(place.address) if place.file is not None else None
-        if name is not None:
-            return name.function, True
-        return f"{basename(place.path or '?')}+{place.address:#x}", False
+        own = Named(name.function) if name is not None else None
+        located = self._lines_at(place)
+        if located:
+            inlined = [Named(each.function, each.file, each.line or None) for each in reversed(located)]
+            return [inlined[0]._replace(function=own.function if own else inlined[0].function), *inlined[1:]]
+        unnamed = Named(f"{basename(place.path or '?')}+{place.address:#x}", is_named=False)
+        return [own or unnamed]
+
+    def _lines_at(self, place: Place) -> "list[Location]":
+        if not self._c_lines or place.file is None:
+            return []
+        file = place.file
+        if id(file.headers) not in self._file_lines:
+            from jitunwind.stacks.lines import FileLines  # only some want them
+
+            self._file_lines[id(file.headers)] = FileLines(self.symbols.of_file(file))
+        return self._file_lines[id(file.headers)].at(place.address)
 
 
 def _frames_in_trace(position: Position, frames: Sequence[SourceFrame]) -> int:

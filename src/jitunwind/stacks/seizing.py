@@ -9,13 +9,14 @@ import _thread
 import contextlib
 import ctypes
 import errno
+import gc
 import os
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from jitunwind.errors import AlreadyTraced, NoSuchProcess
 from jitunwind.memory.live import not_permitted
+from jitunwind.memory.procfiles import bytes_of, text_of
 
 _DETACH, _GETREGSET, _SEIZE, _INTERRUPT = 17, 0x4204, 0x4206, 0x4207
 _NT_PRSTATUS = 1
@@ -27,10 +28,13 @@ _PATIENCE_SECONDS = 2.0
 _PATIENCE_WAITING_SECONDS = 0.02
 """The same for threads in an uninterruptible wait, while all others stand still."""
 _POLLS_AT_ONCE = 20
-_POLL_SECONDS = 0.00005
+_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.00005, 0.002
+_PART = 0.1
+"""Of the time that was waited already: so much more is waited until the next look. A thread that waits for a processor
+needs it more than this one."""
 _MOST_ROUNDS = 1000
 _FIRST = -20
-"""The priority of the thread that traces: others wait for it."""
+"""The nice value of the thread that traces, where it may not have more."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _ptrace = _libc.ptrace
@@ -62,17 +66,18 @@ def with_threads_stopped(pid: int, work: Callable[[Stop], None]) -> Stop:
     stop, errors, ended = Stop(), list[BaseException](), list[bool]()
     done = _thread.allocate_lock()
     done.acquire()
+    collects = gc.isenabled()
 
     def trace() -> None:
         try:
-            with contextlib.suppress(
-                OSError
-            ):  # not everybody may: where processors are scarce, it shortens the stop
-                os.setpriority(os.PRIO_PROCESS, _thread.get_native_id(), _FIRST)
+            _come_first(_thread.get_native_id())
+            gc.disable()  # a collection in a large program takes longer than a stop
             _Tracer(pid, stop).run(work)
         except BaseException as error:  # handed on
             errors.append(error)
         finally:
+            if collects:
+                gc.enable()
             ended.append(True)
             done.release()
 
@@ -88,6 +93,16 @@ def with_threads_stopped(pid: int, work: Callable[[Stop], None]) -> Stop:
     return stop
 
 
+def _come_first(tid: int) -> None:
+    """Have the kernel prefer a thread, as far as this user may (sched(7)): while it waits for a processor, the process
+    stands still. It sleeps whenever it waits for others, and its time is short."""
+    try:
+        os.sched_setscheduler(tid, os.SCHED_RR, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, tid, _FIRST)
+
+
 class _Tracer:
     """The thread that traces."""
 
@@ -97,11 +112,13 @@ class _Tracer:
         self._seized: set[int] = set()
         self._signals: dict[int, int] = {}
         """By a thread that stands still: the signal that it was about to get, or 0."""
+        self._begin = 0.0
+        """The last moment at which none stood still, as far as is known."""
         self._buffer = ctypes.create_string_buffer(_LARGEST_REGISTERS)
 
     def run(self, work: Callable[[Stop], None]) -> None:
         new = self._seize_new()
-        begin = time.perf_counter()
+        self._begin = time.perf_counter()
         try:
             for _ in range(_MOST_ROUNDS):
                 self._interrupt(new)
@@ -114,7 +131,7 @@ class _Tracer:
         finally:
             for tid, number in self._signals.items():
                 _ptrace(_DETACH, tid, None, number)
-            self._stop.seconds = time.perf_counter() - begin
+            self._stop.seconds = time.perf_counter() - self._begin
 
     def _seize_new(self) -> list[int]:
         """Seize the threads that are not seized yet; those that it got."""
@@ -143,15 +160,28 @@ class _Tracer:
         raise not_permitted(f"process {self._pid} may not be traced by this user")
 
     def _interrupt(self, tids: list[int]) -> None:
-        """Have threads stop, and wait for them."""
+        """Have threads stop, and wait for them. Those that run come first. One of them may have to wait for a processor
+        before it can stop, and none of the others shall stand still for so long. Those that sleep stop at once."""
+        running = [tid for tid in tids if letter(self._pid, tid) == "R"]
+        for some in (running, [tid for tid in tids if tid not in running]):
+            self._interrupt_at_once(some)
+
+    def _interrupt_at_once(self, tids: list[int]) -> None:
         for tid in tids:
             _ptrace(_INTERRUPT, tid, None, None)
         begin, polls, left = time.perf_counter(), 0, tids
-        while left := [tid for tid in left if not self._has_stopped(tid)]:
+        while True:
+            now = time.perf_counter()
+            left = [tid for tid in left if not self._has_stopped(tid)]
+            if not self._signals:
+                self._begin = now
+            if not left:
+                return
             polls += 1
             if polls > _POLLS_AT_ONCE:
-                time.sleep(_POLL_SECONDS)
-                left = self._waited_for(left, time.perf_counter() - begin)
+                waited = time.perf_counter() - begin
+                time.sleep(min(max(waited * _PART, _POLL_SECONDS), _LONGEST_POLL_SECONDS))
+                left = self._waited_for(left, waited)
 
     def _waited_for(self, tids: list[int], seconds: float) -> list[int]:
         """Those of the threads for which it is worth to wait longer than that."""
@@ -213,7 +243,7 @@ def _has_ended(pid: int, tid: int) -> bool:
 def letter(pid: int, tid: int) -> str:
     """The state's letter (proc(5)); empty, where there is no such thread."""
     try:
-        text = Path(f"/proc/{pid}/task/{tid}/stat").read_bytes()
+        text = bytes_of(f"/proc/{pid}/task/{tid}/stat")
     except OSError:
         return ""
     return text[text.rfind(b")") + 2 :][:1].decode()
@@ -221,7 +251,7 @@ def letter(pid: int, tid: int) -> str:
 
 def _status(pid: int, tid: int) -> list[str]:
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/task/{tid}/status").read_text(errors="replace").splitlines()
+        return text_of(f"/proc/{pid}/task/{tid}/status").splitlines()
     return []
 
 
@@ -282,6 +312,7 @@ class Reader:
 
     def read(self, address: int, size: int) -> bytes:
         """Up to `size` bytes at `address`."""
-        with contextlib.suppress(OSError, OverflowError):
+        try:
             return os.pread(self._file, size, address)
-        return b""
+        except (OSError, OverflowError):
+            return b""

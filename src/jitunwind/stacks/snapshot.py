@@ -11,7 +11,6 @@ from bisect import bisect_right, insort
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cached_property
-from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
 
@@ -21,6 +20,7 @@ from jitunwind.errors import NoSuchProcess, UnreadableMemory
 from jitunwind.memory import ADDRESS_LIMIT, Mapping, Memory
 from jitunwind.memory.backing import LiveFiles
 from jitunwind.memory.maps import parse_maps
+from jitunwind.memory.procfiles import bytes_of, text_of
 from jitunwind.stacks.images import Images
 from jitunwind.stacks.seizing import Reader, Stop, living_thread, thread_ids, with_threads_stopped
 
@@ -28,6 +28,7 @@ _PAGE = 4096
 _FIRST_ARENA = 1 << 20
 _ARENA_PER_THREAD = 1 << 16
 """Bytes of memory that are ready before the stop: the first use of a page takes longer than to copy into it."""
+_LARGEST_EXPECTED = 1 << 25
 _LARGEST_STACK = 1 << 26
 _LARGEST_IN_ALL = 1 << 28
 """Bytes of stacks that are copied."""
@@ -82,7 +83,7 @@ class Snapshot(Memory):
         self._copied = 0
         self.thread_names = {tid: comm(pid, tid) for tid in thread_ids(pid)}
         """What the threads are called."""
-        self._new_arena(_FIRST_ARENA + _ARENA_PER_THREAD * len(thread_ids(pid)))
+        self._new_arena(self._expected(len(self.thread_names)))
 
     def __enter__(self) -> "Snapshot":
         return self
@@ -177,6 +178,14 @@ class Snapshot(Memory):
                 self._copies[address] = view
         return view
 
+    def _expected(self, threads: int) -> int:
+        """Bytes that the stop will copy: the main thread's stack, which is mapped as far as it was ever used, some of
+        each other's, and JIT code."""
+        code = sum(each.end - each.start for each in self._mappings if each.executable and not each.path)
+        stack = sum(each.end - each.start for each in self._mappings if each.path == "[stack]")
+        known = min(stack, _LARGEST_EXPECTED) + (code if code <= _ALL_JIT_CODE else 0)
+        return _FIRST_ARENA + _ARENA_PER_THREAD * threads + known
+
     def _new_arena(self, size: int) -> None:
         memory = bytearray(size)
         memory[::_PAGE] = b"\1" * len(range(0, size, _PAGE))  # its pages are there now
@@ -215,7 +224,7 @@ class Snapshot(Memory):
 
     def _read_maps(self) -> bytes:
         try:
-            return Path(f"/proc/{self.thread}/maps").read_bytes()
+            return bytes_of(f"/proc/{self.thread}/maps")
         except OSError:
             return b""
 
@@ -300,7 +309,7 @@ class Snapshot(Memory):
 def comm(pid: int, tid: int) -> str:
     """What a thread is called (proc(5), comm); empty, where it has gone."""
     with suppress(OSError):
-        return Path(f"/proc/{pid}/task/{tid}/comm").read_text(errors="replace").rstrip("\n")
+        return text_of(f"/proc/{pid}/task/{tid}/comm").rstrip("\n")
     return ""
 
 

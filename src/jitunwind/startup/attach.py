@@ -168,8 +168,8 @@ def _check_view(pid: int) -> None:
     hidden = [path for path in (*search_folders(), str(_FINDER)) if not _sees(pid, path)]
     if hidden:
         raise NotPermitted(
-            f"process {pid} sees other files than this one: it has no {hidden[0]}",
-            "run jitunwind in its container, or with its root (chroot(1))",
+            f"process {pid} sees other files than this one, and jitunwind's own are not among them",
+            "run a jitunwind that is installed in its container, or in its root directory (chroot(1))",
         )
 
 

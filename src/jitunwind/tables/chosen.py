@@ -44,7 +44,7 @@ def _of_file(arch: Architecture, path: Path, kinds: tuple[str, ...]) -> Tables:
     try:
         found = from_file(arch, path)
     except OSError as error:
-        raise JitunwindError(f"--table {path} cannot be read: {error.strerror}") from None
+        raise JitunwindError(f"--table {path} cannot be read: {error.strerror}", hint) from None
     except NotElf as error:
         raise NotElf(f"--table {error}", hint) from None
     except MalformedFrames as error:

@@ -1,4 +1,4 @@
-"""Invalidates all executors from below one that runs, which no list of the interpreter has then, and reads stdin there."""
+"""Invalidates all executors from below one that runs, which no list has then; there it reads stdin."""
 
 import collections
 import itertools

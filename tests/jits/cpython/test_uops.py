@@ -5,20 +5,27 @@ import os
 import re
 import signal
 import subprocess
+from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from jitunwind.arch.effects import Control
+from jitunwind.arch.x86_64.effects import decode
 from jitunwind.arch.x86_64.listing import listing
+from jitunwind.arch.x86_64.registers import X86_64
 from jitunwind.elf.inspect import ElfFile
 from jitunwind.errors import CorruptState
 from jitunwind.jits import Code
 from jitunwind.jits.cpython.discovery import read_layout
 from jitunwind.jits.cpython.regions import Regions
 from jitunwind.jits.cpython.uops import MicroOp, MicroOps
+from jitunwind.jits.known import Jits
+from jitunwind.jits.optional import Traced
 from jitunwind.memory.process import LiveProcess
-from jitunwind.rows import Unknown
+from jitunwind.recover.table import NOT_REACHED, recover
+from jitunwind.rows import WORD, Row, Unknown
 from tests.support.live import VERSIONS, Interpreter, interpreter, running
 from tests.support.processes import Program, WritableProcess, run, status, wait_until
 
@@ -84,6 +91,94 @@ def test_a_set_ip_stores_the_instruction_that_it_was_made_from(process: LiveProc
                 assert place.offset == 2 * (each.target or 0), each
                 seen += 1
     assert seen
+
+
+def test_code_is_in_its_entrys_state_wherever_a_micro_op_begins(process: LiveProcess) -> None:
+    jits = Jits(process)
+    boundaries = 0
+    for code in filter(None, map(jits.find, jits.starts)):
+        table = jits.recovered(code, decode)
+        for start in starts_of(jits, code):
+            row = table.at(start)
+            assert row in (code.entries[-1][1], NOT_REACHED), f"{code.start:#x}+{start:#x}: {row}"
+            boundaries += isinstance(row, Row)
+    assert boundaries > 10
+
+
+def test_paths_that_disagree_cost_the_micro_op_in_which_they_meet(process: LiveProcess) -> None:
+    """GIVEN a branch into another micro-op, where the stack is deeper, THEN nothing beyond that is unknown."""
+    jits = Jits(process)
+    codes = sorted(filter(None, map(jits.find, jits.starts)), key=lambda code: code.size)
+    disagreed = 0
+    for code in codes[-2:]:
+        starts, table = [*starts_of(jits, code), code.size], jits.recovered(code, decode)
+        steps, instructions = decode(code.data, code.gate_size, ())
+        branches = [step for step in steps if step.control is Control.BRANCH and step.next - step.offset == 6]
+        deeper = [at for at in instructions if isinstance(row := table.at(at), Row) and row.cfa.offset > WORD]
+        for branch, target in zip(branches[:3], reversed(deeper), strict=False):
+            data = bytearray(code.data)
+            data[branch.next - 4 : branch.next] = (target - branch.next).to_bytes(4, "little", signed=True)
+            forced = code._replace(data=bytes(data))
+            whole = recover(X86_64, forced.data, decode, dict(forced.entries))
+            cut = jits.recovered(forced, decode)
+            lost = [at for at in instructions if is_disagreed(cut.at(at))]
+            if not any(is_disagreed(whole.at(at)) for at in instructions):
+                continue
+            disagreed += 1
+            end = starts[bisect_right(starts, target)]
+            assert all(target <= at < end for at in lost), (
+                f"+{target:#x} to +{end:#x}: {list(map(hex, lost))}"
+            )
+    print(f"{disagreed} branches made paths disagree")
+
+
+def starts_of(jits: Jits, code: Code) -> list[int]:
+    traced = jits.telling(Traced)
+    assert traced is not None
+    steps = traced.steps(code)
+    assert not isinstance(steps, Unknown), steps
+    return [step.start for step in steps]
+
+
+def is_disagreed(row: Row | Unknown) -> bool:
+    return isinstance(row, Unknown) and row != NOT_REACHED
+
+
+class Counting(LiveProcess):
+    """A process, with its traces as a build with --enable-pystats has them: 8 bytes more behind each entry. `traces`
+    has these by where the executors have the pointers to theirs, which are made to lead elsewhere."""
+
+    traces: dict[int, bytes]
+
+    def checked_read(self, address: int, size: int) -> bytes:
+        if address >= _ELSEWHERE:
+            return self.traces[address - _ELSEWHERE][:size]
+        data = bytearray(super().checked_read(address, size))
+        for pointer in self.traces:
+            at = pointer - address
+            if 0 <= at <= size - 8:
+                data[at : at + 8] = (_ELSEWHERE + pointer).to_bytes(8, "little")
+        return bytes(data)
+
+
+_ELSEWHERE = 1 << 56
+
+
+def test_traces_of_builds_that_count_are_read(process: LiveProcess) -> None:
+    micro_ops, regions = all_of(process)
+    regions.sort(key=micro_ops.count, reverse=True)  # a trace of one entry does not tell the size
+    layout = read_layout(process)
+    size, plain = layout.record.micro_op.instruction.size, [micro_ops.trace(region) for region in regions]
+    with Counting(process.pid) as memory:
+        memory.traces = {}
+        for region, trace in zip(regions, plain, strict=True):
+            pointer = region.owner + layout.executor.trace
+            data = process.checked_read(process.word(pointer), size * len(trace))
+            entries = [data[at : at + size] for at in range(0, len(data), size)]
+            memory.traces[pointer] = b"".join(entry + (1 << 40).to_bytes(8, "little") for entry in entries)
+        assert all(memory.word(pointer) > _ELSEWHERE for pointer in memory.traces)
+        counting = MicroOps(Regions(memory, layout))
+        assert [counting.trace(region) for region in regions] == plain
 
 
 def test_the_arrays_are_those_that_the_debug_symbols_name(python: Interpreter) -> None:

@@ -12,7 +12,7 @@ import threading
 import time
 import zlib
 
-WARM_SECONDS = 0.5
+WARM_SECONDS = 0.3
 UNIT = 400
 DATA = bytes(1 << 20)
 OVER = False

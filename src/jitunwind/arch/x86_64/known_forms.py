@@ -597,6 +597,7 @@ FORMS: dict[bytes, Any] = {
     b'H\x89L': (),
     b'H\x89L$': (5, 'move', 7),
     b'H\x89L\xf2': (5, 'move', 1),
+    b'H\x89N': (4, 'move', 4),
     b'H\x89O': (4, 'move', 5),
     b'H\x89P': (4, 'move', 0),
     b'H\x89Q': (4, 'move', 2),
@@ -1824,6 +1825,7 @@ FORMS: dict[bytes, Any] = {
     b'\x81\xfe': (6,),
     b'\x81\xff': (6,),
     b'\x83:': (3,),
+    b'\x83>': (3,),
     b'\x83?': (3,),
     b'\x83x': (4,),
     b'\x83y': (4,),
@@ -1880,6 +1882,7 @@ FORMS: dict[bytes, Any] = {
     b'\x892': (2, 'write_op0', 1),
     b'\x899': (2, 'write_op0', 2),
     b'\x89M': (3, 'write_op0', 6),
+    b'\x89N': (3, 'write_op0', 4),
     b'\x89O': (3, 'write_op0', 5),
     b'\x89t': (),
     b'\x89t$': (4, 'write_op0', 7),
@@ -2060,7 +2063,7 @@ FORMS: dict[bytes, Any] = {
     b'\xff\xe0': (2, '', -2, 'JUMP'),
 }
 EFFECTS: dict[tuple[int, ...], dict[bytes, tuple[Any, ...]]] = {
-    # By the registers tracked, and whole instructions: their effects, each by its name and fields.
+    # By the registers followed, and whole instructions: their effects, each by its name and fields.
     (3, 6, 7, 12, 13, 14, 15, 16): {
         b'AT': (('Store', 7, -8, 12, 8), ('Assign', 7, 7, -8)),
         b'AU': (('Store', 7, -8, 13, 8), ('Assign', 7, 7, -8)),

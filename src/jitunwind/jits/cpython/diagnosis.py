@@ -1,19 +1,15 @@
 """What can be told of a CPython and its JIT, each with the evidence for it: what `jitunwind doctor` prints."""
 
-from contextlib import suppress
 from typing import NamedTuple
 
-from jitunwind.errors import NotPython, UnreadableMemory, UnsupportedVersion
+from jitunwind.errors import NotPython, UnsupportedVersion
 from jitunwind.jits.cpython.discovery import Located, located
-from jitunwind.jits.cpython.executors import Executors, find_executors, interpreters
+from jitunwind.jits.cpython.jit import CPythonJit
 from jitunwind.jits.cpython.layout import Layout, described, is_debug_build
-from jitunwind.jits.cpython.objects import Objects
-from jitunwind.jits.cpython.versions import OLDEST
+from jitunwind.jits.cpython.regions import Regions
 from jitunwind.jits.ranges import code_ranges
 from jitunwind.memory import Memory
 from jitunwind.wording import counted
-
-_OFF, _ON = b"\0", b"\1"
 
 
 class Finding(NamedTuple):
@@ -30,16 +26,15 @@ def diagnose(memory: Memory) -> list[Finding]:
     try:
         layout = described(memory)
     except (NotPython, UnsupportedVersion) as error:
-        oldest = ".".join(map(str, OLDEST))
-        advice = f"{oldest} is the oldest CPython whose JIT jitunwind knows"
-        return [Finding("CPython", "none that is known", str(error), advice)]
+        unknown = Finding("CPython", "none that is known", str(error), str(error.hint))
+        return [unknown, _code(memory)] if isinstance(error, UnsupportedVersion) else [unknown]
     found = located(memory, layout)
-    executors = find_executors(memory, Objects(memory, found.layout), found.layout)
+    regions = CPythonJit(memory, layout=found.layout).regions
     return [
         _version(layout),
         _build(memory),
-        _switch(memory, found, executors),
-        _executors(found, executors),
+        _switch(regions, found),
+        _executors(regions, found),
         _code(memory),
     ]
 
@@ -59,27 +54,32 @@ def _build(memory: Memory) -> Finding:
     return Finding("build", f"{kind}, {'libpython is shared' if libraries else 'one executable'}", evidence)
 
 
-def _switch(memory: Memory, found: Located, executors: Executors) -> Finding:
+def _switch(regions: Regions, found: Located) -> Finding:
     """Whether the JIT is on. A flag at an offset that was not checked is no evidence that it is off."""
-    layout, flags = found.layout, set[bytes]()
-    with suppress(UnreadableMemory):
-        for interpreter in interpreters(memory, layout):
-            flags.add(memory.checked_read(interpreter + layout.executor.jit_switch, 1))
-    where = f"the interpreter's flag at +{layout.executor.jit_switch:#x}"
-    if _ON in flags or executors.by_start:
-        return Finding("JIT", "on", where if _ON in flags else "there are executors with machine code")
-    if flags == {_OFF}:
+    is_on = regions.jit_is_on()
+    where = f"the interpreter's flag at +{found.layout.executor.jit_switch:#x}"
+    if is_on or regions.executors.by_start:
+        return Finding("JIT", "on", where if is_on else "there are executors with machine code")
+    if is_on is False:
         checked = "" if found.is_checked else ", an offset that nothing confirms"
         return Finding(
             "JIT", "off, or not on yet", where + checked, "PYTHON_JIT=1 turns it on in a build that has it"
         )
-    return Finding("JIT", "not known", f"{where} is no flag", "send this output to jitunwind's developers")
+    return Finding(
+        "JIT",
+        "not known",
+        f"{where} is no flag, or the interpreter is starting",
+        "send this output to jitunwind's developers",
+    )
 
 
-def _executors(found: Located, executors: Executors) -> Finding:
-    count = counted(len(executors.by_start), "executor")
-    advice = "; ".join(executors.warnings[:1])
-    return Finding("executors", f"{count} with machine code", found.evidence, advice)
+def _executors(regions: Regions, found: Located) -> Finding:
+    """Those in the interpreters' lists; and code of others, which may still run (`explain` shows it, too)."""
+    listed = regions.executors.by_start
+    others = sum(start not in listed for start in regions.starts)
+    more = f", and code of {others} that no list has" if others else ""
+    value = f"{counted(len(listed), 'executor')} with machine code{more}"
+    return Finding("executors", value, found.evidence, "; ".join(regions.executors.warnings[:1]))
 
 
 def _code(memory: Memory) -> Finding:

@@ -57,11 +57,3 @@ def _places(
         line = current.line_at(address if address is not None else current.bytecode + within)
         if line is not None:
             yield offset, current, line
-
-
-def first_code(stores: Iterable[Store], objects: Objects) -> CodeObject | None:
-    """The code object whose bytecode the machine code, which has these stores by rising offset, mentions first."""
-    for store in stores:
-        if store.address is not None:
-            return objects.code_of_instruction(store.address)
-    return None

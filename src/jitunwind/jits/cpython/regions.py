@@ -26,7 +26,7 @@ from jitunwind.jits.cpython.executors import (
     read_executor,
 )
 from jitunwind.jits.cpython.layout import Layout
-from jitunwind.jits.cpython.lines import first_code, line_rows, place_at
+from jitunwind.jits.cpython.lines import line_rows, place_at
 from jitunwind.jits.cpython.objects import CodeObject, Objects
 from jitunwind.jits.cpython.stencils import Store
 from jitunwind.memory import Mapping, Memory
@@ -37,6 +37,7 @@ from jitunwind.rows import WORD, Row, Unknown, UnwindTable
 PAGE = 4096
 _KERNEL = 1 << 63
 _LONGEST_ENTRY = 256
+_PIECE = 1 << 20
 _LARGEST_UNLISTED = 1 << 20
 """Bytes of code that no executor of the lists owns, at most."""
 _BEGINNING = 24
@@ -70,6 +71,8 @@ class Regions:
         self.stencils = stencils.of(self.arch)
         self.warnings = [layout.warning] if layout.warning else []
         self._found: dict[int, Code | None] = {}
+        self._named: dict[int, Executor] = {}
+        """Executors that are in no list, and that their own code names: by its start."""
         self._verified: set[int] = set()
         self._reaches: dict[int, int] = {}
         self._code_of: dict[int, CodeObject | None] = {}
@@ -166,21 +169,27 @@ class Regions:
         return [code for code in map(self.find, self.starts) if code is not None]
 
     def _shims(self, mapping: Mapping) -> list[int]:
-        """The page starts in `mapping` at which a shim stands."""
-        try:
-            data = self.memory.checked_read(mapping.start, mapping.end - mapping.start)
-        except UnreadableMemory:
-            return []
+        """The page starts in `mapping` at which a shim stands. It is read piece by piece: it may have half a
+        gigabyte."""
         begins, shim = self.stencils.begins_shim, self.stencils.shim
-        pages = (offset for offset in range(0, len(data), PAGE) if begins(data, offset))
-        return [mapping.start + page for page in pages if shim(data[page : page + PAGE]) is not None]
+        found: list[int] = []
+        for start in range(mapping.start, mapping.end, _PIECE):
+            try:
+                data = self.memory.checked_read(start, min(_PIECE, mapping.end - start))
+            except UnreadableMemory:
+                continue
+            pages = (offset for offset in range(0, len(data), PAGE) if begins(data, offset))
+            found += [start + page for page in pages if shim(data[page : page + PAGE]) is not None]
+        return found
 
     def find(self, address: int) -> Code | None:
         """The executor's code that `address` lies in; None where it is not JIT code of CPython's."""
         mapping = self.may_hold(address)
-        return None if mapping is None else self._listed(address, mapping) or self._unlisted(address, mapping)
+        return (
+            None if mapping is None else self._of_a_list(address, mapping) or self._unlisted(address, mapping)
+        )
 
-    def _listed(self, address: int, mapping: Mapping) -> Code | None:
+    def _of_a_list(self, address: int, mapping: Mapping) -> Code | None:
         index = bisect_right(self.starts, address) - 1
         start = self.starts[index] if index >= 0 else 0
         if start < mapping.start:
@@ -269,6 +278,9 @@ class Regions:
         found = self.stencils.shim(data)
         shim = found.size if found else 0
         named = executor or self._executor_in(data, shim, start)
+        self._named.pop(start, None)
+        if executor is None and named is not None:
+            self._named[start] = named
         entries = ((0, self.arch.at_entry(self.arch.platform)), (shim, self._body_row))
         code = Code(start, data, entries if shim else entries[1:], shim, named.address if named else 0)
         if executor is not None:
@@ -313,7 +325,7 @@ class Regions:
         return self._code_of[jit_code.start]
 
     def _code_object(self, jit_code: Code) -> CodeObject | None:
-        executor = self.executors.by_start.get(jit_code.start)
+        executor = self.executors.by_start.get(jit_code.start) or self._named.get(jit_code.start)
         if executor is None and jit_code.owner:
             executor = read_executor(self.memory, self.objects, self.layout.executor, jit_code.owner)
         if executor is not None:
@@ -321,7 +333,8 @@ class Regions:
             code = self.objects.code(address) if address else None
             if code is not None:
                 return code
-        return first_code(self._stores(jit_code), self.objects)
+        first = self.stencils.first_address(jit_code.data, jit_code.start, self.layout)
+        return None if first is None else self.objects.code_of_instruction(first)
 
     def _stores(self, jit_code: Code) -> list[Store]:
         """Those of the instruction pointer, by rising offset."""

@@ -27,7 +27,7 @@ class UnmappedRegions(Regions):
         super()._look()
         found = find_executors(self.memory, self.objects, self.layout)
         self.warnings += found.warnings
-        self._listed = found
+        self._all = found
         self._met: dict[int, Mapping | None] = {}
         """By page, those that a program counter has led to."""
         ends = ((start, start + executor.jit_size) for start, executor in sorted(found.by_start.items()))
@@ -35,7 +35,7 @@ class UnmappedRegions(Regions):
 
     @cached_property
     def executors(self) -> Executors:
-        return self._listed
+        return self._all
 
     def is_current(self) -> bool:
         return self.lists_are_current()

@@ -10,8 +10,8 @@ all that they say of real traces is true. `explain` calls this.
 import re
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
+from typing import NamedTuple
 
 from jitunwind.errors import CorruptState, UnreadableMemory
 from jitunwind.jits import Code
@@ -28,6 +28,8 @@ _FIRST_WITH_PLACE = 8
 """Entries of which the first with a bytecode instruction is one: before it are checks of the executor itself."""
 _MOST_SEARCHED = 1 << 27
 _MOST_SAMPLES = 64
+_ENOUGH_ENTRIES = 4
+"""Of a trace, by which the size of an entry can be told."""
 _MOST_TRIED = 8
 _ENOUGH_STORES = 2
 """Stores of the instruction pointer that must lie where an array of stencils says, for it to be believed."""
@@ -35,10 +37,16 @@ _NAME = re.compile(r"_[A-Z][A-Z0-9_]*(?:_r\d+)?")
 _CALLS = re.compile(r"_PUSH_FRAME(_r\d+)?")
 _RETURNS = re.compile(r"_(RETURN_VALUE|RETURN_GENERATOR|YIELD_VALUE)(_r\d+)?")
 """Micro-ops behind which another Python frame runs: that of a callee, or that of the caller."""
+_SETS = re.compile(r"_SET_IP(_r\d+)?")
 
 
-@dataclass(frozen=True, slots=True)
-class MicroOp:
+@cache
+def _is(kind: re.Pattern[str], name: str) -> bool:
+    """Whether a micro-op of that name is of that kind. There are some hundred names, and many more micro-ops."""
+    return kind.fullmatch(name) is not None
+
+
+class MicroOp(NamedTuple):
     """One entry of a trace. `target` is an offset in its function's bytecode, in code units; None where the
     entry holds the trace's own exits instead."""
 
@@ -51,11 +59,10 @@ class MicroOp:
     @property
     def sets_instruction(self) -> bool:
         """Whether it stores its operand, the address of a bytecode instruction, into the frame."""
-        return re.fullmatch(r"_SET_IP(_r\d+)?", self.name) is not None
+        return _is(_SETS, self.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """The bytecode instruction that a micro-op was made from: its function and its offset there, in bytes."""
 
     code: CodeObject
@@ -74,17 +81,24 @@ class MicroOps:
         self._memory: Memory = regions.memory
         self._layout: Layout = regions.layout
         self._names: dict[int, str] = {}
+        self._known_size = 0
+        """Bytes of a trace's entry, once they are known."""
 
     def trace(self, region: Code) -> list[MicroOp]:
         """The trace that `region` was compiled from. UnreadableMemory; CorruptState where it makes no sense, or
         no executor is known."""
-        return self._entries(region, self.count(region))
+        return self._entries(region)
 
     def count(self, region: Code) -> int:
         """How many entries the trace has. As `trace`, and much cheaper."""
         if not region.owner:
             raise CorruptState("no executor is known for this code")
-        size = self._memory.checked_read(region.owner + self._layout.executor.code_size, 4)
+        return self._checked(
+            region, self._memory.checked_read(region.owner + self._layout.executor.code_size, 4)
+        )
+
+    def _checked(self, region: Code, size: bytes) -> int:
+        """The number of micro-ops in these bytes. CorruptState."""
         count = int.from_bytes(size, "little")
         if not 0 < count <= MOST_MICRO_OPS:
             raise CorruptState(f"the executor at {region.owner:#x} claims {count} micro-ops")
@@ -92,13 +106,19 @@ class MicroOps:
 
     def begin(self, region: Code) -> Place | None:
         """The bytecode instruction at which the trace begins; None where it is not known. As `trace`, and cheap."""
-        first = self._entries(region, min(self.count(region), _FIRST_WITH_PLACE))
-        return next(filter(None, self.places(region, first)), None)
+        return next(filter(None, self._places(region, self._entries(region, _FIRST_WITH_PLACE))), None)
 
-    def _entries(self, region: Code, count: int) -> list[MicroOp]:
-        trace = self._memory.word(region.owner + self._layout.executor.trace)
-        of = self._layout.record.micro_op
-        data = self._memory.checked_read(trace, count * of.instruction.size)
+    def _entries(self, region: Code, most: int = MOST_MICRO_OPS) -> list[MicroOp]:
+        """The first ones of the trace, `most` at most."""
+        if not region.owner:
+            raise CorruptState("no executor is known for this code")
+        layout, of = self._layout.executor, self._layout.record.micro_op
+        head = self._memory.checked_read(region.owner, layout.exits)
+        trace = int.from_bytes(head[layout.trace : layout.trace + WORD], "little")
+        count = min(self._checked(region, head[layout.code_size : layout.code_size + 4]), most)
+        size = self._entry_size(trace, count)
+        data = self._memory.checked_read(trace, count * size)
+        entries = (of.instruction.unpack_from(data, at) for at in range(0, len(data), size))
         return [
             MicroOp(
                 head & of.opcode_mask,
@@ -107,8 +127,25 @@ class MicroOps:
                 None if head & of.jumps else target,
                 operand,
             )
-            for head, oparg, target, operand, _ in of.instruction.iter_unpack(data)
+            for head, oparg, target, operand, _ in entries
         ]
+
+    def _entry_size(self, trace: int, count: int) -> int:
+        """Bytes of a trace's entry. Builds with --enable-pystats have a counter behind each (CPython pycore_uop.h): of
+        both sizes the one is right at which the entries are micro-ops that have names."""
+        usual, mask = self._layout.record.micro_op.instruction.size, self._layout.record.micro_op.opcode_mask
+        if self._known_size or count < _ENOUGH_ENTRIES:
+            return self._known_size or usual
+        for size in (usual, usual + WORD):
+            try:
+                data = self._memory.checked_read(trace, count * size)
+            except UnreadableMemory:
+                continue
+            opcodes = {int.from_bytes(data[at : at + 2], "little") & mask for at in range(0, len(data), size)}
+            if all(_NAME.fullmatch(self.name(opcode)) for opcode in opcodes):
+                self._known_size = size
+                return size
+        return usual
 
     def name(self, opcode: int) -> str:
         """`_LOAD_FAST`; `uop 345` where the interpreter's names are not to be found."""
@@ -260,23 +297,23 @@ class MicroOps:
         Between two changes of the frame all micro-ops are of one function: that whose bytecode a `_SET_IP`
         there names, else the one that was called from, or the executor's own.
         """
-        found: list[Place | None] = []
+        return list(self._places(region, trace))
+
+    def _places(self, region: Code, trace: Sequence[MicroOp]) -> Iterator[Place | None]:
         code, callers = self._regions.code_object(region), list[CodeObject | None]()
         for stretch in _stretches(trace):
             named = next((each.operand for each in stretch if each.sets_instruction), None)
             if named is not None:
                 code = self._regions.objects.code_of_instruction(named)
-            own = [_place(each, code) for each in stretch]
-            last = next((place for place in own if place is not None), None)
-            for place in own:
-                last = place or last
-                found.append(last)
-            if _CALLS.fullmatch(stretch[-1].name):
+            last = next((place for each in stretch if (place := _place(each, code)) is not None), None)
+            for each in stretch:
+                last = _place(each, code) or last
+                yield last
+            if _is(_CALLS, stretch[-1].name):
                 callers.append(code)
                 code = None
             else:
                 code = callers.pop() if callers else None
-        return found
 
 
 def _size_at(sizes: dict[int, int], base: int, stride: int, opcode: int) -> int | None:
@@ -332,7 +369,7 @@ def _stretches(trace: Sequence[MicroOp]) -> Iterator[Sequence[MicroOp]]:
     """The trace, cut behind each micro-op that changes the frame."""
     begin = 0
     for index, each in enumerate(trace, 1):
-        if _CALLS.fullmatch(each.name) or _RETURNS.fullmatch(each.name):
+        if _is(_CALLS, each.name) or _is(_RETURNS, each.name):
             yield trace[begin:index]
             begin = index
     if begin < len(trace):

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from jitunwind.agent.library import CODE_CAME, GDB, JITDUMP, LIBGCC, LIBUNWIND, PERF_MAP, loaded_agent
@@ -118,11 +119,10 @@ class Follower:
             self._begin_files_in_child()
             self._look()
             left = set(self._waiting)
-            while left and time.monotonic() < until:
+            while next(iter(self._waiting), None) in left and time.monotonic() < until:
                 self._publish_some(until)
                 self._look()
-                left.intersection_update(self._waiting)
-            return len(left)
+            return len(left.intersection(self._waiting))
         except Exception as error:  # as `problems` then says
             self._count(error)
             return max(self._most_waiting(), 1)
@@ -303,7 +303,7 @@ class Follower:
         """Publish what waits, or as much of it as can be made ready in some time, before time.monotonic() is
         `until`; one region at least."""
         some = []
-        for start, size in list(self._waiting.items())[: self._at_once]:
+        for start, size in list(islice(self._waiting.items(), self._at_once)):
             if self._agent.knows(start) and start not in self._untold:
                 del self._waiting[start]
             else:

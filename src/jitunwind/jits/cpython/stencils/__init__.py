@@ -44,6 +44,9 @@ class Stencils(Protocol):
     def stores(self, code: bytes, start: int, layout: Layout) -> Iterable[Store]:
         """Where the machine code at `start` stores or computes the frame's instruction pointer, in no order."""
 
+    def first_address(self, code: bytes, start: int, layout: Layout) -> int | None:
+        """The address in the first of `stores` that has one: what the code begins with, nearly always. Quick."""
+
     def names(self, code: bytes, start: int, begin: int, end: int, value: int, layout: Layout) -> bool:
         """Whether the code of a `_SET_IP`, [begin, end) of that at `start`, stores the instruction pointer
         `value`."""

@@ -105,6 +105,11 @@ def stores(code: bytes, start: int, layout: Layout) -> Iterator[Store]:
                 yield Store((index + 1) * SIZE, None, (within & 0xFFFFFFFF) * CODE_UNIT)
 
 
+def first_address(code: bytes, start: int, layout: Layout) -> int | None:
+    constants = _constants(code, start)
+    return next((store.address for store in _immediate(constants, range(len(constants.words)), layout)), None)
+
+
 def names(code: bytes, start: int, begin: int, end: int, value: int, layout: Layout) -> bool:
     found = _immediate(_constants(code, start), range(begin // SIZE, end // SIZE), layout)
     return any(store.address == value for store in found)

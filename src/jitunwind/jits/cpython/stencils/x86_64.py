@@ -97,16 +97,30 @@ def _stores(frame_register: int, instr_ptr: int, bytecode: int) -> _Stores:
     return _Stores(re.compile(move + behind, re.DOTALL), bytecode.to_bytes(4, "little"))
 
 
-def stores(code: bytes, start: int, layout: Layout) -> list[Store]:
-    of = _stores(
+def _stores_of(layout: Layout) -> _Stores:
+    return _stores(
         layout.record.frame_registers[X86_64.name],
         layout.offsets["interpreter_frame.instr_ptr"],
         layout.offsets["code_object.co_code_adaptive"],
     )
+
+
+def _address_before(code: bytes, move: int) -> int:
+    """The constant of the movabs before a move, which begins at `move` but for its first byte."""
+    return int.from_bytes(code[move - 9 : move - 1], "little")
+
+
+def first_address(code: bytes, start: int, layout: Layout) -> int | None:
+    move = _stores_of(layout).move.search(code)
+    return None if move is None else _address_before(code, move.start())
+
+
+def stores(code: bytes, start: int, layout: Layout) -> list[Store]:
+    of = _stores_of(layout)
     found = []
     for move in of.move.finditer(code):  # movabs $address,%r; mov %r,instr_ptr(%frame)
         at, end = move.span()
-        found.append(Store(end, int.from_bytes(code[at - 9 : at - 1], "little")))
+        found.append(Store(end, _address_before(code, at)))
     base = -1
     while (base := code.find(of.base, base + 1)) >= 0:  # movabs $offset,%r … add $co_code_adaptive,%r
         movabs = _MOVABS.search(code, max(base - _LONGEST_COMPUTATION - _MOVABS_SIZE, 0), base)
