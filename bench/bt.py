@@ -22,6 +22,7 @@ from jitunwind.gdbplugin.launch import find_gdb
 ROUNDS = 9
 MAIN = "__libc_start"
 """A function of the C library below `main`, which GDB names without debug symbols, too."""
+FEW = 10
 CASES = (
     (10, 0, False, 1.2),
     (10, 0, True, 0.5),
@@ -70,6 +71,8 @@ def measured(jitunwind: str, version: str, executors: int, depth: int, with_symb
     said += f"gdb {gdbs:.2f} s ({gdbs_count} frames{', cut' if is_cut else ''}), "
     if is_cut and 2 * gdbs_count < count:
         return said + "not compared"
+    if is_cut and executors > FEW:  # the aim is for a stack that is whole
+        return said + f"ratio {ratio:.2f}"
     return said + f"ratio {ratio:.2f} (aim: at most {aim})"
 
 

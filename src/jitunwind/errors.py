@@ -104,6 +104,18 @@ class NotPermitted(JitunwindError):
     )
 
 
+class PerfMissing(JitunwindError):
+    """There is no perf on this machine."""
+
+    hint = "install it (apt-get install linux-perf, dnf install perf), or leave --perf away"
+
+
+class PerfFailed(JitunwindError):
+    """perf did not do what it was asked to."""
+
+    hint = "try the commands of docs/profiling.md one by one, or leave --perf away"
+
+
 class AlreadyTraced(JitunwindError):
     """Another debugger or tracer has the process."""
 
@@ -217,7 +229,7 @@ class AgentFailed(JitunwindError):
 class BrokenInvariant(JitunwindError):
     """Code that does not keep to what was stated about its stack."""
 
-    hint = "correct the code, or publish it without frame_pointer()"
+    hint = "have the code keep to it, or describe it by an UnwindTable"
 
 
 class GdbMissing(JitunwindError):

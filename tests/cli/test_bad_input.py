@@ -166,7 +166,7 @@ def test_not_a_python() -> None:
         assert "names of C functions" not in done.stdout
         assert "all stacks are whole" in done.stdout
         assert status(cat.pid)["TracerPid"] == "0"
-        assert status(cat.pid)["State"][0] == "S"
+        wait_until(lambda: status(cat.pid)["State"][0] == "S", "cat to read again")
 
 
 def waits(python: str, jit: str | None) -> Program:

@@ -182,3 +182,14 @@ def test_debug_offsets_that_are_nonsense(core: Core, seed: int, tmp_path: Path) 
         done = jitunwind(*arguments, timeout=PATIENT)
         assert done.returncode in (1, 2), done.stdout + done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_free_threaded_build_is_said_to_be_one(core: Core, tmp_path: Path) -> None:
+    path = core.changed(tmp_path, {16: b"\x01"})
+    why = "is free-threaded: its JIT, if it has one, is not known here"
+    said, done = stacks(path)
+    assert (done.returncode, said["complete"]) == (2, False)
+    assert why in done.stderr
+    refused(jitunwind("explain", path, timeout=PATIENT), why)
+    refused(jitunwind("audit", "--static", path, timeout=PATIENT), why)
+    assert why in jitunwind("doctor", path, timeout=PATIENT).stdout

@@ -3,8 +3,10 @@ program that embeds it, shared or static, and one without any symbol of Python's
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -25,6 +27,8 @@ BUILDS = {
 }
 STEPS = 100_000 if THOROUGH else 3000
 STOPS = 100 if THOROUGH else 3
+ONE_REGION_SECONDS = 5.0
+"""On a machine that is busy; a tenth of that is usual."""
 HOT = ROOT / "tools/hot.py"
 NAMES = ("work", "weigh")
 
@@ -63,6 +67,29 @@ def core(hot: Program, tmp_path_factory: pytest.TempPathFactory) -> Path:
     prefix = tmp_path_factory.mktemp("core") / "core"
     subprocess.run(["gcore", "-o", prefix, str(hot.pid)], capture_output=True, check=True)
     return prefix.with_name(f"core.{hot.pid}")
+
+
+@pytest.mark.parametrize("how", ["deleted", "upgraded"])
+def test_a_libpython_that_is_not_there_any_more(version: str, how: str, tmp_path: Path) -> None:
+    """As after an upgrade, of a process that goes on with the old one."""
+    program = build(version, "shared")
+    (libpython,) = Path(program).parents[1].glob(f"lib/*/libpython{version}.so.1.0")
+    copy = Path(shutil.copy(libpython, tmp_path))
+    environment = {"PYTHONPATH": str(PROGRAMS), "LD_PRELOAD": str(copy)}
+    with Program([program, HOT], environment=environment) as hot:
+        assert hot.process.stdout is not None
+        assert hot.process.stdout.readline() == b"ready\n"
+        copy.unlink()
+        if how == "upgraded":
+            other = next(each for each in VERSIONS if each != version)
+            (newer,) = Path(build(other, "shared")).parents[1].glob(f"lib/*/libpython{other}.so.1.0")
+            shutil.copy(newer, copy)
+        done = jitunwind("bt", "--json", "--python", hot.pid)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    said = json.loads(done.stdout)
+    assert (said["complete"], said["python"].rpartition(".")[0], said["jit"]) == (True, version, True)
+    functions = [frame["function"] for frame in said["threads"][0]["frames"]]
+    assert "work" in functions, functions
 
 
 def audit(*arguments: object) -> dict[str, dict[str, Any]]:
@@ -146,3 +173,26 @@ def test_programs_of_debug_builds(version: str, program: str) -> None:
     )
     table = json.loads(done.stdout)["tables"]["recovered"]
     assert (table["exact"], table["wrong"], table["unknown"]) == (STEPS // 6, 0, 0), table
+
+
+PUBLISHES_AND_ENDS = """
+import runpy, sys, time
+sys.argv = ["finite", "24", "40", "1"]
+runpy.run_path(sys.orig_argv[-1])
+import jitunwind
+began = time.monotonic()
+left = jitunwind.flush(0.05)
+print(left, time.monotonic() - began, time.time())
+"""
+
+
+def test_a_debug_build_waits_for_one_region_and_no_more(version: str) -> None:
+    """GIVEN more code than is published in that time, THEN flush() and the end of the process wait for one region."""
+    python = build(version, "pydebug")
+    done = jitunwind("run", "--python", python, "-c", PUBLISHES_AND_ENDS, ROOT / "bench/finite.py")
+    ended = time.time()
+    assert done.returncode == 0, done.stderr
+    left, flushed, at = done.stdout.split()
+    print(f"{version}: {left} regions left after {flushed} s, ended {ended - float(at):.2f} s later")
+    assert float(flushed) < ONE_REGION_SECONDS
+    assert ended - float(at) < ONE_REGION_SECONDS

@@ -12,7 +12,7 @@ import pytest
 
 from jitunwind.jits.jitdump import code_in
 from tests.support.agent import packages
-from tests.support.live import PACKAGES, PATIENCE, PROGRAMS, Interpreter
+from tests.support.live import PACKAGES, PATIENCE, PROGRAMS, Interpreter, interpreter
 
 kinds = pytest.mark.parametrize("kind", ["jitdump", "map"])
 _made: list[str] = []
@@ -62,6 +62,17 @@ def test_a_child_has_the_code_of_its_parent_and_its_own(python: Interpreter, kin
     assert len(parents) == told["regions"]
     assert parents < childs
     assert told["child"]["problems"] == {}
+
+
+@pytest.mark.live
+@pytest.mark.one_version("3.14 never frees code")
+def test_code_that_goes_before_its_turn_is_told() -> None:
+    """It may have run: samples of it would have no name."""
+    told = course(interpreter("3.15"), "jitdump", "gone")
+    loads = code_in(Path(told["path"]).read_bytes())
+    assert told["problems"] == {}
+    assert len(loads) > told["regions"], "code was freed, and is told of"
+    assert all(each.name.startswith("py::") for each in loads)
 
 
 def test_publishing_goes_on_without_a_file_that_is_refused(python: Interpreter) -> None:

@@ -89,6 +89,10 @@ CLAIMS = {
         "none has this machine code",
         "tests/jits/cpython/test_uops.py",
     ),
+    ("profile/perf.py", "perf saw no JIT code in it"): (
+        "no frame is of JIT code",
+        "tests/profile/test_perf.py",
+    ),
     ("startup/pythons.py", "the newest with a JIT on PATH"): ("each was asked", "tests/cli/test_usage.py"),
     ("tables/sources.py", "the process has published nothing"): (
         "the list of GDB's interface has no table for it",
@@ -129,7 +133,6 @@ CLAIMS = {
         "each thread's state was read",
         "tests/cli/test_explain.py",
     ),
-    ("cli/bt.py", "no CPython is known here"): ("no CPython is known", "tests/cli/test_rounds.py"),
     ("cli/record.py", "no CPython that is known was found there"): (
         "no CPython is known",
         "tests/profile/test_record.py",
@@ -209,6 +212,14 @@ CLAIMS = {
     ("startup/pythons.py", "no Python with a JIT was found"): (ASKED, "tests/cli/test_usage.py"),
     ("startup/pythons.py", " is no Python"): (ASKED, "tests/cli/test_run.py"),
     ("startup/pythons.py", "no Python that runs"): (ASKED, "tests/cli/test_usage.py"),
+    ("gdbplugin/stack.py", "this part of the stack may not be stored"): (
+        "the return address was read",
+        "tests/cli/test_gdb.py",
+    ),
+    ("stacks/library.py", "the core does not hold this stack"): (
+        "what the core has at the stack pointer was read",
+        "tests/stacks/test_situations.py",
+    ),
     ("stacks/walk.py", "this part of the stack may not be stored"): (
         "the return address was read",
         "tests/stacks/test_stacks.py",
@@ -235,6 +246,7 @@ NO_CLAIMS = {
     ("check/", ""): "about a file's own tables and functions",
     ("cli/audit.py", "Have the kernel stop at each instruction."): "help of an option",
     ("cli/check.py", ""): "about a file's own functions",
+    ("errors.py", "correct the code, or publish it without"): "what to do",
     ("explain/words.py", "A thread's state names its innermost JIT code alone"): "what the reader is shown",
     ("jits/dump.py", " no dump of JIT code"): "about the file that was named",
     ("profile/collapsed.py", ""): "about the file that was named",

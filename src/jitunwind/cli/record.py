@@ -24,8 +24,11 @@ from jitunwind.profile.recording import Recording
 from jitunwind.profile.sampler import Sampler, Wanted
 from jitunwind.profile.shares import Shares
 from jitunwind.profile.table import lines, summary
+from jitunwind.startup.launch import environment
 from jitunwind.wording import counted
 
+_OURSELVES = "jitunwind"
+"""As `Origin.by` has it."""
 _REDRAW_SECONDS = 0.2
 _LIVE_SECONDS = 1.0
 _MOST_FUNCTIONS = 20
@@ -84,6 +87,12 @@ class _Rate(click.FloatRange):
 @click.option("--lines", "with_lines", is_flag=True, help="Tell lines of one function apart, in every form.")
 @click.option("-i", "--idle", is_flag=True, help="Threads that wait, too.")
 @click.option("-g", "--gil", is_flag=True, help="Only threads that hold the GIL.")
+@click.option(
+    "--perf",
+    "by_perf",
+    is_flag=True,
+    help="Have perf record COMMAND and its children, with the kernel's frames.",
+)
 @click.option("--live", is_flag=True, help="Show a table that is redrawn every second, as top does.")
 @click.option(
     "--diff",
@@ -106,6 +115,7 @@ def record(
     with_lines: bool,
     idle: bool,
     gil: bool,
+    by_perf: bool,
     live: bool,
     diff: tuple[str, str] | None,
     color: str,
@@ -123,6 +133,7 @@ def record(
     jitunwind record -d 10 -o profile.speedscope.json PID
     jitunwind record -o profile.html -- python3.14 script.py
     jitunwind record --live PID
+    jitunwind record --perf -o profile.html -- python3.14 script.py
     jitunwind record --diff before.collapsed after.collapsed -o page.html
 
     Exit status: 0 recorded, however the recording ended; 2 the input cannot be used, or the output not be written.
@@ -137,6 +148,8 @@ def record(
         raise click.UsageError("name a PID, or a command behind --")
     if idle and gil:
         raise click.UsageError("--idle and --gil contradict each other: who holds the GIL runs")
+    if by_perf:
+        _check_for_perf(target, duration, idle or gil or live)
     if live and not sys.stdout.isatty():
         raise click.UsageError("--live needs a terminal; without it, the table is printed at the end")
     if c_lines:
@@ -146,7 +159,12 @@ def record(
     wanted = Wanted(rate, duration, idle, gil, debug_dirs, c_lines)
     paint: Callable[..., str] = click.style if is_coloured(color, sys.stdout) else _plain
     with _Interruptions() as interruptions:
-        recording = _recorded(target, wanted, interruptions, paint if live else None)
+        if by_perf:
+            from jitunwind.profile.perf import record as record_by_perf
+
+            recording = record_by_perf(target, environment(os.environ, "jitdump"), rate)
+        else:
+            recording = _recorded(target, wanted, interruptions, paint if live else None)
     for note in _notes(recording):
         print_note(note)
     if output is not None and form is not None:
@@ -154,6 +172,13 @@ def record(
         print_note(f"{output}: {summary(recording.origin, recording.counts, len(recording))}")
     else:
         _print_table(_shares(recording), recording, paint)
+
+
+def _check_for_perf(target: Sequence[str], duration: float | None, has_others: bool) -> None:
+    if len(target) == 1 and is_number(target[0]):
+        raise click.UsageError("--perf records a command: jitunwind record --perf [OPTIONS] -- COMMAND")
+    if duration is not None or has_others:
+        raise click.UsageError("--perf records all of a command: leave -d, -i, -g and --live away")
 
 
 def _form(output: Output | None, name: str | None) -> Form | None:
@@ -322,7 +347,9 @@ def _notes(recording: Recording) -> list[str]:
     """What is good to know of the recording, and no reason to fail."""
     origin, counts = recording.origin, recording.counts
     notes = list(origin.notes)
-    if origin.python is None:
+    if origin.by != _OURSELVES:
+        pass
+    elif origin.python is None:
         notes.append("no CPython that is known was found there: the frames are native ones only")
     elif origin.jit is False:
         notes.append("the JIT of this Python is off (PYTHON_JIT=1 turns it on), or it was built without one")

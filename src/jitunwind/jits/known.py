@@ -28,6 +28,14 @@ _JITDUMP = re.compile(r"/jit-\d+\.dump$")
 _Told = TypeVar("_Told")
 
 
+def function_of(name: str) -> tuple[str, str] | None:
+    """The function and the file in the name of code of CPython's JIT, as it is published; None for another name."""
+    if not name.startswith(NAME_PREFIX):
+        return None
+    function, _, file = name.removeprefix(NAME_PREFIX).partition(":")
+    return function, file
+
+
 class Jits:
     """All JITs of the process in `memory`, themselves a `Jit`. `decoder_at` gives a decoder of the code at an address;
     none: the architecture's own.

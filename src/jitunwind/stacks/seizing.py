@@ -312,6 +312,7 @@ class Reader:
 
     def read(self, address: int, size: int) -> bytes:
         """Up to `size` bytes at `address`."""
-        with contextlib.suppress(OSError, OverflowError):
+        try:
             return os.pread(self._file, size, address)
-        return b""
+        except (OSError, OverflowError):
+            return b""

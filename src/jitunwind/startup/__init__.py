@@ -36,17 +36,24 @@ def at_start() -> None:
 def switch_on() -> None:
     """`jitunwind.enable()`, with what the environment says of perf. A failure is one line on stderr, and the program
     goes on."""
-    what = "is not published"
     try:
         import jitunwind
 
         jitunwind.enable()
-        what = "is not written for perf"
-        jitunwind.enable(os.environ.get(PERF_VARIABLE) or None)
     except Exception as error:
-        if sys.stderr is not None:
-            with contextlib.suppress(OSError, ValueError):  # it may be closed
-                print(f"jitunwind: JIT code {what}: {one_line(error)}", file=sys.stderr)
+        _say(f"JIT code is not published: {one_line(error)}")
+        return
+    try:
+        if perf := os.environ.get(PERF_VARIABLE):
+            jitunwind.enable(perf)
+    except Exception as error:
+        _say(f"JIT code is not written for perf: {one_line(error)}")
+
+
+def _say(what: str) -> None:
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):  # it may be closed
+            print(f"jitunwind: {what}", file=sys.stderr)
 
 
 def one_line(error: BaseException) -> str:

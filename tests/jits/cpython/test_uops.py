@@ -144,6 +144,43 @@ def is_disagreed(row: Row | Unknown) -> bool:
     return isinstance(row, Unknown) and row != NOT_REACHED
 
 
+class Counting(LiveProcess):
+    """A process, with its traces as a build with --enable-pystats has them: 8 bytes more behind each entry. `traces`
+    has these by where the executors have the pointers to theirs, which are made to lead elsewhere."""
+
+    traces: dict[int, bytes]
+
+    def checked_read(self, address: int, size: int) -> bytes:
+        if address >= _ELSEWHERE:
+            return self.traces[address - _ELSEWHERE][:size]
+        data = bytearray(super().checked_read(address, size))
+        for pointer in self.traces:
+            at = pointer - address
+            if 0 <= at <= size - 8:
+                data[at : at + 8] = (_ELSEWHERE + pointer).to_bytes(8, "little")
+        return bytes(data)
+
+
+_ELSEWHERE = 1 << 56
+
+
+def test_traces_of_builds_that_count_are_read(process: LiveProcess) -> None:
+    micro_ops, regions = all_of(process)
+    regions.sort(key=micro_ops.count, reverse=True)  # a trace of one entry does not tell the size
+    layout = read_layout(process)
+    size, plain = layout.record.micro_op.instruction.size, [micro_ops.trace(region) for region in regions]
+    with Counting(process.pid) as memory:
+        memory.traces = {}
+        for region, trace in zip(regions, plain, strict=True):
+            pointer = region.owner + layout.executor.trace
+            data = process.checked_read(process.word(pointer), size * len(trace))
+            entries = [data[at : at + size] for at in range(0, len(data), size)]
+            memory.traces[pointer] = b"".join(entry + (1 << 40).to_bytes(8, "little") for entry in entries)
+        assert all(memory.word(pointer) > _ELSEWHERE for pointer in memory.traces)
+        counting = MicroOps(Regions(memory, layout))
+        assert [counting.trace(region) for region in regions] == plain
+
+
 def test_the_arrays_are_those_that_the_debug_symbols_name(python: Interpreter) -> None:
     debug = ElfFile(Path(python.python)).debug_file()
     assert debug is not None

@@ -1,5 +1,6 @@
 """What becomes of perf's files where a Python publishes: `perf_follow.py jitdump|map COURSE` tells."""
 
+import gc
 import json
 import os
 import resource
@@ -10,10 +11,13 @@ from typing import Any
 from made import make
 
 import jitunwind
+from jitunwind.agent.library import loaded_agent
 from jitunwind.errors import AgentFailed
 
 KIND = sys.argv[1]
 PATIENCE = 60.0
+ROUNDS = 30
+"""After so many the interpreter of 3.15 has looked for cold executors, and freed some."""
 
 
 def path(pid: int) -> str:
@@ -55,6 +59,19 @@ def forks() -> dict[str, Any]:
     return {**before, "child": json.loads(os.read(reading, 1 << 16))}
 
 
+def gone() -> dict[str, Any]:
+    """Code that has gone before it had its turn: while the publisher stands still."""
+    jitunwind.enable(perf=KIND)
+    before = told()["regions"]
+    loaded_agent().pause()
+    for _ in range(ROUNDS):
+        for _ in range(20):
+            make()
+        gc.collect()
+    loaded_agent().resume(True)
+    return {**told(), "before": before}
+
+
 def refused() -> dict[str, Any]:
     Path(path(os.getpid())).symlink_to("/nowhere")
     try:
@@ -81,4 +98,8 @@ def full() -> dict[str, Any]:
 kept: list[Any] = []
 
 if __name__ == "__main__":
-    print(json.dumps({"late": late, "forks": forks, "refused": refused, "full": full}[sys.argv[2]]()))
+    print(
+        json.dumps(
+            {"late": late, "forks": forks, "gone": gone, "refused": refused, "full": full}[sys.argv[2]]()
+        )
+    )

@@ -33,6 +33,8 @@ class Executor(NamedTuple):
     jit_size: int
     code: int
     exit_count: int
+    link: int = 0
+    """The next one in the list."""
 
 
 class Executors:
@@ -77,7 +79,8 @@ def read_executor(memory: Memory, objects: Objects, layout: ExecutorLayout, addr
         return None
     (code,) = _word(data, layout.code)
     (exit_count,) = struct.unpack_from("<I", data, layout.exit_count)
-    return Executor(address, jit_code, jit_size, code, min(exit_count, MOST_EXITS))
+    (link,) = _word(data, layout.link_next)
+    return Executor(address, jit_code, jit_size, code, min(exit_count, MOST_EXITS), link)
 
 
 def find_executors(memory: Memory, objects: Objects, layout: Layout) -> Executors:
@@ -152,17 +155,27 @@ def _walk(memory: Memory, objects: Objects, of: ExecutorLayout, head: int, found
             found.warnings.append("the list of executors goes in a circle")
             return
         seen.add(address)
-        if not _add(memory, objects, of, address, found):
+        executor = read_executor(memory, objects, of, address)
+        if executor is not None:
+            found.by_start[executor.jit_code] = executor
+            address = executor.link
+        elif _is_executor(objects, address, found):
+            address = memory.word(address + of.link_next)
+        else:
             return
-        address = memory.word(address + of.link_next)
 
 
-def _add(memory: Memory, objects: Objects, of: ExecutorLayout, address: int, found: Executors) -> bool:
-    """Whether the object at `address` is an executor, with machine code (then it is added) or without."""
+def _add(memory: Memory, objects: Objects, of: ExecutorLayout, address: int, found: Executors) -> None:
+    """Add the executor at `address`, if it has machine code."""
     executor = read_executor(memory, objects, of, address)
     if executor is not None:
         found.by_start[executor.jit_code] = executor
-        return True
+    else:
+        _is_executor(objects, address, found)
+
+
+def _is_executor(objects: Objects, address: int, found: Executors) -> bool:
+    """Whether the object at `address`, which has no machine code, is an executor; else there is a warning."""
     try:
         if objects.type_name(address) == EXECUTOR_TYPE:
             return True  # not compiled, or its machine code is gone

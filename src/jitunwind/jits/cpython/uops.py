@@ -28,6 +28,8 @@ _FIRST_WITH_PLACE = 8
 """Entries of which the first with a bytecode instruction is one: before it are checks of the executor itself."""
 _MOST_SEARCHED = 1 << 27
 _MOST_SAMPLES = 64
+_ENOUGH_ENTRIES = 4
+"""Of a trace, by which the size of an entry can be told."""
 _MOST_TRIED = 8
 _ENOUGH_STORES = 2
 """Stores of the instruction pointer that must lie where an array of stencils says, for it to be believed."""
@@ -79,6 +81,8 @@ class MicroOps:
         self._memory: Memory = regions.memory
         self._layout: Layout = regions.layout
         self._names: dict[int, str] = {}
+        self._known_size = 0
+        """Bytes of a trace's entry, once they are known."""
 
     def trace(self, region: Code) -> list[MicroOp]:
         """The trace that `region` was compiled from. UnreadableMemory; CorruptState where it makes no sense, or
@@ -112,7 +116,9 @@ class MicroOps:
         head = self._memory.checked_read(region.owner, layout.exits)
         trace = int.from_bytes(head[layout.trace : layout.trace + WORD], "little")
         count = min(self._checked(region, head[layout.code_size : layout.code_size + 4]), most)
-        data = self._memory.checked_read(trace, count * of.instruction.size)
+        size = self._entry_size(trace, count)
+        data = self._memory.checked_read(trace, count * size)
+        entries = (of.instruction.unpack_from(data, at) for at in range(0, len(data), size))
         return [
             MicroOp(
                 head & of.opcode_mask,
@@ -121,8 +127,25 @@ class MicroOps:
                 None if head & of.jumps else target,
                 operand,
             )
-            for head, oparg, target, operand, _ in of.instruction.iter_unpack(data)
+            for head, oparg, target, operand, _ in entries
         ]
+
+    def _entry_size(self, trace: int, count: int) -> int:
+        """Bytes of a trace's entry. Builds with --enable-pystats have a counter behind each (CPython pycore_uop.h): of
+        both sizes the one is right at which the entries are micro-ops that have names."""
+        usual, mask = self._layout.record.micro_op.instruction.size, self._layout.record.micro_op.opcode_mask
+        if self._known_size or count < _ENOUGH_ENTRIES:
+            return self._known_size or usual
+        for size in (usual, usual + WORD):
+            try:
+                data = self._memory.checked_read(trace, count * size)
+            except UnreadableMemory:
+                continue
+            opcodes = {int.from_bytes(data[at : at + 2], "little") & mask for at in range(0, len(data), size)}
+            if all(_NAME.fullmatch(self.name(opcode)) for opcode in opcodes):
+                self._known_size = size
+                return size
+        return usual
 
     def name(self, opcode: int) -> str:
         """`_LOAD_FAST`; `uop 345` where the interpreter's names are not to be found."""
