@@ -14,12 +14,14 @@ from typing import NamedTuple
 
 class Kind(StrEnum):
     """What a frame is of. `PYTHON`: a Python function that the interpreter runs; `JIT`: one that runs in JIT code (of
-    CPython's, or of another JIT's functions); `NATIVE`: C and the like; `KERNEL`: the kernel."""
+    CPython's, or of another JIT's functions); `NATIVE`: C and the like; `KERNEL`: the kernel; `WAITING`: no function,
+    but the mark at the inner end of a stack of a thread that did not run, and the name says why."""
 
     PYTHON = "python"
     JIT = "jit"
     NATIVE = "native"
     KERNEL = "kernel"
+    WAITING = "waiting"
 
 
 class Frame(NamedTuple):

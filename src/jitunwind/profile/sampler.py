@@ -16,6 +16,7 @@ from typing import NamedTuple
 from jitunwind.errors import AlreadyTraced, NoSuchProcess, NotPermitted
 from jitunwind.memory.live import check_threads, command_line
 from jitunwind.memory.stopping import check_not_frozen
+from jitunwind.profile.labels import STOPPED, WAITING
 from jitunwind.profile.recording import Frame, Kind, Origin, Recording
 from jitunwind.stacks.onethread import Refused, ThreadStopper
 from jitunwind.stacks.sampled import Place, PlaceKind, SampledProcess, Taken
@@ -25,12 +26,13 @@ UNNAMED = "[jit code]"
 """What JIT code is called of which nobody knows the function."""
 _ENDED = (b"Z", b"X", b"x")
 _RUNNING = b"R"
+_STOPPED = (b"T", b"t")
 _RENEW_SECONDS = 1.0
 _STARTING_SECONDS = 5.0
 """For so long a program may be on its way to become a Python."""
 _MOST_REFUSALS = 100
 _MOST_WARMED = 8
-_KINDS = {PlaceKind.PYTHON: Kind.PYTHON, PlaceKind.JIT: Kind.JIT}
+_KINDS = {PlaceKind.PYTHON: Kind.PYTHON, PlaceKind.JIT: Kind.JIT, PlaceKind.MARK: Kind.WAITING}
 
 
 class Wanted(NamedTuple):
@@ -58,6 +60,7 @@ class Sampler:
         self._process = SampledProcess(pid, self._stopper, wanted.debug_dirs, wanted.c_lines)
         self._threads: dict[int, int] = {}
         self._present: set[int] = set()
+        self._states: dict[int, bytes] = {}
         self._frames: list[tuple[Frame, ...]] = []
         origin = Origin(pid, command_line(pid), self._period, "jitunwind", began=time.time())
         self._raw = Recording(origin)
@@ -151,7 +154,14 @@ class Sampler:
             counts.cut += 1
             counts.reasons[taken.reason] += 1
         counts.unnamed += taken.is_unnamed
-        self._raw.add(at, self._threads[tid], self._raw.stack(taken.places))
+        self._raw.add(at, self._threads[tid], self._raw.stack((*taken.places, *self._mark(tid))))
+
+    def _mark(self, tid: int) -> tuple[int, ...]:
+        """The mark of a thread that did not run before it was stopped for the sample."""
+        state = self._states.get(tid, _RUNNING)
+        if state == _RUNNING:
+            return ()
+        return (self._process.mark(STOPPED if state in _STOPPED else WAITING),)
 
     def _to_sample(self) -> list[int]:
         """The threads to look at now."""
@@ -162,7 +172,7 @@ class Sampler:
         for tid in self._present - present:
             self._threads.pop(tid, None)  # another one may get its number
         self._present = present
-        states = {tid: _state(self.pid, tid) for tid in present}
+        states = self._states = {tid: _state(self.pid, tid) for tid in present}
         alive = [tid for tid in sorted(present) if states[tid] not in (b"", *_ENDED)]
         self._ended = not alive
         return alive if self._wanted.idle else [tid for tid in alive if states[tid] == _RUNNING]
@@ -180,6 +190,10 @@ class Sampler:
         with suppress(NoSuchProcess, NotPermitted, AlreadyTraced):
             origin.python = process.python
             origin.jit = process.jit_was_on
+        if self._states and all(state in _STOPPED for state in self._states.values()):
+            origin.notes.append(
+                f"all threads of process {self.pid} are stopped, by a signal or a debugger; kill -CONT lets them go on"
+            )
         origin.command = origin.command or command_line(self.pid)
 
     # What was recorded
