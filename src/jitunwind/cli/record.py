@@ -23,7 +23,8 @@ from jitunwind.profile.forms import FORMS, Form, form_of
 from jitunwind.profile.recording import Recording
 from jitunwind.profile.sampler import Sampler, Wanted
 from jitunwind.profile.shares import Shares
-from jitunwind.profile.table import lines, summary
+from jitunwind.profile.table import lines, live_lines, summary
+from jitunwind.profile.trust import doubts
 from jitunwind.startup.launch import environment
 from jitunwind.wording import counted
 
@@ -164,14 +165,17 @@ def record(
 
             recording = record_by_perf(target, environment(os.environ, "jitdump"), rate)
         else:
-            recording = _recorded(target, wanted, interruptions, paint if live else None)
+            shown = _Live(paint, with_lines) if live else None
+            recording = _recorded(target, wanted, interruptions, shown)
     for note in _notes(recording):
         print_note(note)
     if output is not None and form is not None:
         output.write(form.write(recording, with_lines))
         print_note(f"{output}: {summary(recording.origin, recording.counts, len(recording))}")
     else:
-        _print_table(_shares(recording), recording, paint)
+        shares = Shares(with_lines)
+        shares.add(recording)
+        _print_table(shares, recording, paint)
 
 
 def _check_for_perf(target: Sequence[str], duration: float | None, has_others: bool) -> None:
@@ -221,7 +225,7 @@ class _Interruptions:
 
 
 def _recorded(
-    target: Sequence[str], wanted: Wanted, interruptions: _Interruptions, live: Callable[..., str] | None
+    target: Sequence[str], wanted: Wanted, interruptions: _Interruptions, live: "_Live | None"
 ) -> Recording:
     if len(target) == 1 and is_number(target[0]):
         sampler = Sampler(int(target[0]), wanted)
@@ -276,9 +280,9 @@ def _ending(command: "subprocess.Popen[bytes]") -> str:
         return f"been ended by signal {-status}"
 
 
-def _run(sampler: Sampler, interruptions: _Interruptions, live: Callable[..., str] | None) -> None:
+def _run(sampler: Sampler, interruptions: _Interruptions, live: "_Live | None") -> None:
     before = interruptions.count
-    with _Live(live) if live is not None else _progress() as show:
+    with live if live is not None else _progress() as show:
 
         def is_over() -> bool:
             show(sampler)
@@ -311,10 +315,11 @@ def _progress() -> Iterator[Callable[[Sampler], None]]:
 
 
 class _Live:
-    """The table, redrawn on the terminal's second screen."""
+    """A table of what ran since it was drawn the last time, on the terminal's second screen."""
 
-    def __init__(self, paint: Callable[..., str]) -> None:
-        self._paint, self._shares, self._due = paint, Shares(), 0.0
+    def __init__(self, paint: Callable[..., str], with_lines: bool) -> None:
+        self._paint, self._with_lines, self._due = paint, with_lines, 0.0
+        self._whole = Shares(with_lines)
         self._added = 0
 
     def __enter__(self) -> Callable[[Sampler], None]:
@@ -331,10 +336,12 @@ class _Live:
         self._due = now + _LIVE_SECONDS
         new = sampler.since(self._added)
         self._added += len(new)
-        self._shares.add(new)
-        size = shutil.get_terminal_size()
-        shown = lines(
-            self._shares, sampler.origin, sampler.counts, self._paint, size.columns, max(size.lines - 10, 1)
+        now_shares = Shares(self._with_lines)
+        for shares in (now_shares, self._whole):
+            shares.add(new)
+        width, height = shutil.get_terminal_size()
+        shown = live_lines(
+            now_shares, self._whole, sampler.origin, sampler.counts, self._paint, width, height
         )
         click.echo(_CLEAR + "\n".join(shown), nl=False, color=True)
         sys.stdout.flush()
@@ -355,15 +362,10 @@ def _notes(recording: Recording) -> list[str]:
         notes.append("the JIT of this Python is off (PYTHON_JIT=1 turns it on), or it was built without one")
     if not len(recording):
         notes.append("there is no sample: no thread ran when it was looked at; --idle has those that wait")
+    notes += doubts(origin, counts, len(recording))
     for reason, count in counts.reasons.most_common(_MOST_REASONS):
         notes.append(f"{counted(count, 'stack')} not whole: {reason}")
     return notes
-
-
-def _shares(recording: Recording) -> Shares:
-    shares = Shares()
-    shares.add(recording)
-    return shares
 
 
 def _print_table(shares: Shares, recording: Recording, paint: Callable[..., str]) -> None:

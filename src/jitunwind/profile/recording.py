@@ -154,6 +154,14 @@ class Recording:
             found[stack] += weight
         return found
 
+    def weights_of_threads(self) -> Counter[tuple[int, int]]:
+        """The weight of each pair of a stack and a thread."""
+        found: Counter[tuple[int, int]] = Counter()
+        samples = zip(self._sample_stacks, self._sample_threads, self._weights, strict=True)
+        for stack, thread, weight in samples:
+            found[stack, thread] += weight
+        return found
+
     def translated(self, frames: Sequence[tuple[Frame, ...]]) -> "Recording":
         """The same samples, with the frames `frames[index]`, outermost first, in place of each index in its stacks."""
         new = self._emptied()
