@@ -69,7 +69,7 @@ def difference(before: Recording, after: Recording) -> str:
     for each, recording in zip(shares, recordings, strict=True):
         each.add(recording)
     said = [
-        (name, f"{recording.origin.command}: {counted(recording.weight, 'sample')}, {', '.join(kinds(each))}")
+        (name, f"{recording.origin.command}: {counted(recording.weight, 'sample')}, {' · '.join(kinds(each))}")
         for name, recording, each in zip(("before", "after"), recordings, shares, strict=True)
     ]
     title = f"{before.origin.command} and {after.origin.command}"

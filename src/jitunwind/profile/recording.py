@@ -134,6 +134,11 @@ class Recording:
         self.threads.append(Thread(tid, name))
         return len(self.threads) - 1
 
+    def rename(self, thread: int, name: str) -> None:
+        """Give a thread that has been named before another name, unless that is empty."""
+        if name:
+            self.threads[thread] = self.threads[thread]._replace(name=name)
+
     def add(self, time: float, thread: int, stack: int, weight: int = 1) -> None:
         """Add a sample; samples come in the order of their time."""
         self._times.append(time)

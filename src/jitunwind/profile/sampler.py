@@ -116,6 +116,7 @@ class Sampler:
             is_starting = after - began < _STARTING_SECONDS and not self._process.is_python
             if after - renewed > _RENEW_SECONDS or is_starting:
                 self._process.renew()
+                self._rename_threads()
                 origin.command = command_line(self.pid) or origin.command  # it may run another program now
                 renewed = after
             following = int((time.perf_counter() - began) / period)
@@ -155,6 +156,11 @@ class Sampler:
             counts.reasons[taken.reason] += 1
         counts.unnamed += taken.is_unnamed
         self._raw.add(at, self._threads[tid], self._raw.stack((*taken.places, *self._mark(tid))))
+
+    def _rename_threads(self) -> None:
+        """A thread may get its name only after it has begun."""
+        for tid, thread in self._threads.items():
+            self._raw.rename(thread, comm(self.pid, tid))
 
     def _mark(self, tid: int) -> tuple[int, ...]:
         """The mark of a thread that did not run before it was stopped for the sample."""

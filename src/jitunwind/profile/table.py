@@ -101,7 +101,7 @@ def kinds(shares: Shares) -> list[str]:
     said += [f"kernel {share(found[Kind.KERNEL], whole)}"] if found[Kind.KERNEL] else []
     said += [f"waiting {share(found[Kind.WAITING], whole)}"] if found[Kind.WAITING] else []
     return said + (
-        [f"(of C, {share(shares.from_jit, native)} called by JIT code)"] if native and shares.has_python else []
+        [f"(of C, {share(shares.from_jit, native)} called by JIT code)"] if shares.from_jit else []
     )
 
 

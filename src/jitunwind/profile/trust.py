@@ -22,12 +22,12 @@ def doubts(origin: Origin, counts: Counts, samples: int) -> Iterator[str]:
         reached = (counts.moments - counts.missed) / max(origin.seconds, 1e-9)
         yield (
             f"{reached:.0f} of {1 / origin.period:.0f} samples a second were taken, as the recorder was busy or had no "
-            f"processor (missed); the shares hold, from fewer samples, if it was as slow in all parts of the program; "
-            f"-r {_rate_for(reached):.0f} asks for less"
+            f"processor (-r {_rate_for(reached):.0f} asks for less); the shares hold, if that was alike in all parts of "
+            "the program"
         )
     if 2 * counts.late > counts.moments - counts.missed > 0:
         yield (
-            "most samples came late, as the recorder had no processor in time; the shares hold, if it was as late in all "
+            "most samples came late, as the recorder had no processor in time; the shares hold, if that was alike in all "
             "parts of the program"
         )
     if samples and counts.lost > _FEW_LOST * (samples + counts.lost):
