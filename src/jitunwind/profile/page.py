@@ -29,9 +29,7 @@ _MOST_THREADS = 100
 _MOST_REASONS = 5
 _COLUMNS = ("total", "own", "= in JIT code", "+ interpreter", "+ C")
 _COMPARED_COLUMNS = ("own before", "own after", "in JIT code before", "after")
-_NO_SAMPLES = (
-    "This recording has no sample: no thread ran when the recorder looked. Threads that wait are recorded with --idle."
-)
+_NO_SAMPLES = "This recording has no sample. Threads that wait are recorded with --idle."
 
 
 def write(recording: Recording, with_lines: bool) -> str:
@@ -69,7 +67,10 @@ def difference(before: Recording, after: Recording) -> str:
     for each, recording in zip(shares, recordings, strict=True):
         each.add(recording)
     said = [
-        (name, f"{recording.origin.command}: {counted(recording.weight, 'sample')}, {' · '.join(kinds(each))}")
+        (
+            name,
+            f"{recording.origin.command}: {counted(recording.weight, 'sample')}, {' · '.join(kinds(each))}",
+        )
         for name, recording, each in zip(("before", "after"), recordings, shares, strict=True)
     ]
     title = f"{before.origin.command} and {after.origin.command}"

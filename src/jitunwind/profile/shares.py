@@ -18,9 +18,10 @@ def _nothing() -> dict[Kind, int]:
 
 @dataclass
 class Function:
-    """A Python function, or one of C; weights. `total`: of stacks that have it. `kinds`: of those whose innermost Python
-    function it is, by what the innermost frame is of; `from_jit`: of these, the ones that ran in JIT code, or in C that
-    JIT code had called. For a function of C, `kinds` has the stacks that end in it. `file`: of C functions the library."""
+    """A Python function, or one of C; weights. `total`: of stacks that have it. `kinds`: of those whose innermost
+    Python function it is, by what the innermost frame is of; `from_jit`: of these, the ones that ran in JIT code, or in
+    C that JIT code had called. For a function of C, `kinds` has the stacks that end in it, and `file` is its library.
+    """
 
     name: str
     file: str | None

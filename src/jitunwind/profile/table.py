@@ -77,16 +77,20 @@ def summary(origin: Origin, counts: Counts, samples: int) -> str:
     """In one line, what was recorded and what was not."""
     seconds = max(origin.seconds, 1e-9)
     reached = (counts.moments - counts.missed) / seconds
-    said = [
-        f"{counted(samples, 'sample')} in {origin.seconds:.1f} s, {reached:.0f} of {1 / origin.period:.0f} Hz"
-    ]
+    rates = f"{_rate(reached)} of {_rate(1 / origin.period)} Hz"
+    said = [f"{counted(samples, 'sample')} in {origin.seconds:.1f} s, {rates}"]
     said += [f"each stop {1000 * counts.stopped / samples:.2f} ms"] if counts.stopped and samples else []
     said += [f"{counts.missed:,} missed"] if counts.missed else []
     said += [f"{counts.late:,} late"] if counts.late else []
     said += [f"{counts.lost:,} lost"] if counts.lost else []
+    said += [f"{counts.queued:,} waiting for a processor"] if counts.queued else []
     said += [f"{counts.cut:,} not whole"] if counts.cut else []
     said += [f"{counts.unnamed:,} in JIT code without a name"] if counts.unnamed else []
     return ", ".join(said)
+
+
+def _rate(hertz: float) -> str:
+    return f"{hertz:.0f}" if hertz >= 10 else f"{hertz:.1f}".removesuffix(".0")
 
 
 def kinds(shares: Shares) -> list[str]:
@@ -127,7 +131,9 @@ def _rows(
     head = ("so far  " if whole else "") + "".join(f"{each.title} " for each in columns)
     yield paint(_cut(f"{head} {of}", width), bold=True)
     for each in listed:
-        numbers = "".join(f"{_number(column.part(each), shares.weight):>{len(column.title)}} " for column in columns)
+        numbers = "".join(
+            f"{_number(column.part(each), shares.weight):>{len(column.title)}} " for column in columns
+        )
         if whole:
             own = so_far.get((each.name, each.file, each.line), 0)
             numbers = f"{_number(own, whole.weight):>6}  " + numbers

@@ -1,4 +1,4 @@
-"""How far the shares of a recording are to be trusted, in sentences: in come its counts, out goes what to say of them."""
+"""How far the shares of a recording are to be trusted, in sentences: in come its counts, out comes what to say."""
 
 import math
 from collections.abc import Iterator
@@ -22,13 +22,13 @@ def doubts(origin: Origin, counts: Counts, samples: int) -> Iterator[str]:
         reached = (counts.moments - counts.missed) / max(origin.seconds, 1e-9)
         yield (
             f"{reached:.0f} of {1 / origin.period:.0f} samples a second were taken, as the recorder was busy or had no "
-            f"processor (-r {_rate_for(reached):.0f} asks for less); the shares hold, if that was alike in all parts of "
-            "the program"
+            f"processor (-r {_rate_for(reached):.0f} asks for less); the shares hold, if that was alike in all parts "
+            "of the program"
         )
     if 2 * counts.late > counts.moments - counts.missed > 0:
         yield (
-            "most samples came late, as the recorder had no processor in time; the shares hold, if that was alike in all "
-            "parts of the program"
+            "most samples came late, as the recorder had no processor in time; the shares hold, if that was alike in "
+            "all parts of the program"
         )
     if samples and counts.lost > _FEW_LOST * (samples + counts.lost):
         share = 100 * counts.lost / (samples + counts.lost)
