@@ -150,7 +150,9 @@ def record(
     if idle and gil:
         raise click.UsageError("--idle and --gil contradict each other: who holds the GIL runs")
     if len(target) > 1 and all(map(is_number, target)):
-        raise click.UsageError(f"one process is recorded, and {' '.join(target)} are {len(target)}: name one PID")
+        raise click.UsageError(
+            f"one process is recorded, and {' '.join(target)} are {len(target)}: name one PID"
+        )
     if by_perf:
         _check_for_perf(target, duration, idle or gil or live)
     if live and not sys.stdout.isatty():
@@ -395,7 +397,11 @@ def _notes(recording: Recording, wanted: Wanted) -> list[str]:
     elif origin.jit is False:
         notes.append("the JIT of this Python is off (PYTHON_JIT=1 turns it on), or it was built without one")
     if counts.halted:
-        when = "" if counts.halted == counts.moments - counts.missed else f"at {counted(counts.halted, 'moment')} "
+        when = (
+            ""
+            if counts.halted == counts.moments - counts.missed
+            else f"at {counted(counts.halted, 'moment')} "
+        )
         notes.append(
             f"{when}a signal or a debugger had stopped the process (kill -CONT {origin.pid} lets it go on after SIGSTOP)"
         )
@@ -408,7 +414,9 @@ def _notes(recording: Recording, wanted: Wanted) -> list[str]:
 
 def _why_none(counts: Counts, wanted: Wanted) -> str:
     if not counts.moments:
-        return "the recording ended before the first moment came; take a higher --rate, or a longer --duration"
+        return (
+            "the recording ended before the first moment came; take a higher --rate, or a longer --duration"
+        )
     if counts.queued:
         return "each thread that was ready to run waited for a processor; --idle has those, too"
     idle = "" if wanted.idle else "; --idle has those that wait"

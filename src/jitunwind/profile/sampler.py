@@ -43,8 +43,8 @@ _KINDS = {PlaceKind.PYTHON: Kind.PYTHON, PlaceKind.JIT: Kind.JIT, PlaceKind.KERN
 
 class Wanted(NamedTuple):
     """What to record. `rate`: moments in a second. `seconds`: for how long (None: until the process ends). `idle`:
-    threads that are not on a processor, too, each with a frame that says why. `gil`: of those that run, only the ones that hold the interpreter's lock. `c_lines`: lines
-    of C functions, and the functions inlined there."""
+    threads that are not on a processor, too, each with a frame that says why. `gil`: of those that run, only the ones
+    that hold the interpreter's lock. `c_lines`: lines of C functions, and the functions inlined there."""
 
     rate: float = 100.0
     seconds: float | None = None
