@@ -59,7 +59,7 @@ def test_collapsed_stacks_are_read_back(with_lines: bool) -> None:
     again = collapsed.read(text, "a file")
     assert collapsed.write(again, with_lines) == text
     assert again.weight == BOTH
-    assert {frame.kind for frame in again.frames} == set(Kind)
+    assert {frame.kind for frame in again.frames} == set(Kind) - {Kind.WAITING}
 
 
 @pytest.mark.parametrize("frame", [MAIN, MODULE, HOT, COLD])
@@ -245,11 +245,11 @@ def test_shares_say_how_functions_ran() -> None:
     made, shares = recording(), Shares()
     shares.add(made)
     assert shares.weight == BOTH
-    assert shares.kinds == {Kind.PYTHON: 8, Kind.JIT: 16, Kind.NATIVE: 6, Kind.KERNEL: 2}
+    assert shares.kinds == {Kind.PYTHON: 8, Kind.JIT: 16, Kind.NATIVE: 6, Kind.KERNEL: 2, Kind.WAITING: 0}
     assert shares.from_jit == 4
     hot, cold, module = shares.by_own()
-    assert (hot.name, hot.total, hot.own, hot.jit, hot.native) == ("hot", 20, 20, 20, 4)
-    assert (cold.name, cold.own, cold.jit, cold.native) == (HOSTILE, 10, 0, 2)
+    assert (hot.name, hot.total, hot.own, hot.from_jit, hot.in_c) == ("hot", 20, 20, 20, 4)
+    assert (cold.name, cold.own, cold.from_jit, cold.in_c) == (HOSTILE, 10, 0, 2)
     assert (module.total, module.own) == (30, 0)
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from jitunwind.profile.collapsed import read
 from jitunwind.profile.forms import form_of
+from jitunwind.profile.labels import QUEUED, STOPPED, WAITING
 from jitunwind.profile.recording import Frame, Kind, Recording
 from tests.support.forked import Forked
 from tests.support.live import Interpreter, running
@@ -170,7 +171,7 @@ def test_threads_that_wait_are_left_alone_unless_wanted(
             assert done.returncode == 0, done.stderr
             assert "hot" in names(recorded(file)), done.stderr
             assert ("blocked" in names(recorded(file))) == waits, options
-            assert ("[waits]" in names(recorded(file))) == waits, options
+            assert (WAITING in names(recorded(file))) == waits, options
             assert "not whole" not in done.stderr, done.stderr
 
 
@@ -191,7 +192,7 @@ def test_threads_that_wait_for_a_processor_are_told_from_those_that_run(
     queued = sum(
         weight
         for index, weight in found.weights().items()
-        if found.frames[found.stacks[index][-1]] == Frame(Kind.KERNEL, "[waits for a processor]")
+        if found.frames[found.stacks[index][-1]] == Frame(Kind.WAITING, QUEUED)
     )
     assert 0.2 * found.weight < queued < 0.95 * found.weight, done.stderr
     assert f", {queued:,} waiting for a processor" in done.stderr
@@ -208,8 +209,8 @@ def test_a_process_that_is_stopped_is_said_and_marked(tmp_path: Path, forked: Fo
         assert "note: a signal or a debugger had stopped the process (kill -CONT" in done.stderr
         assert record(forked, "-d", "0.1", "--idle", "-o", file, pid).returncode == 0
         found = recorded(file)
-        assert "[stopped]" in names(found)
-        assert {found.frames[stack[-1]].kind for stack in found.stacks} == {Kind.KERNEL}
+        assert STOPPED in names(found)
+        assert {found.frames[stack[-1]].kind for stack in found.stacks} == {Kind.WAITING}
 
 
 # --- code that comes and goes

@@ -23,7 +23,8 @@ from jitunwind.profile.forms import FORMS, Form, form_of
 from jitunwind.profile.recording import Counts, Recording
 from jitunwind.profile.sampler import Sampler, Wanted
 from jitunwind.profile.shares import Shares
-from jitunwind.profile.table import lines, summary
+from jitunwind.profile.table import lines, live_lines, summary
+from jitunwind.profile.trust import doubts
 from jitunwind.startup.launch import environment
 from jitunwind.wording import counted
 
@@ -169,7 +170,8 @@ def record(
 
             recording, status = record_by_perf(target, environment(os.environ, "jitdump"), rate)
         else:
-            recording, status = _recorded(target, wanted, interruptions, paint if live else None)
+            shown = _Live(paint, with_lines) if live else None
+            recording, status = _recorded(target, wanted, interruptions, shown)
     for note in _notes(recording, wanted):
         print_note(note)
     if output is not None and form is not None:
@@ -177,22 +179,24 @@ def record(
         try:
             output.write(content)
         except CannotWrite:
-            _rescue(content, form, recording, paint)
+            _rescue(content, form, recording, with_lines, paint)
             raise
         print_note(f"{output}: {summary(recording.origin, recording.counts, len(recording))}")
     else:
-        _print_table(_shares(recording), recording, paint)
+        _print_table(recording, with_lines, paint)
     context.exit(status)
 
 
-def _rescue(content: str | bytes, form: Form, recording: Recording, paint: Callable[..., str]) -> None:
+def _rescue(
+    content: str | bytes, form: Form, recording: Recording, with_lines: bool, paint: Callable[..., str]
+) -> None:
     """Where FILE has no room for the recording, it goes to the folder for temporary files; else the table is
     printed."""
     try:
         print_note(f"the recording is in {written_elsewhere(content, form.suffix)}")
     except CannotWrite as error:
         print_note(f"{error}: only the table is left of the recording")
-        _print_table(_shares(recording), recording, paint)
+        _print_table(recording, with_lines, paint)
 
 
 def _check_for_perf(target: Sequence[str], duration: float | None, has_others: bool) -> None:
@@ -246,7 +250,7 @@ class _Interruptions:
 
 
 def _recorded(
-    target: Sequence[str], wanted: Wanted, interruptions: _Interruptions, live: Callable[..., str] | None
+    target: Sequence[str], wanted: Wanted, interruptions: _Interruptions, live: "_Live | None"
 ) -> tuple[Recording, int]:
     """The recording, and the exit status of the command; of a process, 0."""
     if len(target) == 1 and is_number(target[0]):
@@ -308,11 +312,9 @@ def _ending(command: "subprocess.Popen[bytes]") -> str:
         return f"been ended by signal {-status}"
 
 
-def _run(
-    sampler: Sampler, wanted: Wanted, interruptions: _Interruptions, live: Callable[..., str] | None
-) -> None:
+def _run(sampler: Sampler, wanted: Wanted, interruptions: _Interruptions, live: "_Live | None") -> None:
     """An interruption that came before the recording began ends it, too."""
-    with _Live(live) if live is not None else _progress(_begun(sampler, wanted)) as show:
+    with live if live is not None else _progress(_begun(sampler, wanted)) as show:
 
         def is_over() -> bool:
             show(sampler)
@@ -354,10 +356,11 @@ def _progress(begun: str) -> Iterator[Callable[[Sampler], None]]:
 
 
 class _Live:
-    """The table, redrawn on the terminal's second screen."""
+    """A table of what ran since it was drawn the last time, on the terminal's second screen."""
 
-    def __init__(self, paint: Callable[..., str]) -> None:
-        self._paint, self._shares, self._due = paint, Shares(), 0.0
+    def __init__(self, paint: Callable[..., str], with_lines: bool) -> None:
+        self._paint, self._with_lines, self._due = paint, with_lines, 0.0
+        self._whole = Shares(with_lines)
         self._added = 0
 
     def __enter__(self) -> Callable[[Sampler], None]:
@@ -374,10 +377,12 @@ class _Live:
         self._due = now + _LIVE_SECONDS
         new = sampler.since(self._added)
         self._added += len(new)
-        self._shares.add(new)
-        size = shutil.get_terminal_size()
-        shown = lines(
-            self._shares, sampler.origin, sampler.counts, self._paint, size.columns, max(size.lines - 10, 1)
+        now_shares = Shares(self._with_lines)
+        for shares in (now_shares, self._whole):
+            shares.add(new)
+        width, height = shutil.get_terminal_size()
+        shown = live_lines(
+            now_shares, self._whole, sampler.origin, sampler.counts, self._paint, width, height
         )
         click.echo(_CLEAR + "\n".join(shown), nl=False, color=True)
         sys.stdout.flush()
@@ -403,10 +408,12 @@ def _notes(recording: Recording, wanted: Wanted) -> list[str]:
             else f"at {counted(counts.halted, 'moment')} "
         )
         notes.append(
-            f"{when}a signal or a debugger had stopped the process (kill -CONT {origin.pid} lets it go on after SIGSTOP)"
+            f"{when}a signal or a debugger had stopped the process "
+            f"(kill -CONT {origin.pid} lets it go on after SIGSTOP)"
         )
     if not len(recording):
         notes.append(f"there is no sample: {_why_none(counts, wanted)}")
+    notes += doubts(origin, counts, len(recording))
     for reason, count in counts.reasons.most_common(_MOST_REASONS):
         notes.append(f"{counted(count, 'stack')} not whole: {reason}")
     return notes
@@ -423,13 +430,9 @@ def _why_none(counts: Counts, wanted: Wanted) -> str:
     return f"no thread ran when it was looked at{idle}"
 
 
-def _shares(recording: Recording) -> Shares:
-    shares = Shares()
+def _print_table(recording: Recording, with_lines: bool, paint: Callable[..., str]) -> None:
+    shares = Shares(with_lines)
     shares.add(recording)
-    return shares
-
-
-def _print_table(shares: Shares, recording: Recording, paint: Callable[..., str]) -> None:
     if not shares.weight:
         click.echo(summary(recording.origin, recording.counts, 0))
         return

@@ -14,12 +14,14 @@ from typing import NamedTuple
 
 class Kind(StrEnum):
     """What a frame is of. `PYTHON`: a Python function that the interpreter runs; `JIT`: one that runs in JIT code (of
-    CPython's, or of another JIT's functions); `NATIVE`: C and the like; `KERNEL`: the kernel."""
+    CPython's, or of another JIT's functions); `NATIVE`: C and the like; `KERNEL`: the kernel; `WAITING`: no function,
+    but the mark at the inner end of a stack of a thread that did not run, and the name says why."""
 
     PYTHON = "python"
     JIT = "jit"
     NATIVE = "native"
     KERNEL = "kernel"
+    WAITING = "waiting"
 
 
 class Frame(NamedTuple):
@@ -135,6 +137,11 @@ class Recording:
         self.threads.append(Thread(tid, name))
         return len(self.threads) - 1
 
+    def rename(self, thread: int, name: str) -> None:
+        """Give a thread that has been named before another name, unless that is empty."""
+        if name:
+            self.threads[thread] = self.threads[thread]._replace(name=name)
+
     def add(self, time: float, thread: int, stack: int, weight: int = 1) -> None:
         """Add a sample; samples come in the order of their time."""
         self._times.append(time)
@@ -153,6 +160,14 @@ class Recording:
         found: Counter[int] = Counter()
         for stack, weight in zip(self._sample_stacks, self._weights, strict=True):
             found[stack] += weight
+        return found
+
+    def weights_of_threads(self) -> Counter[tuple[int, int]]:
+        """The weight of each pair of a stack and a thread."""
+        found: Counter[tuple[int, int]] = Counter()
+        samples = zip(self._sample_stacks, self._sample_threads, self._weights, strict=True)
+        for stack, thread, weight in samples:
+            found[stack, thread] += weight
         return found
 
     def translated(self, frames: Sequence[tuple[Frame, ...]]) -> "Recording":

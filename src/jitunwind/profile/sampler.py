@@ -18,6 +18,7 @@ from typing import NamedTuple
 from jitunwind.errors import AlreadyTraced, NoSuchProcess, NotPermitted
 from jitunwind.memory.live import check_threads, command_line, process_has_ended
 from jitunwind.memory.stopping import check_not_frozen
+from jitunwind.profile.labels import QUEUED, STOPPED, WAITING
 from jitunwind.profile.recording import Frame, Kind, Origin, Recording
 from jitunwind.stacks.onethread import Refused, ThreadStopper
 from jitunwind.stacks.sampled import Place, PlaceKind, SampledProcess, Taken
@@ -28,8 +29,6 @@ UNNAMED = "[jit code]"
 _ENDED = (b"Z", b"X", b"x")
 _RUNNING = b"R"
 _HALTED = (b"T", b"t")
-WAITS, HALTED, QUEUED = "[waits]", "[stopped]", "[waits for a processor]"
-"""What the kernel does for a thread that does not run: the innermost frame of its stack."""
 _RENEW_SECONDS = 1.0
 _STARTING_SECONDS = 5.0
 """For so long a program may be on its way to become a Python."""
@@ -38,12 +37,12 @@ _MOST_WARMED = 8
 _LONGEST_PAUSE_SECONDS = 0.1
 """After which a pause is over if the recording is."""
 _ADDRESS = re.compile(r"\b0x[0-9a-f]+")
-_KINDS = {PlaceKind.PYTHON: Kind.PYTHON, PlaceKind.JIT: Kind.JIT, PlaceKind.KERNEL: Kind.KERNEL}
+_KINDS = {PlaceKind.PYTHON: Kind.PYTHON, PlaceKind.JIT: Kind.JIT, PlaceKind.MARK: Kind.WAITING}
 
 
 class Wanted(NamedTuple):
     """What to record. `rate`: moments in a second. `seconds`: for how long (None: until the process ends). `idle`:
-    threads that are not on a processor, too, each with a frame that says why. `gil`: of those that run, only the ones
+    threads that are not on a processor, too, each with a mark that says why. `gil`: of those that run, only the ones
     that hold the interpreter's lock. `c_lines`: lines of C functions, and the functions inlined there."""
 
     rate: float = 100.0
@@ -123,6 +122,7 @@ class Sampler:
             is_starting = after - started < _STARTING_SECONDS and not self._process.is_python
             if after - renewed > _RENEW_SECONDS or is_starting:
                 self._process.renew()
+                self._rename_threads()
                 origin.command = command_line(self.pid) or origin.command  # it may run another program now
                 renewed = after
             following = int((time.perf_counter() - began) / period)
@@ -167,7 +167,7 @@ class Sampler:
                 self._add(at, tid, each, QUEUED if each.is_queued else _doing(states[tid]))
 
     def _add(self, at: float, tid: int, taken: Taken, doing: str) -> None:
-        """`doing`: what the kernel does for the thread; empty, if it runs."""
+        """`doing`: the mark of a thread that does not run; else empty."""
         counts = self.counts
         if tid not in self._threads:
             self._threads[tid] = self._raw.thread(tid, comm(self.pid, tid))
@@ -176,8 +176,13 @@ class Sampler:
             kind = _ADDRESS.sub("", taken.reason)
             counts.reasons[self._reasons.setdefault(kind, taken.reason)] += 1
         counts.unnamed += taken.is_unnamed
-        places = (*taken.places, self._process.kernel_place(doing)) if doing else taken.places
+        places = (*taken.places, self._process.mark(doing)) if doing else taken.places
         self._raw.add(at, self._threads[tid], self._raw.stack(places))
+
+    def _rename_threads(self) -> None:
+        """A thread may get its name only after it has begun."""
+        for tid, thread in self._threads.items():
+            self._raw.rename(thread, comm(self.pid, tid))
 
     def _to_sample(self) -> dict[int, bytes]:
         """The threads to look at now, with their states."""
@@ -236,8 +241,8 @@ class Sampler:
 
 
 def _doing(state: bytes) -> str:
-    """What the kernel does for a thread in that state."""
-    return "" if state == _RUNNING else HALTED if state in _HALTED else WAITS
+    """Why a thread in that state does not run; empty, if it does."""
+    return "" if state == _RUNNING else STOPPED if state in _HALTED else WAITING
 
 
 def _state(pid: int, tid: int) -> bytes:

@@ -53,13 +53,14 @@ class PlaceKind(Enum):
     PYTHON = auto()
     JIT = auto()
     NATIVE = auto()
-    KERNEL = auto()
+    MARK = auto()
 
 
 class Place(NamedTuple):
     """Where a frame is. A `NATIVE` one has no name yet: `file` and `address` (in the file's own terms) say what code it
     is; `path` is what the process calls the file. Others have a function, and its file and line as far as known; with
-    an empty `function` nobody knows what JIT code it is."""
+    an empty `function` nobody knows what JIT code it is. A `MARK` is no frame: its function is what the recorder has to
+    say of the thread."""
 
     kind: PlaceKind
     function: str
@@ -419,9 +420,9 @@ class SampledProcess:
             found = self._native_at[key] = self._index(place)
         return found
 
-    def kernel_place(self, name: str) -> int:
-        """The index of what the kernel does for a thread."""
-        return self._index(Place(PlaceKind.KERNEL, name, None, None))
+    def mark(self, text: str) -> int:
+        """The index of the place that says this of a thread."""
+        return self._index(Place(PlaceKind.MARK, text, None, None))
 
     def _index(self, place: Place) -> int:
         found = self._indices.get(place)
