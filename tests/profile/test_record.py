@@ -97,16 +97,13 @@ def test_each_form_by_the_name_of_the_file(hot_process: int, tmp_path: Path, for
         assert done.stdout == ""
 
 
-<<<<<<< HEAD
 def test_the_case_of_a_file_s_name_does_not_matter() -> None:
     form = form_of("A.HTML")
     assert form is not None
     assert form.name == "html"
 
 
-=======
 @of_one_version
->>>>>>> main
 def test_the_form_can_be_named(hot_process: int, forked: Forked) -> None:
     done = record(forked, "-d", "0.2", "-o", "-", "--format", "speedscope", "-p", hot_process)
     assert done.returncode == 0, done.stderr
@@ -288,7 +285,6 @@ def test_a_process_that_executes_the_same_interpreter_again(
 # --- how a recording ends
 
 
-<<<<<<< HEAD
 @pytest.mark.live
 @pytest.mark.one_version("it is about a process")
 def test_a_recording_lasts_as_long_as_wanted_at_any_rate(hot_process: int, forked: Forked) -> None:
@@ -311,9 +307,7 @@ def test_a_full_disk_costs_nothing(hot_process: int, forked: Forked) -> None:
     Path(elsewhere[1]).unlink()
 
 
-=======
 @of_one_version
->>>>>>> main
 def test_an_interruption_gives_what_there_is(hot_process: int, tmp_path: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         file = tmp_path / "a.collapsed"

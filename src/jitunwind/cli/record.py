@@ -85,7 +85,12 @@ class _Rate(click.FloatRange):
 @click.option(
     "-f", "--format", "form_name", type=click.Choice(list(FORMS)), help="The form, whatever FILE's name is."
 )
-@click.option("--lines", "with_lines", is_flag=True, help="Tell lines of one function apart, in every form and in the table.")
+@click.option(
+    "--lines",
+    "with_lines",
+    is_flag=True,
+    help="Tell lines of one function apart, in every form and in the table.",
+)
 @click.option("-i", "--idle", is_flag=True, help="Threads that wait, too, marked as waiting.")
 @click.option("-g", "--gil", is_flag=True, help="Only threads that hold the GIL.")
 @click.option(
