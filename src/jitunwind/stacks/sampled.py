@@ -174,8 +174,6 @@ class SampledProcess:
         self.memory.renew()
         changed = self.memory.files_have_changed()
         self._records = {tid: records for tid, records in self._records.items() if records}
-        if self.memory.program is None:
-            return  # it has ended
         if self.memory.program != self._program:
             before = self.memory
             with suppress(NoSuchProcess):
@@ -269,7 +267,8 @@ class SampledProcess:
     # Afterwards
 
     def _read(self, copy: _Copy) -> Taken | None:
-        """The stack in a copy; None, if the process has run another program meanwhile."""
+        """The stack in a copy; None, if the process runs another program now, or has ended, so that it cannot be
+        read."""
         tid = copy.tid
         self.memory.show(copy.memory)
         has_changed = self._is_stale or copy.marks != self._marks
@@ -286,6 +285,8 @@ class SampledProcess:
             self.code.compare_anew()
             self._walker.memory_has_changed(True)
             walked = self._walker.walk(registers)
+            if walked.reason and self.memory.has_ended:
+                return None
         if not walked.reason:
             bounds = self._bounds[tid]
             outermost = walked.frames[-1].sp + _BEYOND
