@@ -19,6 +19,7 @@ LOOPS = 60 if THOROUGH else 7
 POINTS = 3
 DEVIATIONS = 3
 MOST_CUT = 0.005
+MOST_CUT_IN_C = 0.02
 LEAST_SAMPLES = 100
 STACK = "dwarf,8192"
 """As perf's default: it is enough for each of these courses."""
@@ -85,8 +86,11 @@ def check_names(found: perf.Judged) -> None:
 
 
 def check_stacks(found: perf.Judged) -> None:
-    """But for those that perf cuts at once, at the `ret` of a C function, with the JIT off as well."""
-    assert len(found.cut) <= MOST_CUT * len(found.samples), described(found.cut)
+    """Those with JIT code on them. Others are cut in C, with the JIT off as well: at the `ret` of a function, in
+    clone3, and where 3.14's compiler has a buffer on its stack that is larger than what perf copies."""
+    with_jit_code = [each for each in found.cut if each.python]
+    assert len(with_jit_code) <= MOST_CUT * len(found.samples), described(with_jit_code)
+    assert len(found.cut) <= MOST_CUT_IN_C * len(found.all), described(found.cut)
 
 
 @by_jitdump

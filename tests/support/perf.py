@@ -89,12 +89,19 @@ class Sample(NamedTuple):
 
     @property
     def is_at_return(self) -> bool:
-        """Whether the innermost function is about to return. Its frame pointer is the caller's again; its compiler's
-        table (GCC's) says that it lies below the stack pointer, where perf has no copy. So it is lost, and with it the
-        caller's frame, if that is found by it: with the JIT off as well. perf 6.1 tells where an instruction is in its
-        file, 7.2 where in memory, which is known of programs at a fixed place."""
+        """Whether the innermost function is about to return. Its frame pointer is the caller's again, and its
+        compiler's table (GCC's) says that it lies below the stack pointer, where perf has no copy. So it is lost, and
+        with it the caller's frame, if that is found by it: with the JIT off as well. perf 6.1 tells where an
+        instruction is in its file, 7.2 where in memory, which is known of programs at a fixed place."""
         first = next((frame for frame in self.frames if not frame.is_kernels), None)
         return first is not None and _RETURN in _bytes_at(first.object, first.at)
+
+    @property
+    def is_at_clone(self) -> bool:
+        """Whether a thread is making another one: libc's clone3 says that it has no caller, which is true of the new
+        one alone."""
+        *_, call, last = (Frame(0, "", ""), *self.frames)
+        return call.symbol.startswith("entry_SYSCALL_64") and "/libc.so" in last.object
 
     @property
     def is_unnamed(self) -> bool:
@@ -119,13 +126,17 @@ class Judged:
         if self.by_frame_pointers:
             return [each for each in self.samples if not each.is_whole_by_frame_pointers]
         return [each for each in self.samples if not each.is_whole] + [
-            each for each in self.cut_in_c if not each.is_at_return
+            each for each in self.cut_in_c if not (each.is_at_return or each.is_at_clone)
         ]
 
     @property
     def cut_in_c(self) -> list[Sample]:
         """Those that are cut before any JIT code: no table of the JIT's was asked for."""
         return [each for each in self.others if not each.is_whole]
+
+    @property
+    def all(self) -> list[Sample]:
+        return [*self.samples, *self.others]
 
     @property
     def unnamed(self) -> list[Sample]:
