@@ -5,8 +5,8 @@
 For each build six programs (tests/live/programs) are stopped N times each: the share of stacks that are whole, of JIT
 frames that are named and have a line, and for how long the process stood still. N instructions of their JIT code are
 stepped and judged, with the reasons of what is unknown: by the recovered tables, and by what programs publish that
-`jitunwind run` has started. Last a program that ends is run plain and by `jitunwind run`: the
-processor time of both, and how long the end of the process waited.
+`jitunwind run` has started, which starts no programs that embed Python. Last a program that ends is run plain and by
+`jitunwind run`: the processor time of both, and how long the end of the process waited.
 """
 
 import argparse
@@ -155,7 +155,7 @@ def run_to_its_end(command: list[str]) -> tuple[float, float]:
 
 
 def judge(version: str, kind: str, stops: int, steps: int) -> None:
-    python = build(version, kind)
+    python, is_embedded = build(version, kind), kind.startswith("embedded")
     asked = [python, "-c", "import platform; print(platform.python_version())"]
     patch = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
     print(f"CPython {patch}, {kind}")
@@ -169,6 +169,8 @@ def judge(version: str, kind: str, stops: int, steps: int) -> None:
             shown = explained(pid)
             micro_ops.update(dict(zip(("regions", "shown", "micro-ops"), shown, strict=True)))
             stepped.append(audited("--table", "recovered", "--steps", steps // len(PROGRAMS), pid))
+        if is_embedded:
+            continue
         with running(python, program, *OWN, "run", "--python") as pid:
             published.append(audited("--table", "published", "--steps", steps // len(PROGRAMS), pid))
     print(in_counts("bt", found))
@@ -182,6 +184,8 @@ def judge(version: str, kind: str, stops: int, steps: int) -> None:
         f"{micro_ops['regions']} regions"
     )
     print(in_words("audit, recovered, stepped", stepped))
+    if is_embedded:
+        return
     print(in_words("audit, published, stepped", published))
     command = [python, *map(str, FINITE)]
     plain, _ = run_to_its_end(command)

@@ -120,6 +120,7 @@ def test_stacks_are_whole_and_their_jit_frames_named(hot: Program) -> None:
     assert sum(named_frames(hot.pid) for _ in range(STOPS)) >= STOPS
 
 
+@pytest.mark.parametrize("kind", ["pydebug", "stripped"], indirect=True)
 def test_a_core_is_like_the_process(hot: Program, core: Path) -> None:
     assert named_frames(core) > 0
     assert explained(core) == explained(hot.pid)
@@ -177,7 +178,7 @@ def test_programs_of_debug_builds(version: str, program: str) -> None:
 
 PUBLISHES_AND_ENDS = """
 import runpy, sys, time
-sys.argv = ["finite", "24", "40", "1"]
+sys.argv = ["finite", "14", "40", "1"]
 runpy.run_path(sys.orig_argv[-1])
 import jitunwind
 began = time.monotonic()

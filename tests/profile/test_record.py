@@ -21,6 +21,7 @@ from tests.support.processes import command, interpreter, plain_environment, sta
 PROGRAMS = Path(__file__).parent / "programs"
 SHARES = PROGRAMS / "known_shares.py"
 VERSION = "3.15"
+of_one_version = pytest.mark.one_version("what is written and printed does not depend on the version")
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +72,7 @@ def names(recording: Recording) -> set[str]:
 # --- what comes out
 
 
+@of_one_version
 def test_each_form_by_the_name_of_the_file(hot_process: int, tmp_path: Path, forked: Forked) -> None:
     for name, begins in (
         ("a.html", b"<!doctype html>"),
@@ -86,12 +88,14 @@ def test_each_form_by_the_name_of_the_file(hot_process: int, tmp_path: Path, for
         assert done.stdout == ""
 
 
+@of_one_version
 def test_the_form_can_be_named(hot_process: int, forked: Forked) -> None:
     done = record(forked, "-d", "0.2", "-o", "-", "--format", "speedscope", "-p", hot_process)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["exporter"] == "jitunwind"
 
 
+@of_one_version
 def test_without_a_file_a_table_is_printed(hot_process: int, forked: Forked) -> None:
     done = record(forked, "-d", "0.5", "-r", "500", hot_process)
     assert (done.returncode, done.stderr) == (0, "")
@@ -102,6 +106,7 @@ def test_without_a_file_a_table_is_printed(hot_process: int, forked: Forked) -> 
         )
 
 
+@of_one_version
 def test_lines_of_a_function_are_told_apart_if_wanted(
     hot_process: int, tmp_path: Path, forked: Forked
 ) -> None:
@@ -122,6 +127,7 @@ def test_c_functions_have_lines_if_wanted(python: Interpreter, tmp_path: Path, f
     assert any(frame.name == "_PyEval_EvalFrameDefault" and frame.line for frame in in_c), done.stderr
 
 
+@of_one_version
 def test_two_recordings_are_compared(hot_process: int, tmp_path: Path, forked: Forked) -> None:
     for name in ("before", "after"):
         record(forked, "-d", "0.2", "-o", tmp_path / f"{name}.collapsed", hot_process)
@@ -198,6 +204,7 @@ def test_code_that_is_made_anew_has_its_own_name(python: Interpreter, tmp_path: 
 # --- how a recording ends
 
 
+@of_one_version
 def test_an_interruption_gives_what_there_is(hot_process: int, tmp_path: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         file = tmp_path / "a.collapsed"

@@ -250,7 +250,6 @@ NO_CLAIMS = {
     ("check/", ""): "about a file's own tables and functions",
     ("cli/audit.py", "Have the kernel stop at each instruction."): "help of an option",
     ("cli/check.py", ""): "about a file's own functions",
-    ("errors.py", "correct the code, or publish it without"): "what to do",
     ("explain/words.py", "A thread's state names its innermost JIT code alone"): "what the reader is shown",
     ("jits/dump.py", " no dump of JIT code"): "about the file that was named",
     ("profile/collapsed.py", ""): "about the file that was named",

@@ -19,7 +19,8 @@ from jitunwind.stacks.moments import Moments
 from jitunwind.stacks.native import NoRules, Rules, rules_of_row
 from jitunwind.stacks.walk import RawFrame
 
-_MOST_CODES = 1 << 14
+_MOST_RENEWALS = 16
+"""For so many renewals, code is remembered that was not met: with it, JITs as they were then."""
 
 
 class JitPlace(NamedTuple):
@@ -37,10 +38,11 @@ _UNKNOWN = JitPlace(UNKNOWN_NAME, False)
 
 
 class _Known:
-    """A piece of code, with the JITs as they were when they told of it."""
+    """A piece of code, with the JITs as they were when they told of it. `met`: the number of renewals when it was last
+    met."""
 
-    def __init__(self, code: Code, jits: Jits) -> None:
-        self.code, self.jits = code, jits
+    def __init__(self, code: Code, jits: Jits, met: int) -> None:
+        self.code, self.jits, self.met = code, jits, met
         self.places: dict[tuple[int, bool], JitPlace] = {}
         self.table: UnwindTable | None = None
 
@@ -57,6 +59,7 @@ class SampledCode:
         self._at: dict[tuple[int, bool], _Known | None] = {}
         self._gates: dict[int, bool] = {}
         self.renewals = 0
+        """How often the JITs were asked anew."""
 
     def compare_anew(self) -> None:
         """Code may have come or gone."""
@@ -110,6 +113,7 @@ class SampledCode:
         known = self._codes[self._starts[index]] if index >= 0 else None
         if known is not None and pc < known.code.end:
             if self._is_unchanged(known):
+                known.met = self.renewals
                 return known
             self._forget(known)
         if not self._is_current:
@@ -117,12 +121,10 @@ class SampledCode:
         code = self.jits.find(pc) if self.jits.may_hold(pc) is not None else None
         if code is None:
             return None
-        known = _Known(code, self.jits)
+        known = _Known(code, self.jits, self.renewals)
         for other in [each for each in self._codes.values() if code.start < each.code.end]:
             if other.code.start < code.end:
                 self._forget(other)
-        if len(self._codes) >= _MOST_CODES:
-            self._forget(self._codes[self._starts[0]])
         self._codes[code.start] = known
         insort(self._starts, code.start)
         self._checked.add(code.start)
@@ -148,6 +150,8 @@ class SampledCode:
         self.jits = self.jits.renewed()
         self._is_current = True
         self.renewals += 1
+        for known in [each for each in self._codes.values() if self.renewals - each.met > _MOST_RENEWALS]:
+            self._forget(known)
 
     # What runs there
 
