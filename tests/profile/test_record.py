@@ -84,7 +84,7 @@ def test_each_form_by_the_name_of_the_file(hot_process: int, tmp_path: Path, for
         assert (tmp_path / name).read_bytes().startswith(begins)
         begun = f"note: recording process {hot_process} for 0.2 s; Ctrl-C ends it\n"
         assert re.fullmatch(
-            rf"{begun}(note: there is no sample: .*\n)?"
+            rf"{begun}(note: .*\n)*"
             rf"note: {tmp_path}/{re.escape(name)}: \d+ samples? in \d\.\d s, .*\n",
             done.stderr,
         )
@@ -106,7 +106,7 @@ def test_the_form_can_be_named(hot_process: int, forked: Forked) -> None:
 def test_without_a_file_a_table_is_printed(hot_process: int, forked: Forked) -> None:
     done = record(forked, "-d", "0.5", "-r", "500", hot_process)
     begun = f"note: recording process {hot_process} for 0.5 s; Ctrl-C ends it\n"
-    assert (done.returncode, done.stderr) == (0, begun)
+    assert (done.returncode, done.stderr[: len(begun)]) == (0, begun)
     assert re.search(r"^JIT code \d+\.\d %   interpreter \d+\.\d %   C \d+\.\d %", done.stdout, re.MULTILINE)
     for function in ("half", "third", "fifth"):
         assert re.search(

@@ -13,7 +13,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from jitunwind.arch.known import module
-from jitunwind.errors import NoSuchProcess
+from jitunwind.errors import NoSuchProcess, NotPermitted
 from jitunwind.jits.known import UNKNOWN_NAME, Jits
 from jitunwind.jits.optional import (
     Interpreted,
@@ -202,7 +202,9 @@ class SampledProcess:
         before = self.memory
         if before.program == self._program and before.is_there():
             return False
-        with suppress(NoSuchProcess):
+        with suppress(
+            NoSuchProcess, NotPermitted
+        ):  # a program with other rights may be nobody's to look into
             self._start()
             before.close()
         return self.memory is not before
