@@ -13,11 +13,9 @@ from jitunwind.profile import collapsed, gecko, pprof, speedscope
 from jitunwind.profile.forms import FORMS, form_of
 from jitunwind.profile.labels import frame_of, label
 from jitunwind.profile.recording import Kind, Recording
-from jitunwind.profile.shares import Shares
 from jitunwind.profile.tree import Tree
 from tests.profile.made import (
     COLD,
-    HOSTILE,
     HOT,
     HOT_ELSEWHERE,
     MAIN,
@@ -239,18 +237,6 @@ def test_frames_that_become_equal_are_one() -> None:
     assert len(translated.frames) == len(made.frames) - 1
     assert translated.weight == made.weight == BOTH
     assert sorted(translated.weights().values()) == [2, 2, 4, 8, 16]
-
-
-def test_shares_say_how_functions_ran() -> None:
-    made, shares = recording(), Shares()
-    shares.add(made)
-    assert shares.weight == BOTH
-    assert shares.kinds == {Kind.PYTHON: 8, Kind.JIT: 16, Kind.NATIVE: 6, Kind.KERNEL: 2, Kind.WAITING: 0}
-    assert shares.from_jit == 4
-    hot, cold, module = shares.by_own()
-    assert (hot.name, hot.total, hot.own, hot.from_jit, hot.in_c) == ("hot", 20, 20, 20, 4)
-    assert (cold.name, cold.own, cold.from_jit, cold.in_c) == (HOSTILE, 10, 0, 2)
-    assert (module.total, module.own) == (30, 0)
 
 
 def test_the_tree_has_each_weight_once() -> None:

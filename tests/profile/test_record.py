@@ -23,6 +23,7 @@ from tests.support.processes import command, interpreter, plain_environment, sta
 PROGRAMS = Path(__file__).parent / "programs"
 SHARES = PROGRAMS / "known_shares.py"
 VERSION = "3.15"
+of_one_version = pytest.mark.one_version("what is written and printed does not depend on the version")
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +71,14 @@ def names(recording: Recording) -> set[str]:
     return {frame.name for frame in recording.frames}
 
 
+DOUBT = "note: .* the shares hold, if .*"
+"""What is said where processors are scarce."""
+
+
 # --- what comes out
 
 
+@of_one_version
 def test_each_form_by_the_name_of_the_file(hot_process: int, tmp_path: Path, forked: Forked) -> None:
     for name, begins in (
         ("a.html", b"<!doctype html>"),
@@ -84,7 +90,7 @@ def test_each_form_by_the_name_of_the_file(hot_process: int, tmp_path: Path, for
         assert (tmp_path / name).read_bytes().startswith(begins)
         begun = f"note: recording process {hot_process} for 0.2 s; Ctrl-C ends it\n"
         assert re.fullmatch(
-            rf"{begun}(note: .*\n)*"
+            rf"{begun}(note: there is no sample: .*\n)?({DOUBT}\n)*"
             rf"note: {tmp_path}/{re.escape(name)}: \d+ samples? in \d\.\d s, .*\n",
             done.stderr,
         )
@@ -97,33 +103,25 @@ def test_the_case_of_a_file_s_name_does_not_matter() -> None:
     assert form.name == "html"
 
 
-@pytest.mark.live
-@pytest.mark.one_version("it is about a terminal")
-def test_live_without_a_terminal_still_writes_the_file(
-    hot_process: int, tmp_path: Path, forked: Forked
-) -> None:
-    done = record(forked, "--live", "-d", "0.1", "-o", tmp_path / "a.html", hot_process)
-    assert (done.returncode, (tmp_path / "a.html").exists()) == (0, True), done.stderr
-    assert "note: --live shows nothing, because stdout is no terminal\n" in done.stderr
-
-
+@of_one_version
 def test_the_form_can_be_named(hot_process: int, forked: Forked) -> None:
     done = record(forked, "-d", "0.2", "-o", "-", "--format", "speedscope", "-p", hot_process)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["exporter"] == "jitunwind"
 
 
+@of_one_version
 def test_without_a_file_a_table_is_printed(hot_process: int, forked: Forked) -> None:
     done = record(forked, "-d", "0.5", "-r", "500", hot_process)
     begun = f"note: recording process {hot_process} for 0.5 s; Ctrl-C ends it\n"
-    assert (done.returncode, done.stderr[: len(begun)]) == (0, begun)
+    assert done.returncode == 0
+    assert re.fullmatch(rf"{begun}({DOUBT}\n)*", done.stderr)
     assert re.search(r"^JIT code \d+\.\d %   interpreter \d+\.\d %   C \d+\.\d %", done.stdout, re.MULTILINE)
     for function in ("half", "third", "fifth"):
-        assert re.search(
-            rf"^ *\d+\.\d % +\d+\.\d % +\d+\.\d % +\d+\.\d %  {function}  ", done.stdout, re.MULTILINE
-        )
+        assert re.search(rf"^ *(\d+\.\d % +){{3,5}} {function}  ", done.stdout, re.MULTILINE)
 
 
+@of_one_version
 def test_lines_of_a_function_are_told_apart_if_wanted(
     hot_process: int, tmp_path: Path, forked: Forked
 ) -> None:
@@ -144,6 +142,7 @@ def test_c_functions_have_lines_if_wanted(python: Interpreter, tmp_path: Path, f
     assert any(frame.name == "_PyEval_EvalFrameDefault" and frame.line for frame in in_c), done.stderr
 
 
+@of_one_version
 def test_two_recordings_are_compared(hot_process: int, tmp_path: Path, forked: Forked) -> None:
     for name in ("before", "after"):
         record(forked, "-d", "0.2", "--idle", "-o", tmp_path / f"{name}.collapsed", hot_process)
@@ -308,6 +307,7 @@ def test_a_full_disk_costs_nothing(hot_process: int, forked: Forked) -> None:
     Path(elsewhere[1]).unlink()
 
 
+@of_one_version
 def test_an_interruption_gives_what_there_is(hot_process: int, tmp_path: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         file = tmp_path / "a.collapsed"

@@ -83,14 +83,16 @@ def stop(pid: int) -> None:
 def at_random_moments(
     pid: int, times: int, of_gdb: Witness, seed: int = 1
 ) -> Iterator[tuple[dict[str, Any], Stacks]]:
-    """What GDB says and what we say, at each stop."""
+    """What GDB says and what we say, at each stop. The process runs afterwards."""
     moments = random.Random(seed)
-    for _ in range(times):
+    try:
+        for _ in range(times):
+            os.kill(pid, signal.SIGCONT)
+            time.sleep(moments.uniform(0, LONGEST))  # not a wait for anything: any moment is as good
+            stop(pid)
+            yield of_gdb.report(), stacks(pid, python=True)
+    finally:
         os.kill(pid, signal.SIGCONT)
-        time.sleep(moments.uniform(0, LONGEST))  # not a wait for anything: any moment is as good
-        stop(pid)
-        yield of_gdb.report(), stacks(pid, python=True)
-    os.kill(pid, signal.SIGCONT)
 
 
 def differences(gdbs: dict[str, Any], ours: Stacks) -> list[str]:

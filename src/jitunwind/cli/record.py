@@ -85,8 +85,13 @@ class _Rate(click.FloatRange):
 @click.option(
     "-f", "--format", "form_name", type=click.Choice(list(FORMS)), help="The form, whatever FILE's name is."
 )
-@click.option("--lines", "with_lines", is_flag=True, help="Tell lines of one function apart, in every form.")
-@click.option("-i", "--idle", is_flag=True, help="Threads that wait, too.")
+@click.option(
+    "--lines",
+    "with_lines",
+    is_flag=True,
+    help="Tell lines of one function apart, in every form and in the table.",
+)
+@click.option("-i", "--idle", is_flag=True, help="Threads that wait, too, marked as waiting.")
 @click.option("-g", "--gil", is_flag=True, help="Only threads that hold the GIL.")
 @click.option(
     "--perf",
@@ -94,7 +99,7 @@ class _Rate(click.FloatRange):
     is_flag=True,
     help="Have perf record COMMAND and its children, with the kernel's frames.",
 )
-@click.option("--live", is_flag=True, help="Show a table that is redrawn every second, as top does.")
+@click.option("--live", is_flag=True, help="Show a table of the last second that is redrawn, as top does.")
 @click.option(
     "--diff",
     nargs=2,

@@ -1,8 +1,8 @@
 """What a frame is called in one line, and back: as collapsed stacks and tables have it.
 
 `f (hot.py)_[j]` is a Python function in JIT code, `f (hot.py)` one that the interpreter runs, `write_[k]` a function of
-the kernel, `[waiting]` the mark of a thread that did not run; all else is native. The marks in brackets behind a name are
-those that Brendan Gregg's flame graph tools know.
+the kernel, `[waiting]` the mark of a thread that did not run; all else is native. The marks in brackets behind a name
+are those that Brendan Gregg's flame graph tools know.
 """
 
 import os

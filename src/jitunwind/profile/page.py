@@ -69,7 +69,7 @@ def difference(before: Recording, after: Recording) -> str:
     said = [
         (
             name,
-            f"{recording.origin.command}: {counted(recording.weight, 'sample')}, {' · '.join(kinds(each))}",
+            f"{recording.origin.command}: {counted(recording.weight, 'sample')} · {' · '.join(kinds(each))}",
         )
         for name, recording, each in zip(("before", "after"), recordings, shares, strict=True)
     ]

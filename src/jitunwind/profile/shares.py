@@ -97,6 +97,6 @@ class Shares:
         return bool(self._python)
 
     def by_own(self) -> list[Function]:
-        """The Python functions, those with the most time of their own first; where there are none, the functions of C."""
+        """The Python functions, those with the most time of their own first; where there are none, those of C."""
         found = self._python or self._native
         return sorted(found.values(), key=lambda each: (-each.own, -each.total, each.name))

@@ -40,5 +40,5 @@ def doubts(origin: Origin, counts: Counts, samples: int) -> Iterator[str]:
 
 def _rate_for(reached: float) -> float:
     """A round rate below the one that was reached."""
-    size = 10 ** math.floor(math.log10(max(reached, 1)))
-    return max(reached // size * size, 1)
+    size = 10.0 ** math.floor(math.log10(max(reached, 1)))
+    return max(reached // size * size, 1.0)
