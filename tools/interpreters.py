@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Prints, as its last line, the path of a JIT-enabled CPython that runs here.
 
 In comes a version such as 3.14 (with --arch another architecture's, with --debug-symbols one

@@ -116,6 +116,9 @@ def test_a_file_for_perf(python: str, left_over: dict[str, str], kind: str) -> N
             assert not path.exists()
             done = jitunwind("enable", "--perf", kind, program.pid, environment=left_over)
             assert (done.returncode, done.stderr) == (0, "")
+            assert f"\nfor perf it writes {path} (from now on)\nnext: perf record " in done.stdout
+            done = jitunwind("enable", "--perf", kind, program.pid, environment=left_over)
+            assert f"\nfor perf it writes {path} (as before)\n" in done.stdout
             assert (
                 f"hot_or_blocked.py{chr(0) if kind == 'jitdump' else chr(10)}".encode() in path.read_bytes()
             )

@@ -15,6 +15,9 @@ import pytest
 
 from jitunwind.cli import rounds
 from jitunwind.errors import AlreadyTraced, NoSuchProcess
+from jitunwind.jits.cpython import regions
+from jitunwind.jits.cpython.executors import Executors, find_executors
+from jitunwind.stacks.library import stacks
 from tests.support.processes import (
     PATIENCE,
     Program,
@@ -246,6 +249,28 @@ def test_a_frame_has_changed_if_it_or_one_of_its_callers_has(capsys: pytest.Capt
         [False] * 4,
     ]
     assert complaint == f"warning: traced\nnote: process {pid} has ended\n"
+
+
+def test_a_core_beside_a_process_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
+    made = Made([Seen(1), Seen(2), Seen(3), NoSuchProcess("ended")])
+    assert rounds.run([str(os.getpid()), "core"], made, False, 0.001) == 0
+    out, _ = capsys.readouterr()
+    assert [each.count("page") for each in out.split("---\n")[1:]] == [2, 1]
+
+
+def test_what_is_wrong_with_executors_is_said_if_it_is_wrong_still(
+    loop: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are read while the process runs on: one that was freed meanwhile is no damage."""
+    said = iter([["went", "stays"]])
+
+    def find(*arguments: object) -> Executors:
+        found = find_executors(*arguments)  # type: ignore[arg-type]
+        found.warnings += next(said, ["stays"])
+        return found
+
+    monkeypatch.setattr(regions, "find_executors", find)
+    assert list(stacks(loop.pid).warnings) == ["stays"]
 
 
 # --- what is left out

@@ -4,7 +4,7 @@ import random
 
 from jitunwind.profile.recording import Frame, Kind, Origin, Recording
 
-HOSTILE = "</script><img src=x onerror=window.broken=1>;\n\x1b[31m$x"
+HOSTILE = "</script><img src=x onerror=window.broken=1>;\n\x1b[31m\u202e$x"
 MAIN = Frame(Kind.NATIVE, "main", module="/usr/bin/python3.15")
 MODULE = Frame(Kind.PYTHON, "<module>", "/tmp/hot.py", 9)
 HOT = Frame(Kind.JIT, "hot", "/tmp/hot.py", 3)

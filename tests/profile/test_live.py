@@ -46,6 +46,7 @@ def test_the_table_is_redrawn_until_interrupted(python: Interpreter) -> None:
         try:
             shown = read_until(own, lambda said: "fifth" in said and said.count("\x1b[H\x1b[J") >= 2)
             assert shown.count(ALTERNATE) == 1
+            assert "so far" in shown
             assert BACK not in shown
             process.send_signal(signal.SIGINT)
             left = read_until(own, lambda said: False)

@@ -142,10 +142,6 @@ CLAIMS = {
         "the samples were counted",
         "tests/profile/test_record.py",
     ),
-    ("profile/table.py", "CPython counts that in builds with --enable-pystats alone"): (
-        "CPython's source: Py_STATS",
-        "tests/profile/test_record.py",
-    ),
     ("gdbplugin/launch.py", " has no Python"): ("that GDB was asked", "tests/cli/test_gdb.py"),
     ("jits/cpython/diagnosis.py", "off, or not on yet"): (
         "the interpreter's flag; whether its offset was checked is said",

@@ -62,7 +62,25 @@ def enable(context: click.Context, target: str, timeout: float, perf: str | None
     click.echo(
         f"process {pid} {does}: {counted(answer.regions, 'region')} so far; new code follows by itself"
     )
+    if answer.files:
+        click.echo(f"for perf it writes {_listed(answer)}")
+    if perf is not None:
+        click.echo(f"next: {_FOR_PERF[perf].format(pid)}")
     click.echo(f"next: gdb -p {pid}, and bt there; jitunwind disable {pid} ends it")
+
+
+_FOR_PERF = {
+    "jitdump": "perf record -k mono --call-graph dwarf -p {} -o perf.data, then perf inject --jit -i perf.data -o "
+    "jit.data, then perf report -i jit.data",
+    "map": "perf record --call-graph fp -p {}, then perf report",
+}
+"""docs/profiling.md has more."""
+
+
+def _listed(answer: Answer) -> str:
+    return " and ".join(
+        f"{file} ({'from now on' if file in answer.new_files else 'as before'})" for file in answer.files
+    )
 
 
 @click.command(cls=Verb)

@@ -47,7 +47,7 @@ class Output:
 
     def write(self, content: str | bytes) -> None:
         """Write all of it; text as UTF-8. CannotWrite."""
-        data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+        data = _bytes(content)
         if self.is_stdout:
             _print(data)
             return
@@ -124,6 +124,29 @@ class Output:
         except BaseException:
             os.unlink(beside)
             raise
+
+
+def written_elsewhere(content: str | bytes, suffix: str) -> str:
+    """Write what found no room where it should go to a new file in the folder for temporary files; its path.
+    CannotWrite."""
+    import tempfile
+
+    folder = tempfile.gettempdir()
+    try:
+        descriptor, path = tempfile.mkstemp(suffix, "jitunwind-", folder)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(_bytes(content))
+        except OSError:
+            os.unlink(path)
+            raise
+    except OSError as error:
+        raise CannotWrite(folder, error) from None
+    return path
+
+
+def _bytes(content: str | bytes) -> bytes:
+    return content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
 
 
 def _is_stdout(file: os.stat_result) -> bool:

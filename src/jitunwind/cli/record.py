@@ -14,16 +14,17 @@ from typing import Any
 
 import click
 
-from jitunwind.cli.files import Output, OutputFile
-from jitunwind.cli.output import ERASE_LINE, folded, is_coloured, print_note
+from jitunwind.cli.files import Output, OutputFile, written_elsewhere
+from jitunwind.cli.output import ERASE_LINE, folded, is_coloured, print_note, progress
 from jitunwind.cli.verb import Seconds, Verb, color_option, debug_dir_option, target_argument
-from jitunwind.errors import CannotStart, JitunwindError, NoSuchProcess
+from jitunwind.errors import CannotStart, CannotWrite, JitunwindError, NoSuchProcess
 from jitunwind.memory.live import is_number
 from jitunwind.profile.forms import FORMS, Form, form_of
-from jitunwind.profile.recording import Recording
+from jitunwind.profile.recording import Counts, Recording
 from jitunwind.profile.sampler import Sampler, Wanted
 from jitunwind.profile.shares import Shares
-from jitunwind.profile.table import lines, summary
+from jitunwind.profile.table import lines, live_lines, summary
+from jitunwind.profile.trust import doubts
 from jitunwind.startup.launch import environment
 from jitunwind.wording import counted
 
@@ -84,8 +85,13 @@ class _Rate(click.FloatRange):
 @click.option(
     "-f", "--format", "form_name", type=click.Choice(list(FORMS)), help="The form, whatever FILE's name is."
 )
-@click.option("--lines", "with_lines", is_flag=True, help="Tell lines of one function apart, in every form.")
-@click.option("-i", "--idle", is_flag=True, help="Threads that wait, too.")
+@click.option(
+    "--lines",
+    "with_lines",
+    is_flag=True,
+    help="Tell lines of one function apart, in every form and in the table.",
+)
+@click.option("-i", "--idle", is_flag=True, help="Threads that wait, too, marked as waiting.")
 @click.option("-g", "--gil", is_flag=True, help="Only threads that hold the GIL.")
 @click.option(
     "--perf",
@@ -93,7 +99,7 @@ class _Rate(click.FloatRange):
     is_flag=True,
     help="Have perf record COMMAND and its children, with the kernel's frames.",
 )
-@click.option("--live", is_flag=True, help="Show a table that is redrawn every second, as top does.")
+@click.option("--live", is_flag=True, help="Show a table of the last second that is redrawn, as top does.")
 @click.option(
     "--diff",
     nargs=2,
@@ -136,7 +142,8 @@ def record(
     jitunwind record --perf -o profile.html -- python3.14 script.py
     jitunwind record --diff before.collapsed after.collapsed -o page.html
 
-    Exit status: 0 recorded, however the recording ended; 2 the input cannot be used, or the output not be written.
+    Exit status: of COMMAND, that of COMMAND (128 + N, if signal N ended it); of PID, 0; of both, 2 the input cannot be
+    used, or the output not be written.
     """
     form = _form(output, form_name)
     if diff:
@@ -148,10 +155,17 @@ def record(
         raise click.UsageError("name a PID, or a command behind --")
     if idle and gil:
         raise click.UsageError("--idle and --gil contradict each other: who holds the GIL runs")
+    if len(target) > 1 and all(map(is_number, target)):
+        raise click.UsageError(
+            f"one process is recorded, and {' '.join(target)} are {len(target)}: name one PID"
+        )
     if by_perf:
         _check_for_perf(target, duration, idle or gil or live)
     if live and not sys.stdout.isatty():
-        raise click.UsageError("--live needs a terminal; without it, the table is printed at the end")
+        if output is None:
+            raise click.UsageError("--live needs a terminal; without it, the table is printed at the end")
+        print_note("--live shows nothing, because stdout is no terminal")
+        live = False
     if c_lines:
         from jitunwind.stacks.lines import check_available
 
@@ -162,16 +176,35 @@ def record(
         if by_perf:
             from jitunwind.profile.perf import record as record_by_perf
 
-            recording = record_by_perf(target, environment(os.environ, "jitdump"), rate)
+            recording, status = record_by_perf(target, environment(os.environ, "jitdump"), rate)
         else:
-            recording = _recorded(target, wanted, interruptions, paint if live else None)
-    for note in _notes(recording):
+            shown = _Live(paint, with_lines) if live else None
+            recording, status = _recorded(target, wanted, interruptions, shown)
+    for note in _notes(recording, wanted):
         print_note(note)
     if output is not None and form is not None:
-        output.write(form.write(recording, with_lines))
+        content = form.write(recording, with_lines)
+        try:
+            output.write(content)
+        except CannotWrite:
+            _rescue(content, form, recording, with_lines, paint)
+            raise
         print_note(f"{output}: {summary(recording.origin, recording.counts, len(recording))}")
     else:
-        _print_table(_shares(recording), recording, paint)
+        _print_table(recording, with_lines, paint)
+    context.exit(status)
+
+
+def _rescue(
+    content: str | bytes, form: Form, recording: Recording, with_lines: bool, paint: Callable[..., str]
+) -> None:
+    """Where FILE has no room for the recording, it goes to the folder for temporary files; else the table is
+    printed."""
+    try:
+        print_note(f"the recording is in {written_elsewhere(content, form.suffix)}")
+    except CannotWrite as error:
+        print_note(f"{error}: only the table is left of the recording")
+        _print_table(recording, with_lines, paint)
 
 
 def _check_for_perf(target: Sequence[str], duration: float | None, has_others: bool) -> None:
@@ -184,12 +217,16 @@ def _check_for_perf(target: Sequence[str], duration: float | None, has_others: b
 def _form(output: Output | None, name: str | None) -> Form | None:
     """The form to write. click.UsageError, where nobody says it, or there is nothing to write it to."""
     if name is not None and output is None:
-        raise click.UsageError("--format needs -o FILE")
+        raise click.UsageError("--format needs -o FILE; -o - writes to stdout")
     if output is None:
         return None
     form = FORMS[name] if name is not None else form_of(str(output))
     if form is None:
-        raise click.UsageError(f"the name of {output} does not say its form: --format {'|'.join(FORMS)}")
+        endings = ", ".join(form.suffix for form in FORMS.values())
+        raise click.UsageError(
+            f"the name of {output} does not say its form: it ends in one of {endings}, "
+            f"or --format says it ({', '.join(FORMS)})"
+        )
     return form
 
 
@@ -221,26 +258,33 @@ class _Interruptions:
 
 
 def _recorded(
-    target: Sequence[str], wanted: Wanted, interruptions: _Interruptions, live: Callable[..., str] | None
-) -> Recording:
+    target: Sequence[str], wanted: Wanted, interruptions: _Interruptions, live: "_Live | None"
+) -> tuple[Recording, int]:
+    """The recording, and the exit status of the command; of a process, 0."""
     if len(target) == 1 and is_number(target[0]):
-        sampler = Sampler(int(target[0]), wanted)
-        _run(sampler, interruptions, live)
-        return sampler.recording()
+        sampler = _sampler(int(target[0]), wanted)
+        _run(sampler, wanted, interruptions, live)
+        return sampler.recording(), 0
     command = interruptions.command = _started(target)
     try:
-        sampler = Sampler(command.pid, wanted)
+        sampler = _sampler(command.pid, wanted)
     except NoSuchProcess:
         command.wait()
         raise JitunwindError(
             f"{target[0]} has {_ending(command)}, before it could be looked at",
             "record a program that runs for longer",
         ) from None
-    _run(sampler, interruptions, live)
+    _run(sampler, wanted, interruptions, live)
     if sampler.ending is not None:
         command.returncode = os.waitstatus_to_exitcode(sampler.ending)
     _wait_for(command, interruptions)
-    return sampler.recording()
+    status = command.returncode or 0  # it runs on, where there is none
+    return sampler.recording(), status if status >= 0 else 128 - status
+
+
+def _sampler(pid: int, wanted: Wanted) -> Sampler:
+    with progress(f"reading process {pid}"):
+        return Sampler(pid, wanted)
 
 
 def _started(target: Sequence[str]) -> "subprocess.Popen[bytes]":
@@ -276,27 +320,36 @@ def _ending(command: "subprocess.Popen[bytes]") -> str:
         return f"been ended by signal {-status}"
 
 
-def _run(sampler: Sampler, interruptions: _Interruptions, live: Callable[..., str] | None) -> None:
-    before = interruptions.count
-    with _Live(live) if live is not None else _progress() as show:
+def _run(sampler: Sampler, wanted: Wanted, interruptions: _Interruptions, live: "_Live | None") -> None:
+    """An interruption that came before the recording began ends it, too."""
+    with live if live is not None else _progress(_begun(sampler, wanted)) as show:
 
         def is_over() -> bool:
             show(sampler)
-            return interruptions.count > before
+            return interruptions.count > 0
 
         sampler.run(is_over)
 
 
+def _begun(sampler: Sampler, wanted: Wanted) -> str:
+    lasts = "" if wanted.seconds is None else f" for {wanted.seconds:g} s"
+    return f"recording process {sampler.pid}{lasts}; Ctrl-C ends it"
+
+
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[Sampler], None]]:
-    """On a terminal, a line that says how far the recording is."""
+def _progress(begun: str) -> Iterator[Callable[[Sampler], None]]:
+    """On a terminal, a line that says how far the recording is; elsewhere that it has begun."""
     is_shown = sys.stderr.isatty() and is_coloured("auto", sys.stderr)
     due = 0.0
 
     def show(sampler: Sampler) -> None:
         nonlocal due
         now = time.monotonic()
-        if not is_shown or now < due:
+        if now < due:
+            return
+        if not is_shown:
+            print_note(begun)
+            due = math.inf
             return
         due = now + _REDRAW_SECONDS
         width = shutil.get_terminal_size().columns
@@ -311,10 +364,11 @@ def _progress() -> Iterator[Callable[[Sampler], None]]:
 
 
 class _Live:
-    """The table, redrawn on the terminal's second screen."""
+    """A table of what ran since it was drawn the last time, on the terminal's second screen."""
 
-    def __init__(self, paint: Callable[..., str]) -> None:
-        self._paint, self._shares, self._due = paint, Shares(), 0.0
+    def __init__(self, paint: Callable[..., str], with_lines: bool) -> None:
+        self._paint, self._with_lines, self._due = paint, with_lines, 0.0
+        self._whole = Shares(with_lines)
         self._added = 0
 
     def __enter__(self) -> Callable[[Sampler], None]:
@@ -331,10 +385,12 @@ class _Live:
         self._due = now + _LIVE_SECONDS
         new = sampler.since(self._added)
         self._added += len(new)
-        self._shares.add(new)
-        size = shutil.get_terminal_size()
-        shown = lines(
-            self._shares, sampler.origin, sampler.counts, self._paint, size.columns, max(size.lines - 10, 1)
+        now_shares = Shares(self._with_lines)
+        for shares in (now_shares, self._whole):
+            shares.add(new)
+        width, height = shutil.get_terminal_size()
+        shown = live_lines(
+            now_shares, self._whole, sampler.origin, sampler.counts, self._paint, width, height
         )
         click.echo(_CLEAR + "\n".join(shown), nl=False, color=True)
         sys.stdout.flush()
@@ -343,7 +399,7 @@ class _Live:
 # --- what is said of it
 
 
-def _notes(recording: Recording) -> list[str]:
+def _notes(recording: Recording, wanted: Wanted) -> list[str]:
     """What is good to know of the recording, and no reason to fail."""
     origin, counts = recording.origin, recording.counts
     notes = list(origin.notes)
@@ -353,20 +409,38 @@ def _notes(recording: Recording) -> list[str]:
         notes.append("no CPython that is known was found there: the frames are native ones only")
     elif origin.jit is False:
         notes.append("the JIT of this Python is off (PYTHON_JIT=1 turns it on), or it was built without one")
+    if counts.halted:
+        when = (
+            ""
+            if counts.halted == counts.moments - counts.missed
+            else f"at {counted(counts.halted, 'moment')} "
+        )
+        notes.append(
+            f"{when}a signal or a debugger had stopped the process "
+            f"(kill -CONT {origin.pid} lets it go on after SIGSTOP)"
+        )
     if not len(recording):
-        notes.append("there is no sample: no thread ran when it was looked at; --idle has those that wait")
+        notes.append(f"there is no sample: {_why_none(counts, wanted)}")
+    notes += doubts(origin, counts, len(recording))
     for reason, count in counts.reasons.most_common(_MOST_REASONS):
         notes.append(f"{counted(count, 'stack')} not whole: {reason}")
     return notes
 
 
-def _shares(recording: Recording) -> Shares:
-    shares = Shares()
+def _why_none(counts: Counts, wanted: Wanted) -> str:
+    if not counts.moments:
+        return (
+            "the recording ended before the first moment came; take a higher --rate, or a longer --duration"
+        )
+    if counts.queued:
+        return "each thread that was ready to run waited for a processor; --idle has those, too"
+    idle = "" if wanted.idle else "; --idle has those that wait"
+    return f"no thread ran when it was looked at{idle}"
+
+
+def _print_table(recording: Recording, with_lines: bool, paint: Callable[..., str]) -> None:
+    shares = Shares(with_lines)
     shares.add(recording)
-    return shares
-
-
-def _print_table(shares: Shares, recording: Recording, paint: Callable[..., str]) -> None:
     if not shares.weight:
         click.echo(summary(recording.origin, recording.counts, 0))
         return

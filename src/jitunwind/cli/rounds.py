@@ -60,13 +60,12 @@ class Look(Protocol):
 def run(targets: Sequence[str], look: Look, as_json: bool, seconds: float | None) -> int:
     """Look at each of `targets`: once, or again every `seconds`; the exit status.
 
-    JitunwindError, if another thing than a process is to be looked at again."""
+    A core, which does not change, is shown once. JitunwindError, if there is nothing else to be looked at again."""
     targets = list(dict.fromkeys(targets))
     if seconds is None:
         return _once(targets, look, as_json)
-    for target in targets:
-        if not is_number(target):
-            raise JitunwindError(f"--watch is for processes, and {target} is none", "leave --watch away")
+    if not any(map(is_number, targets)):
+        raise JitunwindError(f"--watch is for processes, and {targets[0]} is none", "leave --watch away")
     return _Watch(seconds, targets, look, as_json).run()
 
 
@@ -110,11 +109,13 @@ _Found = Mapping[str, Seen | JitunwindError]
 
 
 class _Watch:
-    """Round after round, of the processes that have not ended."""
+    """Round after round, of the processes that have not ended; cores have their place in the first."""
 
     def __init__(self, seconds: float, targets: list[str], look: Look, as_json: bool) -> None:
         self._seconds, self._look, self._as_json = seconds, look, as_json
-        self._left, self._are_several = targets, len(targets) > 1
+        self._left, self._are_several = list(filter(is_number, targets)), len(targets) > 1
+        self._targets = targets
+        self._cores: dict[str, Seen | JitunwindError] = {}
         self._is_first, self._status = True, 0
         self._before: dict[str, dict[int, list[tuple[Any, ...]]]] = {}
         """What was compared of the frames in the last round, the outermost first, by target and thread."""
@@ -135,18 +136,24 @@ class _Watch:
 
     def _round(self) -> _Found:
         """What each process that is left gives; nothing, where none is."""
-        found = {target: _tried(self._look, target) for target in self._left}
+        targets = self._targets if self._is_first else self._left
+        found = {target: _tried(self._look, target) for target in targets}
         for target, each in list(found.items()):
             if not isinstance(each, JitunwindError):
                 self._mark(target, each.stacks["threads"])
             elif self._is_first:
                 self._status = UNUSABLE
                 print_error(str(each), each.hint)
-                self._left.remove(target)
+                if target in self._left:
+                    self._left.remove(target)
                 del found[target]
             elif isinstance(each, NoSuchProcess):
                 del found[target]
                 self._say_end(target)
+        if self._is_first:
+            self._cores = {target: each for target, each in found.items() if not is_number(target)}
+        elif self._redraws and found:
+            found = self._cores | found
         self._is_first = False
         return found
 
@@ -179,7 +186,8 @@ class _Watch:
             time_now = now.isoformat(timespec="milliseconds")
             documents = [{"time": time_now} | _document(*each) for each in found.items()]
             click.echo(json.dumps(documents if self._are_several else documents[0]))
-        every = f"--- {now:%Y-%m-%d %H:%M:%S}, every {self._seconds:g} s; * marks what has changed ---"
+        at = f"{now:%Y-%m-%d %H:%M:%S}.{now.microsecond // 1000:03d}"
+        every = f"--- {at}, every {self._seconds:g} s; * marks what has changed ---"
         pages = [self._look.page(each) for each in found.values() if not isinstance(each, JitunwindError)]
         if self._redraws:
             lines = "\n\n".join([every, *pages, *self._complaints(found)]).split("\n")

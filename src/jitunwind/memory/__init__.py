@@ -57,6 +57,10 @@ class Memory(ABC):
         """The global symbols of the program by address; none where they are not known."""
         return {}
 
+    def as_now(self) -> "Memory | None":
+        """The process's memory as it is now, where this one is a copy of before; else None."""
+        return None
+
     def checked_read(self, address: int, size: int) -> bytes:
         """`read`, with addresses and sizes that cannot be refused before anyone is asked."""
         if not (

@@ -35,5 +35,5 @@ FORMS = {
 
 
 def form_of(path: str) -> Form | None:
-    """The form that the end of a file's name says; None, if it says none."""
-    return next((form for form in FORMS.values() if path.endswith(form.suffix)), None)
+    """The form that the end of a file's name says, in letters of either case; None, if it says none."""
+    return next((form for form in FORMS.values() if path.lower().endswith(form.suffix)), None)

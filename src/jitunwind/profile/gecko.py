@@ -12,6 +12,7 @@ _CATEGORIES = {
     Kind.JIT: ("Python, JIT code", "green"),
     Kind.NATIVE: ("Native", "yellow"),
     Kind.KERNEL: ("Kernel", "orange"),
+    Kind.WAITING: ("Waiting", "transparent"),
 }
 _PLACES = {kind: index for index, kind in enumerate(_CATEGORIES)}
 _SAMPLES = {"stack": 0, "time": 1, "responsiveness": 2}

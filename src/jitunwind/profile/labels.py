@@ -1,7 +1,8 @@
 """What a frame is called in one line, and back: as collapsed stacks and tables have it.
 
 `f (hot.py)_[j]` is a Python function in JIT code, `f (hot.py)` one that the interpreter runs, `write_[k]` a function of
-the kernel; all else is native. The marks in brackets are those that Brendan Gregg's flame graph tools know.
+the kernel, `[waiting]` the mark of a thread that did not run; all else is native. The marks in brackets behind a name
+are those that Brendan Gregg's flame graph tools know.
 """
 
 import os
@@ -11,6 +12,9 @@ from jitunwind.profile.recording import Frame, Kind
 from jitunwind.wording import printable
 
 _MARKS = {Kind.JIT: "_[j]", Kind.KERNEL: "_[k]"}
+WAITING, STOPPED, QUEUED = "[waiting]", "[stopped]", "[waiting for a processor]"
+"""The marks of a thread that waits, of one that a signal or a tracer has stopped, and of one that could run and has no
+processor."""
 _NO_FILES_OF_THEIR_OWN = ("__init__.py", "__main__.py")
 """Files whose name says nothing without that of their folder."""
 _PLACED = re.compile(r"(?P<name>.+) \((?P<file>[^()]*?)(?::(?P<line>\d+))?\)")
@@ -27,6 +31,8 @@ def label(frame: Frame, with_line: bool = False) -> str:
 
 def frame_of(text: str) -> Frame:
     """The frame of which `label` made this."""
+    if text in (WAITING, STOPPED, QUEUED):
+        return Frame(Kind.WAITING, text)
     kind = next((kind for kind, mark in _MARKS.items() if text.endswith(mark)), None)
     plain = text.removesuffix(_MARKS[kind]) if kind is not None else text
     found = _PLACED.fullmatch(plain)

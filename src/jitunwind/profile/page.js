@@ -2,86 +2,205 @@
 // Draws the tree of calls that stands in the page as JSON. All text is set as text; none of the data becomes markup.
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const [graph, about, found, search, reversed, pythonOnly] =
-  ["graph", "about", "found", "search", "reversed", "python"].map(id => document.getElementById(id));
+const [graph, about, found, search, reversed, pythonOnly, whole, threads] =
+  ["graph", "about", "found", "search", "reversed", "python", "whole", "thread"].map(id => document.getElementById(id));
 const isDifference = document.body.dataset.difference === "1";
-const WORDS = { python: "Python, in the interpreter", jit: "Python, in JIT code", native: "C", kernel: "kernel" };
+const WORDS = { python: "Python, in the interpreter", jit: "Python, in JIT code", native: "C", kernel: "kernel",
+  waiting: "waiting", thread: "thread" };
 const ROW = 20, LEAST = 1, WIDE_ENOUGH = 24; // pixels
 const SEARCHED_AFTER = 120; // milliseconds
+const LONGEST_CYCLE = 8; // frames of functions that call each other
 const last = data.own.length - 1; // of two recordings the widths are the second's
-const isPython = data.frames.map(frame => ["python", "jit"].includes(data.kinds[frame[1]]));
+const kindOf = frame => data.kinds[data.frames[frame][1]];
+const isPython = data.frames.map((_, frame) => ["python", "jit"].includes(kindOf(frame)));
+const isWaiting = data.frames.map((_, frame) => kindOf(frame) === "waiting");
+const hasInterpreter = data.frames.some((_, frame) => kindOf(frame) === "python");
+const same = sameFunctions();
+const firstThread = data.frames.length; // threads are frames, too, where the graph is split by them
+data.kinds.push("thread");
+for (const name of data.threads) data.frames.push([name, data.kinds.length - 1, null, null]);
 
 let tree = null; // the one that is shown
 let zoomed = 0, here = -1, hits = null, drawn = new Map();
 
+// The first frame of the same function: whether it runs in JIT code is no difference where two recordings are compared.
+function sameFunctions() {
+  const first = new Map();
+  return data.frames.map((each, frame) => {
+    const key = JSON.stringify([each[0], isPython[frame] ? "python" : kindOf(frame), each[2], each[3]]);
+    if (!first.has(key)) first.set(key, frame);
+    return first.get(key);
+  });
+}
+
 // --- trees, in preorder: frame, depth, parent, end (behind the last below), own and total weights of each recording
 
 function asGiven() {
-  const count = data.depths.length, own = data.own.map(weights => Float64Array.from(weights));
-  return finished(Int32Array.from(data.frameOf), Int32Array.from(data.depths), own, count);
+  const own = data.own.map(weights => Float64Array.from(weights));
+  return finished(Int32Array.from(data.frameOf), Int32Array.from(data.depths), own);
 }
 
-function finished(frame, depth, own, count) {
-  const parent = new Int32Array(count), end = new Int32Array(count);
-  const total = own.map(weights => Float64Array.from(weights)), open = [];
+function finished(frame, depth, own) {
+  const count = frame.length, parent = new Int32Array(count), end = new Int32Array(count), open = [];
   for (let i = 0; i < count; i++) {
     while (open.length > depth[i]) end[open.pop()] = i;
     parent[i] = open.length ? open[open.length - 1] : -1;
     open.push(i);
   }
   while (open.length) end[open.pop()] = count;
-  for (const weights of total) for (let i = count - 1; i > 0; i--) weights[parent[i]] += weights[i];
-  return { frame, depth, parent, end, own, total, count };
+  return { frame, depth, parent, end, own, total: sums(own, parent), count };
 }
 
-// The same stacks, told otherwise: the innermost first, or without what is no Python.
-function retold(from, isReversed, isPythonOnly) {
-  const root = node(-1), path = [];
-  for (let i = 0; i < from.count; i++) {
-    path.length = from.depth[i];
-    path.push(from.frame[i]);
-    if (!from.own.some(weights => weights[i])) continue;
-    let frames = path.slice(1);
-    if (isPythonOnly) frames = frames.filter(frame => isPython[frame]);
-    if (isReversed) frames.reverse();
-    let at = root;
-    for (const frame of frames) {
-      let next = at.below.get(frame);
-      if (!next) at.below.set(frame, next = node(frame));
-      from.own.forEach((weights, which) => { next.total[which] += weights[i]; });
-      at = next;
+function sums(own, parent) { // of each node and all below it; children come behind their parents
+  const total = own.map(weights => Float64Array.from(weights));
+  for (const weights of total) for (let i = weights.length - 1; i > 0; i--) weights[parent[i]] += weights[i];
+  return total;
+}
+
+// A tree while it grows. `jit`: weights of the stacks that have the node's function in JIT code.
+class Growing {
+  constructor() {
+    this.frame = [-1];
+    this.parent = [-1];
+    this.again = new Set(); // of functions that call themselves, directly or by others
+    this.kinds = new Map(); // weights by what the innermost frame is of
+    this.own = data.own.map(() => [0]);
+    this.jit = data.own.map(() => [0]);
+    this.known = new Map();
+  }
+
+  below(at, frame) {
+    const key = at * data.frames.length + frame;
+    let next = this.known.get(key);
+    if (next === undefined) {
+      this.known.set(key, next = this.frame.length);
+      this.frame.push(frame);
+      this.parent.push(at);
+      for (const weights of [...this.own, ...this.jit]) weights.push(0);
     }
-    from.own.forEach((weights, which) => { at.own[which] += weights[i]; });
+    return next;
   }
-  return flattened(root);
 
-  function node(frame) { return { frame, own: data.own.map(() => 0), total: data.own.map(() => 0), below: new Map() }; }
+  // The node above, `frame` being called there, if the innermost frames are those that are before them once more.
+  cycle(at, frame) {
+    const path = [frame];
+    for (let up = at; up > 0 && path.length < 2 * LONGEST_CYCLE; up = this.parent[up]) path.push(this.frame[up]);
+    for (let size = 1; 2 * size <= path.length; size++) {
+      let place = 0;
+      while (place < size && path[place] === path[place + size]) place++;
+      if (place < size) continue;
+      let up = at;
+      for (let step = 1; step < size; step++) up = this.parent[up];
+      return up;
+    }
+    return -1;
+  }
+
+  flattened() {
+    const total = sums(this.own, this.parent), below = this.frame.map(() => null), pending = [[0, 0]];
+    for (let i = 1; i < this.frame.length; i++) (below[this.parent[i]] ??= []).push(i);
+    const order = [], depth = [];
+    while (pending.length) {
+      const [at, level] = pending.pop();
+      order.push(at);
+      depth.push(level);
+      below[at]?.sort((a, b) => total[last][a] - total[last][b] || this.frame[b] - this.frame[a]);
+      for (const each of below[at] ?? []) pending.push([each, level + 1]);
+    }
+    const placed = weights => Float64Array.from(order, at => weights[at]);
+    const done = finished(Int32Array.from(order, at => this.frame[at]), Int32Array.from(depth), this.own.map(placed));
+    return { ...done, jit: this.jit.map(placed), again: order.map(at => this.again.has(at)), kinds: this.kinds };
+  }
 }
 
-function flattened(root) {
-  const frame = [], depth = [], own = data.own.map(() => []), pending = [[root, 0]];
-  while (pending.length) {
-    const [at, level] = pending.pop();
-    frame.push(at.frame);
-    depth.push(level);
-    at.own.forEach((weight, which) => own[which].push(weight));
-    const below = [...at.below.values()].sort((a, b) => a.total[last] - b.total[last] || b.frame - a.frame);
-    for (const each of below) pending.push([each, level + 1]);
+// The stacks of `own`, outermost first, below `start`. Unless whole, they begin with Python, and cycles are told once.
+function grow(growing, own, start, wanted) {
+  const total = own === given.own ? given.total : sums(own, given.parent);
+  const at = [start], isBefore = [!wanted.isWhole && hasInterpreter && !wanted.isPythonOnly], path = [-1], kind = ["none"];
+  for (let i = 0; i < given.count; i++) {
+    if (!total.some(weights => weights[i])) { i = given.end[i] - 1; continue; }
+    const depth = given.depth[i], frame = given.frame[i];
+    path[depth] = frame;
+    if (depth) {
+      const isShown = !wanted.isPythonOnly || isPython[frame] || isWaiting[frame];
+      kind[depth] = isShown ? kindOf(frame) : kind[depth - 1];
+      isBefore[depth] = isBefore[depth - 1] && !isPython[frame];
+      at[depth] = at[depth - 1];
+      if (isShown && !isBefore[depth]) at[depth] = called(at[depth - 1], frame, weights => weights[i]);
+    }
+    if (!own.some(weights => weights[i])) continue;
+    let end = at[depth];
+    if (isBefore[depth]) for (const each of path.slice(1, depth + 1)) end = called(end, each, () => 0);
+    own.forEach((weights, which) => { growing.own[which][end] += weights[i]; });
+    growing.kinds.set(kind[depth], (growing.kinds.get(kind[depth]) ?? 0) + own[last][i]);
   }
-  return finished(Int32Array.from(frame), Int32Array.from(depth), own.map(each => Float64Array.from(each)), frame.length);
+
+  function called(from, frame, weightIn) {
+    const shown = wanted.isMerged ? same[frame] : frame, outer = wanted.isWhole ? -1 : growing.cycle(from, shown);
+    if (outer > 0) {
+      growing.again.add(outer);
+      return outer;
+    }
+    const next = growing.below(from, shown);
+    if (kindOf(frame) === "jit") total.forEach((weights, which) => { growing.jit[which][next] += weightIn(weights); });
+    return next;
+  }
+}
+
+function ownOf(thread) { // the weights of one thread
+  const own = new Float64Array(given.count);
+  for (const [at, which, weight] of data.threadOwn) if (which === thread) own[at] += weight;
+  return [own];
+}
+
+// The same stacks, the innermost first; threads stay on top.
+function turned(from) {
+  const growing = new Growing();
+  growing.kinds = from.kinds;
+  for (let i = 1; i < from.frame.length; i++) {
+    if (!from.own.some(weights => weights[i])) continue;
+    const frames = [];
+    for (let up = i; up > 0; up = from.parent[up]) frames.push(from.frame[up]);
+    let at = frames.at(-1) >= firstThread ? growing.below(0, frames.pop()) : 0;
+    for (const frame of frames) {
+      at = growing.below(at, isDifference ? same[frame] ?? frame : frame);
+      if (kindOf(frame) === "jit") from.own.forEach((weights, which) => { growing.jit[which][at] += weights[i]; });
+    }
+    from.own.forEach((weights, which) => { growing.own[which][at] += weights[i]; });
+  }
+  from.own.forEach((weights, which) => { growing.own[which][0] += weights[0]; });
+  return growing;
+}
+
+function told(isReversed, isPythonOnly, isWhole, thread) {
+  const growing = new Growing(), wanted = { isPythonOnly, isWhole, isMerged: isDifference && !isReversed };
+  if (thread === "split")
+    data.threads.forEach((_, each) => grow(growing, ownOf(each), growing.below(0, firstThread + each), wanted));
+  else grow(growing, thread === "" ? given.own : ownOf(Number(thread)), 0, wanted);
+  return (isReversed ? turned(growing) : growing).flattened();
 }
 
 const given = asGiven();
-const trees = new Map([["00", given]]);
+const isEmpty = !given.total.some(weights => weights[0]);
+const trees = new Map();
 
 function choose() { // which tree the boxes ask for
-  const key = `${Number(reversed.checked)}${Number(pythonOnly.checked)}`;
-  if (!trees.has(key)) trees.set(key, retold(given, reversed.checked, pythonOnly.checked));
+  const wanted = [reversed.checked, pythonOnly.checked, whole.checked, threads.value], key = wanted.join();
+  if (!trees.has(key)) trees.set(key, told(...wanted));
   tree = trees.get(key);
   zoomed = 0;
   here = -1;
   mark();
   draw();
+}
+
+function offerThreads() {
+  const each = new Float64Array(data.threads.length), offer = (value, text) => threads.add(new Option(text, value));
+  for (const [, thread, weight] of data.threadOwn) each[thread] += weight;
+  offer("", `all ${data.threads.length} threads`);
+  offer("split", "split by thread");
+  data.threads.forEach((name, thread) => offer(thread, `${name}, ${per(each[thread] / given.total[0][0])}`));
+  threads.parentElement.hidden = data.threads.length < 2;
 }
 
 // --- widths: in a difference, both recordings count alike, and what has gone is seen too
@@ -104,6 +223,7 @@ function children(i) {
 let layout = []; // of what is wide enough: [index, left, width, row]
 
 function draw() {
+  if (isEmpty) return; // the page says why
   const width = graph.clientWidth;
   layout = [];
   const above = [];
@@ -143,9 +263,9 @@ function fill() { // the bars near the window that are not there yet
     bar.dataset.at = at;
     bar.setAttribute("role", "treeitem");
     bar.setAttribute("aria-level", tree.depth[at] + 1);
-    bar.setAttribute("aria-label", `${title(at)}, ${percent(at)}`);
+    bar.setAttribute("aria-label", `${title(at)}${tree.again[at] ? ", calls itself" : ""}, ${percent(at)}`);
     bar.style.cssText = `left:${left}px;width:${Math.max(size, 1)}px;top:${y}px;background:${colour(at)}`;
-    if (size >= WIDE_ENOUGH) bar.textContent = title(at); else bar.classList.add("narrow");
+    if (size >= WIDE_ENOUGH) bar.textContent = tree.again[at] ? `${title(at)} ↻` : title(at); else bar.classList.add("narrow");
     if (tree.end[at] > zoomed && at < zoomed) bar.classList.add("above");
     if (hits && hits.has(at)) bar.classList.add("hit");
     if (at === here) bar.classList.add("here");
@@ -168,6 +288,7 @@ function colour(at) {
   if (!frame) return "var(--rest)";
   if (isDifference) return changed(share(1, at) - share(0, at));
   const kind = data.kinds[frame[1]];
+  if (kind === "thread") return "var(--rest)";
   let hash = 0;
   for (const letter of frame[0]) hash = (hash * 31 + letter.codePointAt(0)) | 0;
   return `var(--${kind}${hash & 1 ? "2" : ""})`;
@@ -189,7 +310,9 @@ function per(part) { return `${(100 * part).toFixed(part > 0 && part < 0.0095 ? 
 function tell(at) {
   const frame = frameAt(at), parts = [title(at)];
   if (frame) {
-    parts.push(WORDS[data.kinds[frame[1]]]);
+    const kind = data.kinds[frame[1]];
+    parts.push(isDifference && isPython[tree.frame[at]] ? "Python" : WORDS[kind]);
+    if (tree.again[at]) parts.push("calls itself");
     if (frame[2]) parts.push(frame[2]);
   }
   parts.push(percent(at));
@@ -200,21 +323,19 @@ function tell(at) {
   } else {
     const by = share(1, at) - share(0, at);
     parts.push(`${by > 0 ? "+" : by < 0 ? "−" : "±"}${(100 * Math.abs(by)).toFixed(1)} points`);
+    const inJit = tree.jit.map((weights, which) => per(weights[at] / (tree.total[which][at] || 1)));
+    if (tree.jit.some(weights => weights[at])) parts.push(`in JIT code ${inJit[0]} before, ${inJit[1]} after`);
   }
   about.textContent = parts.join(" · ");
 }
 
 function legend() {
-  const list = document.getElementById("legend");
-  if (list.childElementCount) return;
-  const kinds = new Map();
-  for (let i = 1; i < given.count; i++) {
-    const kind = data.kinds[data.frames[given.frame[i]][1]];
-    kinds.set(kind, (kinds.get(kind) || 0) + given.own[last][i]);
-  }
+  const list = document.getElementById("legend"), kinds = [...tree.kinds].filter(([, own]) => own);
+  list.replaceChildren();
   const entries = isDifference
     ? [["var(--more3)", "more time than before"], ["var(--less3)", "less"], ["var(--rest)", "as before"]]
-    : [...kinds].map(([kind, own]) => [`var(--${kind})`, `${WORDS[kind]} ${per(own / (given.total[0][0] || 1))}`]);
+    : kinds.map(([kind, own]) =>
+      [`var(--${kind in WORDS ? kind : "rest"})`, `${WORDS[kind] ?? "without Python"} ${per(own / tree.total[0][0])}`]);
   for (const [ground, words] of entries) {
     const item = document.createElement("li"), spot = document.createElement("i");
     spot.style.background = ground;
@@ -303,35 +424,41 @@ addEventListener("keydown", event => {
   if (event.key === "Escape") {
     if (search.value) { search.value = ""; mark(); write(); } else if (zoomed) zoom(Math.max(tree.parent[zoomed], 0));
     graph.focus();
-  } else if (event.target === search || event.ctrlKey || event.metaKey || event.altKey) {
+  } else if (event.target === search || event.target === threads || event.ctrlKey || event.metaKey || event.altKey) {
     return;
   } else if (event.key === "/") {
     search.focus();
-  } else if (event.key === "r" || event.key === "p") {
-    const box = event.key === "r" ? reversed : pythonOnly;
-    box.checked = !box.checked;
+  } else if (event.key in boxes) {
+    boxes[event.key].checked = !boxes[event.key].checked;
+    choose();
+    write();
+  } else if (event.key === "t" && data.threads.length) {
+    threads.value = threads.value === "split" ? "" : "split";
     choose();
     write();
   } else return;
   event.preventDefault();
 });
 
-// --- the address says what is shown: #search=f&reversed=1&python=1&theme=dark
+// --- the address says what is shown: #search=f&reversed=1&python=1&whole=1&thread=split&theme=dark
+
+const boxes = { r: reversed, p: pythonOnly, w: whole };
 
 function read() {
   const state = new URLSearchParams(location.hash.slice(1));
   if (state.has("theme")) document.documentElement.dataset.theme = state.get("theme") === "dark" ? "dark" : "light";
   search.value = state.get("search") ?? "";
-  reversed.checked = state.get("reversed") === "1";
-  pythonOnly.checked = state.get("python") === "1";
+  for (const box of Object.values(boxes)) box.checked = state.get(box.id) === "1";
+  threads.value = state.get("thread") ?? "";
+  if (threads.selectedIndex < 0) threads.value = "";
   choose();
 }
 
 function write() {
   const state = new URLSearchParams();
   if (search.value) state.set("search", search.value);
-  if (reversed.checked) state.set("reversed", "1");
-  if (pythonOnly.checked) state.set("python", "1");
+  for (const box of Object.values(boxes)) if (box.checked) state.set(box.id, "1");
+  if (threads.value) state.set("thread", threads.value);
   if (document.documentElement.dataset.theme) state.set("theme", document.documentElement.dataset.theme);
   history.replaceState(null, "", "#" + state);
 }
@@ -341,7 +468,7 @@ search.addEventListener("input", () => {
   clearTimeout(waiting);
   waiting = setTimeout(() => { mark(); write(); }, SEARCHED_AFTER);
 });
-for (const box of [reversed, pythonOnly]) box.addEventListener("change", () => { choose(); write(); });
+for (const box of [...Object.values(boxes), threads]) box.addEventListener("change", () => { choose(); write(); });
 document.getElementById("reset").addEventListener("click", () => zoom(0));
 document.getElementById("theme").addEventListener("click", () => {
   const root = document.documentElement;
@@ -353,4 +480,6 @@ addEventListener("hashchange", read);
 addEventListener("scroll", fill, { passive: true });
 let width = innerWidth;
 addEventListener("resize", () => { if (innerWidth !== width) { width = innerWidth; draw(); } });
+offerThreads();
+graph.hidden = about.hidden = isEmpty;
 read();

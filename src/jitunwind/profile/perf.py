@@ -53,9 +53,9 @@ def find_perf() -> str:
     return found
 
 
-def record(command: Sequence[str], environment: Mapping[str, str], rate: float) -> Recording:
-    """What perf records of `command` until it ends, `rate` times for each second that a thread runs. CannotStart,
-    PerfMissing, PerfFailed, NotPermitted."""
+def record(command: Sequence[str], environment: Mapping[str, str], rate: float) -> tuple[Recording, int]:
+    """What perf records of `command` until it ends, `rate` times for each second that a thread runs; and the exit
+    status, which perf gives on. CannotStart, PerfMissing, PerfFailed, NotPermitted."""
     perf = find_perf()
     if shutil.which(command[0]) is None:
         raise CannotStart(f"{command[0]} cannot be run", "name a program, behind all options")
@@ -74,7 +74,8 @@ def record(command: Sequence[str], environment: Mapping[str, str], rate: float) 
             text = _run(perf, "script", "-i", injected, *_FIELDS)
             version = _run(perf, "--version").split()[-1]
             pids.update(int(pid) for pid in re.findall(_HEAD_PID, text))
-            return _recording(text, list(command), rate, f"perf {version}", began)
+            status = done.returncode if done.returncode >= 0 else 128 - done.returncode
+            return _recording(text, list(command), rate, f"perf {version}", began), status
         finally:
             for pid in pids:
                 _remove_files(pid)

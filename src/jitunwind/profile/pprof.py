@@ -17,6 +17,7 @@ _UNMAPPED = {
     Kind.JIT: "[jit]",
     Kind.KERNEL: "[kernel.kallsyms]",
     Kind.NATIVE: "[native]",
+    Kind.WAITING: "[waiting]",
 }
 """What the "mapping" of a frame is called that is of no file."""
 

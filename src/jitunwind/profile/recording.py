@@ -14,12 +14,14 @@ from typing import NamedTuple
 
 class Kind(StrEnum):
     """What a frame is of. `PYTHON`: a Python function that the interpreter runs; `JIT`: one that runs in JIT code (of
-    CPython's, or of another JIT's functions); `NATIVE`: C and the like; `KERNEL`: the kernel."""
+    CPython's, or of another JIT's functions); `NATIVE`: C and the like; `KERNEL`: the kernel; `WAITING`: no function,
+    but the mark at the inner end of a stack of a thread that did not run, and the name says why."""
 
     PYTHON = "python"
     JIT = "jit"
     NATIVE = "native"
     KERNEL = "kernel"
+    WAITING = "waiting"
 
 
 class Frame(NamedTuple):
@@ -59,8 +61,9 @@ class Counts:
     `moments`: at which the process was to be looked at; `missed`: those of them that passed while the sampler was busy;
     `late`: those at which it looked more than half a period after their time. Of the samples, `cut` are those whose
     stack is not whole (`reasons` says why, by how often), `unnamed` those in JIT code of which nobody knows the
-    function. `lost`: threads that were to be sampled at a moment, and could not be. `stopped`: seconds for which
-    threads stood still, all together.
+    function. `lost`: threads that were to be sampled at a moment, and could not be. `queued`: those that were ready to
+    run and waited for a processor. `halted`: moments at which a signal or a debugger had stopped the whole process.
+    `stopped`: seconds for which threads stood still for the sampler, all together.
     """
 
     moments: int = 0
@@ -69,6 +72,8 @@ class Counts:
     cut: int = 0
     unnamed: int = 0
     lost: int = 0
+    queued: int = 0
+    halted: int = 0
     stopped: float = 0.0
     reasons: Counter[str] = field(default_factory=Counter)
 
@@ -132,6 +137,11 @@ class Recording:
         self.threads.append(Thread(tid, name))
         return len(self.threads) - 1
 
+    def rename(self, thread: int, name: str) -> None:
+        """Give a thread that has been named before another name, unless that is empty."""
+        if name:
+            self.threads[thread] = self.threads[thread]._replace(name=name)
+
     def add(self, time: float, thread: int, stack: int, weight: int = 1) -> None:
         """Add a sample; samples come in the order of their time."""
         self._times.append(time)
@@ -150,6 +160,14 @@ class Recording:
         found: Counter[int] = Counter()
         for stack, weight in zip(self._sample_stacks, self._weights, strict=True):
             found[stack] += weight
+        return found
+
+    def weights_of_threads(self) -> Counter[tuple[int, int]]:
+        """The weight of each pair of a stack and a thread."""
+        found: Counter[tuple[int, int]] = Counter()
+        samples = zip(self._sample_stacks, self._sample_threads, self._weights, strict=True)
+        for stack, thread, weight in samples:
+            found[stack, thread] += weight
         return found
 
     def translated(self, frames: Sequence[tuple[Frame, ...]]) -> "Recording":

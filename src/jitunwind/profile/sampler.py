@@ -6,16 +6,19 @@ its stack. No signal is sent, nothing in the process is changed.
 """
 
 import gc
+import math
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
 from jitunwind.errors import AlreadyTraced, NoSuchProcess, NotPermitted
-from jitunwind.memory.live import check_threads, command_line
+from jitunwind.memory.live import check_threads, command_line, process_has_ended
 from jitunwind.memory.stopping import check_not_frozen
+from jitunwind.profile.labels import QUEUED, STOPPED, WAITING
 from jitunwind.profile.recording import Frame, Kind, Origin, Recording
 from jitunwind.stacks.onethread import Refused, ThreadStopper
 from jitunwind.stacks.sampled import Place, PlaceKind, SampledProcess, Taken
@@ -25,18 +28,22 @@ UNNAMED = "[jit code]"
 """What JIT code is called of which nobody knows the function."""
 _ENDED = (b"Z", b"X", b"x")
 _RUNNING = b"R"
+_HALTED = (b"T", b"t")
 _RENEW_SECONDS = 1.0
 _STARTING_SECONDS = 5.0
 """For so long a program may be on its way to become a Python."""
 _MOST_REFUSALS = 100
 _MOST_WARMED = 8
-_KINDS = {PlaceKind.PYTHON: Kind.PYTHON, PlaceKind.JIT: Kind.JIT}
+_LONGEST_PAUSE_SECONDS = 0.1
+"""After which a pause is over if the recording is."""
+_ADDRESS = re.compile(r"\b0x[0-9a-f]+")
+_KINDS = {PlaceKind.PYTHON: Kind.PYTHON, PlaceKind.JIT: Kind.JIT, PlaceKind.MARK: Kind.WAITING}
 
 
 class Wanted(NamedTuple):
     """What to record. `rate`: moments in a second. `seconds`: for how long (None: until the process ends). `idle`:
-    threads that wait, too. `gil`: of those that run, only the ones that hold the interpreter's lock. `c_lines`: lines
-    of C functions, and the functions inlined there."""
+    threads that are not on a processor, too, each with a mark that says why. `gil`: of those that run, only the ones
+    that hold the interpreter's lock. `c_lines`: lines of C functions, and the functions inlined there."""
 
     rate: float = 100.0
     seconds: float | None = None
@@ -62,6 +69,8 @@ class Sampler:
         origin = Origin(pid, command_line(pid), self._period, "jitunwind", began=time.time())
         self._raw = Recording(origin)
         self.counts = self._raw.counts
+        self._reasons: dict[str, str] = {}
+        """Why stacks are not whole: the first of those that differ by addresses only."""
         self._refusals = 0
         self._ended = False
 
@@ -94,46 +103,58 @@ class Sampler:
     def _run(self, is_over: Callable[[], bool]) -> None:
         self._warm_up()
         counts, period, origin = self.counts, self._period, self._raw.origin
-        began = renewed = time.perf_counter()
-        end = None if self._wanted.seconds is None else began + self._wanted.seconds
-        slot = 0
+        counts.halted = 0
+        began = renewed = started = time.perf_counter()
+        end = math.inf if self._wanted.seconds is None else began + self._wanted.seconds
+        slot, programs = 0, self._process.programs
         while not is_over() and not self._ended:
             at = began + (slot + random.random()) * period
-            if end is not None and at >= end:
+            if not self._pause(min(at, end), is_over) or at >= end:
                 break
             now = time.perf_counter()
-            if at > now:
-                time.sleep(at - now)
-                now = time.perf_counter()
             counts.moments += 1
             counts.late += now - at > period / 2
-            self._moment(now - began)
+            self._moment(now - began, now)
             after = time.perf_counter()
             origin.seconds = after - began
-            is_starting = after - began < _STARTING_SECONDS and not self._process.is_python
+            if self._process.programs != programs:
+                programs, started = self._process.programs, after
+            is_starting = after - started < _STARTING_SECONDS and not self._process.is_python
             if after - renewed > _RENEW_SECONDS or is_starting:
                 self._process.renew()
+                self._rename_threads()
                 origin.command = command_line(self.pid) or origin.command  # it may run another program now
                 renewed = after
             following = int((time.perf_counter() - began) / period)
             counts.missed += max(following - slot - 1, 0)
             counts.moments += max(following - slot - 1, 0)
             slot = max(following, slot + 1)
+        origin.seconds = time.perf_counter() - began
+
+    def _pause(self, until: float, is_over: Callable[[], bool]) -> bool:
+        """Wait until then; False, if the recording is over before."""
+        while (left := until - time.perf_counter()) > 0:
+            time.sleep(min(left, _LONGEST_PAUSE_SECONDS))
+            if left > _LONGEST_PAUSE_SECONDS and (is_over() or process_has_ended(self.pid)):
+                return False
+        return True
 
     def _warm_up(self) -> None:
         """What the first look takes, to read tables and code, is no part of the recording."""
         with suppress(Refused):
-            self._process.sample(self._to_sample()[:_MOST_WARMED])
+            self._process.sample([*self._to_sample()][:_MOST_WARMED], time.perf_counter())
 
-    def _moment(self, at: float) -> None:
-        tids = self._to_sample()
+    def _moment(self, at: float, now: float) -> None:
+        """`at`: seconds since the recording began; `now`: the same by time.perf_counter."""
+        states = self._to_sample()
+        tids = [*states]
         if self._wanted.gil:
             holders = self._process.holders()
             tids = [tid for tid in tids if holders is None or tid in holders]
         if not tids:
             return
         try:
-            taken = self._process.sample(tids)
+            taken = self._process.sample(tids, now)
         except Refused:
             self._refuse()
             taken = []
@@ -141,20 +162,30 @@ class Sampler:
         self.counts.lost += sum(_state(self.pid, tid) not in (b"", *_ENDED) for tid in late)
         self.counts.stopped = self._stopper.stopped_seconds
         for tid, each in taken:
-            self._add(at, tid, each)
+            self.counts.queued += each.is_queued
+            if self._wanted.idle or not each.is_queued:
+                self._add(at, tid, each, QUEUED if each.is_queued else _doing(states[tid]))
 
-    def _add(self, at: float, tid: int, taken: Taken) -> None:
+    def _add(self, at: float, tid: int, taken: Taken, doing: str) -> None:
+        """`doing`: the mark of a thread that does not run; else empty."""
         counts = self.counts
         if tid not in self._threads:
             self._threads[tid] = self._raw.thread(tid, comm(self.pid, tid))
         if taken.reason:
             counts.cut += 1
-            counts.reasons[taken.reason] += 1
+            kind = _ADDRESS.sub("", taken.reason)
+            counts.reasons[self._reasons.setdefault(kind, taken.reason)] += 1
         counts.unnamed += taken.is_unnamed
-        self._raw.add(at, self._threads[tid], self._raw.stack(taken.places))
+        places = (*taken.places, self._process.mark(doing)) if doing else taken.places
+        self._raw.add(at, self._threads[tid], self._raw.stack(places))
 
-    def _to_sample(self) -> list[int]:
-        """The threads to look at now."""
+    def _rename_threads(self) -> None:
+        """A thread may get its name only after it has begun."""
+        for tid, thread in self._threads.items():
+            self._raw.rename(thread, comm(self.pid, tid))
+
+    def _to_sample(self) -> dict[int, bytes]:
+        """The threads to look at now, with their states."""
         try:
             present = {int(name) for name in os.listdir(f"/proc/{self.pid}/task")}
         except OSError:
@@ -162,10 +193,11 @@ class Sampler:
         for tid in self._present - present:
             self._threads.pop(tid, None)  # another one may get its number
         self._present = present
-        states = {tid: _state(self.pid, tid) for tid in present}
-        alive = [tid for tid in sorted(present) if states[tid] not in (b"", *_ENDED)]
+        states = {tid: _state(self.pid, tid) for tid in sorted(present)}
+        alive = {tid: state for tid, state in states.items() if state not in (b"", *_ENDED)}
         self._ended = not alive
-        return alive if self._wanted.idle else [tid for tid in alive if states[tid] == _RUNNING]
+        self.counts.halted += bool(alive) and all(state in _HALTED for state in alive.values())
+        return {tid: state for tid, state in alive.items() if self._wanted.idle or state == _RUNNING}
 
     def _refuse(self) -> None:
         """Somebody else may trace the process for a while. Where it was never ours, that is an error."""
@@ -206,6 +238,11 @@ class Sampler:
             return
         for each in self._process.named(place):
             yield Frame(Kind.NATIVE, each.function, each.file, each.line, place.path or "", each.is_named)
+
+
+def _doing(state: bytes) -> str:
+    """Why a thread in that state does not run; empty, if it does."""
+    return "" if state == _RUNNING else STOPPED if state in _HALTED else WAITING
 
 
 def _state(pid: int, tid: int) -> bytes:

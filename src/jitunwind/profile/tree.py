@@ -14,28 +14,32 @@ MOST_NODES = 300_000
 
 
 class _Node:
-    """What is called from one place, as it grows. `own`: weights of the stacks that end here, one a recording."""
+    """What is called from one place, as it grows. `own`: weights of the stacks that end here, one a recording;
+    `threads`: those of each thread of the only recording."""
 
-    __slots__ = ("below", "own", "total")
+    __slots__ = ("below", "own", "threads", "total")
 
     def __init__(self, of: int) -> None:
         self.own = [0] * of
+        self.threads: dict[int, int] = {}
         self.total = 0
         self.below: dict[int, _Node] = {}
 
 
 class Tree:
     """`frames`: what nodes are. In preorder: `depths` (the root, which is no frame, has 0), `frame_of` (-1: the root),
-    and for each recording in `own` the weights of the stacks that end at each node. `folded`: how many nodes are left
-    out."""
+    and for each recording in `own` the weights of the stacks that end at each node. `threads`: (node, thread, weight)
+    of these, if there is one recording with several threads. `folded`: how many nodes are left out."""
 
     def __init__(self, recordings: Sequence[Recording], with_lines: bool, most: int = MOST_NODES) -> None:
         self.frames: list[Frame] = []
         self.depths, self.frame_of = array("I"), array("i")
         self.own = [array("Q") for _ in recordings]
+        self.threads: list[tuple[int, int, int]] = []
         root = self._grown(recordings, with_lines)
         self.folded = _fold(root, most)
-        for depth, index, node in _preorder(root):
+        for number, (depth, index, node) in enumerate(_preorder(root)):
+            self.threads += [(number, thread, weight) for thread, weight in node.threads.items()]
             self.depths.append(depth)
             self.frame_of.append(index)
             for own, weight in zip(self.own, node.own, strict=True):
@@ -48,7 +52,8 @@ class Tree:
                 indices.setdefault(frame if with_lines else by_function(frame), len(indices))
                 for frame in recording.frames
             ]
-            for stack, weight in recording.weights().items():
+            has_threads = len(recordings) == 1 and len(recording.threads) > 1
+            for (stack, thread), weight in recording.weights_of_threads().items():
                 node = root
                 node.total += weight
                 for frame in recording.stacks[stack]:
@@ -59,6 +64,8 @@ class Tree:
                     node = below
                     node.total += weight
                 node.own[number] += weight
+                if has_threads:
+                    node.threads[thread] = node.threads.get(thread, 0) + weight
         self.frames = list(indices)
         return root
 
@@ -83,4 +90,6 @@ def _fold(root: _Node, most: int) -> int:
         for index in [index for index, child in node.below.items() if child.total <= least]:
             for _, _, child in _preorder(node.below.pop(index)):
                 node.own = [one + other for one, other in zip(node.own, child.own, strict=True)]
+                for thread, weight in child.threads.items():
+                    node.threads[thread] = node.threads.get(thread, 0) + weight
     return len(totals) - sum(1 for _ in _preorder(root))

@@ -110,6 +110,12 @@ class Moments(Memory):
         """The mapping with which the program begins: another one, if the process has run another program."""
         return next((each for each in self.mapped if each.path.startswith("/")), None)
 
+    def is_there(self) -> bool:
+        """Whether the process still has this memory: it has neither ended nor run another program, be it the same once
+        more at the same addresses. /proc/PID/mem stays that of the memory for which it was opened (proc(5))."""
+        program = self.program
+        return program is not None and bool(self._reader.read(program.start, 1))
+
     def begin(self) -> None:
         """A new moment: what was kept is forgotten."""
         self._used = 0

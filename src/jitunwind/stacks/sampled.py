@@ -13,7 +13,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from jitunwind.arch.known import module
-from jitunwind.errors import NoSuchProcess
+from jitunwind.errors import NoSuchProcess, NotPermitted
 from jitunwind.jits.known import UNKNOWN_NAME, Jits
 from jitunwind.jits.optional import (
     Interpreted,
@@ -31,6 +31,7 @@ from jitunwind.stacks.fileframes import FileFrames
 from jitunwind.stacks.moments import Copy, Moments
 from jitunwind.stacks.native import NativeRules
 from jitunwind.stacks.onethread import ThreadStopper
+from jitunwind.stacks.runqueue import RunQueue
 from jitunwind.stacks.sampledcode import JitPlace, SampledCode
 from jitunwind.stacks.snapshot import registers_of
 from jitunwind.stacks.symbols import Symbols
@@ -52,12 +53,14 @@ class PlaceKind(Enum):
     PYTHON = auto()
     JIT = auto()
     NATIVE = auto()
+    MARK = auto()
 
 
 class Place(NamedTuple):
     """Where a frame is. A `NATIVE` one has no name yet: `file` and `address` (in the file's own terms) say what code it
     is; `path` is what the process calls the file. Others have a function, and its file and line as far as known; with
-    an empty `function` nobody knows what JIT code it is."""
+    an empty `function` nobody knows what JIT code it is. A `MARK` is no frame: its function is what the recorder has to
+    say of the thread."""
 
     kind: PlaceKind
     function: str
@@ -78,11 +81,12 @@ class Named(NamedTuple):
 
 class Taken(NamedTuple):
     """A stack: places by their index in `SampledProcess.places`, outermost first. `reason`: why it is not whole; `""`
-    if it is. `is_unnamed`: it has JIT code that nobody knows."""
+    if it is. `is_unnamed`: it has JIT code that nobody knows. `is_queued`: the thread waited for a processor."""
 
     places: tuple[int, ...]
     reason: str
     is_unnamed: bool
+    is_queued: bool
 
 
 class _Bounds(NamedTuple):
@@ -98,6 +102,8 @@ class _Copy(NamedTuple):
     tid: int
     note: bytes
     memory: Copy
+    programs: int
+    is_queued: bool
     marks: bytes = b""
 
 
@@ -115,11 +121,15 @@ class SampledProcess:
         self.jit_was_on: bool | None = None
         self.places: list[Place] = []
         self._indices: dict[Place, int] = {}
+        self._queue = RunQueue(pid)
+        self.programs = 0
+        """How many the process has run since it is looked at."""
         self._start()
 
     def _start(self) -> None:
         """Look at the program that the process runs."""
         self.memory = Moments(self.pid)
+        self.programs += 1
         self._arch = self.memory.architecture
         state = module(self._arch, "state")
         self._sp_at = 8 * state.GENERAL[self._arch.stack_pointer]
@@ -137,6 +147,7 @@ class SampledProcess:
 
     def close(self) -> None:
         self.memory.close()
+        self._queue.close()
 
     def _renew_files(self) -> None:
         memory = self.memory
@@ -174,11 +185,7 @@ class SampledProcess:
         self.memory.renew()
         changed = self.memory.files_have_changed()
         self._records = {tid: records for tid, records in self._records.items() if records}
-        if self.memory.program != self._program:
-            before = self.memory
-            with suppress(NoSuchProcess):
-                self._start()
-                before.close()
+        if self._runs_another_program():
             return
         self._is_stale = True  # what other JITs than CPython's have done is seen now and then only
         if changed:
@@ -187,6 +194,18 @@ class SampledProcess:
             self.code = SampledCode(self.memory, Jits(self.memory))
             self._renew_files()
             self._meet_interpreter()
+
+    def _runs_another_program(self) -> bool:
+        """Whether it does: then all is looked at anew."""
+        before = self.memory
+        if before.program == self._program and before.is_there():
+            return False
+        with suppress(
+            NoSuchProcess, NotPermitted
+        ):  # a program with other rights may be nobody's to look into
+            self._start()
+            before.close()
+        return self.memory is not before
 
     def holders(self) -> set[int] | None:
         """The threads that hold an interpreter's lock now; None where nobody can tell."""
@@ -197,25 +216,29 @@ class SampledProcess:
 
     # The stop
 
-    def sample(self, tids: Sequence[int]) -> list[tuple[int, Taken]]:
-        """What each of these threads has on its stack now; without those that could not be stopped. Refused."""
+    def sample(self, tids: Sequence[int], since: float) -> list[tuple[int, Taken]]:
+        """What each of these threads has on its stack now; without those that could not be stopped. `since`: when the
+        look at them began, by time.perf_counter. Refused."""
         self._copies.clear()
+        self._queue.begin(tids, since)
         self.memory.begin()
         if self._interpreter is not None and any(tid not in self._records for tid in tids):
             self._look_at_records()
             for tid in tids:
                 self._records.setdefault(tid, [])
         self._stopper.with_each_stopped(tids, self._copy)
+        if self._runs_another_program():
+            return []
         return [(copy.tid, taken) for copy in self._copies if (taken := self._read(copy)) is not None]
 
     def _copy(self, tid: int, note: bytes) -> None:
         """All that is read while the thread stands still."""
-        memory = self.memory
+        memory, is_queued = self.memory, self._queue.has_waited(tid)
         (pointer,) = _word(note, self._sp_at)
         own = self._bounds.get(tid)
         if own is None or not own.start <= pointer < own.end:
             own = self._own_stack(tid, note, pointer)
-        copy = _Copy(tid, note, memory.new_copy(range(own.start, own.end)))
+        copy = _Copy(tid, note, memory.new_copy(range(own.start, own.end)), self.programs, is_queued)
         start = pointer - self._arch.red_zone
         if own.start <= pointer < own.end:
             memory.keep_some(start, min(own.end - start, _LARGEST_STACK))
@@ -269,7 +292,9 @@ class SampledProcess:
     def _read(self, copy: _Copy) -> Taken | None:
         """The stack in a copy; None, if the process runs another program now, or has ended, so that it cannot be
         read."""
-        tid = copy.tid
+        tid, programs = copy.tid, self.programs
+        if copy.programs != programs:
+            return None
         self.memory.show(copy.memory)
         has_changed = self._is_stale or copy.marks != self._marks
         if has_changed:
@@ -278,9 +303,8 @@ class SampledProcess:
         registers = registers_of(copy.note, self._arch).values
         walked = self._walker.walk(registers)
         if walked.reason:  # it may lead into what was mapped since
-            program = self._program
             self.renew()
-            if self._program != program:
+            if self.programs != programs:
                 return None
             self.code.compare_anew()
             self._walker.memory_has_changed(True)
@@ -294,7 +318,7 @@ class SampledProcess:
                 self._bounds[tid] = bounds._replace(end=outermost)
         runs = self._runs(tid)
         places, is_unnamed = self._merged(walked.frames, runs)
-        return Taken(tuple(places), walked.reason, is_unnamed)
+        return Taken(tuple(places), walked.reason, is_unnamed, copy.is_queued)
 
     def _compare_anew(self, copy: _Copy) -> None:
         """Code may have come or gone since what is known was found."""
@@ -398,6 +422,10 @@ class SampledProcess:
             place = Place(PlaceKind.NATIVE, "", path, None, file, address - (file.bias if file else 0))
             found = self._native_at[key] = self._index(place)
         return found
+
+    def mark(self, text: str) -> int:
+        """The index of the place that says this of a thread."""
+        return self._index(Place(PlaceKind.MARK, text, None, None))
 
     def _index(self, place: Place) -> int:
         found = self._indices.get(place)

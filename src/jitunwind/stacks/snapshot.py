@@ -113,6 +113,9 @@ class Snapshot(Memory):
         copy = self.copied(address, size)
         return copy is None or self._reader.read(address, size) == copy
 
+    def as_now(self) -> Memory:
+        return _Now(self, self._reader)
+
     def is_there(self) -> bool:
         """Whether the process still has the memory that was looked at: it has not ended, or run another program."""
         program = next((each for each in self._mappings if each.path.startswith("/")), None)
@@ -304,6 +307,29 @@ class Snapshot(Memory):
             else:
                 parts.append(mapping._replace(start=start, end=end))
         return parts
+
+
+class _Now(Memory):
+    """What a process that was copied has in its memory now."""
+
+    def __init__(self, copied: Snapshot, reader: Reader) -> None:
+        self._copied, self._reader = copied, reader
+
+    @property
+    def architecture(self) -> Architecture:
+        return self._copied.architecture
+
+    def read(self, address: int, size: int) -> bytes:
+        data = self._reader.read(address, size)
+        if len(data) != size:
+            raise UnreadableMemory(address, size)
+        return data
+
+    def mappings(self) -> list[Mapping]:
+        return self._copied.mappings()
+
+    def symbol(self, name: str) -> int | None:
+        return self._copied.symbol(name)
 
 
 def comm(pid: int, tid: int) -> str:

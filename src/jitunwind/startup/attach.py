@@ -60,12 +60,15 @@ class Target:
 
 class Answer(NamedTuple):
     """What the process has done: `regions` published, or withdrawn. `is_off`: nothing, as its JIT is off; `already`: it
-    did before what it was asked to. `warning`: what a user should know of its CPython, or empty."""
+    did before what it was asked to. `files` are written for perf, `new_files` of them since it was asked. `warning`:
+    what a user should know of its CPython, or empty."""
 
     regions: int
     already: bool = False
     is_off: bool = False
     warning: str = ""
+    files: tuple[str, ...] = ()
+    new_files: tuple[str, ...] = ()
 
 
 def enable_in(pid: int, seconds: float, perf: str | None = None) -> Answer:
@@ -293,14 +296,15 @@ def _script(what: str, answer: Path, perf: str | None) -> str:
 def _meaning(asked: str, pid: int, said: bytes) -> Answer:
     """What the answer means: see `remote.py`. It is of the process's own making."""
     text = said.removeprefix(_BEGUN).partition(_END)[0].decode(errors="replace")
-    word, what, hint, *_ = [*text.split("\n"), "", ""]
+    word, what, hint, files, *_ = [*text.split("\n"), "", "", ""]
     if word == "failed":
         raise NotEnabled(f"process {pid} cannot {asked} publishing: {_plain(what)}", _plain(hint))
     if word == "off":
         return Answer(0, is_off=True)
     if word not in ("done", "already") or not (what.isascii() and what.isdigit()):
         raise NotEnabled(f"process {pid} answers nonsense")
-    return Answer(int(what), already=word == "already")
+    new, every = (tuple(map(_plain, line.split())) for line in (hint, files))
+    return Answer(int(what), already=word == "already", files=every, new_files=new)
 
 
 def _plain(text: str) -> str:

@@ -5,8 +5,9 @@ It is executed by its text, with a call of `begin` put behind it; see sys.remote
 thread between any two of its instructions: in the middle of an import perhaps, or with a lock in its hands. So the
 work is done in a thread of its own, which waits for such things as every thread does.
 
-The answer: `begun`, and then, ended by a zero byte, lines: `done`, `already` or `off`, and how many regions are
-published, or were; or `failed`, what is wrong, and what to do.
+The answer: `begun`, and then, ended by a zero byte, lines: `done`, `already` or `off`, how many regions are
+published, or were, and the files that are written for perf: the new ones, and all; or `failed`, what is wrong, and
+what to do.
 """
 
 import _thread
@@ -54,8 +55,16 @@ def _enable(search: list[str], finder: str, perf: str | None) -> str:
     import jitunwind
 
     word = "already" if jitunwind.is_enabled() else "done"
+    before = _files_for_perf()
     jitunwind.enable(perf)
-    return f"{word}\n{jitunwind.statistics().regions}"
+    files = _files_for_perf()
+    new = [file for file in files if file not in before]
+    return "\n".join([word, str(jitunwind.statistics().regions), " ".join(new), " ".join(files)])
+
+
+def _files_for_perf() -> list[str]:
+    follow = sys.modules.get("jitunwind.jits.cpython.inside.follow")
+    return getattr(follow, "files_for_perf", list)()
 
 
 def _disable() -> str:

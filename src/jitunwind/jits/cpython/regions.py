@@ -144,14 +144,24 @@ class Regions:
 
     @cached_property
     def executors(self) -> Executors:
-        found = find_executors(self.memory, self.objects, self.layout)
+        """Of a process that runs on, lists were copied and executors were not: what is wrong with them may only be that
+        they have gone meanwhile. So it is said if it is wrong now, too."""
+        found = self._executors_in(self.memory, self.objects)
+        now = self.memory.as_now() if found.warnings else None
+        if now is not None:
+            again = self._executors_in(now, Objects(now, self.layout)).warnings
+            found.warnings = [warning for warning in found.warnings if warning in again]
+        self.warnings += found.warnings
+        return found
+
+    def _executors_in(self, memory: Memory, objects: Objects) -> Executors:
+        found = find_executors(memory, objects, self.layout)
         for start, executor in list(found.by_start.items()):
             if self.may_hold(start) is None or self.may_hold(start + executor.jit_size - 1) is None:
                 del found.by_start[start]
                 found.warnings.append(
                     f"the executor at {executor.address:#x} has code outside executable memory"
                 )
-        self.warnings += found.warnings
         return found
 
     @cached_property

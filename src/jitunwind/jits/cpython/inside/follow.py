@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _CONSUMERS = (GDB, LIBGCC, LIBUNWIND)
 PERF = {"jitdump": JITDUMP, "map": PERF_MAP}
 """What can be written for perf: the consumers."""
+_FILES = {JITDUMP: "/tmp/jit-{}.dump", PERF_MAP: "/tmp/perf-{}.map"}
+"""What perf calls their files (agent/perf_file.c), by the process's number in its own PID namespace."""
 _STDERR = 2
 _LEAST_AT_ONCE, _MOST_AT_ONCE = 4, 64
 _AT_ONCE_SECONDS = 0.03
@@ -89,6 +91,10 @@ class Follower:
     def writes_files(self) -> bool:
         """Whether it writes a file for perf."""
         return bool(self._files)
+
+    def files(self) -> list[str]:
+        """The paths of the files for perf."""
+        return [_FILES[consumer].format(os.getpid()) for consumer in self._files]
 
     def write_for_perf(self, consumer: str) -> None:
         """Write a file for perf, too, of the code that there is and of all that comes. AgentFailed, where it cannot be
@@ -416,6 +422,11 @@ def enable(perf: str | None = None) -> None:
         _enable()
         if perf is not None and _follower is not None:
             _follower.write_for_perf(PERF[perf])
+
+
+def files_for_perf() -> list[str]:
+    """The paths of the files that are written for perf."""
+    return _follower.files() if _follower is not None else []
 
 
 def _enable() -> None:
