@@ -104,6 +104,15 @@ def test_the_case_of_a_file_s_name_does_not_matter() -> None:
 
 
 @of_one_version
+def test_live_without_a_terminal_still_writes_the_file(
+    hot_process: int, tmp_path: Path, forked: Forked
+) -> None:
+    done = record(forked, "--live", "-d", "0.1", "-o", tmp_path / "a.html", hot_process)
+    assert (done.returncode, (tmp_path / "a.html").exists()) == (0, True), done.stderr
+    assert "note: --live shows nothing, because stdout is no terminal\n" in done.stderr
+
+
+@of_one_version
 def test_the_form_can_be_named(hot_process: int, forked: Forked) -> None:
     done = record(forked, "-d", "0.2", "-o", "-", "--format", "speedscope", "-p", hot_process)
     assert done.returncode == 0, done.stderr

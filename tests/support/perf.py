@@ -69,6 +69,11 @@ class Sample(NamedTuple):
     frames: tuple[Frame, ...]
 
     @property
+    def innermost(self) -> Frame:
+        """Outside of the kernel."""
+        return next((frame for frame in self.frames if not frame.is_kernels), self.frames[0])
+
+    @property
     def python(self) -> str:
         """The innermost function whose JIT code runs, or has called what runs; empty: there is none."""
         named = (frame.symbol for frame in self.frames if frame.is_named)
@@ -140,6 +145,10 @@ class Judged:
 
     @property
     def unnamed(self) -> list[Sample]:
+        """By frame pointers only the innermost frame is sure: through C code that has none perf sees frames that are
+        not there."""
+        if self.by_frame_pointers:
+            return [each for each in self.samples if each.is_unnamed and each.innermost.is_of_no_file]
         return [each for each in self.samples if each.is_unnamed]
 
     def of(self, prefix: str) -> list[Sample]:

@@ -21,6 +21,11 @@ ARCH = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), "amd64")
 Done = subprocess.CompletedProcess[str]
 
 
+def test_it_is_run_as_the_docs_name_it() -> None:
+    done = subprocess.run([TOOL, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def ask(*arguments: str, **environment: str) -> Done:
     """Runs the tool without the caller's own overrides."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("JITUNWIND_PYTHON")}

@@ -162,7 +162,10 @@ def record(
     if by_perf:
         _check_for_perf(target, duration, idle or gil or live)
     if live and not sys.stdout.isatty():
-        raise click.UsageError("--live needs a terminal; without it, the table is printed at the end")
+        if output is None:
+            raise click.UsageError("--live needs a terminal; without it, the table is printed at the end")
+        print_note("--live shows nothing, because stdout is no terminal")
+        live = False
     if c_lines:
         from jitunwind.stacks.lines import check_available
 

@@ -66,6 +66,8 @@ class Moments(Memory):
         self._maps = b""
         self.mapped: list[Mapping] = []
         self.images = Images(self)
+        self.has_ended = False
+        """Whether the process had no memory any more when its mappings were read last."""
         self._files_have_changed = False
         self.renew()
         self._files_have_changed = False
@@ -81,7 +83,10 @@ class Moments(Memory):
         ):  # the one that it was asked by has ended
             self.thread = other
             maps = self._read_maps()
-        if maps == self._maps:
+        self.has_ended = not maps
+        if (
+            not maps or maps == self._maps
+        ):  # of a process that has ended, what was copied can be read all the same
             return
         before, self._maps = _code_of_files(self.mapped), maps
         self.mapped = parse_maps(maps.decode(errors="replace"))

@@ -13,7 +13,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from jitunwind.arch.known import module
-from jitunwind.errors import NoSuchProcess
+from jitunwind.errors import NoSuchProcess, NotPermitted
 from jitunwind.jits.known import UNKNOWN_NAME, Jits
 from jitunwind.jits.optional import (
     Interpreted,
@@ -185,8 +185,6 @@ class SampledProcess:
         self.memory.renew()
         changed = self.memory.files_have_changed()
         self._records = {tid: records for tid, records in self._records.items() if records}
-        if self.memory.program is None:
-            return  # it has ended
         if self._runs_another_program():
             return
         self._is_stale = True  # what other JITs than CPython's have done is seen now and then only
@@ -202,7 +200,9 @@ class SampledProcess:
         before = self.memory
         if before.program == self._program and before.is_there():
             return False
-        with suppress(NoSuchProcess):
+        with suppress(
+            NoSuchProcess, NotPermitted
+        ):  # a program with other rights may be nobody's to look into
             self._start()
             before.close()
         return self.memory is not before
@@ -290,7 +290,8 @@ class SampledProcess:
     # Afterwards
 
     def _read(self, copy: _Copy) -> Taken | None:
-        """The stack in a copy; None, if the process has run another program meanwhile."""
+        """The stack in a copy; None, if the process runs another program now, or has ended, so that it cannot be
+        read."""
         tid, programs = copy.tid, self.programs
         if copy.programs != programs:
             return None
@@ -308,6 +309,8 @@ class SampledProcess:
             self.code.compare_anew()
             self._walker.memory_has_changed(True)
             walked = self._walker.walk(registers)
+            if walked.reason and self.memory.has_ended:
+                return None
         if not walked.reason:
             bounds = self._bounds[tid]
             outermost = walked.frames[-1].sp + _BEYOND

@@ -40,21 +40,21 @@ def functions_2(loops: int) -> int:
 
 def native_5(loops: int) -> int:
     total = 0
-    for number in range(loops // 5):
+    for number in range(loops // 12):
         total += zlib.crc32(DATA, number) % 7
     return total
 
 
 def native_3(loops: int) -> int:
     total = 0
-    for number in range(loops // 5):
+    for number in range(loops // 12):
         total += zlib.crc32(DATA, number) % 7
     return total
 
 
 def native_2(loops: int) -> int:
     total = 0
-    for number in range(loops // 5):
+    for number in range(loops // 12):
         total += zlib.crc32(DATA, number) % 7
     return total
 
