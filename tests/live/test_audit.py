@@ -14,6 +14,8 @@ import pytest
 from tests.support.live import PROGRAMS, Interpreter, running
 
 JITUNWIND = [sys.executable, "-m", "jitunwind"]
+ATTEMPTS = 20
+"""Of what meets a signal by chance: one comes every 4 ms of processor time, and a fast machine needs few."""
 STEPS = 6000
 LIMIT = 120
 PUBLISHED = ("exceptions", "recursion", "side_exits")
@@ -81,9 +83,12 @@ def test_the_kernel_steps_each_instruction_where_that_is_wanted(python: Interpre
 
 @pytest.mark.parametrize("options", [("--steps", 100_000), ("--single-step", "--steps", 20_000)], ids=str)
 def test_signals_come_through_while_it_steps(python: Interpreter, options: tuple[object, ...]) -> None:
-    report = of_program(python, "audit_signals", *options, "--table", "recovered")
-    assert_exact(report, int(str(options[-1])))
-    assert report["counts"]["signals"], "no signal met a step"
+    for _ in range(ATTEMPTS):
+        report = of_program(python, "audit_signals", *options, "--table", "recovered")
+        assert_exact(report, int(str(options[-1])))
+        if report["counts"]["signals"]:
+            return
+    pytest.fail("no signal met a step")
 
 
 def test_threads_that_come_and_go_and_children_are_unharmed(python: Interpreter) -> None:

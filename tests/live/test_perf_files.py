@@ -26,14 +26,14 @@ def _removed() -> Iterator[None]:
 
 
 def course(python: Interpreter, kind: str, name: str, said: str = "") -> dict[str, Any]:
-    """What a course tells; it says `said` on stderr, where FILE stands for the file and SIZE for its size."""
+    """What a course tells; it says `said` on stderr, where FILE stands for the file and SOME for a number."""
     command = [python.python, str(PROGRAMS / "perf_follow.py"), kind, name]
     folders = os.pathsep.join([str(PROGRAMS), str(packages(python.machine)), PACKAGES])
     environment = {**python.environment(), "PYTHONPATH": folders}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     told: dict[str, Any] = json.loads(done.stdout)
-    assert re.sub(r"\d+ bytes", "SIZE bytes", done.stderr.replace(told["path"], "FILE")) == said
+    assert re.sub(r"\d+ (bytes|regions)", r"SOME \1", done.stderr.replace(told["path"], "FILE")) == said
     _made.extend(each["path"] for each in (told, told.get("child", told)))
     return told
 
@@ -82,7 +82,14 @@ def test_publishing_goes_on_without_a_file_that_is_refused(python: Interpreter) 
 
 
 def test_a_full_file_is_said_once_and_is_a_problem(python: Interpreter) -> None:
-    line = "jitunwind: FILE is full, with SIZE bytes: code that comes from now on is not in it\n"
+    line = "jitunwind: FILE is full, with SOME bytes: code that comes from now on is not in it\n"
     told = course(python, "map", "full", line)
     assert any("is full" in problem for problem in told["problems"])
     assert told["regions"] >= 4
+
+
+@pytest.mark.one_version("when a process ends does not depend on the version")
+@pytest.mark.live
+def test_what_is_left_at_the_end_is_said() -> None:
+    line = "jitunwind: JIT code of SOME regions is not written for perf: the process ends before that\n"
+    course(interpreter("3.15"), "map", "late_at_the_end", line)

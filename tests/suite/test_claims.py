@@ -179,6 +179,10 @@ CLAIMS = {
         "the sizes of its stencils do not add up",
         "tests/jits/cpython/test_uops.py",
     ),
+    ("jits/cpython/inside/follow.py", "the process ends before that"): (
+        "regions wait when the time for it is over",
+        "tests/live/test_perf_files.py",
+    ),
     ("startup/__init__.py", "is not written for perf"): (
         "jitunwind.enable(perf=) has raised",
         "tests/cli/test_run.py",

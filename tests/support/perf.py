@@ -175,7 +175,8 @@ def recorded(
     environment: Mapping[str, str],
     injects: bool,
 ) -> list[Sample]:
-    """What perf records of a program and of what it starts; `injects`: with the JIT code that jitdump files have."""
+    """What perf records of a program and of what it starts, from the time on that the program prints; `injects`: with
+    the JIT code that jitdump files have."""
     perf, data, injected = command(version), folder / "perf.data", folder / "injected.data"
     how = [
         "-k",
@@ -187,7 +188,7 @@ def recorded(
         "--call-graph",
         call_graph,
     ]
-    _run([*perf, "record", "-q", *how, "-o", str(data), *program], environment)
+    begin = float(_run([*perf, "record", "-q", *how, "-o", str(data), *program], environment))
     if injects:
         _run([*perf, "inject", "--jit", "-i", str(data), "-o", str(injected)], environment)
         data = injected
@@ -195,7 +196,7 @@ def recorded(
     samples = list(samples_in(_run([*perf, "script", "-i", str(data), *fields], environment)))
     for pid in {each.pid for each in samples}:
         remove_files(pid)
-    return samples
+    return [each for each in samples if each.time >= begin]
 
 
 def samples_in(text: str) -> Iterator[Sample]:

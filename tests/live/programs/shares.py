@@ -2,17 +2,21 @@
 
 `PYTHON shares.py LOOPS [COURSE…]`: each course for about LOOPS hundredths of a second; all, if none is named. The parts
 take many milliseconds each, so that samples taken every millisecond count them and chance has little to do with it.
+Before, all is compiled and published; the time at which that is done, of the monotonic clock, is printed.
 """
 
 import asyncio
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 
 PARTS = (5, 3, 2)
 UNIT = 80_000
 """Iterations in three milliseconds or so."""
+WARM_UPS = 3
+PATIENCE = 60
 DATA = bytes(2_000)
 DEPTH = 12
 
@@ -197,6 +201,13 @@ def main() -> None:
     loops, *names = sys.argv[1:]
     for function in (threads_5, threads_3, threads_2):
         function(UNIT // 4)  # while threads want the GIL, little is compiled
+    for name in names or COURSES:
+        for _ in range(WARM_UPS):
+            COURSES[name]()
+    publisher = sys.modules.get("jitunwind")
+    if publisher is not None and publisher.flush(PATIENCE):
+        sys.exit("not all JIT code is published")
+    print(time.monotonic(), flush=True)
     for name in names or COURSES:
         for _ in range(int(loops)):
             COURSES[name]()

@@ -35,6 +35,8 @@ _LOOK_SECONDS = 1.0
 _END_SECONDS = 2.0
 _TURN_SECONDS = 0.05
 FLUSH_SECONDS = 1.0
+_FILES_SECONDS = 10.0
+"""As long as a process may take at its end, to complete what perf reads."""
 _PAGE = 4096
 """Of the smallest size that there is."""
 _WORDS_OF_NAMELESS = 4
@@ -87,11 +89,6 @@ class Follower:
                 self._release()
             self.flush(FLUSH_SECONDS)
 
-    @property
-    def writes_files(self) -> bool:
-        """Whether it writes a file for perf."""
-        return bool(self._files)
-
     def files(self) -> list[str]:
         """The paths of the files for perf."""
         return [_FILES[consumer].format(os.getpid()) for consumer in self._files]
@@ -134,6 +131,12 @@ class Follower:
             return max(self._most_waiting(), 1)
         finally:
             self._release()
+
+    def complete_files(self) -> None:
+        """At the end of the process. One line on stderr says what is left."""
+        left = self.flush(_FILES_SECONDS) if self._files else 0
+        if left:
+            self._say(f"JIT code of {left} regions is not written for perf: the process ends before that")
 
     def problems(self) -> dict[str, int]:
         """What went wrong so far, and what is executable now and is not published, each with how often."""
@@ -505,6 +508,5 @@ def _after_fork(in_child: bool) -> None:
 def _at_exit() -> None:
     """Code that is freed from now on is withdrawn by the agent alone. What perf reads is complete before."""
     if _follower is not None:
-        if _follower.writes_files:
-            _follower.flush(FLUSH_SECONDS)
+        _follower.complete_files()
         _follower.end(withdraws=False)
