@@ -148,12 +148,13 @@ def _threads(recording: Recording) -> tuple[list[str], list[int]]:
 def _functions(shares: Shares) -> str:
     """How each function ran."""
     has_waiting = bool(shares.kinds[Kind.WAITING])
+    shown = 5 if shares.has_python else 2
     rows = []
     for each in shares.by_own()[:_MOST_FUNCTIONS]:
-        parts = [each.total, each.own, each.kinds[Kind.JIT], each.kinds[Kind.PYTHON], each.in_c]
+        parts = [each.total, each.own, each.kinds[Kind.JIT], each.kinds[Kind.PYTHON], each.in_c][:shown]
         parts += [each.kinds[Kind.WAITING]] if has_waiting else []
         rows.append(_row([_share(part, shares.weight) for part in parts], each))
-    return _table([*_COLUMNS, *(["+ waiting"] if has_waiting else [])], rows)
+    return _table([*_COLUMNS[:shown], *(["+ waiting"] if has_waiting else [])], rows)
 
 
 def _compared(before: Shares, after: Shares) -> str:
