@@ -353,6 +353,7 @@ def test_an_empty_recording_and_doubts_are_explained(browser: Page, tmp_path: Pa
     )
     assert "This recording has no sample" in said
     assert "40 of 100 samples a second were taken" in said
+    assert browser.evaluate("data.period") == pytest.approx(0.025)
     assert bars(browser) == []
     assert browser.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
 

@@ -96,7 +96,7 @@ def _page(
         "own": [list(own) for own in tree.own],
         "threads": names if tree.threads else [],
         "threadOwn": [[node, places[thread], weight] for node, thread, weight in tree.threads],
-        "period": recordings[-1].origin.period if len(recordings) == 1 else 0,
+        "period": _period(recordings[-1]),
         "folded": tree.folded,
     }
     return Template(assets.joinpath("page.html").read_text("utf-8")).substitute(
@@ -112,6 +112,12 @@ def _page(
         functions=functions,
         data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
     )
+
+
+def _period(recording: Recording) -> float:
+    """Seconds that a sample stands for: more than the sampler's period, where moments were missed."""
+    taken = recording.counts.moments - recording.counts.missed
+    return recording.origin.seconds / taken if taken > 0 else recording.origin.period
 
 
 def _text(text: str) -> str:
