@@ -256,5 +256,12 @@ def test_what_is_too_much_for_a_page_is_folded_into_its_callers() -> None:
     made = large(20_000)
     whole, folded = Tree([made], with_lines=False), Tree([made], with_lines=False, most=2000)
     assert folded.folded == len(whole.depths) - len(folded.depths)
-    assert 1000 < len(folded.depths) <= 2000
+    assert len(folded.depths) == 2000
     assert sum(folded.own[0]) == sum(whole.own[0]) == 20_000
+    equal = Recording(recording().origin)
+    for tid in range(50):
+        stack = equal.stack((equal.frame(MAIN), equal.frame(HOT._replace(name=f"f{tid}"))))
+        equal.add(0.0, equal.thread(tid, "worker"), stack)
+    tree = Tree([equal], with_lines=False, most=20)
+    assert len(tree.depths) == 20
+    assert sum(weight for _, _, weight in tree.threads) == sum(tree.own[0]) == 50

@@ -326,6 +326,21 @@ def test_waiting_is_marked(browser: Page, tmp_path: Path) -> None:
         "[...document.querySelectorAll('.functions tr')].map(row => row.cells[5].textContent)"
     )
     assert rows[:2] == ["+ waiting", "75.0 %"]
+    for scheme in ("light", "dark"):
+        browser.prefer(scheme)
+        assert min(browser.evaluate(CONTRAST).values()) >= LEAST_CONTRAST
+
+
+def test_threads_beyond_a_hundred_are_one(browser: Page, tmp_path: Path) -> None:
+    made = Recording(origin())
+    stack = made.stack((made.frame(MODULE),))
+    for tid in range(1, 131):
+        made.add(0.0, made.thread(tid, "worker"), stack, 200 - tid)
+    loaded(browser, tmp_path, pages.write(made, False), "thread=split")
+    shown = browser.evaluate("data.threads")
+    assert shown[0] == "worker (1)"
+    assert shown[100:] == ["30 other threads"]
+    assert widths(browser)["30 other threads"] == pytest.approx(sum(range(70, 100)) / made.weight, abs=0.01)
 
 
 def test_an_empty_recording_and_doubts_are_explained(browser: Page, tmp_path: Path) -> None:
@@ -338,6 +353,7 @@ def test_an_empty_recording_and_doubts_are_explained(browser: Page, tmp_path: Pa
     )
     assert "This recording has no sample" in said
     assert "40 of 100 samples a second were taken" in said
+    assert browser.evaluate("data.period") == pytest.approx(0.025)
     assert bars(browser) == []
     assert browser.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
 

@@ -96,7 +96,7 @@ def _page(
         "own": [list(own) for own in tree.own],
         "threads": names if tree.threads else [],
         "threadOwn": [[node, places[thread], weight] for node, thread, weight in tree.threads],
-        "period": recordings[-1].origin.period if len(recordings) == 1 else 0,
+        "period": _period(recordings[-1]),
         "folded": tree.folded,
     }
     return Template(assets.joinpath("page.html").read_text("utf-8")).substitute(
@@ -112,6 +112,12 @@ def _page(
         functions=functions,
         data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
     )
+
+
+def _period(recording: Recording) -> float:
+    """Seconds that a sample stands for: more than the sampler's period, where moments were missed."""
+    taken = recording.counts.moments - recording.counts.missed
+    return recording.origin.seconds / taken if taken > 0 else recording.origin.period
 
 
 def _text(text: str) -> str:
@@ -148,12 +154,13 @@ def _threads(recording: Recording) -> tuple[list[str], list[int]]:
 def _functions(shares: Shares) -> str:
     """How each function ran."""
     has_waiting = bool(shares.kinds[Kind.WAITING])
+    shown = 5 if shares.has_python else 2
     rows = []
     for each in shares.by_own()[:_MOST_FUNCTIONS]:
-        parts = [each.total, each.own, each.kinds[Kind.JIT], each.kinds[Kind.PYTHON], each.in_c]
+        parts = [each.total, each.own, each.kinds[Kind.JIT], each.kinds[Kind.PYTHON], each.in_c][:shown]
         parts += [each.kinds[Kind.WAITING]] if has_waiting else []
         rows.append(_row([_share(part, shares.weight) for part in parts], each))
-    return _table([*_COLUMNS, *(["+ waiting"] if has_waiting else [])], rows)
+    return _table([*_COLUMNS[:shown], *(["+ waiting"] if has_waiting else [])], rows)
 
 
 def _compared(before: Shares, after: Shares) -> str:

@@ -3,6 +3,7 @@
 In come recordings, out comes a `Tree` in preorder: as small as a page can use it, whatever the number of samples.
 """
 
+import heapq
 from array import array
 from collections.abc import Iterator, Sequence
 
@@ -81,15 +82,24 @@ def _preorder(root: _Node) -> Iterator[tuple[int, int, _Node]]:
 
 
 def _fold(root: _Node, most: int) -> int:
-    """Fold the lightest branches into their callers until there are no more than `most` nodes; how many went."""
-    totals = sorted((node.total for _, _, node in _preorder(root)), reverse=True)
-    if len(totals) <= most:
+    """Keep the `most` heaviest nodes, and fold what is below them into them; how many went."""
+    count = sum(1 for _ in _preorder(root))
+    if count <= most:
         return 0
-    least = totals[most]
-    for _, _, node in list(_preorder(root)):
-        for index in [index for index, child in node.below.items() if child.total <= least]:
-            for _, _, child in _preorder(node.below.pop(index)):
-                node.own = [one + other for one, other in zip(node.own, child.own, strict=True)]
-                for thread, weight in child.threads.items():
-                    node.threads[thread] = node.threads.get(thread, 0) + weight
-    return len(totals) - sum(1 for _ in _preorder(root))
+    waiting = [
+        (-child.total, number, root, index) for number, (index, child) in enumerate(root.below.items())
+    ]
+    heapq.heapify(waiting)
+    number = len(waiting)
+    for _ in range(most - 1):
+        _, _, caller, index = heapq.heappop(waiting)
+        node = caller.below[index]
+        for below, child in node.below.items():
+            heapq.heappush(waiting, (-child.total, number, node, below))
+            number += 1
+    for _, _, caller, index in waiting:
+        for _, _, node in _preorder(caller.below.pop(index)):
+            caller.own = [one + other for one, other in zip(caller.own, node.own, strict=True)]
+            for thread, weight in node.threads.items():
+                caller.threads[thread] = caller.threads.get(thread, 0) + weight
+    return count - most
