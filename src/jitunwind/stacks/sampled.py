@@ -81,7 +81,8 @@ class Named(NamedTuple):
 
 class Taken(NamedTuple):
     """A stack: places by their index in `SampledProcess.places`, outermost first. `reason`: why it is not whole; `""`
-    if it is. `is_unnamed`: it has JIT code that nobody knows. `is_queued`: the thread waited for a processor."""
+    if it is. `is_unnamed`: it has JIT code that nobody knows. `is_queued`: the thread had waited in a
+    system call, and now waited for a processor."""
 
     places: tuple[int, ...]
     reason: str
@@ -318,7 +319,13 @@ class SampledProcess:
                 self._bounds[tid] = bounds._replace(end=outermost)
         runs = self._runs(tid)
         places, is_unnamed = self._merged(walked.frames, runs)
-        return Taken(tuple(places), walked.reason, is_unnamed, copy.is_queued)
+        is_queued = copy.is_queued and self._is_in_call(registers[self._arch.program_counter])
+        return Taken(tuple(places), walked.reason, is_unnamed, is_queued)
+
+    def _is_in_call(self, pc: int) -> bool:
+        """Whether the instruction before is a system call: one that was preempted elsewhere was computing there."""
+        instruction = self._arch.linux.calls.instruction
+        return self.memory.now(pc - len(instruction), len(instruction)) == instruction
 
     def _compare_anew(self, copy: _Copy) -> None:
         """Code may have come or gone since what is known was found."""
