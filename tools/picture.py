@@ -15,7 +15,7 @@ from browser import NoBrowserError, Page, address, page
 ROOT = Path(__file__).parents[1]
 VERSION = "3.15"
 EXPLAINED = {"explain.png": (1280, 1080, "light"), "explain-phone.png": (390, 960, "dark")}
-RECORDED = {"record.png": (1280, 960, "light")}
+RECORDED = {"record.png": (1280, 660, "light")}
 
 
 def interpreter() -> str:

@@ -42,7 +42,7 @@ def collected(folder: Path, **environment: str) -> Cases:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=PATIENCE,
+        timeout=4 * PATIENCE,
     )
     assert done.returncode == 0, done.stdout
     return Cases(**json.loads(file.read_text()))
