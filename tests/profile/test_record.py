@@ -193,27 +193,43 @@ def test_threads_that_wait_are_left_alone_unless_wanted(
             assert "not whole" not in done.stderr, done.stderr
 
 
+NAPS = """
+import time
+print("ready", flush=True)
+while True: time.sleep(0.001)
+"""
+
+
 @pytest.mark.live
 @pytest.mark.one_version("it is about the kernel's queue")
-def test_threads_that_wait_for_a_processor_are_told_from_those_that_run(
-    tmp_path: Path, forked: Forked
+def test_a_wait_for_a_processor_is_no_time_in_the_call_that_slept(
+    python: Interpreter, tmp_path: Path, forked: Forked
 ) -> None:
-    """Three programs that compute share a processor."""
-    file = tmp_path / "a.collapsed"
+    """Programs that compute share a processor with one that naps."""
+    program, file = tmp_path / "naps.py", tmp_path / "a.collapsed"
+    program.write_text(NAPS)
     processor = min(os.sched_getaffinity(0))
-    with hot(VERSION) as pid, hot(VERSION) as one, hot(VERSION) as other:
-        for each in (pid, one, other):
-            os.sched_setaffinity(each, {processor})
-        done = record(forked, "-d", "1", "-r", "200", "--idle", "-o", file, pid)
-    assert done.returncode == 0, done.stderr
-    found = recorded(file)
-    queued = sum(
-        weight
-        for index, weight in found.weights().items()
-        if found.frames[found.stacks[index][-1]] == Frame(Kind.WAITING, QUEUED)
-    )
-    assert 0.2 * found.weight < queued < 0.95 * found.weight, done.stderr
-    assert f", {queued:,} waiting for a processor" in done.stderr
+    with running(python, program) as naps, hot(VERSION) as one, hot(VERSION) as other:
+        for pid in (naps.pid, one, other):
+            os.sched_setaffinity(pid, {processor})
+        done = record(forked, "-d", "1", "-r", "200", "--idle", "-o", file, naps.pid)
+        assert done.returncode == 0, done.stderr
+        queued, _ = weights_of_queued(recorded(file))
+        assert queued, done.stderr
+        assert f", {queued:,} waiting for a processor" in done.stderr
+        done = record(forked, "-d", "0.5", "-r", "200", "--idle", "-o", file, one)
+        assert done.returncode == 0, done.stderr
+        queued, all_together = weights_of_queued(recorded(file))
+        assert 4 * queued < all_together, "it computes"
+
+
+def weights_of_queued(found: Recording) -> tuple[int, int]:
+    """Of the stacks of threads that waited for a processor, and of all."""
+    marked = Frame(Kind.WAITING, QUEUED)
+    stacks = found.weights().items()
+    return sum(
+        weight for index, weight in stacks if found.frames[found.stacks[index][-1]] == marked
+    ), found.weight
 
 
 @pytest.mark.live

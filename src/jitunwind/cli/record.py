@@ -433,7 +433,7 @@ def _why_none(counts: Counts, wanted: Wanted) -> str:
             "the recording ended before the first moment came; take a higher --rate, or a longer --duration"
         )
     if counts.queued:
-        return "each thread that was ready to run waited for a processor; --idle has those, too"
+        return "each thread that was looked at had slept, and waited for a processor; --idle has those, too"
     idle = "" if wanted.idle else "; --idle has those that wait"
     return f"no thread ran when it was looked at{idle}"
 

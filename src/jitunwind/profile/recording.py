@@ -61,9 +61,9 @@ class Counts:
     `moments`: at which the process was to be looked at; `missed`: those of them that passed while the sampler was busy;
     `late`: those at which it looked more than half a period after their time. Of the samples, `cut` are those whose
     stack is not whole (`reasons` says why, by how often), `unnamed` those in JIT code of which nobody knows the
-    function. `lost`: threads that were to be sampled at a moment, and could not be. `queued`: those that were ready to
-    run and waited for a processor. `halted`: moments at which a signal or a debugger had stopped the whole process.
-    `stopped`: seconds for which threads stood still for the sampler, all together.
+    function. `lost`: threads that were to be sampled at a moment, and could not be. `queued`: those that had come out
+    of a system call's wait and waited for a processor. `halted`: moments at which a signal or a debugger had stopped
+    the whole process. `stopped`: seconds for which threads stood still for the sampler, all together.
     """
 
     moments: int = 0

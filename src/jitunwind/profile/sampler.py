@@ -163,8 +163,9 @@ class Sampler:
         self.counts.stopped = self._stopper.stopped_seconds
         for tid, each in taken:
             self.counts.queued += each.is_queued
-            if self._wanted.idle or not each.is_queued:
-                self._add(at, tid, each, QUEUED if each.is_queued else _doing(states[tid]))
+            mark = _mark(each, states[tid])
+            if self._wanted.idle or not mark:
+                self._add(at, tid, each, mark)
 
     def _add(self, at: float, tid: int, taken: Taken, doing: str) -> None:
         """`doing`: the mark of a thread that does not run; else empty."""
@@ -240,9 +241,11 @@ class Sampler:
             yield Frame(Kind.NATIVE, each.function, each.file, each.line, place.path or "", each.is_named)
 
 
-def _doing(state: bytes) -> str:
-    """Why a thread in that state does not run; empty, if it does."""
-    return "" if state == _RUNNING else STOPPED if state in _HALTED else WAITING
+def _mark(taken: Taken, state: bytes) -> str:
+    """Why a thread that was in that state does not run; empty, if it does."""
+    if taken.is_halted or state in _HALTED:
+        return STOPPED
+    return QUEUED if taken.is_queued else "" if state == _RUNNING else WAITING
 
 
 def _state(pid: int, tid: int) -> bytes:

@@ -49,6 +49,11 @@ class _Vector(ctypes.Structure):
     _fields_ = [("base", ctypes.c_void_p), ("size", ctypes.c_size_t)]
 
 
+Work = Callable[[int, bytes, bool], None]
+"""Gets a thread's number, its note NT_PRSTATUS, and whether a signal had stopped its process: then the stop tells of
+that signal (ptrace(2), "Group-stop")."""
+
+
 class Refused(Exception):
     """The kernel does not let us: the thread is another tracer's, or not ours to trace."""
 
@@ -86,9 +91,9 @@ class ThreadStopper:
             os.setpriority(os.PRIO_PROCESS, own, priority)
             self.let_go_of_late()
 
-    def with_each_stopped(self, tids: Sequence[int], work: Callable[[int, bytes], None]) -> None:
-        """Call `work` with each thread and its note NT_PRSTATUS while that thread stands still, in the order in which
-        they come to their stops. Not with those that have ended, or do not stop in time. Refused, if one was."""
+    def with_each_stopped(self, tids: Sequence[int], work: Work) -> None:
+        """Call `work` with each thread while that thread stands still, in the order in which they come to their stops.
+        Not with those that have ended, or do not stop in time. Refused, if one was."""
         began, refused = time.perf_counter(), False
         pending: set[int] = set()
         self.let_go_of_late()
@@ -116,13 +121,14 @@ class ThreadStopper:
         if refused and not pending:
             raise Refused
 
-    def _look(self, tid: int, status: int, work: Callable[[int, bytes], None]) -> None:
+    def _look(self, tid: int, status: int, work: Work) -> None:
         began = time.perf_counter()
+        is_halted = status >> 16 == _EVENT_STOP and os.WSTOPSIG(status) != signal.SIGTRAP
         number = 0 if status >> 16 == _EVENT_STOP else os.WSTOPSIG(status)
         try:
             self._vector.size = _LARGEST_REGISTERS
             if _ptrace(_GETREGSET, tid, _NT_PRSTATUS, self._place) == 0:
-                work(tid, self._buffer.raw[: self._vector.size])
+                work(tid, self._buffer.raw[: self._vector.size], is_halted)
         finally:
             _ptrace(_DETACH, tid, None, number)
             self.stopped_seconds += time.perf_counter() - began

@@ -81,12 +81,14 @@ class Named(NamedTuple):
 
 class Taken(NamedTuple):
     """A stack: places by their index in `SampledProcess.places`, outermost first. `reason`: why it is not whole; `""`
-    if it is. `is_unnamed`: it has JIT code that nobody knows. `is_queued`: the thread waited for a processor."""
+    if it is. `is_unnamed`: it has JIT code that nobody knows. `is_queued`: the thread had waited in a
+    system call, and now waited for a processor. `is_halted`: a signal had stopped its process."""
 
     places: tuple[int, ...]
     reason: str
     is_unnamed: bool
     is_queued: bool
+    is_halted: bool
 
 
 class _Bounds(NamedTuple):
@@ -104,6 +106,7 @@ class _Copy(NamedTuple):
     memory: Copy
     programs: int
     is_queued: bool
+    is_halted: bool
     marks: bytes = b""
 
 
@@ -231,14 +234,16 @@ class SampledProcess:
             return []
         return [(copy.tid, taken) for copy in self._copies if (taken := self._read(copy)) is not None]
 
-    def _copy(self, tid: int, note: bytes) -> None:
+    def _copy(self, tid: int, note: bytes, is_halted: bool) -> None:
         """All that is read while the thread stands still."""
         memory, is_queued = self.memory, self._queue.has_waited(tid)
         (pointer,) = _word(note, self._sp_at)
         own = self._bounds.get(tid)
         if own is None or not own.start <= pointer < own.end:
             own = self._own_stack(tid, note, pointer)
-        copy = _Copy(tid, note, memory.new_copy(range(own.start, own.end)), self.programs, is_queued)
+        copy = _Copy(
+            tid, note, memory.new_copy(range(own.start, own.end)), self.programs, is_queued, is_halted
+        )
         start = pointer - self._arch.red_zone
         if own.start <= pointer < own.end:
             memory.keep_some(start, min(own.end - start, _LARGEST_STACK))
@@ -318,7 +323,15 @@ class SampledProcess:
                 self._bounds[tid] = bounds._replace(end=outermost)
         runs = self._runs(tid)
         places, is_unnamed = self._merged(walked.frames, runs)
-        return Taken(tuple(places), walked.reason, is_unnamed, copy.is_queued)
+        is_queued = (
+            copy.is_queued and not copy.is_halted and self._is_in_call(registers[self._arch.program_counter])
+        )
+        return Taken(tuple(places), walked.reason, is_unnamed, is_queued, copy.is_halted)
+
+    def _is_in_call(self, pc: int) -> bool:
+        """Whether the instruction before is a system call: one that was preempted elsewhere was computing there."""
+        instruction = self._arch.linux.calls.instruction
+        return self.memory.now(pc - len(instruction), len(instruction)) == instruction
 
     def _compare_anew(self, copy: _Copy) -> None:
         """Code may have come or gone since what is known was found."""
