@@ -126,8 +126,10 @@ publishing: interpreters build/pyperformance ## docs/speed.md: what publishing c
 	@$(VENV)/bin/python bench/record.py docs/speed.md bytes bench/publishing.py build/pyperformance \
 		--measures bytes --versions $(VERSIONS)
 
-recording: interpreters build/pyperformance ## what recording costs ten programs, beside py-spy; takes an hour
-	@$(VENV)/bin/python bench/recording.py build/pyperformance
+recording: interpreters build/pyperformance ## docs/speed.md: what recording costs ten programs, beside py-spy; takes two hours
+	@for version in $(VERSIONS); do \
+		$(VENV)/bin/python bench/record.py docs/speed.md "recording $$version" bench/recording.py build/pyperformance \
+			--versions $$version || exit; done
 
 profiling: interpreters build/pyperformance ## docs/speed.md: the same of publishing with a file for perf
 	@for version in $(VERSIONS); do for kind in jitdump map; do \
