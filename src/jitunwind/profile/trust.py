@@ -33,8 +33,8 @@ def doubts(origin: Origin, counts: Counts, samples: int) -> Iterator[str]:
     if samples and counts.lost > _FEW_LOST * (samples + counts.lost):
         share = 100 * counts.lost / (samples + counts.lost)
         yield (
-            f"{share:.0f} % of the samples were lost, as threads did not stop in time; if that is more often so in one "
-            "function than in others, its share is too small"
+            f"{share:.0f} % of the samples were lost, as threads did not stop in time, or freed code before its name "
+            "was read; if that is more often so in one function than in others, its share is too small"
         )
 
 

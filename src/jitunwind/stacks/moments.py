@@ -68,6 +68,8 @@ class Moments(Memory):
         self.images = Images(self)
         self.has_ended = False
         """Whether the process had no memory any more when its mappings were read last."""
+        self.live_reads = 0
+        """How often something was read that was not kept."""
         self._files_have_changed = False
         self.renew()
         self._files_have_changed = False
@@ -143,6 +145,7 @@ class Moments(Memory):
             return bytes(found[1][at : at + size])
         if address in self._copy.own:
             raise UnreadableMemory(address, size)
+        self.live_reads += 1
         data = self._reader.read(address, size)
         if len(data) != size:
             raise UnreadableMemory(address, size)

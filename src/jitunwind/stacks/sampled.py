@@ -28,7 +28,7 @@ from jitunwind.memory import Mapping
 from jitunwind.memory.backing import BackingFile
 from jitunwind.stacks.debugfiles import debug_folders
 from jitunwind.stacks.fileframes import FileFrames
-from jitunwind.stacks.moments import Copy, Moments
+from jitunwind.stacks.moments import Copy, Moments, Watched
 from jitunwind.stacks.native import NativeRules
 from jitunwind.stacks.onethread import ThreadStopper
 from jitunwind.stacks.runqueue import RunQueue
@@ -99,7 +99,7 @@ class _Bounds(NamedTuple):
 
 
 class _Copy(NamedTuple):
-    """Of one thread, while it stood still: its registers, its memory, and what tells whether code has come or gone."""
+    """Of one thread, while it stood still: its registers, its memory, and what told whether code had come or gone."""
 
     tid: int
     note: bytes
@@ -107,7 +107,12 @@ class _Copy(NamedTuple):
     programs: int
     is_queued: bool
     is_halted: bool
+    changing: Watched | None = None
     marks: bytes = b""
+
+    def is_current(self) -> bool:
+        """Whether no code has come or gone since."""
+        return self.changing is None or self.changing.now() == self.marks
 
 
 class SampledProcess:
@@ -252,7 +257,7 @@ class SampledProcess:
         if self._interpreter is not None:
             for record in self._records.get(tid, ()):
                 self._interpreter.keep_thread(memory, record)
-            copy = copy._replace(marks=self._changing.now())
+            copy = copy._replace(changing=self._changing, marks=self._changing.now())
         self._copies.append(copy)
 
     def _own_stack(self, tid: int, note: bytes, pointer: int) -> _Bounds:
@@ -295,9 +300,9 @@ class SampledProcess:
     # Afterwards
 
     def _read(self, copy: _Copy) -> Taken | None:
-        """The stack in a copy; None, if the process runs another program now, or has ended, so that it cannot be
-        read."""
-        tid, programs = copy.tid, self.programs
+        """The stack in a copy; None, if it cannot be read: the process runs another program now, or has ended, or code
+        has come or gone before it was read what that code is, so that it may be the name of other code."""
+        tid, programs, live_reads = copy.tid, self.programs, self.memory.live_reads
         if copy.programs != programs:
             return None
         self.memory.show(copy.memory)
@@ -323,6 +328,9 @@ class SampledProcess:
                 self._bounds[tid] = bounds._replace(end=outermost)
         runs = self._runs(tid)
         places, is_unnamed = self._merged(walked.frames, runs)
+        if self.memory.live_reads != live_reads and not copy.is_current():
+            self._is_stale = True
+            return None
         is_queued = (
             copy.is_queued and not copy.is_halted and self._is_in_call(registers[self._arch.program_counter])
         )
