@@ -23,11 +23,14 @@ COMPILED = ("loops", "recursion", "threads", "coroutines", "generators")
 FUNCTIONS = ("half", "third", "fifth")
 RATE = 1000
 SECONDS = 20 if THOROUGH else 0.9
-POINTS = 0.03
-"""Between the share of samples and that of processor time."""
+POINTS = 0.03 if THOROUGH else 0.1
+"""Between the share of samples and that of processor time. On a machine that is busy with other tests the samples of less
+than a second are unevenly far apart."""
 DEVIATIONS = 3.5
 """Standard errors of a share of so many samples, where they are few."""
 CUT = 0.001
+FEW_CUT = 0 if THOROUGH else 1
+"""Of so few samples: a thread that begins is in libc's code without an unwind table for some instructions."""
 FEWEST = 50
 TRIES = 1 if THOROUGH else 3
 """On a busy machine a thread may not run between two samples, which then are one."""
@@ -55,7 +58,7 @@ def test_shares_are_those_that_are_known(python: Interpreter, mode: str, tmp_pat
         wrong = differences(found, truth)
         if mode in COMPILED:
             for name, (weight, kinds) in found.items():
-                assert kinds[Kind.JIT] > 0.9 * weight, (name, kinds)
+                assert kinds[Kind.JIT] > 0.9 * weight - DEVIATIONS * math.sqrt(weight), (name, kinds)
         if not wrong:
             return
         assert attempt < TRIES, wrong
@@ -69,7 +72,8 @@ def recorded(pid: int, mode: str, seconds: float, file: Path) -> Recording:
     assert "JIT code without a name" not in done.stderr, done.stderr
     recording = read(file.read_text(), "recorded")
     cut = re.search(r"([\d,]+) not whole", done.stderr)
-    assert (int(cut[1].replace(",", "")) if cut else 0) <= CUT * recording.weight, done.stderr
+    most = max(FEW_CUT, CUT * recording.weight)
+    assert (int(cut[1].replace(",", "")) if cut else 0) <= most, done.stderr
     return recording
 
 

@@ -83,7 +83,12 @@ class _Rate(click.FloatRange):
     + ".  [default: none, a table is printed]",
 )
 @click.option(
-    "-f", "--format", "form_name", type=click.Choice(list(FORMS)), help="The form, whatever FILE's name is."
+    "-f",
+    "--format",
+    "form_name",
+    metavar="FORM",
+    type=click.Choice(list(FORMS)),
+    help=f"The form, whatever FILE's name is: {', '.join(FORMS)}.",
 )
 @click.option(
     "--lines",
@@ -142,7 +147,7 @@ def record(
     jitunwind record --perf -o profile.html -- python3.14 script.py
     jitunwind record --diff before.collapsed after.collapsed -o page.html
 
-    Exit status: of COMMAND, that of COMMAND (128 + N, if signal N ended it); of PID, 0; of both, 2 the input cannot be
+    Exit status: 0 recorded, but of a COMMAND its own status, or 128 + N if signal N has ended it; 2 the input cannot be
     used, or the output not be written.
     """
     form = _form(output, form_name)
