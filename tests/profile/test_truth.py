@@ -24,8 +24,8 @@ FUNCTIONS = ("half", "third", "fifth")
 RATE = 1000
 SECONDS = 20 if THOROUGH else 0.9
 POINTS = 0.03 if THOROUGH else 0.1
-"""Between the share of samples and that of processor time. On a machine that is busy with other tests the samples of less
-than a second are unevenly far apart."""
+"""Between the share of samples and that of processor time. On a machine that is busy with other tests samples of so
+short a time are unevenly far apart."""
 DEVIATIONS = 3.5
 """Standard errors of a share of so many samples, where they are few."""
 CUT = 0.001
