@@ -139,7 +139,7 @@ def _read(
     for left in reversed(range(_TRIES)):
         tables = tables_named(names, arch, lambda: Published(arch, memory), (Published.name,))
         explainer = Explainer(OfProcess(jits), tables, sources)
-        with without_garbage_collection():  # there may be many, and none is garbage
+        with without_garbage_collection(), memory.gathered():  # there may be many, and none is garbage
             listed = explainer.listed(note)
         if not listed:
             raise _nothing(jits, target)

@@ -3,6 +3,7 @@
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 from jitunwind.errors import UnreadableMemory
@@ -60,6 +61,10 @@ class Memory(ABC):
     def as_now(self) -> "Memory | None":
         """The process's memory as it is now, where this one is a copy of before; else None."""
         return None
+
+    def gathered(self) -> AbstractContextManager[None]:
+        """While small pieces are read that lie side by side: each page may be read once, and be as it was then."""
+        return nullcontext()
 
     def checked_read(self, address: int, size: int) -> bytes:
         """`read`, with addresses and sizes that cannot be refused before anyone is asked."""

@@ -2,7 +2,8 @@
 
 import os
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
@@ -14,6 +15,10 @@ from jitunwind.errors import NoSuchProcess, NotElf, UnreadableMemory
 from jitunwind.memory import Mapping, Memory
 from jitunwind.memory.backing import LiveFiles, exported, exported_symbols, open_file
 from jitunwind.memory.maps import parse_maps
+
+_PAGE = 4096
+_MOST_PAGES = 1 << 12
+"""That are held at one time."""
 
 
 class LoadedFiles(Memory):
@@ -65,6 +70,8 @@ class LiveProcess(LoadedFiles):
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self._file = _opened(pid)
+        self._pages: dict[int, bytes] | None = None
+        """By address, while small pieces are gathered."""
 
     def __enter__(self) -> "LiveProcess":
         return self
@@ -81,7 +88,30 @@ class LiveProcess(LoadedFiles):
     def architecture(self) -> Architecture:
         return native()
 
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        self._pages = {}
+        try:
+            yield
+        finally:
+            self._pages = None
+
     def read(self, address: int, size: int) -> bytes:
+        if self._pages is not None:
+            at = address % _PAGE
+            if at + size <= _PAGE:
+                return self._page(self._pages, address - at)[at : at + size]
+        return self._read(address, size)
+
+    def _page(self, pages: dict[int, bytes], start: int) -> bytes:
+        page = pages.get(start)
+        if page is None:
+            if len(pages) >= _MOST_PAGES:
+                pages.clear()
+            page = pages[start] = self._read(start, _PAGE)
+        return page
+
+    def _read(self, address: int, size: int) -> bytes:
         try:
             data = os.pread(self._file, size, address)
         except (OSError, OverflowError):
