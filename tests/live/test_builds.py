@@ -155,10 +155,8 @@ def test_what_it_is_asked_to_publish_is_exact(hot: Program, kind: str) -> None:
     assert re.match(rf"process {hot.pid} publishes its JIT code: [1-9]", done.stdout), done.stdout
 
     def all_is_published() -> bool:
-        """Nothing is ever wrong; code that is new is published a moment later."""
-        table = audit("--table", "published", "--steps", STEPS, hot.pid)["published"]
-        assert table["wrong"] == 0, table
-        return bool(table["exact"] == STEPS)
+        """Code that is new is published a moment later; until then 3.15's own table holds, which is wrong."""
+        return bool(audit("--table", "published", "--steps", STEPS, hot.pid)["published"]["exact"] == STEPS)
 
     wait_until(all_is_published, "all code to be published")
 
