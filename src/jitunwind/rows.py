@@ -92,7 +92,7 @@ class CfaPlus(NamedTuple):
         return tuple.__hash__(self)
 
 
-RegisterRule = SameValue | SavedAt | InRegister | Undefined
+RegisterRule = SameValue | SavedAt | InRegister | CfaPlus | Undefined
 
 SAME_VALUE = SameValue()
 UNDEFINED = Undefined()

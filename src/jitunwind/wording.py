@@ -1,11 +1,14 @@
 """Numbers and lists as sentences have them (`1 region`, `rbx and r12 to r15`), and text made safe to print."""
 
+import os
 import re
 from collections.abc import Sequence
 from itertools import groupby
 
 _LEAST_RUN = 3
 """So many registers in a row are named by the first and the last."""
+_NO_FILES_OF_THEIR_OWN = ("__init__.py", "__main__.py")
+"""Files whose name says nothing without that of their folder."""
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
@@ -38,3 +41,10 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def short_path(path: str) -> str:
+    """The name of the file at `path`, with that of its folder where it says nothing alone."""
+    folder, name = os.path.split(path)
+    folder = os.path.basename(folder) if name in _NO_FILES_OF_THEIR_OWN else ""
+    return os.path.join(folder, name) or path

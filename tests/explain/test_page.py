@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
@@ -11,21 +10,11 @@ import pytest
 from jitunwind.explain.html import page as make_page
 from jitunwind.explain.model import Explained
 from tests.explain.made import HOSTILE, origin, region, summary, wrong_everywhere
-from tools.browser import NoBrowserError, Page, address
-from tools.browser import page as open_browser
+from tools.browser import Page, address
 
 WIDE, PHONE = (1280, 900), (390, 800)
 LEAST_CONTRAST = 4.5
 """WCAG 2.2, 1.4.3."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Page]:
-    try:
-        with open_browser() as found:
-            yield found
-    except NoBrowserError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

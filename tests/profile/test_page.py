@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
@@ -14,8 +13,7 @@ from jitunwind.profile.recording import Frame, Kind, Recording
 from jitunwind.wording import printable
 from tests.explain.test_page import CONTRAST, LEAST_CONTRAST
 from tests.profile.made import COLD, HOSTILE, HOT, KERNEL, MAIN, MODULE, WRITE, large, origin, recording
-from tools.browser import NoBrowserError, Page, address
-from tools.browser import page as open_browser
+from tools.browser import Page, address
 
 SHOWN = printable(HOSTILE)
 WIDE, PHONE = (1280, 900), (390, 800)
@@ -23,15 +21,6 @@ MILLION = 1_000_000
 OPENS_WITHIN = 2.0
 """Seconds; the quickest of several tries counts, as other tests run meanwhile."""
 TRIES = 3
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Page]:
-    try:
-        with open_browser() as found:
-            yield found
-    except NoBrowserError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from jitunwind.profile.recording import Frame, Kind, Recording
 from tests.support.forked import Forked
 from tests.support.live import Interpreter, running
 from tests.support.processes import command, interpreter, plain_environment, status, wait_until
+from tests.support.situations import started
 
 PROGRAMS = Path(__file__).parent / "programs"
 SHARES = PROGRAMS / "known_shares.py"
@@ -44,23 +45,9 @@ def record(forked: Forked, *arguments: object) -> subprocess.CompletedProcess[st
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-@contextmanager
-def hot(version: str, *arguments: str, jit: str = "1") -> Iterator[int]:
-    process = subprocess.Popen(
-        [interpreter(version), str(SHARES), *(arguments or ("loops",))],
-        env=plain_environment() | {"PYTHON_JIT": jit},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        yield process.pid
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+def hot(version: str, *arguments: str, jit: str = "1") -> AbstractContextManager[int]:
+    command = [interpreter(version), SHARES, *(arguments or ("loops",))]
+    return started(command, plain_environment() | {"PYTHON_JIT": jit})
 
 
 def recorded(file: Path) -> Recording:

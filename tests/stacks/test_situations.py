@@ -87,7 +87,7 @@ def test_one_that_is_not_dumpable_is_for_root_alone(situations: Path) -> None:
 @needs_gcc
 def test_one_that_may_be_read_and_not_traced(situations: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As with Yama's ptrace_scope and in some containers: PTRACE_SEIZE alone is refused."""
-    trace = seizing._ptrace
+    trace = seizing.ptrace
 
     def refuse(request: int, *arguments: object) -> int:
         if request != seizing._SEIZE:
@@ -96,7 +96,7 @@ def test_one_that_may_be_read_and_not_traced(situations: Path, monkeypatch: pyte
         return -1
 
     with started([situations, "plain"]) as pid:
-        monkeypatch.setattr(seizing, "_ptrace", refuse)
+        monkeypatch.setattr(seizing, "ptrace", refuse)
         with pytest.raises(NotPermitted) as caught:
             stacks(pid)
         assert "ptrace_scope" in caught.value.hint

@@ -114,7 +114,8 @@ int events_mprotect(void *address, size_t size, int protection); /* in the place
 int events_munmap(void *address, size_t size);
 void jitunwind_unmap(uint64_t start, uint64_t size);
 void jitunwind_remember(uint64_t start);
-uint64_t events_came_at(uint64_t start); /* when code came there, in ns of CLOCK_MONOTONIC; 0: that is not known */
+uint64_t events_now(void); /* the time in ns of CLOCK_MONOTONIC */
+uint64_t events_came_at(uint64_t start); /* when code came there, by that clock; 0: that is not known */
 void jitunwind_pause(void);
 void jitunwind_resume(int now);
 void jitunwind_call(void);

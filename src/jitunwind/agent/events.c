@@ -93,7 +93,7 @@ static bool take(struct jitunwind_event *event)
     return true;
 }
 
-static uint64_t time_now(void)
+uint64_t events_now(void)
 {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
@@ -110,7 +110,7 @@ static void remember(uint64_t start, bool is_new)
         if (value != start && (value > USED || !atomic_compare_exchange_strong(place, &value, start)))
             continue;
         if (is_new || value != start)
-            atomic_store(&came_at[place - known], time_now());
+            atomic_store(&came_at[place - known], events_now());
         return;
     }
     atomic_store(&lost, true);

@@ -11,7 +11,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "arch.h"
@@ -47,13 +46,6 @@ struct unwinding_info {
 static uint64_t next_index;
 static void *marker; /* perf learns of the file by an executable mapping of it */
 
-static uint64_t now(void)
-{
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * 1000000000 + (uint64_t)time.tv_nsec;
-}
-
 static int mark(struct perf_file *file)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -68,7 +60,7 @@ static int mark(struct perf_file *file)
 
 static int begin(struct perf_file *file)
 {
-    struct header header = {MAGIC, VERSION, sizeof header, MACHINE, 0, (uint32_t)getpid(), now(), 0};
+    struct header header = {MAGIC, VERSION, sizeof header, MACHINE, 0, (uint32_t)getpid(), events_now(), 0};
     struct iovec part = {&header, sizeof header};
     perf_file_append(file, &part, 1);
     return *file->problem ? ENOSPC : mark(file);
@@ -274,7 +266,7 @@ static int add(struct jitunwind_publication *publication, const struct jitunwind
     if (!perf_file_is_ready(&file))
         return 0; /* as `problem` says */
     uint64_t came = events_came_at(region->start);
-    struct piece piece = {.region = region, .when = came ? came : now(), .address = region->start, .frames = &frames};
+    struct piece piece = {.region = region, .when = came ? came : events_now(), .address = region->start, .frames = &frames};
     piece.code_size = size_without_zeros(region);
     int error = frames_of(publication, region, piece.code_size, 0, &frames);
     if (!error && !fits(region, piece.code_size, &frames) && frames.covers < piece.code_size) {
@@ -307,12 +299,9 @@ static bool find(void)
     return perf_file_find(&file);
 }
 
-/* In the child of a fork, its own. */
 static int flush(void)
 {
-    if (file.owner)
-        perf_file_is_ready(&file);
-    return 0;
+    return perf_file_flush(&file);
 }
 
 static const char *problem(void)

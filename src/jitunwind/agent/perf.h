@@ -36,6 +36,9 @@ bool perf_file_is_ready(struct perf_file *file);
 /* A consumer's `find`: whether it can be, or could be once. Without the lock. */
 bool perf_file_find(struct perf_file *file);
 
+/* A consumer's `flush`: the child of a fork has a file of its own, if its parent had one. 0. */
+int perf_file_flush(struct perf_file *file);
+
 /* Append all of the parts, or nothing; then `problem` says why, and nothing is written any more. */
 void perf_file_append(struct perf_file *file, const struct iovec *parts, int count);
 

@@ -188,6 +188,13 @@ bool perf_file_find(struct perf_file *file)
     return is_found;
 }
 
+int perf_file_flush(struct perf_file *file)
+{
+    if (file->owner)
+        perf_file_is_ready(file);
+    return 0;
+}
+
 static uint64_t limit(void)
 {
     struct rlimit largest; /* the process would die of a signal */

@@ -68,12 +68,9 @@ static int add(struct jitunwind_publication *publication, const struct jitunwind
     return 0;
 }
 
-/* In the child of a fork, its own. */
 static int flush(void)
 {
-    if (file.owner)
-        perf_file_is_ready(&file);
-    return 0;
+    return perf_file_flush(&file);
 }
 
 static const char *problem(void)

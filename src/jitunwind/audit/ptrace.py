@@ -19,13 +19,12 @@ from jitunwind.audit.steppable import Stop
 from jitunwind.errors import NoSuchProcess, NotPermitted, UnreadableMemory
 from jitunwind.memory.process import LiveProcess
 from jitunwind.memory.stopping import check_can_stop
+from jitunwind.stacks.ptrace import DETACH, EVENT_STOP, INTERRUPT, SEIZE, WALL, ptrace
 
-_CONT, _SINGLESTEP, _GETREGS, _SETREGS, _DETACH = 7, 9, 12, 13, 17
-_GETEVENTMSG, _SEIZE, _INTERRUPT = 0x4201, 0x4206, 0x4207
+_CONT, _SINGLESTEP, _GETREGS, _SETREGS, _GETEVENTMSG = 7, 9, 12, 13, 0x4201
 _GETSIGMASK, _SETSIGMASK = 0x420A, 0x420B
 _TRACEFORK, _TRACEVFORK, _TRACECLONE, _TRACEEXEC, _EXITKILL = 0x2, 0x4, 0x8, 0x10, 0x100000
-_EVENT_FORK, _EVENT_VFORK, _EVENT_CLONE, _EVENT_EXEC, _EVENT_STOP = 1, 2, 3, 4, 128
-_WALL = 0x40000000
+_EVENT_FORK, _EVENT_VFORK, _EVENT_CLONE, _EVENT_EXEC = 1, 2, 3, 4
 assert X86_64.linux.traced is not None
 _USER_REGS, _DWARF_ORDER, _FLAGS, _ORIGINAL_CALL, _SYSTEM_CALL = X86_64.linux.traced
 _NO_SYSTEM_CALL = (1 << 64) - 1
@@ -35,10 +34,6 @@ _STEPPED = signal.SIGTRAP << 8 | 0x7F
 _FAULTS = (signal.SIGTRAP, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 """Signals that an instruction raises; the kernel resets their handlers where they are blocked."""
 _STOPS = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
-
-_ptrace = ctypes.CDLL(None, use_errno=True).ptrace
-_ptrace.restype = ctypes.c_long
-_ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 
 
 def steps_natively() -> Architecture | None:
@@ -165,7 +160,7 @@ class Tracee:
 
     def _seize(self, tid: int, more: int) -> None:
         options = _TRACEFORK | _TRACEVFORK | _TRACECLONE | _TRACEEXEC | more
-        if _ptrace(_SEIZE, tid, None, options) < 0:
+        if ptrace(SEIZE, tid, None, options) < 0:
             if ctypes.get_errno() == errno.EPERM:
                 raise NotPermitted(f"thread {tid} may not be traced, or somebody else traces it")
             raise NoSuchProcess(f"thread {tid} has gone")
@@ -201,7 +196,7 @@ class Tracee:
         """The next thread that stops; None when time is up or no thread runs any more."""
         end = None if seconds is None else time.monotonic() + max(seconds, 0)
         while self._running:
-            tid, status = os.waitpid(-1, _WALL | (0 if end is None else os.WNOHANG))
+            tid, status = os.waitpid(-1, WALL | (0 if end is None else os.WNOHANG))
             if tid == 0:
                 left = end - time.monotonic() if end is not None else 0
                 if left <= 0:
@@ -244,7 +239,7 @@ class Tracee:
             self._file = os.open(f"/proc/{self.pid}/mem", os.O_RDWR)
             self.memory.renew()
             stop = Stop(tid, exec=True)
-        elif event == _EVENT_STOP:
+        elif event == EVENT_STOP:
             stop = Stop(tid)
         elif number == signal.SIGTRAP:
             address = self.registers(tid)[-1] - 1
@@ -258,20 +253,20 @@ class Tracee:
 
     def _event_message(self, tid: int) -> int:
         message = ctypes.c_ulong()
-        _ptrace(_GETEVENTMSG, tid, None, ctypes.addressof(message))
+        ptrace(_GETEVENTMSG, tid, None, ctypes.addressof(message))
         return message.value
 
     def _release_child(self, child: int, is_copy: bool) -> None:
         """Let a forked child run free, without our breakpoints in its copy of the memory."""
         if child not in self._unborn:
-            os.waitpid(child, _WALL)
+            os.waitpid(child, WALL)
         self._unborn.discard(child)
         if is_copy and self.breakpoints:
             file = os.open(f"/proc/{child}/mem", os.O_RDWR)
             for address, byte in self.breakpoints.items():
                 os.pwrite(file, byte, address)
             os.close(file)
-        _ptrace(_DETACH, child, None, None)
+        ptrace(DETACH, child, None, None)
 
     # Control
 
@@ -279,7 +274,7 @@ class Tracee:
         """Have every thread stand still; that always works here. What stops for another reason meanwhile is kept
         for `wait`."""
         for tid in list(self._running):
-            _ptrace(_INTERRUPT, tid, None, None)
+            ptrace(INTERRUPT, tid, None, None)
         while self._running:
             stop = self._collect(None)
             if stop is None:
@@ -298,7 +293,7 @@ class Tracee:
     def _continue(self, tid: int) -> None:
         stop = self._stopped.pop(tid)
         self._running.add(tid)
-        _ptrace(_CONT, tid, None, stop.signal if stop.signal not in _STOPS else 0)
+        ptrace(_CONT, tid, None, stop.signal if stop.signal not in _STOPS else 0)
 
     def threads(self) -> list[int]:
         """The threads that stand still."""
@@ -322,11 +317,11 @@ class Tracee:
     def _run_alone(self, request: int, tid: int) -> Stop | None:
         self._stopped.pop(tid, None)
         self._running.add(tid)
-        _ptrace(request, tid, None, None)
-        got, status = os.waitpid(tid, _WALL)
-        while status >> 16 == _EVENT_STOP:  # we had asked for one that was not needed then: nothing was run
-            _ptrace(request, tid, None, None)
-            got, status = os.waitpid(tid, _WALL)
+        ptrace(request, tid, None, None)
+        got, status = os.waitpid(tid, WALL)
+        while status >> 16 == EVENT_STOP:  # we had asked for one that was not needed then: nothing was run
+            ptrace(request, tid, None, None)
+            got, status = os.waitpid(tid, WALL)
         if status == _STEPPED and request == _SINGLESTEP:  # wherever it has come to, no breakpoint was run
             self._running.discard(tid)
             stepped = self._stopped[tid] = Stop(tid)
@@ -335,19 +330,19 @@ class Tracee:
             stop = self._note(got, status)
             if stop is not None or not (tid in self._running or tid in self._stopped):
                 return stop
-            got, status = os.waitpid(tid, _WALL)
+            got, status = os.waitpid(tid, WALL)
 
     @contextlib.contextmanager
     def _signals_blocked(self, tid: int) -> Iterator[None]:
         mask, blocked = ctypes.c_uint64(), ctypes.c_uint64((1 << 64) - 1)
         for fault in _FAULTS:
             blocked.value &= ~(1 << fault - 1)
-        _ptrace(_GETSIGMASK, tid, ctypes.sizeof(mask), ctypes.addressof(mask))
-        _ptrace(_SETSIGMASK, tid, ctypes.sizeof(mask), ctypes.addressof(blocked))
+        ptrace(_GETSIGMASK, tid, ctypes.sizeof(mask), ctypes.addressof(mask))
+        ptrace(_SETSIGMASK, tid, ctypes.sizeof(mask), ctypes.addressof(blocked))
         try:
             yield
         finally:
-            _ptrace(_SETSIGMASK, tid, ctypes.sizeof(mask), ctypes.addressof(mask))
+            ptrace(_SETSIGMASK, tid, ctypes.sizeof(mask), ctypes.addressof(mask))
 
     def system_call(self, tid: int, number: int, *arguments: int) -> int:
         """Have a stopped thread make a system call; its result, or the negative error number.
@@ -359,27 +354,27 @@ class Tracee:
         at = code.find(X86_64.linux.calls.instruction)
         if vdso is None or at < 0:
             raise OSError(errno.ENOSYS, "the process has no vDSO with a system call in it")
-        _ptrace(_GETREGS, tid, None, self._registers)
+        ptrace(_GETREGS, tid, None, self._registers)
         before, stop = self._registers.raw, self._stopped[tid]
         values = list(_USER_REGS.unpack(before))
         for place, value in zip(_SYSTEM_CALL, (number, *arguments), strict=False):
             values[place] = value
         values[_DWARF_ORDER[-1]], values[_ORIGINAL_CALL] = vdso.start + at, _NO_SYSTEM_CALL
         _USER_REGS.pack_into(self._registers, 0, *values)
-        _ptrace(_SETREGS, tid, None, self._registers)
+        ptrace(_SETREGS, tid, None, self._registers)
         with self._signals_blocked(tid):
             after = self.step(tid)
         if after is None or after.signal:
             raise OSError(errno.EINTR, "the thread did not come back from a system call")
         result = self.registers(tid)[0]
         self._registers.raw = before
-        _ptrace(_SETREGS, tid, None, self._registers)
+        ptrace(_SETREGS, tid, None, self._registers)
         self._stopped[tid] = stop
         return result - (1 << 64) if result >> 63 else result
 
     def registers(self, tid: int) -> list[int]:
         """The registers of a stopped thread, by DWARF number."""
-        _ptrace(_GETREGS, tid, None, self._registers)
+        ptrace(_GETREGS, tid, None, self._registers)
         values = _USER_REGS.unpack(self._registers)
         return [values[place] for place in _DWARF_ORDER]
 
@@ -391,13 +386,13 @@ class Tracee:
         self._set(tid, dict(zip((*_DWARF_ORDER, _FLAGS), (*registers, flags), strict=True)))
 
     def _set(self, tid: int, places: Mapping[int, int]) -> None:
-        _ptrace(_GETREGS, tid, None, self._registers)
+        ptrace(_GETREGS, tid, None, self._registers)
         values = list(_USER_REGS.unpack(self._registers))
         for place, value in places.items():
             values[place] = value
         values[_ORIGINAL_CALL] = _NO_SYSTEM_CALL
         _USER_REGS.pack_into(self._registers, 0, *values)
-        _ptrace(_SETREGS, tid, None, self._registers)
+        ptrace(_SETREGS, tid, None, self._registers)
 
     def insert(self, address: int) -> None:
         """Put a breakpoint at `address`. UnreadableMemory where there is no memory."""
@@ -447,7 +442,7 @@ class Tracee:
                 os.sched_setaffinity(tid, self._affinity)
             except OSError:
                 continue
-            _ptrace(_DETACH, tid, None, stop.signal if stop.signal not in _STOPS else 0)
+            ptrace(DETACH, tid, None, stop.signal if stop.signal not in _STOPS else 0)
         self._stopped.clear()
         self._close()
 

@@ -8,7 +8,7 @@ from jitunwind.cli import page
 from jitunwind.cli.output import UNUSABLE, is_coloured, print_warning, progress
 from jitunwind.cli.ownprocess import without_garbage_collection
 from jitunwind.cli.page import Paint
-from jitunwind.cli.terminal import echo, style
+from jitunwind.cli.terminal import columns_of_stdout, echo, plain, style
 from jitunwind.errors import JitunwindError, NoSuchThread, NotPython
 from jitunwind.memory.live import is_number
 from jitunwind.memory.targets import Kind, Target, target_of
@@ -78,15 +78,6 @@ def _as_json(seen: "_Seen") -> str:
     return json.dumps(seen.document, indent=2)
 
 
-def _width() -> int | None:
-    """That of the terminal, in columns; None where stdout is none."""
-    if not sys.stdout.isatty():
-        return None
-    import shutil
-
-    return shutil.get_terminal_size().columns
-
-
 class _Seen(NamedTuple):
     """The stacks of one process or core as data, and for how long it stood still. `status`: 0, or why not."""
 
@@ -138,8 +129,8 @@ class _Look(NamedTuple):
     def page(self, seen: _Seen) -> str:
         """As text."""
         stacks = seen.stacks
-        paint: Paint = style if self.coloured else _plain
-        form = page.Form(paint, _width(), self.full_paths)
+        paint: Paint = style if self.coloured else plain
+        form = page.Form(paint, columns_of_stdout(), self.full_paths)
         lines = [*page.lines(stacks, form), ""]
         for hint in self._hints(stacks):
             lines += [paint(line, dim=True) for line in page.wrapped(hint, form)]
@@ -242,10 +233,6 @@ _MISMATCH = "core file may not match"
 
 def _duration(seconds: float) -> str:
     return f"{1000 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.3f} s"
-
-
-def _plain(text: str, **style: Any) -> str:
-    return text
 
 
 def _missing_functions(stacks: dict[str, Any]) -> str:

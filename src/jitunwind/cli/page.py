@@ -1,12 +1,11 @@
 """The page that `bt` prints: in comes what `bt --json` has, out go lines of text."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from jitunwind.errors import NotPython
-from jitunwind.wording import printable
+from jitunwind.wording import printable, short_path
 
 Paint = Callable[..., str]
 """Gives a text a style, as `terminal.style` does."""
@@ -24,8 +23,6 @@ _KIND = 7
 _LEAST_INDENT = 4
 _FEWEST = 8
 """Columns below which nothing is cut: a terminal that narrow wraps."""
-_NO_FILES_OF_THEIR_OWN = ("__init__.py", "__main__.py")
-"""Files whose name says nothing without that of their folder."""
 _MARKS = {None: "", False: "  ", True: "* "}
 """By whether a frame has changed since the last look: None where there was none."""
 _FAULTS = {("SIGSEGV", 1): "nothing is mapped there", ("SIGSEGV", 2): "that access is not allowed there"}
@@ -130,9 +127,7 @@ def _place(frame: dict[str, Any], form: Form) -> list[_Piece]:
         return []
     path = printable(frame["file"])
     if not form.full_paths:
-        folder, name = os.path.split(path)
-        folder = os.path.basename(folder) if name in _NO_FILES_OF_THEIR_OWN else ""
-        path = os.path.join(folder, name) or path
+        path = short_path(path)
     return [(f"{path}:{frame['line']}", _DIM if frame["kind"] == "native" else {"fg": "yellow"})]
 
 

@@ -30,26 +30,24 @@ def values_of(arguments: Sequence[str], environment: Mapping[str, str]) -> dict[
     """The values of `bt`'s parameters, as click has them; None for what is left to it."""
     if arguments[:1] != ["bt"] or _COMPLETES in environment or _DEBUG_DIRS in environment:
         return None
+    from jitunwind.memory.live import is_number  # other verbs start faster without it
+
     values, rest = dict(_DEFAULTS), list(arguments[1:])
     while rest:
         word = rest.pop(0)
         if word in _FLAGS:
             values[_FLAGS[word]] = True
-        elif word == "--thread" and rest and _is_number(rest[0]):
+        elif word == "--thread" and rest and is_number(rest[0]):
             values["thread"] = int(rest.pop(0))
         elif "target" in values:
             return None
-        elif word in _PROCESS and rest and _is_number(rest[0]):
+        elif word in _PROCESS and rest and is_number(rest[0]):
             values["target"] = (rest.pop(0),)
-        elif _is_number(word):
+        elif is_number(word):
             values["target"] = (word,)
         else:
             return None
     return values if "target" in values else None
-
-
-def _is_number(word: str) -> bool:
-    return word.isascii() and word.isdigit()
 
 
 def work(values: dict[str, Any]) -> Callable[[], int]:

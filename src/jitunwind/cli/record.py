@@ -16,7 +16,8 @@ import click
 
 from jitunwind.cli.files import Output, OutputFile, written_elsewhere
 from jitunwind.cli.output import ERASE_LINE, folded, is_coloured, print_note, progress
-from jitunwind.cli.verb import Seconds, Verb, color_option, debug_dir_option, target_argument
+from jitunwind.cli.terminal import columns_of_stdout, plain
+from jitunwind.cli.verb import Number, Seconds, Verb, color_option, debug_dir_option, target_argument
 from jitunwind.errors import CannotStart, CannotWrite, JitunwindError, NoSuchProcess
 from jitunwind.memory.live import is_number
 from jitunwind.profile.forms import FORMS, Form, form_of
@@ -40,19 +41,13 @@ _ALTERNATE, _BACK = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 """A terminal's second screen without a cursor, and back to the first (xterm's control sequences)."""
 
 
-class _Rate(click.FloatRange):
+class _Rate(Number):
     """A number of samples a second."""
 
     name = "number of samples a second"
 
     def __init__(self) -> None:
         super().__init__(min=0.1, max=_FASTEST)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        rate = super().convert(value, param, ctx)
-        if math.isnan(rate):
-            self.fail(f"{value!r} is not a valid {self.name}.", param, ctx)
-        return rate
 
 
 @click.command(cls=Verb, context_settings={"allow_interspersed_args": False})
@@ -176,7 +171,7 @@ def record(
 
         check_available()
     wanted = Wanted(rate, duration, idle, gil, debug_dirs, c_lines)
-    paint: Callable[..., str] = click.style if is_coloured(color, sys.stdout) else _plain
+    paint: Callable[..., str] = click.style if is_coloured(color, sys.stdout) else plain
     with _Interruptions() as interruptions:
         if by_perf:
             from jitunwind.profile.perf import record as record_by_perf
@@ -449,13 +444,9 @@ def _print_table(recording: Recording, with_lines: bool, paint: Callable[..., st
     if not shares.weight:
         click.echo(summary(recording.origin, recording.counts, 0))
         return
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    width = columns_of_stdout()
     text = "\n".join(lines(shares, recording.origin, recording.counts, paint, width, _MOST_FUNCTIONS))
     click.echo(folded(text, sys.stdout), color=paint is click.style)
-
-
-def _plain(text: str, **style: Any) -> str:
-    return text
 
 
 # --- the difference of two

@@ -18,6 +18,20 @@ def style(text: str, fg: str | None = None, bold: bool = False, dim: bool = Fals
     return f"{colour}{_BOLD if bold else ''}{_DIM if dim else ''}{text}{_RESET}"
 
 
+def plain(text: str, fg: str | None = None, bold: bool = False, dim: bool = False) -> str:
+    """`text` as it is: in the place of `style`, where no styles are wanted."""
+    return text
+
+
+def columns_of_stdout() -> int | None:
+    """The width of the terminal that stdout is; None where it is none."""
+    if not sys.stdout.isatty():
+        return None
+    import shutil  # in a pipe `bt` starts faster without it
+
+    return shutil.get_terminal_size().columns
+
+
 _BOLD, _DIM = "\x1b[1m", "\x1b[2m"
 
 

@@ -24,19 +24,23 @@ _PID = "jitunwind.pid"
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-class Seconds(click.FloatRange):
+class Number(click.FloatRange):
+    """A number in a range, which "nan" is not."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a valid {self.name}.", param, ctx)
+        return number
+
+
+class Seconds(Number):
     """A time to wait, at most a year."""
 
     name = "number of seconds"
 
     def __init__(self, **limits: Any) -> None:
         super().__init__(max=365 * 24 * 3600.0, **limits)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        seconds = super().convert(value, param, ctx)
-        if math.isnan(seconds):
-            self.fail(f"{value!r} is not a valid {self.name}.", param, ctx)
-        return seconds
 
 
 class _Formatter(click.HelpFormatter):

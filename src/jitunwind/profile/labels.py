@@ -5,18 +5,15 @@ the kernel, `[waiting]` the mark of a thread that did not run; all else is nativ
 are those that Brendan Gregg's flame graph tools know.
 """
 
-import os
 import re
 
 from jitunwind.profile.recording import Frame, Kind
-from jitunwind.wording import printable
+from jitunwind.wording import printable, short_path
 
 _MARKS = {Kind.JIT: "_[j]", Kind.KERNEL: "_[k]"}
 WAITING, STOPPED, QUEUED = "[waiting]", "[stopped]", "[waiting for a processor]"
 """The marks of a thread that waits, of one that a signal or a tracer has stopped, and of one that could run and has no
 processor."""
-_NO_FILES_OF_THEIR_OWN = ("__init__.py", "__main__.py")
-"""Files whose name says nothing without that of their folder."""
 _PLACED = re.compile(r"(?P<name>.+) \((?P<file>[^()]*?)(?::(?P<line>\d+))?\)")
 
 
@@ -25,7 +22,7 @@ def label(frame: Frame, with_line: bool = False) -> str:
     text = printable(frame.name).replace(";", ":")
     if frame.file is not None:
         line = f":{frame.line}" if with_line and frame.line is not None else ""
-        text += f" ({printable(short(frame.file)).replace(';', ':')}{line})"
+        text += f" ({printable(short_path(frame.file)).replace(';', ':')}{line})"
     return text + _MARKS.get(frame.kind, "")
 
 
@@ -40,12 +37,6 @@ def frame_of(text: str) -> Frame:
         return Frame(kind or Kind.NATIVE, plain)
     line = int(found["line"]) if found["line"] else None
     return Frame(kind or Kind.PYTHON, found["name"], found["file"], line)
-
-
-def short(path: str) -> str:
-    """The file's name, with that of its folder where it says nothing alone."""
-    folder, name = os.path.split(path)
-    return os.path.join(os.path.basename(folder), name) if name in _NO_FILES_OF_THEIR_OWN else name
 
 
 def by_function(frame: Frame) -> Frame:

@@ -18,7 +18,7 @@ from typing import Any
 
 from jitunwind.profile.recording import Frame, Kind, Recording
 from jitunwind.profile.shares import Function, Shares
-from jitunwind.profile.table import kinds, share, summary
+from jitunwind.profile.table import kinds, share, share_if_any, summary
 from jitunwind.profile.tree import Tree
 from jitunwind.profile.trust import doubts, error
 from jitunwind.wording import counted, printable
@@ -159,7 +159,7 @@ def _functions(shares: Shares) -> str:
     for each in shares.by_own()[:_MOST_FUNCTIONS]:
         parts = [each.total, each.own, each.kinds[Kind.JIT], each.kinds[Kind.PYTHON], each.in_c][:shown]
         parts += [each.kinds[Kind.WAITING]] if has_waiting else []
-        rows.append(_row([_share(part, shares.weight) for part in parts], each))
+        rows.append(_row([share_if_any(part, shares.weight) for part in parts], each))
     return _table([*_COLUMNS[:shown], *(["+ waiting"] if has_waiting else [])], rows)
 
 
@@ -173,8 +173,8 @@ def _compared(before: Shares, after: Shares) -> str:
         one = known.get((each.name, each.file), Function(each.name, each.file))
         other = each if each is not one else Function(each.name, each.file)
         parts = [
-            _share(one.own, before.weight),
-            _share(other.own, after.weight),
+            share_if_any(one.own, before.weight),
+            share_if_any(other.own, after.weight),
             share(one.from_jit, one.own),
             share(other.from_jit, other.own),
         ]
@@ -193,7 +193,3 @@ def _row(numbers: Sequence[str], each: Function) -> str:
     name = each.name if each.line is None else f"{each.name}:{each.line}"
     place, file = _text(os.path.basename(each.file or "")), _text(each.file or "")
     return f'<tr>{cells}<td class="name">{_text(name)}</td><td class="name" title="{file}">{place}</td></tr>'
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if part and whole else ""

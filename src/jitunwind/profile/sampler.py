@@ -22,13 +22,14 @@ from jitunwind.profile.labels import QUEUED, STOPPED, WAITING
 from jitunwind.profile.recording import Frame, Kind, Origin, Recording
 from jitunwind.stacks.onethread import Refused, ThreadStopper
 from jitunwind.stacks.sampled import Place, PlaceKind, SampledProcess, Taken
+from jitunwind.stacks.seizing import letter
 from jitunwind.stacks.snapshot import comm
 
 UNNAMED = "[jit code]"
 """What JIT code is called of which nobody knows the function."""
-_ENDED = (b"Z", b"X", b"x")
-_RUNNING = b"R"
-_HALTED = (b"T", b"t")
+_ENDED = ("Z", "X", "x")
+_RUNNING = "R"
+_HALTED = ("T", "t")
 _RENEW_SECONDS = 1.0
 _STARTING_SECONDS = 5.0
 """For so long a program may be on its way to become a Python."""
@@ -159,7 +160,7 @@ class Sampler:
             self._refuse()
             taken = []
         late = {*tids} - {tid for tid, _ in taken}
-        self.counts.lost += sum(_state(self.pid, tid) not in (b"", *_ENDED) for tid in late)
+        self.counts.lost += sum(letter(self.pid, tid) not in ("", *_ENDED) for tid in late)
         self.counts.stopped = self._stopper.stopped_seconds
         for tid, each in taken:
             self.counts.queued += each.is_queued
@@ -185,7 +186,7 @@ class Sampler:
         for tid, thread in self._threads.items():
             self._raw.rename(thread, comm(self.pid, tid))
 
-    def _to_sample(self) -> dict[int, bytes]:
+    def _to_sample(self) -> dict[int, str]:
         """The threads to look at now, with their states."""
         try:
             present = {int(name) for name in os.listdir(f"/proc/{self.pid}/task")}
@@ -194,8 +195,8 @@ class Sampler:
         for tid in self._present - present:
             self._threads.pop(tid, None)  # another one may get its number
         self._present = present
-        states = {tid: _state(self.pid, tid) for tid in sorted(present)}
-        alive = {tid: state for tid, state in states.items() if state not in (b"", *_ENDED)}
+        states = {tid: letter(self.pid, tid) for tid in sorted(present)}
+        alive = {tid: state for tid, state in states.items() if state not in ("", *_ENDED)}
         self._ended = not alive
         self.counts.halted += bool(alive) and all(state in _HALTED for state in alive.values())
         return {tid: state for tid, state in alive.items() if self._wanted.idle or state == _RUNNING}
@@ -241,22 +242,8 @@ class Sampler:
             yield Frame(Kind.NATIVE, each.function, each.file, each.line, place.path or "", each.is_named)
 
 
-def _mark(taken: Taken, state: bytes) -> str:
+def _mark(taken: Taken, state: str) -> str:
     """Why a thread that was in that state does not run; empty, if it does."""
     if taken.is_halted or state in _HALTED:
         return STOPPED
     return QUEUED if taken.is_queued else "" if state == _RUNNING else WAITING
-
-
-def _state(pid: int, tid: int) -> bytes:
-    """The letter of a thread's state (proc(5)); empty, where there is no such thread."""
-    try:
-        descriptor = os.open(f"/proc/{pid}/task/{tid}/stat", os.O_RDONLY)
-        try:
-            text = os.read(descriptor, 256)
-        finally:
-            os.close(descriptor)
-    except OSError:
-        return b""
-    at = text.rfind(b")") + 2
-    return text[at : at + 1]

@@ -4,10 +4,9 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from jitunwind.profile.labels import short
 from jitunwind.profile.recording import Counts, Kind, Origin
 from jitunwind.profile.shares import Function, Shares
-from jitunwind.wording import counted, printable
+from jitunwind.wording import counted, printable, short_path
 
 Paint = Callable[..., str]
 """Gives a text a style, as `click.style` does."""
@@ -114,6 +113,11 @@ def share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "-"
 
 
+def share_if_any(part: int, whole: int) -> str:
+    """The same, and nothing where there is none."""
+    return share(part, whole) if part and whole else ""
+
+
 def _command(origin: Origin) -> str:
     return printable(origin.command) or f"process {origin.pid}"
 
@@ -132,11 +136,11 @@ def _rows(
     yield paint(_cut(f"{head} {of}", width), bold=True)
     for each in listed:
         numbers = "".join(
-            f"{_number(column.part(each), shares.weight):>{len(column.title)}} " for column in columns
+            f"{share_if_any(column.part(each), shares.weight):>{len(column.title)}} " for column in columns
         )
         if whole:
             own = so_far.get((each.name, each.file, each.line), 0)
-            numbers = f"{_number(own, whole.weight):>6}  " + numbers
+            numbers = f"{share_if_any(own, whole.weight):>6}  " + numbers
         yield _row(f"{numbers} ", each, paint, width)
 
 
@@ -149,14 +153,9 @@ def _columns(shares: Shares, width: int | None) -> list[_Column]:
     return [_OWN]
 
 
-def _number(part: int, whole: int) -> str:
-    """A share in percent, and nothing where there is none."""
-    return f"{100 * part / whole:.1f} %" if part and whole else ""
-
-
 def _row(numbers: str, each: Function, paint: Paint, width: int | None) -> str:
     name = printable(each.name) + (f":{each.line}" if each.line is not None else "")
-    place = f"  {printable(short(each.file))}" if each.file else ""
+    place = f"  {printable(short_path(each.file))}" if each.file else ""
     room = max(width - len(numbers), 1) if width is not None else _LONGEST_NAME
     if len(name) + len(place) > room:
         place = ""

@@ -6,11 +6,9 @@ has popped a register and is about to return, its compiler's table still says th
 the stack pointer: such a reader loses it. A gate saves all registers where they stay, so past it they are known again.
 """
 
-from typing import cast
-
 from jitunwind.arch import Architecture, Convention
 from jitunwind.recover.beyond import beyond
-from jitunwind.rows import UNDEFINED, CfaPlus, RegisterRule, Row, Unknown, UnwindTable
+from jitunwind.rows import UNDEFINED, CfaPlus, Row, Unknown, UnwindTable
 
 _identity = object.__hash__
 """As `id`: see dwarf/encode.py."""
@@ -58,5 +56,5 @@ class PastGate:
         assert past is not None, "the gate's CFA is by the stack pointer"
         rules = dict(past.rules)
         if self._frame_pointer is not None:
-            rules[self._arch.frame_pointer] = cast(RegisterRule, CfaPlus(self._frame_pointer))
+            rules[self._arch.frame_pointer] = CfaPlus(self._frame_pointer)
         return Row(past.cfa, tuple(sorted(rules.items())), self._gate.signed)

@@ -10,7 +10,6 @@ from bisect import bisect_right, insort
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
-from pathlib import Path
 
 from jitunwind.arch import Architecture
 from jitunwind.arch.known import native
@@ -18,6 +17,7 @@ from jitunwind.errors import NoSuchProcess, UnreadableMemory
 from jitunwind.memory import Mapping, Memory
 from jitunwind.memory.backing import LiveFiles
 from jitunwind.memory.maps import parse_maps
+from jitunwind.memory.procfiles import bytes_of
 from jitunwind.stacks.images import Images
 from jitunwind.stacks.seizing import Ranges, Reader, living_thread
 from jitunwind.stacks.snapshot import mapping_in
@@ -104,7 +104,7 @@ class Moments(Memory):
 
     def _read_maps(self) -> bytes:
         with suppress(OSError):
-            return Path(f"/proc/{self.thread}/maps").read_bytes()
+            return bytes_of(f"/proc/{self.thread}/maps")
         return b""
 
     @property

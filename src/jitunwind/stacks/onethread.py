@@ -13,16 +13,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from jitunwind.stacks.ptrace import (
+    DETACH,
+    EVENT_STOP,
+    GETREGSET,
+    INTERRUPT,
+    LARGEST_REGISTERS,
+    NT_PRSTATUS,
+    SEIZE,
+    WALL,
+    Vector,
+    libc,
+    ptrace,
+)
 from jitunwind.stacks.seizing import letter
 
-_DETACH, _GETREGSET, _SEIZE, _INTERRUPT = 17, 0x4204, 0x4206, 0x4207
-_NT_PRSTATUS = 1
-_WALL = 0x40000000
-_EVENT_STOP = 128
 _P_ALL, _WSTOPPED, _WNOWAIT = 0, 2, 0x01000000
 _PID_AT = 16
 """In a siginfo_t of SIGCHLD (<bits/types/siginfo_t.h>, 64-bit)."""
-_LARGEST_REGISTERS = 1024
 _FIRST = -20
 """The priority of who traces: others wait for it."""
 _GONE = -1
@@ -33,20 +41,10 @@ _ASKS_SECONDS = 0.05
 """After which it is asked whether the thread is one that may never stop."""
 
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_ptrace = _libc.ptrace
-_ptrace.restype = ctypes.c_long
-_ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
-_raw_waitpid = _libc.waitpid
+_raw_waitpid = libc.waitpid
 _raw_waitpid.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
-_waitid = _libc.waitid
+_waitid = libc.waitid
 _waitid.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
-
-
-class _Vector(ctypes.Structure):
-    """struct iovec."""
-
-    _fields_ = [("base", ctypes.c_void_p), ("size", ctypes.c_size_t)]
 
 
 Work = Callable[[int, bytes, bool], None]
@@ -66,8 +64,8 @@ class ThreadStopper:
         """Threads that did not stop in time, and will: they are let go as soon as they have."""
         self.endings: dict[int, int] = {}
         """What waitpid(2) said of threads that have ended: of a child of this process nobody else can ask that now."""
-        self._buffer = ctypes.create_string_buffer(_LARGEST_REGISTERS)
-        self._vector = _Vector(ctypes.addressof(self._buffer), _LARGEST_REGISTERS)
+        self._buffer = ctypes.create_string_buffer(LARGEST_REGISTERS)
+        self._vector = Vector(ctypes.addressof(self._buffer), LARGEST_REGISTERS)
         self._place = ctypes.addressof(self._vector)
         self.stopped_seconds = 0.0
         """For how long threads stood still, all together."""
@@ -100,8 +98,8 @@ class ThreadStopper:
         for tid in tids:
             if tid in self._owed:
                 continue
-            if _ptrace(_SEIZE, tid, None, None) == 0:
-                _ptrace(_INTERRUPT, tid, None, None)
+            if ptrace(SEIZE, tid, None, None) == 0:
+                ptrace(INTERRUPT, tid, None, None)
                 pending.add(tid)
             else:
                 refused = refused or ctypes.get_errno() == errno.EPERM
@@ -123,14 +121,14 @@ class ThreadStopper:
 
     def _look(self, tid: int, status: int, work: Work) -> None:
         began = time.perf_counter()
-        is_halted = status >> 16 == _EVENT_STOP and os.WSTOPSIG(status) != signal.SIGTRAP
-        number = 0 if status >> 16 == _EVENT_STOP else os.WSTOPSIG(status)
+        is_halted = status >> 16 == EVENT_STOP and os.WSTOPSIG(status) != signal.SIGTRAP
+        number = 0 if status >> 16 == EVENT_STOP else os.WSTOPSIG(status)
         try:
-            self._vector.size = _LARGEST_REGISTERS
-            if _ptrace(_GETREGSET, tid, _NT_PRSTATUS, self._place) == 0:
+            self._vector.size = LARGEST_REGISTERS
+            if ptrace(GETREGSET, tid, NT_PRSTATUS, self._place) == 0:
                 work(tid, self._buffer.raw[: self._vector.size], is_halted)
         finally:
-            _ptrace(_DETACH, tid, None, number)
+            ptrace(DETACH, tid, None, number)
             self.stopped_seconds += time.perf_counter() - began
 
     def _next(self, pending: set[int], began: float) -> tuple[int, int] | None:
@@ -157,14 +155,14 @@ class ThreadStopper:
         """Let go of the threads that did not stop in time and have stopped since."""
         for tid in list(self._owed):
             with contextlib.suppress(ChildProcessError):
-                got, status = os.waitpid(tid, _WALL | os.WNOHANG)
+                got, status = os.waitpid(tid, WALL | os.WNOHANG)
                 if not got:
                     continue
                 if not os.WIFSTOPPED(status):
                     self.endings[tid] = status
                 else:
-                    number = 0 if status >> 16 == _EVENT_STOP else os.WSTOPSIG(status)
-                    _ptrace(_DETACH, tid, None, number)
+                    number = 0 if status >> 16 == EVENT_STOP else os.WSTOPSIG(status)
+                    ptrace(DETACH, tid, None, number)
             self._owed.discard(tid)
 
 
@@ -181,12 +179,12 @@ _information_place = ctypes.addressof(_information)
 def _waitpid(tid: int, options: int) -> int | None:
     """What waitpid(2) says, of a stop or an end; None where it says nothing, or is interrupted: os.waitpid would go on
     then."""
-    return _status.value if _raw_waitpid(tid, _status_place, _WALL | options) == tid else None
+    return _status.value if _raw_waitpid(tid, _status_place, WALL | options) == tid else None
 
 
 def _waiting() -> int:
     """One of our tracees or children that has stopped, by waitid(2), which leaves it to be waited for; 0 where that is
     interrupted. Ends are left alone: a child's is its parent's to ask for."""
-    if _waitid(_P_ALL, 0, _information_place, _WSTOPPED | _WNOWAIT | _WALL) < 0:
+    if _waitid(_P_ALL, 0, _information_place, _WSTOPPED | _WNOWAIT | WALL) < 0:
         return 0
     return int.from_bytes(_information.raw[_PID_AT : _PID_AT + 4], "little")

@@ -11,8 +11,7 @@ from typing import NamedTuple
 from jitunwind.arch.known import decoder
 from jitunwind.jits import Code
 from jitunwind.jits.known import UNKNOWN_NAME, Jits
-from jitunwind.jits.optional import EntersByCall, Fallback, Position, Positions
-from jitunwind.recover.table import recover
+from jitunwind.jits.optional import Fallback, Position, Positions
 from jitunwind.region import RegionKind
 from jitunwind.rows import Row, UnwindTable
 from jitunwind.stacks.moments import Moments
@@ -88,8 +87,7 @@ class SampledCode:
 
     def _table(self, known: _Known) -> UnwindTable:
         if known.table is None:
-            arch, code = self._memory.architecture, known.code
-            known.table = recover(arch, code.data, decoder(arch), dict(code.entries))
+            known.table = known.jits.recovered(known.code, decoder(self._memory.architecture))
         return known.table
 
     def _is_of_file(self, pc: int) -> bool:
@@ -186,10 +184,6 @@ class SampledCode:
         if pc not in self._gates:
             self._gates[pc] = self.jits.gate_at(pc) is not None
         return self._gates[pc]
-
-    def gate_name(self) -> str | None:
-        entering = self.jits.telling(EntersByCall)
-        return entering.gate_name if entering is not None and not entering.gates() else None
 
 
 def _no_register(register: int) -> int | None:

@@ -16,13 +16,21 @@ from collections.abc import Callable, Sequence
 
 from jitunwind.errors import AlreadyTraced, NoSuchProcess
 from jitunwind.memory.live import not_permitted
-from jitunwind.memory.procfiles import bytes_of, text_of
+from jitunwind.memory.procfiles import text_of
+from jitunwind.stacks.ptrace import (
+    DETACH,
+    EVENT_STOP,
+    GETREGSET,
+    INTERRUPT,
+    LARGEST_REGISTERS,
+    NT_PRSTATUS,
+    SEIZE,
+    WALL,
+    Vector,
+    libc,
+    ptrace,
+)
 
-_DETACH, _GETREGSET, _SEIZE, _INTERRUPT = 17, 0x4204, 0x4206, 0x4207
-_NT_PRSTATUS = 1
-_WALL = 0x40000000
-_EVENT_STOP = 128
-_LARGEST_REGISTERS = 1024
 _PATIENCE_SECONDS = 2.0
 """Until a thread that is ready to run must have stopped: a machine may have many of them."""
 _PATIENCE_WAITING_SECONDS = 0.02
@@ -33,19 +41,10 @@ _PART = 0.1
 """Of the time that was waited already: so much more is waited until the next look. A thread that waits for a processor
 needs it more than this one."""
 _MOST_ROUNDS = 1000
+_LONGEST_STATE = 256
+"""Bytes of /proc/PID/task/TID/stat that have the thread's number, its name and its state."""
 _FIRST = -20
 """The nice value of the thread that traces, where it may not have more."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_ptrace = _libc.ptrace
-_ptrace.restype = ctypes.c_long
-_ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
-
-
-class _Vector(ctypes.Structure):
-    """struct iovec."""
-
-    _fields_ = [("base", ctypes.c_void_p), ("size", ctypes.c_size_t)]
 
 
 class Stop:
@@ -114,7 +113,7 @@ class _Tracer:
         """By a thread that stands still: the signal that it was about to get, or 0."""
         self._begin = 0.0
         """The last moment at which none stood still, as far as is known."""
-        self._buffer = ctypes.create_string_buffer(_LARGEST_REGISTERS)
+        self._buffer = ctypes.create_string_buffer(LARGEST_REGISTERS)
 
     def run(self, work: Callable[[Stop], None]) -> None:
         new = self._seize_new()
@@ -130,7 +129,7 @@ class _Tracer:
                 work(self._stop)
         finally:
             for tid, number in self._signals.items():
-                _ptrace(_DETACH, tid, None, number)
+                ptrace(DETACH, tid, None, number)
             self._stop.seconds = time.perf_counter() - self._begin
 
     def _seize_new(self) -> list[int]:
@@ -139,7 +138,7 @@ class _Tracer:
         for tid in thread_ids(self._pid):
             if tid in self._seized or tid in self._stop.missing:
                 continue
-            if _ptrace(_SEIZE, tid, None, None) < 0:
+            if ptrace(SEIZE, tid, None, None) < 0:
                 if ctypes.get_errno() == errno.EPERM and not _has_ended(self._pid, tid):
                     refused = tid
             else:
@@ -168,7 +167,7 @@ class _Tracer:
 
     def _interrupt_at_once(self, tids: list[int]) -> None:
         for tid in tids:
-            _ptrace(_INTERRUPT, tid, None, None)
+            ptrace(INTERRUPT, tid, None, None)
         begin, polls, left = time.perf_counter(), 0, tids
         while True:
             now = time.perf_counter()
@@ -196,7 +195,7 @@ class _Tracer:
     def _has_stopped(self, tid: int) -> bool:
         """Whether the thread stands still, or has ended."""
         try:
-            got, status = os.waitpid(tid, _WALL | os.WNOHANG)
+            got, status = os.waitpid(tid, WALL | os.WNOHANG)
         except ChildProcessError:
             self._seized.discard(tid)
             return True
@@ -205,15 +204,15 @@ class _Tracer:
         if not os.WIFSTOPPED(status):
             self._seized.discard(tid)
         else:
-            is_event = status >> 16 == _EVENT_STOP
+            is_event = status >> 16 == EVENT_STOP
             self._signals[tid] = 0 if is_event else os.WSTOPSIG(status)
         return True
 
     def _read_registers(self) -> None:
-        vector = _Vector(ctypes.addressof(self._buffer), _LARGEST_REGISTERS)
+        vector = Vector(ctypes.addressof(self._buffer), LARGEST_REGISTERS)
         for tid in self._signals:
-            vector.size = _LARGEST_REGISTERS
-            if _ptrace(_GETREGSET, tid, _NT_PRSTATUS, ctypes.addressof(vector)) == 0:
+            vector.size = LARGEST_REGISTERS
+            if ptrace(GETREGSET, tid, NT_PRSTATUS, ctypes.addressof(vector)) == 0:
                 self._stop.registers[tid] = self._buffer.raw[: vector.size]
             else:
                 self._stop.missing[tid] = "ended meanwhile"
@@ -243,7 +242,11 @@ def _has_ended(pid: int, tid: int) -> bool:
 def letter(pid: int, tid: int) -> str:
     """The state's letter (proc(5)); empty, where there is no such thread."""
     try:
-        text = bytes_of(f"/proc/{pid}/task/{tid}/stat")
+        file = os.open(f"/proc/{pid}/task/{tid}/stat", os.O_RDONLY)
+        try:
+            text = os.read(file, _LONGEST_STATE)
+        finally:
+            os.close(file)
     except OSError:
         return ""
     return text[text.rfind(b")") + 2 :][:1].decode()
@@ -260,7 +263,7 @@ class Ranges:
 
     def __init__(self, extents: Sequence[tuple[int, int]]) -> None:
         self.extents = list(extents)
-        self._vectors = (_Vector * len(extents))(*[_Vector(address, size) for address, size in extents])
+        self._vectors = (Vector * len(extents))(*[Vector(address, size) for address, size in extents])
         self.vectors = ctypes.addressof(self._vectors)
 
 
@@ -276,13 +279,13 @@ class Reader:
             raise not_permitted(f"process {tid} may not be looked into by this user") from None
         except OSError as error:
             raise NoSuchProcess(f"process {tid} cannot be read: {error.strerror}") from None
-        self._readv = _libc.process_vm_readv
+        self._readv = libc.process_vm_readv
         self._readv.restype = ctypes.c_ssize_t
         self._readv.argtypes = [
             *(ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong),
             *(ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong),
         ]
-        self._here, self._there = _Vector(), _Vector()
+        self._here, self._there = Vector(), Vector()
 
     def close(self) -> None:
         os.close(self._file)

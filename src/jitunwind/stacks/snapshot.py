@@ -184,8 +184,8 @@ class Snapshot(Memory):
     def _expected(self, threads: int) -> int:
         """Bytes that the stop will copy: the main thread's stack, which is mapped as far as it was ever used, some of
         each other's, and JIT code."""
-        code = sum(each.end - each.start for each in self._mappings if each.executable and not each.path)
-        stack = sum(each.end - each.start for each in self._mappings if each.path == "[stack]")
+        code = _size_of(self._code_of_no_file())
+        stack = _size_of([each for each in self._mappings if each.path == "[stack]"])
         known = min(stack, _LARGEST_EXPECTED) + (code if code <= _ALL_JIT_CODE else 0)
         return _FIRST_ARENA + _ARENA_PER_THREAD * threads + known
 
@@ -275,14 +275,17 @@ class Snapshot(Memory):
 
     def _copy_jit_code(self, stacks: Sequence[memoryview]) -> None:
         """Code that is in no file may be freed as soon as the process goes on."""
-        ranges = [each for each in self._mappings if each.executable and not each.path]
-        if sum(each.end - each.start for each in ranges) > _ALL_JIT_CODE:
+        ranges = self._code_of_no_file()
+        if _size_of(ranges) > _ALL_JIT_CODE:
             ranges = self._about_addresses(ranges, stacks)
         left = _MOST_JIT_CODE
         for each in ranges:
             left -= each.end - each.start
             if left >= 0:
                 self._copy(each.start, each.end - each.start)
+
+    def _code_of_no_file(self) -> list[Mapping]:
+        return [each for each in self._mappings if each.executable and not each.path]
 
     def _about_addresses(self, ranges: Sequence[Mapping], stacks: Sequence[memoryview]) -> list[Mapping]:
         """The parts of `ranges` that the threads' program counters and the words on their stacks lead to."""
@@ -330,6 +333,10 @@ class _Now(Memory):
 
     def symbol(self, name: str) -> int | None:
         return self._copied.symbol(name)
+
+
+def _size_of(mappings: Sequence[Mapping]) -> int:
+    return sum(each.end - each.start for each in mappings)
 
 
 def comm(pid: int, tid: int) -> str:

@@ -41,11 +41,9 @@ from jitunwind.memory import Mapping, Memory
 from jitunwind.region import Line, Region
 from jitunwind.rows import Unknown
 
-if TYPE_CHECKING:  # only `explain` needs them
-    from jitunwind.jits.cpython.uops import MicroOp, MicroOps, Place
-
-if TYPE_CHECKING:  # only `record` needs them
+if TYPE_CHECKING:  # only `record` needs the first, and `explain` the others
     from jitunwind.jits.cpython.sampled import Threads
+    from jitunwind.jits.cpython.uops import MicroOp, MicroOps, Place
 
 
 class CPythonJit:

@@ -15,9 +15,9 @@ from jitunwind.jits.cpython.layout import Layout
 from jitunwind.jits.optional import Keeping
 from jitunwind.memory import Memory
 
-_CHUNK = Struct("<QQQ")
+CHUNK = Struct("<QQQ")
 """struct _stack_chunk: previous, size, top (Include/internal/pycore_interpframe_structs.h)."""
-_LARGEST_CHUNK = 1 << 24
+LARGEST_CHUNK = 1 << 24
 _MOST_CHUNKS = 1 << 14
 _MOST_FRAMES = 1 << 18
 _word = Struct("<Q").unpack_from
@@ -33,18 +33,19 @@ def keep_frames(memory: Memory, keeping: Keeping, layout: Layout) -> None:
     with suppress(UnreadableMemory):
         for state in thread_states(memory, layout):
             with suppress(UnreadableMemory):
-                _keep_chunks(memory, keeping, layout, state.address)
+                chunk = memory.word(state.address + layout.offsets["thread_state.datastack_chunk"])
+                keep_chunks(keeping, chunk, _MOST_CHUNKS)
             with suppress(UnreadableMemory):
                 keep_chain(keeping, layout, state.current_frame, _MOST_FRAMES)
 
 
-def _keep_chunks(memory: Memory, keeping: Keeping, layout: Layout, state: int) -> None:
-    chunk = memory.word(state + layout.offsets["thread_state.datastack_chunk"])
+def keep_chunks(keeping: Keeping, chunk: int, most: int) -> None:
+    """Copy the chunk of frames at an address, and those before it, `most` at most. UnreadableMemory."""
     seen: set[int] = set()
-    while chunk and chunk not in seen and len(seen) < _MOST_CHUNKS:
+    while chunk and chunk not in seen and len(seen) < most:
         seen.add(chunk)
-        previous, size, _ = _CHUNK.unpack(memory.checked_read(chunk, _CHUNK.size))
-        keeping.keep(chunk, max(_CHUNK.size, min(size, _LARGEST_CHUNK)))
+        previous, size, _ = CHUNK.unpack(keeping.keep(chunk, CHUNK.size))
+        keeping.keep(chunk, max(CHUNK.size, min(size, LARGEST_CHUNK)))
         chunk = previous
 
 

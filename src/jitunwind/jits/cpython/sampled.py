@@ -11,7 +11,7 @@ from struct import Struct
 from jitunwind.errors import UnreadableMemory
 from jitunwind.jits.cpython.executors import MOST_EXECUTORS, interpreters
 from jitunwind.jits.cpython.frames import TAGS, gil_states, thread_states
-from jitunwind.jits.cpython.keeping import keep_chain
+from jitunwind.jits.cpython.keeping import CHUNK, LARGEST_CHUNK, keep_chain, keep_chunks
 from jitunwind.jits.cpython.layout import Layout
 from jitunwind.jits.cpython.objects import CodeObject, Objects
 from jitunwind.jits.optional import Keeping, SourceFrame, SourceRecord, SourceRun
@@ -19,9 +19,6 @@ from jitunwind.memory import Memory
 from jitunwind.memory.live import ids_inside
 from jitunwind.rows import WORD
 
-_CHUNK = Struct("<QQQ")
-"""struct _stack_chunk: previous, size, top (Include/internal/pycore_interpframe_structs.h)."""
-_LARGEST_CHUNK = 1 << 24
 _MOST_CHUNKS = 1 << 8
 _MOST_FRAMES = 1 << 14
 """That are copied of one thread: it stands still meanwhile."""
@@ -92,19 +89,10 @@ class Threads:
             state = keeping.keep(record.address + self._first, self._last - self._first)
             (chunk,) = _word(state, self._chunk_at)
             (top,) = _word(state, self._chunk_at + WORD)
-            if chunk and chunk < top <= chunk + _LARGEST_CHUNK:  # of the last one, the part that is in use
-                chunk = _CHUNK.unpack_from(keeping.keep(chunk, max(_CHUNK.size, top - chunk)))[0]
-            self._keep_chunks(keeping, chunk)
+            if chunk and chunk < top <= chunk + LARGEST_CHUNK:  # of the last one, the part that is in use
+                chunk = CHUNK.unpack_from(keeping.keep(chunk, max(CHUNK.size, top - chunk)))[0]
+            keep_chunks(keeping, chunk, _MOST_CHUNKS)
             keep_chain(keeping, self._layout, _word(state, self._frame_at)[0], _MOST_FRAMES)
-
-    def _keep_chunks(self, keeping: Keeping, chunk: int) -> None:
-        """The chunk at that address, and those before it."""
-        seen: set[int] = set()
-        while chunk and chunk not in seen and len(seen) < _MOST_CHUNKS:
-            seen.add(chunk)
-            previous, size, _ = _CHUNK.unpack(keeping.keep(chunk, _CHUNK.size))
-            keeping.keep(chunk, max(_CHUNK.size, min(size, _LARGEST_CHUNK)))
-            chunk = previous
 
     def runs(self, record: SourceRecord) -> list[SourceRun] | None:
         """As `Sampled.runs`."""

@@ -345,10 +345,10 @@ class Follower:
             self._say(self._agent.problem(self._files))
 
     def _publish(self, ready: "list[Described]") -> None:
-        untold = [each.region for each in ready if self._agent.knows(each.region.start)]
-        if untold:
-            self._agent.tell(untold, self._files)
-        new = [each for each in ready if not self._agent.knows(each.region.start)]
+        known = {each.region.start for each in ready if self._agent.knows(each.region.start)}
+        if known:
+            self._agent.tell([each.region for each in ready if each.region.start in known], self._files)
+        new = [each for each in ready if each.region.start not in known]
         regions = [each.region for each in new]
         consumers = _CONSUMERS + self._files
         offsets = self._describe().own_registration
