@@ -107,10 +107,12 @@ def complete(stack: str) -> list[Frame]:
 def per_thread(stacks: str) -> list[str]:
     """The stacks in what `thread apply all bt` says, with whatever GDB says between headings and frames. That of the
     thread that publishes is left out: it is there only while there is something to do."""
-    return [stack for stack in _THREAD.split(stacks)[1:] if "jitunwind/agent/" not in stack]
+    _, *parts = _THREAD.split(stacks)
+    threads = zip(parts[::2], parts[1::2], strict=True)
+    return [stack for who, stack in threads if '"jitunwind"' not in who and "jitunwind/agent/" not in stack]
 
 
-_THREAD = re.compile(r"^Thread \d+ \(.*\):$", re.MULTILINE)
+_THREAD = re.compile(r"^Thread \d+ \((.*)\):$", re.MULTILINE)
 
 
 def names(frames: list[Frame]) -> list[str]:

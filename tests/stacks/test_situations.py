@@ -90,7 +90,7 @@ def test_one_that_may_be_read_and_not_traced(situations: Path, monkeypatch: pyte
     trace = seizing.ptrace
 
     def refuse(request: int, *arguments: object) -> int:
-        if request != seizing._SEIZE:
+        if request != seizing.SEIZE:
             return int(trace(request, *arguments))
         ctypes.set_errno(errno.EPERM)
         return -1

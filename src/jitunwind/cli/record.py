@@ -270,16 +270,22 @@ def _recorded(
         sampler = _sampler(command.pid, wanted)
     except NoSuchProcess:
         command.wait()
-        raise JitunwindError(
-            f"{target[0]} has {_ending(command)}, before it could be looked at",
-            "record a program that runs for longer",
-        ) from None
+        raise _too_short(target[0], command) from None
     _run(sampler, wanted, interruptions, live)
     if sampler.ending is not None:
         command.returncode = os.waitstatus_to_exitcode(sampler.ending)
+    if not (sampler.counts.moments or interruptions.count) and command.poll() is not None:
+        raise _too_short(target[0], command)
     _wait_for(command, interruptions)
     status = command.returncode or 0  # it runs on, where there is none
     return sampler.recording(), status if status >= 0 else 128 - status
+
+
+def _too_short(name: str, command: "subprocess.Popen[bytes]") -> JitunwindError:
+    return JitunwindError(
+        f"{name} has {_ending(command)}, before it could be looked at",
+        "record a program that runs for longer",
+    )
 
 
 def _sampler(pid: int, wanted: Wanted) -> Sampler:
