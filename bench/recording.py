@@ -83,33 +83,40 @@ class Bench:
     """One interpreter."""
 
     def __init__(self, python: str, folder: Path, place: Path) -> None:
-        self._python, self._folder, self._place = python, folder, place
+        self._python, self._folder = python, folder
+        self._result, self._recorded = place / "result.json", place / "recorded.collapsed"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         cache = {"PYTHONPYCACHEPREFIX": str(place / "pycache"), "PYTHONHASHSEED": "0"}
-        self._environment = {**kept, **cache, "PYTHON_JIT": "1", "PYTHONPATH": str(folder)}
+        self.environment = {**kept, **cache, "PYTHON_JIT": "1", "PYTHONPATH": str(folder)}
+
+    def words(self, program: str, loops: int) -> list[str]:
+        """What the interpreter is to run: the program's work, so many times."""
+        script = self._folder / "pyperformance/data-files/benchmarks" / f"bm_{program}/run_benchmark.py"
+        self._result.unlink(missing_ok=True)
+        options = ["--worker", f"--loops={loops}", "--values=1", "--warmups=0", "-o", str(self._result)]
+        return [str(script), *options]
 
     def run(self, program: str, loops: int, tool: Tool | None = None) -> Run:
         """The tool, if there is one, begins as soon as the program has started."""
-        script = self._folder / "pyperformance/data-files/benchmarks" / f"bm_{program}/run_benchmark.py"
-        result, recorded = self._place / "result.json", self._place / "recorded.collapsed"
-        for file in (result, recorded):
-            file.unlink(missing_ok=True)
-        options = ["--worker", f"--loops={loops}", "--values=1", "--warmups=0", "-o", str(result)]
+        self._recorded.unlink(missing_ok=True)
         process = subprocess.Popen(
-            [self._python, str(script), *options], env=self._environment, stdout=subprocess.DEVNULL
+            [self._python, *self.words(program, loops)], env=self.environment, stdout=subprocess.DEVNULL
         )
         recorder = None
         if tool is not None:
             recorder = subprocess.Popen(
-                tool(process.pid, recorded), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+                tool(process.pid, self._recorded),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
             )
         if process.wait():
             raise SystemExit(f"{program} ended with status {process.returncode}")
         said = recorder.communicate()[1] if recorder is not None else ""
-        seconds = json.loads(result.read_text())["benchmarks"][0]["runs"][0]["values"][0] * loops
+        seconds = json.loads(self._result.read_text())["benchmarks"][0]["runs"][0]["values"][0] * loops
         unnamed = re.search(r"([\d,]+) in JIT code without a name", said)
         count = int(unnamed[1].replace(",", "")) if unnamed else 0
-        return Run(seconds, *(_samples(recorded) if tool is not None else (0, 0.0)), count)
+        return Run(seconds, *(_samples(self._recorded) if tool is not None else (0, 0.0)), count)
 
     def loops(self, program: str, seconds: float) -> int:
         """How many take that long."""

@@ -150,13 +150,15 @@ def test_flushes_end_in_time_and_say_what_they_left(python: Interpreter) -> None
     """GIVEN code that takes seconds to be described, THEN neither flush nor the end of the process waits for it."""
     told = course(python, "slow", calm=False)
     (all_left, no_time), (some_left, some_time) = told["flushes"]
-    assert all_left >= told["made"]
+    before, after = told["described"]
+    assert all_left + before >= told["made"]
     assert no_time < SLACK
-    assert 0 < some_left < all_left
+    assert some_left > 0
+    assert before < after < told["made"]
     assert some_time < told["some"] + SLACK
     assert told["would_take"] > 2 * SLACK
     assert told["waiting"].keys() == {"regions wait to be described"}
-    assert 0 < told["waiting"]["regions wait to be described"] <= some_left
+    assert told["waiting"]["regions wait to be described"] > 0
     assert told["asking"] < SLACK
     assert told["end"] < SLACK
 

@@ -58,7 +58,7 @@ def names(recording: Recording) -> set[str]:
     return {frame.name for frame in recording.frames}
 
 
-DOUBT = "note: .* the shares hold, if .*"
+DOUBT = "note: .*(the shares hold, if|its share is too small).*"
 """What is said where processors are scarce."""
 
 
@@ -172,7 +172,7 @@ def test_threads_that_wait_are_left_alone_unless_wanted(
     program.write_text(BLOCKED)
     with running(python, program) as started:
         for options, waits in (((), False), (("--idle",), True), (("--gil",), False)):
-            done = record(forked, "-d", "0.4", *options, "-o", file, started.pid)
+            done = record(forked, "-d", "0.8", *options, "-o", file, started.pid)
             assert done.returncode == 0, done.stderr
             assert "hot" in names(recorded(file)), done.stderr
             assert ("blocked" in names(recorded(file))) == waits, options
@@ -228,7 +228,7 @@ def test_a_process_that_is_stopped_is_said_and_marked(tmp_path: Path, forked: Fo
         wait_until(lambda: status(pid)["State"][:1] == "T", "the process to stop")
         done = record(forked, "-d", "0.1", "-o", file, pid)
         assert "note: a signal or a debugger had stopped the process (kill -CONT" in done.stderr
-        assert record(forked, "-d", "0.1", "--idle", "-o", file, pid).returncode == 0
+        assert record(forked, "-d", "0.5", "--idle", "-o", file, pid).returncode == 0
         found = recorded(file)
         assert STOPPED in names(found)
         assert {found.frames[stack[-1]].kind for stack in found.stacks} == {Kind.WAITING}

@@ -174,9 +174,10 @@ def recorded(
     call_graph: str,
     environment: Mapping[str, str],
     injects: bool,
+    says_when: bool = True,
 ) -> list[Sample]:
-    """What perf records of a program and of what it starts, from the time on that the program prints; `injects`: with
-    the JIT code that jitdump files have."""
+    """What perf records of a program and of what it starts; with `says_when` from the time on that the program prints.
+    `injects`: with the JIT code that jitdump files have."""
     perf, data, injected = command(version), folder / "perf.data", folder / "injected.data"
     how = [
         "-k",
@@ -188,7 +189,8 @@ def recorded(
         "--call-graph",
         call_graph,
     ]
-    begin = float(_run([*perf, "record", "-q", *how, "-o", str(data), *program], environment))
+    said = _run([*perf, "record", "-q", *how, "-o", str(data), *program], environment)
+    begin = float(said) if says_when else 0.0
     if injects:
         _run([*perf, "inject", "--jit", "-i", str(data), "-o", str(injected)], environment)
         data = injected

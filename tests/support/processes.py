@@ -144,8 +144,8 @@ class Program:
     def is_waiting(self) -> bool:
         assert self.process.stdin is not None
         (unread,) = struct.unpack("i", fcntl.ioctl(self.process.stdin, termios.FIONREAD, b"\0\0\0\0"))
-        calls = [system_call(self.pid, tid) for tid in self.tids()]
-        return not unread and bool(calls) and all(call == _SYS_READ for call in calls)
+        waiting = [reads_a_pipe(self.pid, tid) for tid in self.tids()]
+        return not unread and bool(waiting) and all(waiting)
 
     def tids(self) -> list[int]:
         return sorted(int(entry.name) for entry in Path(f"/proc/{self.pid}/task").iterdir())
@@ -176,12 +176,15 @@ def run(version: str, name: str, **options: Any) -> Program:
     return Program([interpreter(version), PROGRAMS / name], **options)
 
 
-def system_call(pid: int, tid: int) -> str:
-    """The number of the system call that a thread waits in; "running", or "" where it has gone."""
+def reads_a_pipe(pid: int, tid: int) -> bool:
+    """Whether a thread waits in read(2) for a pipe; for a file, as while it imports, does not count."""
     try:
-        return Path(f"/proc/{pid}/task/{tid}/syscall").read_text().split()[0]
-    except (OSError, IndexError):
-        return ""
+        number, descriptor, *_ = Path(f"/proc/{pid}/task/{tid}/syscall").read_text().split()
+        return number == _SYS_READ and os.readlink(f"/proc/{pid}/fd/{int(descriptor, 16)}").startswith(
+            "pipe:"
+        )
+    except (OSError, ValueError):  # it runs, or has gone
+        return False
 
 
 class WritableProcess(LiveProcess):

@@ -38,6 +38,8 @@ Note = Callable[[int, int], None]
 """Told how many are done, of how many."""
 _TRIES = 3
 """How often a process is read anew that compiles or frees code meanwhile."""
+_SHORT_SECONDS = 1.0
+"""Of a read: after a longer one something has changed again."""
 
 
 @click.command(cls=Verb, prints=False)
@@ -137,6 +139,7 @@ def _read(
     arch = memory.architecture
     jits = Jits(memory)
     for left in reversed(range(_TRIES)):
+        began = time.monotonic()
         tables = tables_named(names, arch, lambda: Published(arch, memory), (Published.name,))
         explainer = Explainer(OfProcess(jits), tables, sources)
         with without_garbage_collection(), memory.gathered():  # there may be many, and none is garbage
@@ -145,7 +148,7 @@ def _read(
             raise _nothing(jits, target)
         found = _explained(explainer, listed, region, names, whole, note)
         steady = jits.is_current()
-        if steady or not left:
+        if steady or not left or time.monotonic() - began > _SHORT_SECONDS:
             break
         jits = jits.renewed()
     found.warnings[:0] = jits.warnings

@@ -66,21 +66,18 @@ def regions_table(regions: Sequence[Listed], width: int) -> Iterator[str]:
         if room >= _GOOD_NAME:
             break
     heads, rows = list(columns), list(zip(*columns.values(), strict=True))
-    yield click.style(f"{_columns(heads, widths)}  name", bold=True)
+    columns_of = "".join(f"{{:>{width}}}  " for width in widths).format
+    yield click.style(f"{columns_of(*heads)}name", bold=True)
     names = [_whole_name(each) for each in regions]
     if max(map(len, names), default=0) > room:
         room = max(room, _LEAST_NAME)
         longest = max(len(_short_name(each, UNBOUNDED).partition("  ")[0]) for each in regions)
         names = [_short_name(each, room, min(longest, room // 2)) for each in regions]
     for row, name in zip(rows, names, strict=True):
-        yield f"{_columns(row, widths)}  {name}"
+        yield columns_of(*row) + name
     if any(each.threads is not None for each in regions):
         yield ""
         yield from _dim(about_running(regions), width)
-
-
-def _columns(cells: Sequence[str], widths: Sequence[int]) -> str:
-    return "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
 
 
 def _whole_name(region: Listed) -> str:

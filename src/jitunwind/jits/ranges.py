@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
 from jitunwind.errors import UnreadableMemory
-from jitunwind.memory import Mapping, Memory
+from jitunwind.memory import ADDRESS_LIMIT, Mapping, Memory
 
 _KERNEL = 1 << 63
 _IN_MEMORY = "/memfd:"
@@ -41,5 +41,5 @@ def _is_image(memory: Memory, address: int) -> bool:
 
 def range_around(ranges: Sequence[Mapping], address: int) -> Mapping | None:
     """The one of some rising ranges that `address` lies in."""
-    index = bisect_right(ranges, address, key=lambda mapping: mapping.start) - 1
+    index = bisect_right(ranges, (address, ADDRESS_LIMIT)) - 1  # no range compares as more that begins there
     return ranges[index] if index >= 0 and address < ranges[index].end else None

@@ -63,7 +63,8 @@ class Memory(ABC):
         return None
 
     def gathered(self) -> AbstractContextManager[None]:
-        """While small pieces are read that lie side by side: each page may be read once, and be as it was then."""
+        """While small pieces are read that lie side by side: what lies around may be read once, and be as it was
+        then."""
         return nullcontext()
 
     def checked_read(self, address: int, size: int) -> bytes:

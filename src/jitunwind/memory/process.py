@@ -16,8 +16,9 @@ from jitunwind.memory import Mapping, Memory
 from jitunwind.memory.backing import LiveFiles, exported, exported_symbols, open_file
 from jitunwind.memory.maps import parse_maps
 
-_PAGE = 4096
-_MOST_PAGES = 1 << 12
+_BLOCK = 1 << 16
+"""Bytes that are read at once while small pieces are gathered."""
+_MOST_BLOCKS = 1 << 8
 """That are held at one time."""
 
 
@@ -70,7 +71,7 @@ class LiveProcess(LoadedFiles):
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self._file = _opened(pid)
-        self._pages: dict[int, bytes] | None = None
+        self._blocks: dict[int, bytes] | None = None
         """By address, while small pieces are gathered."""
 
     def __enter__(self) -> "LiveProcess":
@@ -90,26 +91,34 @@ class LiveProcess(LoadedFiles):
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        self._pages = {}
+        self._blocks = {}
         try:
             yield
         finally:
-            self._pages = None
+            self._blocks = None
 
     def read(self, address: int, size: int) -> bytes:
-        if self._pages is not None:
-            at = address % _PAGE
-            if at + size <= _PAGE:
-                return self._page(self._pages, address - at)[at : at + size]
+        blocks = self._blocks
+        if blocks is not None:
+            at = address % _BLOCK
+            if at + size <= _BLOCK:
+                block = blocks.get(address - at)
+                if block is None:
+                    block = self._read_block(blocks, address - at)
+                if at + size <= len(block):
+                    return block[at : at + size]
         return self._read(address, size)
 
-    def _page(self, pages: dict[int, bytes], start: int) -> bytes:
-        page = pages.get(start)
-        if page is None:
-            if len(pages) >= _MOST_PAGES:
-                pages.clear()
-            page = pages[start] = self._read(start, _PAGE)
-        return page
+    def _read_block(self, blocks: dict[int, bytes], start: int) -> bytes:
+        """What can be read from `start` on: nothing, where that very address cannot."""
+        if len(blocks) >= _MOST_BLOCKS:
+            blocks.clear()
+        try:
+            block = os.pread(self._file, _BLOCK, start)
+        except (OSError, OverflowError):
+            block = b""
+        blocks[start] = block
+        return block
 
     def _read(self, address: int, size: int) -> bytes:
         try:

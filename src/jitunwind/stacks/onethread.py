@@ -47,9 +47,9 @@ _waitid = libc.waitid
 _waitid.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_int]
 
 
-Work = Callable[[int, bytes, bool], None]
+Work = Callable[[int, bytes, bool], Callable[[], None]]
 """Gets a thread's number, its note NT_PRSTATUS, and whether a signal had stopped its process: then the stop tells of
-that signal (ptrace(2), "Group-stop")."""
+that signal (ptrace(2), "Group-stop"). Gives what is to be done as soon as the thread has been let go."""
 
 
 class Refused(Exception):
@@ -65,7 +65,8 @@ class ThreadStopper:
         self.endings: dict[int, int] = {}
         """What waitpid(2) said of threads that have ended: of a child of this process nobody else can ask that now."""
         self._buffer = ctypes.create_string_buffer(LARGEST_REGISTERS)
-        self._vector = Vector(ctypes.addressof(self._buffer), LARGEST_REGISTERS)
+        self._base = ctypes.addressof(self._buffer)
+        self._vector = Vector(self._base, LARGEST_REGISTERS)
         self._place = ctypes.addressof(self._vector)
         self.stopped_seconds = 0.0
         """For how long threads stood still, all together."""
@@ -123,13 +124,16 @@ class ThreadStopper:
         began = time.perf_counter()
         is_halted = status >> 16 == EVENT_STOP and os.WSTOPSIG(status) != signal.SIGTRAP
         number = 0 if status >> 16 == EVENT_STOP else os.WSTOPSIG(status)
+        afterwards = None
         try:
             self._vector.size = LARGEST_REGISTERS
             if ptrace(GETREGSET, tid, NT_PRSTATUS, self._place) == 0:
-                work(tid, self._buffer.raw[: self._vector.size], is_halted)
+                afterwards = work(tid, ctypes.string_at(self._base, self._vector.size), is_halted)
         finally:
             ptrace(DETACH, tid, None, number)
             self.stopped_seconds += time.perf_counter() - began
+        if afterwards is not None:
+            afterwards()
 
     def _next(self, pending: set[int], began: float) -> tuple[int, int] | None:
         """A thread that has stopped or ended, and what waitpid(2) says of it; None, if that takes too long. The wait is

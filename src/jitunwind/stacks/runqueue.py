@@ -34,7 +34,7 @@ class RunQueue:
         self._waited = {tid: self._nanoseconds(tid) for tid in tids}
 
     def has_waited(self, tid: int) -> bool:
-        """Whether it was waiting for a processor when the look began: to be asked when it has stopped."""
+        """Whether it was waiting for a processor when the look began: to be asked as soon as it has been let go."""
         waited = (self._nanoseconds(tid) - self._waited.get(tid, 0)) / 1e9
         return waited > time.perf_counter() - self._since + _SLACK_SECONDS
 

@@ -5,7 +5,7 @@ still only bytes are copied (`moments`); all decoding comes afterwards, and is r
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import Enum, auto
 from os.path import basename
@@ -150,6 +150,8 @@ class SampledProcess:
         self._marks, self._is_stale = b"", True
         self._bounds: dict[int, _Bounds] = {}
         self._copies: list[_Copy] = []
+        self._kept: dict[int, list[tuple[int, int]]] = {}
+        """Memory besides the stack that was copied of a thread last time, and may be worth it again."""
         self._renew_files()
         self._meet_interpreter()
 
@@ -239,26 +241,31 @@ class SampledProcess:
             return []
         return [(copy.tid, taken) for copy in self._copies if (taken := self._read(copy)) is not None]
 
-    def _copy(self, tid: int, note: bytes, is_halted: bool) -> None:
-        """All that is read while the thread stands still."""
-        memory, is_queued = self.memory, self._queue.has_waited(tid)
+    def _copy(self, tid: int, note: bytes, is_halted: bool) -> Callable[[], None]:
+        """All that is read while the thread stands still; what is asked when it goes on again."""
+        memory, interpreter = self.memory, self._interpreter
         (pointer,) = _word(note, self._sp_at)
         own = self._bounds.get(tid)
         if own is None or not own.start <= pointer < own.end:
             own = self._own_stack(tid, note, pointer)
-        copy = _Copy(
-            tid, note, memory.new_copy(range(own.start, own.end)), self.programs, is_queued, is_halted
-        )
+        kept = memory.new_copy(range(own.start, own.end))
         start = pointer - self._arch.red_zone
         if own.start <= pointer < own.end:
-            memory.keep_some(start, min(own.end - start, _LARGEST_STACK))
+            stack = (start, min(own.end - start, _LARGEST_STACK))
+            marks = memory.keep_together([stack, *self._kept.get(tid, ())], self._changing)
         else:
             self._copy_alternate(start, own)
-        if self._interpreter is not None:
+            marks = self._changing.now()
+        if interpreter is not None:
             for record in self._records.get(tid, ()):
-                self._interpreter.keep_thread(memory, record)
-            copy = copy._replace(changing=self._changing, marks=self._changing.now())
-        self._copies.append(copy)
+                interpreter.keep_thread(memory, record)
+
+        def add() -> None:
+            is_queued = self._queue.has_waited(tid)
+            changing = self._changing if interpreter is not None else None
+            self._copies.append(_Copy(tid, note, kept, self.programs, is_queued, is_halted, changing, marks))
+
+        return add
 
     def _own_stack(self, tid: int, note: bytes, pointer: int) -> _Bounds:
         """The thread's own stack: below its own data, wherever its stack pointer is."""
@@ -305,6 +312,7 @@ class SampledProcess:
         tid, programs, live_reads = copy.tid, self.programs, self.memory.live_reads
         if copy.programs != programs:
             return None
+        self._kept[tid] = copy.memory.worth_again()
         self.memory.show(copy.memory)
         has_changed = self._is_stale or copy.marks != self._marks
         if has_changed:

@@ -304,14 +304,18 @@ class Reader:
     def gathered(self, place: int, view: memoryview, ranges: "Ranges") -> int:
         """Fill `view`, which lies at `place`, with what is in `ranges` now, one behind the other; the bytes that were
         there."""
-        self._here.base, self._here.size = place, len(view)
-        count = len(ranges.extents)
-        got = self._readv(self._tid, ctypes.addressof(self._here), 1, ranges.vectors, count, 0)
+        got = self.at_once(place, len(view), ranges.vectors, len(ranges.extents))
         if got >= 0:
-            return int(got)
+            return got
         data = b"".join(self.read(address, size) for address, size in ranges.extents)
         view[: len(data)] = data
         return len(data)
+
+    def at_once(self, place: int, size: int, vectors: int, count: int) -> int:
+        """Fill `size` bytes at `place` with what is in the `count` ranges (struct iovec) at `vectors`, all in our own
+        memory, one behind the other; the bytes that were there, less than 0 where this call is forbidden."""
+        self._here.base, self._here.size = place, size
+        return int(self._readv(self._tid, ctypes.addressof(self._here), 1, vectors, count, 0))
 
     def read(self, address: int, size: int) -> bytes:
         """Up to `size` bytes at `address`."""

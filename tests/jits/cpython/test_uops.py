@@ -93,6 +93,18 @@ def test_a_set_ip_stores_the_instruction_that_it_was_made_from(process: LiveProc
     assert seen
 
 
+def test_a_trace_begins_at_its_first_place(process: LiveProcess) -> None:
+    """Told quickly for a list, and with all other places."""
+    micro_ops, regions = all_of(process)
+    known = 0
+    for region in regions:
+        places = micro_ops.places(region, micro_ops.trace(region))
+        begin = micro_ops.begin(region)
+        assert begin == next(filter(None, places), None), f"{region.start:#x}"
+        known += begin is not None
+    assert known
+
+
 def test_code_is_in_its_entrys_state_wherever_a_micro_op_begins(process: LiveProcess) -> None:
     jits = Jits(process)
     boundaries = 0

@@ -4,6 +4,7 @@ import _thread
 import contextlib
 import ctypes
 import gc
+import itertools
 import json
 import mmap
 import os
@@ -33,6 +34,8 @@ FLUSH = 2.0
 """Seconds that one is given where there is always more to publish."""
 SLOW = 0.3
 """Seconds that a region takes where describing is made slow."""
+SOME = 5 * SLOW
+"""Seconds of a flush that describes some of many such regions."""
 
 
 def published() -> int:
@@ -168,20 +171,25 @@ def named() -> dict[str, Any]:
 def slow() -> dict[str, Any]:
     """Each region takes a third of a second to be described: so long flushes are asked to take, and the end."""
     published()
-    described = Describer.described
+    described, count = Describer.described, itertools.count()
 
     def slowly(self: Describer, some: Sequence[tuple[int, int]]) -> Iterator[Any]:
         for each in described(self, list(some)):
             threading.Event().wait(SLOW)
+            next(count)
             yield each
 
     Describer.described = slowly  # type: ignore[assignment, method-assign]
     functions = [make() for _ in range(40)]
-    flushes = [timed(lambda: jitunwind.flush(0)), timed(lambda: jitunwind.flush(2 * SLOW))]
+    flushes = [timed(lambda: jitunwind.flush(0))]
+    done = [next(count)]
+    flushes.append(timed(lambda: jitunwind.flush(SOME)))
+    done.append(next(count) - 1)
     waiting, asking = timed(jitunwind.problems)
     made = len(functions)
-    times = {"some": 2 * SLOW, "would_take": made * SLOW}
-    return {"flushes": flushes, "made": made, "waiting": waiting, "asking": asking, **times}
+    times = {"some": SOME, "would_take": made * SLOW}
+    counts = {"made": made, "described": done}
+    return {"flushes": flushes, "waiting": waiting, "asking": asking, **counts, **times}
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:

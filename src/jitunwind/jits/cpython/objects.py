@@ -1,6 +1,6 @@
 """Python objects of another process, read without trusting them: types, strings, code objects, lines."""
 
-from bisect import bisect_right, insort
+from bisect import bisect_right
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -58,6 +58,8 @@ class Objects:
         self._compared: set[int] | None = None
         self._type_names: dict[int, str] = {}
         self._owners: list[CodeObject] = []
+        self._bytecodes: list[int] = []
+        """Where the bytecode of each begins, rising."""
         """By rising address of their bytecode."""
         self.code_type = memory.symbol("PyCode_Type")
         self.type_at = layout.offsets["pyobject.ob_type"]
@@ -114,6 +116,7 @@ class Objects:
         if self._heads.get(address) != head or self._code_objects.get(address) is None:
             gone = self._code_objects.pop(address, None)
             self._owners = [each for each in self._owners if each is not gone]
+            self._bytecodes = [each.bytecode for each in self._owners]
         self._heads[address] = head
 
     def _head(self, address: int) -> bytes:
@@ -149,7 +152,9 @@ class Objects:
             int.from_bytes(first_line, "little", signed=True),
             memory.checked_read(line_table + offsets["bytes_object.ob_sval"], table_size),
         )
-        insort(self._owners, code, key=_bytecode)
+        index = bisect_right(self._bytecodes, code.bytecode)
+        self._owners.insert(index, code)
+        self._bytecodes.insert(index, code.bytecode)
         return code
 
     def code_of_instruction(self, instruction: int) -> CodeObject | None:
@@ -157,7 +162,7 @@ class Objects:
 
         Bytecode lies inside its code object: so one known, or the next object below with the type of code.
         """
-        index = bisect_right(self._owners, instruction, key=_bytecode) - 1
+        index = bisect_right(self._bytecodes, instruction) - 1
         if index >= 0 and self._owners[index].holds(instruction):
             return self._owners[index]
         if not self.code_type:
@@ -176,10 +181,6 @@ class Objects:
                 if found is not None and found.holds(instruction):
                     return found
         return None
-
-
-def _bytecode(code: CodeObject) -> int:
-    return code.bytecode
 
 
 @lru_cache(maxsize=256)

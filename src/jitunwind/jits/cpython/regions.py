@@ -29,6 +29,7 @@ from jitunwind.jits.cpython.layout import Layout
 from jitunwind.jits.cpython.lines import line_rows, place_at
 from jitunwind.jits.cpython.objects import CodeObject, Objects
 from jitunwind.jits.cpython.stencils import Store
+from jitunwind.jits.ranges import range_around
 from jitunwind.memory import Mapping, Memory
 from jitunwind.recover.table import NOT_REACHED, recover
 from jitunwind.region import Line, Region, RegionKind
@@ -127,10 +128,7 @@ class Regions:
 
     def may_hold(self, address: int) -> Mapping | None:
         """The range that `address` lies in; None: it is not JIT code."""
-        index = bisect_right(self.ranges, address, key=lambda mapping: mapping.start) - 1
-        if index >= 0 and address < self.ranges[index].end:
-            return self.ranges[index]
-        return None
+        return range_around(self.ranges, address)
 
     def meets(self, pc: int) -> Mapping | None:
         """`may_hold` for an address that a thread is at, or comes back to."""
@@ -138,9 +136,7 @@ class Regions:
 
     def is_known_non_jit(self, address: int) -> bool:
         """Whether a file's code lies at `address`, or memory that is looked at already."""
-        index = bisect_right(self._files, address, key=lambda mapping: mapping.start) - 1
-        in_file = index >= 0 and address < self._files[index].end
-        return in_file or self.may_hold(address) is not None
+        return range_around(self._files, address) is not None or self.may_hold(address) is not None
 
     @cached_property
     def executors(self) -> Executors:
@@ -219,11 +215,16 @@ class Regions:
             self._verified.add(start)
             known, now = self._found.get(start), self._read(start, limit, executor)
             if known is None or known != now:
+                if start in self._found:
+                    self._forget(start)
                 self._found[start] = now
-                for cache in (self._code_of, self._stores_of, self._lines, self._parts):
-                    cache.pop(start, None)
         found = self._found[start]
         return found if found is not None and address < found.end else None
+
+    def _forget(self, start: int) -> None:
+        """What was known of the code that began there."""
+        for cache in (self._code_of, self._stores_of, self._lines, self._parts):
+            cache.pop(start, None)
 
     def _unlisted(self, address: int, mapping: Mapping) -> Code | None:
         """The code of an executor that no list has, as 3.15's invalidated ones while they run: it begins at a page as
@@ -243,8 +244,7 @@ class Regions:
                 self._verified.add(page)
                 code = self._read(page, limit, None)
                 self._found[page] = code._replace(data=code.data[: self._reached(code)]) if code else None
-                for cache in (self._code_of, self._stores_of, self._lines, self._parts):
-                    cache.pop(page, None)
+                self._forget(page)
             found = self._found[page]
             return found if found is not None and address < found.end else None
         return None
@@ -291,13 +291,17 @@ class Regions:
         self._named.pop(start, None)
         if executor is None and named is not None:
             self._named[start] = named
-        entries = ((0, self.arch.at_entry(self.arch.platform)), (shim, self._body_row))
+        entries = ((0, self._shim_row), (shim, self._body_row))
         code = Code(start, data, entries if shim else entries[1:], shim, named.address if named else 0)
         if executor is not None:
             return code
         is_sane = named is not None and shim < named.jit_size <= len(data)
         size = named.jit_size if named is not None and is_sane else self._reached(code)
         return code._replace(data=data[:size])
+
+    @cached_property
+    def _shim_row(self) -> Row:
+        return self.arch.at_entry(self.arch.platform)
 
     @cached_property
     def _body_row(self) -> Row:

@@ -24,7 +24,7 @@ from jitunwind.rows import WORD, Unknown
 MOST_MICRO_OPS = 1 << 14
 """Of a trace; CPython's own bound is UOP_MAX_TRACE_LENGTH (Include/internal/pycore_optimizer.h)."""
 _LARGEST_STENCIL = 1 << 16
-_FIRST_WITH_PLACE = 8
+_FIRST_WITH_PLACE = 5
 """Entries of which the first with a bytecode instruction is one: before it are checks of the executor itself."""
 _MOST_SEARCHED = 1 << 27
 _MOST_SAMPLES = 64
@@ -80,6 +80,8 @@ class MicroOps:
         self._regions = regions
         self._memory: Memory = regions.memory
         self._layout: Layout = regions.layout
+        self._mask = self._layout.record.micro_op.opcode_mask
+        self._jumps = self._layout.record.micro_op.jumps
         self._names: dict[int, str] = {}
         self._known_size = 0
         """Bytes of a trace's entry, once they are known."""
@@ -87,7 +89,11 @@ class MicroOps:
     def trace(self, region: Code) -> list[MicroOp]:
         """The trace that `region` was compiled from. UnreadableMemory; CorruptState where it makes no sense, or
         no executor is known."""
-        return self._entries(region)
+        mask, jumps, name = self._mask, self._jumps, self.name
+        return [
+            MicroOp(head & mask, name(head & mask), oparg, None if head & jumps else target, operand)
+            for head, oparg, target, operand, _ in self._entries(region, MOST_MICRO_OPS)
+        ]
 
     def count(self, region: Code) -> int:
         """How many entries the trace has. As `trace`, and much cheaper."""
@@ -105,30 +111,35 @@ class MicroOps:
         return count
 
     def begin(self, region: Code) -> Place | None:
-        """The bytecode instruction at which the trace begins; None where it is not known. As `trace`, and cheap."""
-        return next(filter(None, self._places(region, self._entries(region, _FIRST_WITH_PLACE))), None)
+        """The bytecode instruction at which the trace begins: the first of `places`; None where it is not known. As
+        `trace`, and cheap: there may be tens of thousands."""
+        code, mask, jumps = self._regions.code_object(region), self._mask, self._jumps
+        first = 0
+        for head, _, target, operand, _ in self._entries(region, _FIRST_WITH_PLACE):
+            name = self._names.get(head & mask) or self.name(head & mask)
+            if _is(_SETS, name):
+                if code is None or not code.holds(operand):
+                    code = self._regions.objects.code_of_instruction(operand)
+                offset = first * CODE_UNIT or operand - (code.bytecode if code is not None else 0)
+                return _place_in(code, offset)
+            first = first or (0 if head & jumps else target)
+            if _is(_CALLS, name) or _is(_RETURNS, name):
+                break
+        return _place_in(code, first * CODE_UNIT) if first else None
 
-    def _entries(self, region: Code, most: int = MOST_MICRO_OPS) -> list[MicroOp]:
-        """The first ones of the trace, `most` at most."""
+    def _entries(self, region: Code, most: int) -> list[tuple[int, ...]]:
+        """The first entries of the trace, `most` at most, as they lie in memory: what micro-op each is, its oparg,
+        target and operands."""
         if not region.owner:
             raise CorruptState("no executor is known for this code")
-        layout, of = self._layout.executor, self._layout.record.micro_op
+        layout = self._layout.executor
         head = self._memory.checked_read(region.owner, layout.exits)
         trace = int.from_bytes(head[layout.trace : layout.trace + WORD], "little")
         count = min(self._checked(region, head[layout.code_size : layout.code_size + 4]), most)
         size = self._entry_size(trace, count)
         data = self._memory.checked_read(trace, count * size)
-        entries = (of.instruction.unpack_from(data, at) for at in range(0, len(data), size))
-        return [
-            MicroOp(
-                head & of.opcode_mask,
-                self.name(head & of.opcode_mask),
-                oparg,
-                None if head & of.jumps else target,
-                operand,
-            )
-            for head, oparg, target, operand, _ in entries
-        ]
+        unpack = self._layout.record.micro_op.instruction.unpack_from
+        return [unpack(data, at) for at in range(0, len(data), size)]
 
     def _entry_size(self, trace: int, count: int) -> int:
         """Bytes of a trace's entry. Builds with --enable-pystats have a counter behind each (CPython pycore_uop.h): of
@@ -303,7 +314,7 @@ class MicroOps:
         code, callers = self._regions.code_object(region), list[CodeObject | None]()
         for stretch in _stretches(trace):
             named = next((each.operand for each in stretch if each.sets_instruction), None)
-            if named is not None:
+            if named is not None and (code is None or not code.holds(named)):
                 code = self._regions.objects.code_of_instruction(named)
             last = next((place for each in stretch if (place := _place(each, code)) is not None), None)
             for each in stretch:
@@ -358,11 +369,15 @@ def _place(each: MicroOp, code: CodeObject | None) -> Place | None:
     if code is None:
         return None
     if each.sets_instruction:
-        return Place(code, each.operand - code.bytecode) if code.holds(each.operand) else None
+        return _place_in(code, each.operand - code.bytecode)
     if not each.target:  # micro-ops of no instruction in particular have 0 there
         return None
-    offset = each.target * CODE_UNIT
-    return Place(code, offset) if offset < code.bytecode_size else None
+    return _place_in(code, each.target * CODE_UNIT)
+
+
+def _place_in(code: CodeObject | None, offset: int) -> Place | None:
+    """None where the offset is not in the code."""
+    return Place(code, offset) if code is not None and 0 <= offset < code.bytecode_size else None
 
 
 def _stretches(trace: Sequence[MicroOp]) -> Iterator[Sequence[MicroOp]]:
