@@ -6,7 +6,7 @@ VENV := .venv
 STAMP := $(VENV)/.jitunwind-set-up
 VERSIONS := $(patsubst src/jitunwind/jits/cpython/versions/py3%.py,3.%,$(sort $(wildcard src/jitunwind/jits/cpython/versions/py3*.py)))
 # Benchmarks with targets of their own, and what they run.
-LONG := $(patsubst %,bench/%.py,stops witness libraries audit builds testsuite publishing held readers record recording unwinders upstream forms readme profilers)
+LONG := $(patsubst %,bench/%.py,stops witness libraries audit builds testsuite publishing held readers record recording unwinders upstream forms readme profilers perfstacks listing)
 # One process more than there are processors: tests wait for processes that they have started.
 PYTEST = $(VENV)/bin/python -m pytest -n $(shell expr $$(nproc) + 1) --dist loadfile --no-loadscope-reorder --costs -r fEs
 # GDB from PyPI lies in .venv, and is the second choice.
@@ -116,7 +116,7 @@ upstream: $(STAMP) ## docs/upstream.md: CPython's own tests of unwinding, plain,
 	@$(VENV)/bin/python bench/upstream.py --into docs/upstream.md
 
 speed: interpreters guests ## docs/speed.md: the benchmarks' ratios, but for publishing's
-	@for name in recovery bt stops depths stepping registering startup; do \
+	@for name in recovery bt stops depths listing stepping registering startup; do \
 		$(VENV)/bin/python bench/record.py docs/speed.md $$name bench/$$name.py || exit; done
 
 publishing: interpreters build/pyperformance ## docs/speed.md: what publishing costs, over ten programs; takes an hour
@@ -126,7 +126,7 @@ publishing: interpreters build/pyperformance ## docs/speed.md: what publishing c
 	@$(VENV)/bin/python bench/record.py docs/speed.md bytes bench/publishing.py build/pyperformance \
 		--measures bytes --versions $(VERSIONS)
 
-recording: interpreters build/pyperformance ## docs/speed.md: what recording costs ten programs, beside py-spy; takes two hours
+recording: interpreters build/pyperformance ## docs/speed.md: what recording costs ten programs, beside py-spy; takes twenty minutes
 	@for version in $(VERSIONS); do \
 		$(VENV)/bin/python bench/record.py docs/speed.md "recording $$version" bench/recording.py build/pyperformance \
 			--versions $$version || exit; done
@@ -142,8 +142,9 @@ build/profilers: | $(STAMP)
 		$(VENV)/bin/python -m pip install -q --disable-pip-version-check --only-binary :all: --python-version $$version \
 			--target $@/memray-$$version memray || exit; done
 
-profilers: interpreters debuggers build/profilers ## docs/profiling.md: what profilers show with the JIT on, plain and published
+profilers: interpreters debuggers build/profilers build/pyperformance ## docs/profiling.md: what profilers show with the JIT on, plain and published
 	@$(VENV)/bin/python bench/profilers.py build/profilers --into docs/profiling.md
+	@$(VENV)/bin/python bench/perfstacks.py build/pyperformance --into docs/profiling.md
 
 unwinders: interpreters debuggers ## docs/unwinders.md: what unwinders inside the process find, with publishing and without
 	@$(VENV)/bin/python bench/unwinders.py --into docs/unwinders.md

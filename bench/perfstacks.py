@@ -5,7 +5,8 @@
 PYPERFORMANCE is a folder with pyperf and pyperformance in it (`make audit` fetches them). A program works for about
 --seconds, as `jitunwind run --perf jitdump` starts it. Counted are, from the first sample with JIT code to the last:
 samples with JIT code that has no name; stacks with JIT code that do not reach `_start`; and stacks that perf loses in C
-before it comes to any JIT code, as it does with the JIT off, too.
+before it comes to any JIT code, as it does with the JIT off, too: where a function is about to return, or a thread is
+made, and elsewhere.
 """
 
 import argparse
@@ -45,10 +46,12 @@ def rows(minor: str, version: str, folder: Path, programs: Sequence[str], second
     """Of the page's table."""
     for program in programs:
         found = judged(interpreter(minor), version, program, folder, seconds)
-        cut = [each for each in found.cut if each.python]
-        for each in (*cut, *found.unnamed):
+        cut = [each for each in found.samples if not each.is_whole]
+        usual = [each for each in found.cut_in_c if each.is_at_return or each.is_at_clone]
+        other = [each for each in found.cut_in_c if each not in usual]
+        for each in (*cut, *found.unnamed, *other):
             print(program, ", ".join(frame.symbol for frame in each.frames[:SHOWN_FRAMES]), file=sys.stderr)
-        counts = (len(found.all), len(found.samples), len(found.unnamed), len(cut), len(found.cut_in_c))
+        counts = [len(each) for each in (found.all, found.samples, found.unnamed, cut, usual, other)]
         yield f"| {minor} | {version} | {program} | {' | '.join(f'{each:,}' for each in counts)} |"
 
 
@@ -60,7 +63,17 @@ def main() -> None:
     parser.add_argument("--programs", nargs="+", default=PROGRAMS)
     parser.add_argument("--seconds", type=float, default=SECONDS)
     options = parser.parse_args()
-    heads = ("CPython", "perf", "", "samples", "with JIT code", "unnamed", "cut, with JIT code", "cut in C")
+    heads = (
+        "CPython",
+        "perf",
+        "",
+        "samples",
+        "with JIT code",
+        "unnamed",
+        "cut, with JIT code",
+        "cut in C, at a return",
+        "cut in C, elsewhere",
+    )
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     for minor in options.versions:
         for version in perf.PERFS:

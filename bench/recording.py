@@ -1,12 +1,13 @@
-"""What recording costs a program: pyperformance's programs, alone and recorded at 100 Hz by several tools.
+"""What recording costs a program: pyperformance's programs, recorded at 100 Hz by several tools and not, in turns.
 
     python bench/recording.py PYPERFORMANCE [--versions …] [--programs …] [--rounds N] [--seconds S]
 
 PYPERFORMANCE is a folder with pyperf and pyperformance in it (`make audit` fetches them). A program does the same work
-in each run, as much as takes --seconds alone. A round runs it alone and with each tool, in turns. The ratios are of the
-wall time of the work itself, as pyperf measures it, so that start-up counts for nobody. "whole" is the share of samples
-whose stack reaches the program's outermost function. Last comes the processor time that recording takes of a program
-with ten threads that all run, 100 times a second each.
+again and again, and says when it has done it once more. In a round each tool records it for --seconds, with as long
+without any tool before and behind. The ratios are of the median time of the work in such stretches to that in their
+neighbours: all of one process, since two runs of a program differ by more than a recorder costs. What a tool takes to
+start is left out. "whole" is the share of samples whose stack reaches the program's outermost function. Last comes the
+processor time that recording takes of a program with ten threads that all run, 100 times a second each.
 """
 
 import argparse
@@ -14,22 +15,29 @@ import json
 import os
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
 
 from publishing import PROGRAMS
 from support import VERSIONS, interpreter
 
 RATE = 100
-ROUNDS = 3
-SECONDS = 20.0
-ENOUGH = 2.0
+ROUNDS = 2
+SECONDS = 2.5
+START_SECONDS = 1.5
+"""That a tool takes to start, at most."""
+WORK_SECONDS = 0.05
+"""Of the work that is done again and again."""
+MOST = str(10**7)
 AIM, CORE_AIM = 1.02, 0.5
 OUTERMOST = ("_start", "<module>")
 """What a whole stack begins with: of native frames, or of Python's alone."""
@@ -69,62 +77,111 @@ TOOLS: dict[str, Tool] = {
 }
 
 
-class Run(NamedTuple):
-    """Seconds of the work; with a tool, how many samples it has written, the share of whole ones, and how many in JIT
-    code have no name, as it says itself."""
+@dataclass
+class Recorded:
+    """By a tool: the seconds that each piece of work took, without it in stretches before and behind; the samples that
+    it has written, for how many seconds it ran, whole samples, and how many in JIT code have no name, as it says."""
 
-    seconds: float
+    with_it: list[float] = field(default_factory=list)
+    without: list[float] = field(default_factory=list)
     samples: int = 0
+    seconds: float = 0.0
     whole: float = 0.0
     unnamed: int = 0
 
+    @property
+    def ratio(self) -> float:
+        return statistics.median(self.with_it) / statistics.median(self.without)
+
 
 class Bench:
-    """One interpreter."""
+    """pyperformance's programs, run by one interpreter."""
 
     def __init__(self, python: str, folder: Path, place: Path) -> None:
-        self._python, self._folder = python, folder
-        self._result, self._recorded = place / "result.json", place / "recorded.collapsed"
+        self._python, self._folder, self._result = python, folder, place / "result.json"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         cache = {"PYTHONPYCACHEPREFIX": str(place / "pycache"), "PYTHONHASHSEED": "0"}
         self.environment = {**kept, **cache, "PYTHON_JIT": "1", "PYTHONPATH": str(folder)}
 
-    def words(self, program: str, loops: int) -> list[str]:
+    def words(self, program: str, loops: int, values: str = "1") -> list[str]:
         """What the interpreter is to run: the program's work, so many times."""
         script = self._folder / "pyperformance/data-files/benchmarks" / f"bm_{program}/run_benchmark.py"
         self._result.unlink(missing_ok=True)
-        options = ["--worker", f"--loops={loops}", "--values=1", "--warmups=0", "-o", str(self._result)]
-        return [str(script), *options]
+        options = [f"--loops={loops}", f"--values={values}", "--warmups=0", "-o", str(self._result)]
+        return [str(script), "--worker", *options]
 
-    def run(self, program: str, loops: int, tool: Tool | None = None) -> Run:
-        """The tool, if there is one, begins as soon as the program has started."""
-        self._recorded.unlink(missing_ok=True)
-        process = subprocess.Popen(
-            [self._python, *self.words(program, loops)], env=self.environment, stdout=subprocess.DEVNULL
-        )
-        recorder = None
-        if tool is not None:
-            recorder = subprocess.Popen(
-                tool(process.pid, self._recorded),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        if process.wait():
-            raise SystemExit(f"{program} ended with status {process.returncode}")
-        said = recorder.communicate()[1] if recorder is not None else ""
-        seconds = json.loads(self._result.read_text())["benchmarks"][0]["runs"][0]["values"][0] * loops
-        unnamed = re.search(r"([\d,]+) in JIT code without a name", said)
-        count = int(unnamed[1].replace(",", "")) if unnamed else 0
-        return Run(seconds, *(_samples(self._recorded) if tool is not None else (0, 0.0)), count)
+    def started(self, program: str, loops: int, values: str = "1") -> subprocess.Popen[str]:
+        """With more than one value it prints a line for each."""
+        words = [self._python, "-u", *self.words(program, loops, values), *(["-v"] if values != "1" else [])]
+        return subprocess.Popen(words, env=self.environment, stdout=subprocess.PIPE, text=True)
 
     def loops(self, program: str, seconds: float) -> int:
         """How many take that long."""
-        loops, spent = 1, self.run(program, 1).seconds
-        while spent < min(ENOUGH, seconds):
+        loops = 1
+        while True:
+            process = self.started(program, loops)
+            process.communicate()
+            if process.returncode:
+                raise SystemExit(f"{program} ended with status {process.returncode}")
+            spent = json.loads(self._result.read_text())["benchmarks"][0]["runs"][0]["values"][0] * loops
+            if spent > seconds / 4:
+                return max(1, round(loops * seconds / spent))
             loops *= 2
-            spent = self.run(program, loops).seconds
-        return max(1, round(loops * seconds / spent))
+
+
+class Working:
+    """A program that does its work again and again, and the times at which it has done it."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self._times: list[float] = []
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("Value "):
+                self._times.append(time.monotonic())
+
+    def each(self, seconds: float) -> list[float]:
+        """The times that the work takes, over the next seconds."""
+        begin = len(self._times)
+        time.sleep(seconds)
+        if self.process.poll() is not None:
+            raise SystemExit(f"{self.process.args} ended with status {self.process.returncode}")
+        times = self._times[begin:]
+        return [end - start for start, end in pairwise(times)]
+
+    def recorded(self, tool: Tool, found: Recorded, before: list[float], seconds: float) -> list[float]:
+        """Adds what that tool does to it; the times of the work afterwards. `before`: those before."""
+        with tempfile.TemporaryDirectory() as place:
+            file = Path(place) / "recorded.collapsed"
+            began = time.monotonic()
+            recorder = subprocess.Popen(
+                tool(self.process.pid, file),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                preexec_fn=_heed_interrupts,
+            )
+            time.sleep(START_SECONDS)
+            found.with_it += self.each(seconds)
+            recorder.send_signal(signal.SIGINT)
+            found.seconds += time.monotonic() - began
+            said = recorder.communicate()[1]
+            count, whole = _samples(file)
+        after = self.each(seconds)
+        found.without += before + after
+        found.samples += count
+        found.whole += count * whole
+        unnamed = re.search(r"([\d,]+) in JIT code without a name", said)
+        found.unnamed += int(unnamed[1].replace(",", "")) if unnamed else 0
+        return after
+
+
+def _heed_interrupts() -> None:
+    """Also where this program is run in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _samples(file: Path) -> tuple[int, float]:
@@ -143,24 +200,23 @@ def slow_down(bench: Bench, programs: Sequence[str], rounds: int, seconds: float
     ratios: dict[str, list[float]] = {name: [] for name in TOOLS}
     unnamed = 0
     for program in programs:
-        loops = bench.loops(program, seconds)
-        found: dict[str, list[Run]] = {name: [] for name in TOOLS}
-        own: dict[str, list[float]] = {name: [] for name in TOOLS}
-        for number in range(rounds):
-            order = list(TOOLS)[number % len(TOOLS) :] + list(TOOLS)[: number % len(TOOLS)]
-            for name in order:
-                alone = bench.run(program, loops).seconds
-                run = bench.run(program, loops, TOOLS[name])
-                found[name].append(run)
-                own[name].append(run.seconds / alone)
+        found = {name: Recorded() for name in TOOLS}
+        working = Working(bench.started(program, bench.loops(program, WORK_SECONDS), MOST))
+        try:
+            working.each(seconds)  # its code is compiled now
+            times = working.each(seconds)
+            for _ in range(rounds):
+                for name, tool in TOOLS.items():
+                    times = working.recorded(tool, found[name], times, seconds)
+        finally:
+            working.process.kill()
+            working.process.wait()
         row = f"{program:16}"
-        unnamed += sum(run.unnamed for runs in found.values() for run in runs)
-        for name in TOOLS:
-            ratio = statistics.geometric_mean(own[name])
-            ratios[name].append(ratio)
-            rate = statistics.fmean(run.samples / run.seconds for run in found[name])
-            whole = statistics.fmean(run.whole for run in found[name])
-            row += f"{ratio:>11.3f}, {rate:>3.0f} Hz, {100 * whole:>5.1f} % whole"
+        for name, each in found.items():
+            ratios[name].append(each.ratio)
+            unnamed += each.unnamed
+            whole = 100 * each.whole / max(each.samples, 1)
+            row += f"{each.ratio:>11.3f}, {each.samples / each.seconds:>3.0f} Hz, {whole:>5.1f} % whole"
         print(row, flush=True)
     means = "".join(f"{statistics.geometric_mean(each):>11.3f}{'':23}" for each in ratios.values())
     print(f"{'geometric mean':16}{means}\n(aim of jitunwind record: at most {AIM})")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jitunwind.arch.x86_64.registers import X86_64
-from jitunwind.dwarf.decode import eh_frame, fde_at, state_at, table_of
+from jitunwind.dwarf.decode import eh_frame, fde_at, state_at, states_of, table_of
 from jitunwind.dwarf.header import FrameIndex
 from jitunwind.elf.headers import PT_GNU_EH_FRAME, Headers
 from jitunwind.errors import MalformedFrames
@@ -38,6 +38,7 @@ def test_an_address_leads_to_the_entry_and_state_that_the_whole_section_has() ->
     compared = 0
     for fde in chosen.sample(all_fdes, SAMPLES):
         table = table_of(fde, X86_64.same_value_by_default)
+        states = states_of(fde, X86_64.same_value_by_default)
         for offset in {0, fde.size - 1, *(choose.randrange(fde.size) for _ in range(MOST_LOOKED_AT))}:
             at = index.fde_of(fde.start + offset)
             assert at is not None
@@ -48,6 +49,7 @@ def test_an_address_leads_to_the_entry_and_state_that_the_whole_section_has() ->
                 fde.cie.augmentation,
             )
             state, row = state_at(found, X86_64.same_value_by_default, offset), table.at(offset)
+            assert states.at(offset) == state
             if isinstance(row, Row):
                 assert (state.cfa, state.rules, state.signed) == row
                 compared += 1

@@ -4,6 +4,7 @@ Own code, so that it can witness against binutils, LLVM and pyelftools; it knows
 the bytes may be anybody's: whatever they hold, the answer is a table or `MalformedFrames`.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from struct import Struct
@@ -349,10 +350,8 @@ class _Machine:
 
     def _note_row(self, until: int) -> None:
         """The rules up to here hold on [at, until)."""
-        at, self.at = self.at, until
-        if until < at:
-            raise MalformedFrames(f"the FDE at +{self.fde.offset:#x} goes back from +{at:#x} to +{until:#x}")
-        if until == at or at >= self.fde.size:
+        at = self._went_on(until)
+        if at is None:
             return
         key = (self.cfa, tuple(self.rules.items()), self.signed)
         row = _rows.get(key)
@@ -361,6 +360,13 @@ class _Machine:
         if not self.rows or self.rows[-1] is not row:
             self.offsets.append(at)
             self.rows.append(row)
+
+    def _went_on(self, until: int) -> int | None:
+        """Go there; the offset from which on the rules have held up to it, None where that is nowhere in the code."""
+        at, self.at = self.at, until
+        if until < at:
+            raise MalformedFrames(f"the FDE at +{self.fde.offset:#x} goes back from +{at:#x} to +{until:#x}")
+        return None if until == at or at >= self.fde.size else at
 
     def _run(self, code: bytes, address: int) -> None:
         cursor = Cursor(code, address)
@@ -500,6 +506,43 @@ class _MachineUntil(_Machine):
         self.at = until
 
 
+class States(NamedTuple):
+    """All states of an FDE: the offsets at which they begin, rising from 0, and what holds from there on."""
+
+    offsets: list[int]
+    states: list[FrameState]
+
+    def at(self, offset: int) -> FrameState:
+        """The state that holds `offset` (0 or more) bytes behind the FDE's first instruction."""
+        return self.states[bisect_right(self.offsets, offset) - 1]
+
+
+class _MachineOfStates(_Machine):
+    """Keeps all states."""
+
+    def __init__(self, fde: Fde, same_value_by_default: Sequence[int]) -> None:
+        self.states = States([], [])
+        self._known: dict[tuple[object, ...], FrameState] = {}
+        super().__init__(fde, same_value_by_default)
+        self.states = States([], [])  # what a CIE says is nowhere yet
+        self.at = 0
+
+    def _note_row(self, until: int) -> None:
+        at = self._went_on(until)
+        if at is None:
+            return
+        key = (self.cfa, tuple(self.rules.items()), self.signed)
+        state = self._known.get(key)
+        if state is None:
+            state = self._known[key] = _state(self)
+        self.states.offsets.append(at)
+        self.states.states.append(state)
+
+
+def _state(machine: _Machine) -> FrameState:
+    return FrameState(machine.cfa, tuple(sorted(machine.rules.items(), key=_register)), machine.signed)
+
+
 def table_of(fde: Fde, same_value_by_default: Sequence[int]) -> UnwindTable:
     """The rows of one FDE. `same_value_by_default` are the registers that keep their value unless the FDE says
     otherwise: compilers leave out what the convention makes a callee keep."""
@@ -513,4 +556,12 @@ def state_at(fde: Fde, same_value_by_default: Sequence[int], offset: int) -> Fra
     machine = _MachineUntil(fde, same_value_by_default, offset)
     with suppress(_Reached):
         machine.run()
-    return FrameState(machine.cfa, tuple(sorted(machine.rules.items(), key=_register)), machine.signed)
+    return _state(machine)
+
+
+def states_of(fde: Fde, same_value_by_default: Sequence[int]) -> States:
+    """All states of an FDE, for who asks for many of its program counters: each as `state_at` has it. MalformedFrames,
+    also for damage behind those program counters."""
+    machine = _MachineOfStates(fde, same_value_by_default)
+    machine.run()
+    return machine.states

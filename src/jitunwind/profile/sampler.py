@@ -7,7 +7,6 @@ its stack. No signal is sent, nothing in the process is changed.
 
 import gc
 import math
-import os
 import random
 import re
 import time
@@ -22,7 +21,7 @@ from jitunwind.profile.labels import QUEUED, STOPPED, WAITING
 from jitunwind.profile.recording import Frame, Kind, Origin, Recording
 from jitunwind.stacks.onethread import Refused, ThreadStopper
 from jitunwind.stacks.sampled import Place, PlaceKind, SampledProcess, Taken
-from jitunwind.stacks.seizing import letter
+from jitunwind.stacks.seizing import letter, letter_and_count, thread_ids
 from jitunwind.stacks.snapshot import comm
 
 UNNAMED = "[jit code]"
@@ -65,7 +64,7 @@ class Sampler:
         self._stopper = ThreadStopper()
         self._process = SampledProcess(pid, self._stopper, wanted.debug_dirs, wanted.c_lines)
         self._threads: dict[int, int] = {}
-        self._present: set[int] = set()
+        self._present: list[int] = []
         self._frames: list[tuple[Frame, ...]] = []
         origin = Origin(pid, command_line(pid), self._period, "jitunwind", began=time.time())
         self._raw = Recording(origin)
@@ -188,18 +187,27 @@ class Sampler:
 
     def _to_sample(self) -> dict[int, str]:
         """The threads to look at now, with their states."""
-        try:
-            present = {int(name) for name in os.listdir(f"/proc/{self.pid}/task")}
-        except OSError:
-            present = set()
-        for tid in self._present - present:
-            self._threads.pop(tid, None)  # another one may get its number
-        self._present = present
-        states = {tid: letter(self.pid, tid) for tid in sorted(present)}
+        states, count = self._states()
+        if not count or count != len(self._present) or "" in states.values():
+            self._look_for_threads()
+            states, _ = self._states()
         alive = {tid: state for tid, state in states.items() if state not in ("", *_ENDED)}
         self._ended = not alive
         self.counts.halted += bool(alive) and all(state in _HALTED for state in alive.values())
         return {tid: state for tid, state in alive.items() if self._wanted.idle or state == _RUNNING}
+
+    def _states(self) -> tuple[dict[int, str], int]:
+        """Of the threads that are known; and how many the process has."""
+        found = {tid: letter_and_count(self.pid, tid) for tid in self._present}
+        return {tid: state for tid, (state, _) in found.items()}, max(
+            (n for _, n in found.values()), default=0
+        )
+
+    def _look_for_threads(self) -> None:
+        present = thread_ids(self.pid)
+        for tid in {*self._present}.difference(present):
+            self._threads.pop(tid, None)  # another one may get its number
+        self._present = present
 
     def _refuse(self) -> None:
         """Somebody else may trace the process for a while. Where it was never ours, that is an error."""

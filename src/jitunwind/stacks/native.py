@@ -4,11 +4,21 @@
 by its bytes, and everything else is unwound by the frame pointer, which may be wrong: such rules are not `exact`.
 """
 
+from bisect import bisect_right
 from contextlib import suppress
 from typing import NamedTuple
 
 from jitunwind.arch.known import module
-from jitunwind.dwarf.decode import Fde, FrameRule, FrameState, eh_frame, fde_at, state_at
+from jitunwind.dwarf.decode import (
+    Fde,
+    FrameRule,
+    FrameState,
+    States,
+    eh_frame,
+    fde_at,
+    state_at,
+    states_of,
+)
 from jitunwind.errors import MalformedFrames, UnreadableMemory
 from jitunwind.memory import Memory
 from jitunwind.rows import SAME_VALUE, CfaRule, Row, SavedAt
@@ -39,6 +49,14 @@ def rules_of_row(row: Row) -> Rules:
     return Rules(FrameState(row.cfa, row.rules, row.signed))
 
 
+class _Function(NamedTuple):
+    """With all its states; `end`: the address behind it."""
+
+    end: int
+    states: States
+    is_signal: bool
+
+
 class NativeRules:
     """The rules for the native code of one process."""
 
@@ -49,6 +67,11 @@ class NativeRules:
         self._arch = memory.architecture
         self._signals = module(self._arch, "state")
         self._linear: dict[int, list[Fde]] = {}
+        self._met: set[int] = set()
+        """Where functions begin of which one program counter has been asked for."""
+        self._starts: list[int] = []
+        self._functions: list[_Function] = []
+        """Those of which more than one was: by rising start, which `_starts` has."""
 
     def at(self, pc: int, is_exact: bool) -> Rules | NoRules:
         """The rules at `pc`; `is_exact`: the frame is at `pc`, rather than at the call before it."""
@@ -94,14 +117,29 @@ class NativeRules:
         return Rules(FrameState(row.cfa, row.rules), is_exact=False)
 
     def _by_table(self, image: Image, place: int) -> Rules | None:
+        index = bisect_right(self._starts, place) - 1
+        if index >= 0 and place < (known := self._functions[index]).end:
+            return Rules(known.states.at(place - self._starts[index]), is_signal=known.is_signal)
         fde, bias = self._fde(image, place), 0
         if fde is None or not fde.start <= place < fde.start + fde.size:
             found = self._file_frames.at(place)
             if found is None:
                 return None
             fde, bias = found
+        self._meet(fde, fde.start + bias)
         state = state_at(fde, self._arch.same_value_by_default, place - bias - fde.start)
         return Rules(state, is_signal=fde.cie.signal_frame)
+
+    def _meet(self, fde: Fde, start: int) -> None:
+        """A program counter of it is asked for. A second time all are decoded: there will be more."""
+        if start not in self._met:
+            self._met.add(start)
+            return
+        with suppress(MalformedFrames):  # perhaps behind what is asked for
+            states = states_of(fde, self._arch.same_value_by_default)
+            index = bisect_right(self._starts, start)
+            self._starts.insert(index, start)
+            self._functions.insert(index, _Function(start + fde.size, states, fde.cie.signal_frame))
 
     def _fde(self, image: Image, place: int) -> Fde | None:
         index = image.frame_index

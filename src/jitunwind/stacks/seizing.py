@@ -41,8 +41,11 @@ _PART = 0.1
 """Of the time that was waited already: so much more is waited until the next look. A thread that waits for a processor
 needs it more than this one."""
 _MOST_ROUNDS = 1000
-_LONGEST_STATE = 256
-"""Bytes of /proc/PID/task/TID/stat that have the thread's number, its name and its state."""
+_LONGEST_STATE = 512
+"""Bytes of /proc/PID/task/TID/stat that have the thread's number, its name, its state and what follows up to the number
+of threads."""
+_COUNT = 17
+"""Of the fields that begin with the state, the number of threads (proc(5), num_threads)."""
 _FIRST = -20
 """The nice value of the thread that traces, where it may not have more."""
 
@@ -241,6 +244,11 @@ def _has_ended(pid: int, tid: int) -> bool:
 
 def letter(pid: int, tid: int) -> str:
     """The state's letter (proc(5)); empty, where there is no such thread."""
+    return letter_and_count(pid, tid)[0]
+
+
+def letter_and_count(pid: int, tid: int) -> tuple[str, int]:
+    """The same, and how many threads the process has: 0, where there is no such thread."""
     try:
         file = os.open(f"/proc/{pid}/task/{tid}/stat", os.O_RDONLY)
         try:
@@ -248,8 +256,9 @@ def letter(pid: int, tid: int) -> str:
         finally:
             os.close(file)
     except OSError:
-        return ""
-    return text[text.rfind(b")") + 2 :][:1].decode()
+        return "", 0
+    fields = text[text.rfind(b")") + 2 :].split(None, _COUNT + 1)
+    return (fields[0].decode(), int(fields[_COUNT])) if len(fields) > _COUNT else ("", 0)
 
 
 def _status(pid: int, tid: int) -> list[str]:
