@@ -411,6 +411,11 @@ def is_unnamed(frame: Frame) -> bool:
     return frame.name == "??" and "libc.so" in frame.rest
 
 
+def is_of_libgcc(frame: Frame) -> bool:
+    """One of libgcc's, which has no name either: on AArch64 what flushes caches for new code is there."""
+    return frame.name == "??" and "libgcc_s.so" in frame.rest
+
+
 def problems(frames: Sequence[Frame], text: str) -> list[str]:
     """What is wrong with a stack: cut, corrupt, nameless, invented or doubled frames, a JIT frame that no
     shim has called. Empty for a complete one."""
@@ -427,7 +432,7 @@ def problems(frames: Sequence[Frame], text: str) -> list[str]:
     if [frame.level for frame in frames] != list(range(len(frames))):
         found.append("levels are missing")
     for frame, caller in zip(frames, [*frames[1:], None], strict=True):
-        if frame.name == "??" and not is_unnamed(frame):
+        if frame.name == "??" and not (is_unnamed(frame) or is_of_libgcc(frame)):
             found.append(f"#{frame.level} has no name: {frame}")
         if frame.is_jit and (caller is None or not caller.is_shim):
             found.append(f"#{frame.level} {frame.name} is not followed by a shim")

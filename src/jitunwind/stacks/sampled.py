@@ -129,6 +129,7 @@ class SampledProcess:
         self.jit_was_on: bool | None = None
         self.places: list[Place] = []
         self._indices: dict[Place, int] = {}
+        self._python_at: dict[tuple[str, str, int | None], int] = {}
         self._queue = RunQueue(pid)
         self.programs = 0
         """How many the process has run since it is looked at."""
@@ -436,7 +437,11 @@ class SampledProcess:
         return self._index(place)
 
     def _python_place(self, source: SourceFrame) -> int:
-        return self._index(_of_source(source, PlaceKind.PYTHON))
+        key = (source.function, source.file, source.line)
+        found = self._python_at.get(key)
+        if found is None:
+            found = self._python_at[key] = self._index(_of_source(source, PlaceKind.PYTHON))
+        return found
 
     def _native_place(self, frame: RawFrame) -> int:
         key = frame.pc, frame.at_pc

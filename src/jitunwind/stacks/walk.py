@@ -109,7 +109,7 @@ class Walker:
 
     def _caller_of(self, frame: RawFrame) -> RawFrame | str:
         """The caller; or why there is none: empty, where the frame is the outermost."""
-        plan = self._plan(frame.pc, frame.at_pc)
+        plan = self._plans.get((frame.pc, frame.at_pc)) or self._plan(frame.pc, frame.at_pc)
         if isinstance(plan, NoRules):
             found = self._by_jit_alone(frame)
             return found if found is not None else plan.reason
@@ -176,16 +176,15 @@ class Walker:
         return names[register] if register < len(names) else f"register {register}"
 
     def _plan(self, pc: int, at_pc: bool) -> _Plan | NoRules:
-        found = self._plans.get((pc, at_pc))
-        if found is None:
-            rules = self._jit.rules_at(pc, at_pc) if self._jit is not None else None
-            if rules is not None:
+        """The one there, from now on among `_plans`."""
+        rules = self._jit.rules_at(pc, at_pc) if self._jit is not None else None
+        if rules is not None:
+            self._jit_plans.add((pc, at_pc))
+        else:
+            rules = self._native.at(pc, at_pc)
+            if isinstance(rules, NoRules) or not rules.is_exact:
                 self._jit_plans.add((pc, at_pc))
-            else:
-                rules = self._native.at(pc, at_pc)
-                if isinstance(rules, NoRules) or not rules.is_exact:
-                    self._jit_plans.add((pc, at_pc))
-            found = self._plans[pc, at_pc] = rules if isinstance(rules, NoRules) else self._taken_apart(rules)
+        found = self._plans[pc, at_pc] = rules if isinstance(rules, NoRules) else self._taken_apart(rules)
         return found
 
     def _taken_apart(self, rules: Rules) -> _Plan | NoRules:

@@ -109,6 +109,7 @@ class Threads:
         seen: set[int] = set()
         marker = self._layout.record.frame_of_interpreter
         start, data, last = 0, memoryview(b""), -1
+        known = self._known
         with suppress(UnreadableMemory):
             while address and address not in seen and len(seen) < _MOST_FRAMES:
                 seen.add(address)
@@ -128,20 +129,18 @@ class Threads:
                     runs.append(SourceRun(frames, address))
                     frames = []
                 else:
-                    executable, instruction = (
-                        _word(data, at + self._code_at)[0],
-                        _word(data, at + self._instruction_at)[0],
-                    )
-                    found = self._found(executable & ~TAGS, instruction)
+                    instruction = _word(data, at + self._instruction_at)[0]
+                    key = (_word(data, at + self._code_at)[0] & ~TAGS, instruction)
+                    found = known.get(key) or self._found(key)
                     if found is not None:
                         code, line = found
                         frames.append(SourceFrame(address, instruction, code.qualname, code.filename, line))
                 (address,) = _word(data, at + self._previous_at)
         return [*runs, SourceRun(frames, 0)] if frames else runs
 
-    def _found(self, executable: int, instruction: int) -> tuple[CodeObject, int | None] | None:
-        key = (executable, instruction)
+    def _found(self, key: tuple[int, int]) -> tuple[CodeObject, int | None] | None:
         if key not in self._known:
+            executable, instruction = key
             code = self._objects.code(executable)
             self._known[key] = None if code is None else (code, code.line_at(instruction))
         return self._known[key]

@@ -112,20 +112,22 @@ class MicroOps:
 
     def begin(self, region: Code) -> Place | None:
         """The bytecode instruction at which the trace begins: the first of `places`; None where it is not known. As
-        `trace`, and cheap: there may be tens of thousands."""
+        `trace`, and cheap, as the first entries tell nearly always: there may be tens of thousands of regions."""
         code, mask, jumps = self._regions.code_object(region), self._mask, self._jumps
         first = 0
         for head, _, target, operand, _ in self._entries(region, _FIRST_WITH_PLACE):
-            name = self._names.get(head & mask) or self.name(head & mask)
-            if _is(_SETS, name):
+            if _is(_SETS, self._names.get(head & mask) or self.name(head & mask)):
                 if code is None or not code.holds(operand):
                     code = self._regions.objects.code_of_instruction(operand)
                 offset = first * CODE_UNIT or operand - (code.bytecode if code is not None else 0)
-                return _place_in(code, offset)
-            first = first or (0 if head & jumps else target)
-            if _is(_CALLS, name) or _is(_RETURNS, name):
+                place = _place_in(code, offset)
+                if place is not None:
+                    return place
                 break
-        return _place_in(code, first * CODE_UNIT) if first else None
+            if _is(_CALLS, self.name(head & mask)) or _is(_RETURNS, self.name(head & mask)):
+                break
+            first = first or (0 if head & jumps else target)
+        return next(filter(None, self.places(region, self.trace(region))), None)
 
     def _entries(self, region: Code, most: int) -> list[tuple[int, ...]]:
         """The first entries of the trace, `most` at most, as they lie in memory: what micro-op each is, its oparg,
