@@ -8,7 +8,8 @@ complete stack is. What happens inside GDB is told in tests/support/inside.py.
 import json
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tests.support.live import (
     VERSIONS,
     Frame,
     Interpreter,
+    LostDetach,
     Setup,
     frames_in,
     function_names,
@@ -43,6 +45,7 @@ INTERRUPTS_PUBLISHED = 25 if THOROUGH else 8
 """Of each program and each set-up in which the process publishes itself."""
 STEADY = {"threads": "two_threads"}
 """Where the process publishes, which takes a moment: 3.14 goes on compiling for threads that compete for the GIL."""
+RETRIES = 2
 KNOWN = {
     "first": 0x1111222233334444,
     "second": 0x2222333344445555,
@@ -80,7 +83,24 @@ def inside(
     **arguments: Any,
 ) -> tuple[Any, str]:
     """Run one of tests/support/inside.py's courses upon `program`, which is told `told`; what the course returns,
-    and all that GDB said."""
+    and all that GDB said. Once more, where GDB has broken down as it let go of the program."""
+    for _ in range(RETRIES):
+        with suppress(LostDetach):
+            return once_inside(python, setup, folder, program, scenario, told, arguments)
+        for core in folder.glob("core*"):
+            core.unlink()
+    return once_inside(python, setup, folder, program, scenario, told, arguments)
+
+
+def once_inside(
+    python: Interpreter,
+    setup: Setup,
+    folder: Path,
+    program: str,
+    scenario: str,
+    told: Sequence[str],
+    arguments: Mapping[str, Any],
+) -> tuple[Any, str]:
     output = folder / f"{scenario}.json"
     given = {"scenario": scenario, "output": str(output), **arguments}
     run = ["-ex", f"python import runpy; runpy.run_path({str(INSIDE)!r}, {{'ARGUMENTS': {given!r}}})"]

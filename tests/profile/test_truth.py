@@ -32,8 +32,8 @@ CUT = 0.001
 FEW_CUT = 0 if THOROUGH else 1
 """Of so few samples: a thread that begins is in libc's code without an unwind table for some instructions."""
 FEWEST = 50
-TRIES = 1 if THOROUGH else 3
-"""On a busy machine a thread may not run between two samples, which then are one."""
+TRIES = 2 if THOROUGH else 3
+"""On a busy machine a thread may not run between two samples, which then are one. A function may not be compiled."""
 
 
 def share_of(recording: Recording, function: str) -> tuple[int, Counter[Kind]]:
@@ -57,11 +57,19 @@ def test_shares_are_those_that_are_known(python: Interpreter, mode: str, tmp_pat
         found = {name: share_of(recording, name) for name in FUNCTIONS}
         wrong = differences(found, truth)
         if mode in COMPILED:
-            for name, (weight, kinds) in found.items():
-                assert kinds[Kind.JIT] > 0.9 * weight - DEVIATIONS * math.sqrt(weight), (name, kinds)
+            wrong += interpreted(found)
         if not wrong:
             return
         assert attempt < TRIES, wrong
+
+
+def interpreted(found: Mapping[str, tuple[int, Counter[Kind]]]) -> list[str]:
+    """The functions that were not JIT code nearly always: 3.14 may take long until it tries again to compile one."""
+    return [
+        f"{name}: {kinds}"
+        for name, (weight, kinds) in found.items()
+        if kinds[Kind.JIT] <= 0.9 * weight - DEVIATIONS * math.sqrt(weight)
+    ]
 
 
 def recorded(pid: int, mode: str, seconds: float, file: Path) -> Recording:

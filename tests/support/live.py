@@ -340,10 +340,17 @@ def starting(python: Interpreter) -> list[str]:
     ]
 
 
+class LostDetach(AssertionError):
+    """GDB 13.1 has aborted where it let go of a process with several threads: gdb/linux-nat.c, at times."""
+
+
+_LOST_DETACH = "detach: Assertion `num_lwps (pid) == 1' failed"
+
+
 def run_gdb(
     command: Sequence[str], check: bool = True, cwd: Path | None = None, limit: float = PATIENCE
 ) -> str:
-    """What GDB says, on both channels. With `check`, no error of the plugin's may be in it."""
+    """What GDB says, on both channels. With `check`, no error of the plugin's may be in it. LostDetach."""
     done = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
@@ -354,6 +361,8 @@ def run_gdb(
         timeout=limit,
         cwd=cwd,
     )
+    if _LOST_DETACH in done.stdout:
+        raise LostDetach(done.stdout)
     if check:
         assert done.returncode == 0, f"GDB ended with {done.returncode}:\n{done.stdout}"
         assert_calm(done.stdout)
